@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Text of errors.  Protects one promise: whatever is reported (names of files, bytes of a hostile
+ * image, text longer than there is room for), a plt_error holds valid UTF-8 that ends inside its
+ * array, without control characters and without a line break that the message's own format does
+ * not have; and its code is the errno returned.  Nothing is allocated and errno is kept.  What a
+ * message says is left to the place that detects the fault.
+ */
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#define TEXT_MAX sizeof(((struct plt_error *)NULL)->text)
+
+/* Length of the UTF-8 sequence at @p (NUL-terminated), or 0 if there is none. */
+static unsigned utf8_sequence(const unsigned char *p)
+{
+	uint32_t min, cp;
+	unsigned n;
+
+	if (p[0] < 0x80)
+		return 1;
+	if (p[0] >= 0xc2 && p[0] <= 0xdf) {
+		n = 2;
+		min = 0x80;
+		cp = p[0] & 0x1f;
+	} else if (p[0] >= 0xe0 && p[0] <= 0xef) {
+		n = 3;
+		min = 0x800;
+		cp = p[0] & 0x0f;
+	} else if (p[0] >= 0xf0 && p[0] <= 0xf4) {
+		n = 4;
+		min = 0x10000;
+		cp = p[0] & 0x07;
+	} else {
+		return 0;
+	}
+	for (unsigned i = 1; i < n; i++) {
+		if ((p[i] & 0xc0) != 0x80)
+			return 0; /* NUL ends here too */
+		cp = cp << 6 | (p[i] & 0x3f);
+	}
+	if (cp < min || cp > 0x10ffff || (cp >= 0xd800 && cp <= 0xdfff))
+		return 0;
+	return n;
+}
+
+/*
+ * Control characters become '?', so that a file's name cannot drive the terminal; a line break
+ * becomes a space unless @breaks; each byte that is not UTF-8 becomes '?'.  With @cut the text was
+ * longer: a sequence that the cut left incomplete goes.
+ */
+static void clean(char *text, bool cut, bool breaks)
+{
+	unsigned char *p = (unsigned char *)text;
+
+	while (*p) {
+		unsigned n = utf8_sequence(p);
+
+		if (n == 0 && cut && p[0] >= 0xc2 && p[0] <= 0xf4) {
+			unsigned k = 1;
+
+			while ((p[k] & 0xc0) == 0x80)
+				k++;
+			if (p[k] == '\0' && k < 4) {
+				*p = '\0';
+				return;
+			}
+		}
+		if (n == 1 && p[0] == '\n')
+			p[0] = breaks ? '\n' : ' ';
+		else if (n == 1 && (p[0] < 0x20 || p[0] == 0x7f))
+			p[0] = '?';
+		if (n == 0) {
+			p[0] = '?';
+			n = 1;
+		}
+		p += n;
+	}
+}
+
+static unsigned count_breaks(const char *text)
+{
+	unsigned n = 0;
+
+	while ((text = strchr(text, '\n'))) {
+		text++;
+		n++;
+	}
+	return n;
+}
+
+/*
+ * The arguments may point into err->text, so the text is built aside.  @tail (may be NULL) is
+ * joined with ": ".
+ */
+static void build(struct plt_error *err, const char *tail, const char *fmt, va_list ap)
+{
+	char text[TEXT_MAX];
+	size_t len;
+	bool cut;
+	int n;
+
+	n = vsnprintf(text, sizeof(text), fmt, ap);
+	if (n < 0) {
+		/* Only an impossible conversion: the code still tells the caller what it needs. */
+		text[0] = '\0';
+		n = 0;
+	}
+	cut = (size_t)n >= sizeof(text);
+	/* As many as the format has: no argument brought one. */
+	clean(text, cut, count_breaks(text) == count_breaks(fmt));
+	if (tail) {
+		len = strlen(text);
+		n = snprintf(text + len, sizeof(text) - len, ": %s", tail);
+		cut = cut || (size_t)n >= sizeof(text) - len;
+	}
+	clean(text, cut, true);
+	memcpy(err->text, text, strlen(text) + 1);
+}
+
+int plt_error_set(struct plt_error *err, int errnum, const char *fmt, ...)
+{
+	int saved = errno;
+	va_list ap;
+
+	if (err) {
+		va_start(ap, fmt);
+		build(err, NULL, fmt, ap);
+		va_end(ap);
+		err->code = errnum;
+	}
+	errno = saved;
+	return -errnum;
+}
+
+int plt_error_errno(struct plt_error *err, int errnum, const char *fmt, ...)
+{
+	int saved = errno;
+	char buf[128];
+	va_list ap;
+
+	if (err) {
+		va_start(ap, fmt);
+		build(err, strerror_r(errnum, buf, sizeof(buf)), fmt, ap);
+		va_end(ap);
+		err->code = errnum;
+	}
+	errno = saved;
+	return -errnum;
+}
+
+void plt_error_prefix(struct plt_error *err, const char *fmt, ...)
+{
+	int saved = errno;
+	va_list ap;
+
+	if (!err || !err->text[0])
+		return;
+	va_start(ap, fmt);
+	build(err, err->text, fmt, ap);
+	va_end(ap);
+	errno = saved;
+}
+
+int plt_error_default(struct plt_error *err, int errnum, const char *fmt, ...)
+{
+	int saved = errno;
+	va_list ap;
+
+	if (err && !err->text[0]) {
+		va_start(ap, fmt);
+		build(err, NULL, fmt, ap);
+		va_end(ap);
+		err->code = errnum;
+	}
+	errno = saved;
+	return -errnum;
+}

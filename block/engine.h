@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+#ifndef PLT_BLOCK_ENGINE_H
+#define PLT_BLOCK_ENGINE_H
+
+/*
+ * Private types of the block layer, and the order of its locks.
+ *
+ * A request is a small tree of *frames* (struct plt_io), each a state machine over one guest range of
+ * one image.  frame->step() is called whenever the frame may be able to move; it runs on the thread
+ * that owns the frame's queue, submits operations to the queue's ring, and returns when it must wait.
+ *
+ * What a request may wait for, in this order and never backwards:
+ *
+ *	exclusive operation (gate)  >  range lock  >  epoch  >  pins
+ *
+ * A frame that must wait for one of the first two drops its pins, leaves its epoch, gives up its
+ * range lock, and starts again from map.  Inside an epoch only I/O (and frames of deeper layers) is
+ * awaited.
+ *
+ * Mutexes, outermost first.  None is held across I/O except flush_lock and work_lock:
+ *
+ *	engine.work_lock    driver->work, first_write            (blocking code only)
+ *	engine.flush_lock   write-back and sync of one image     (blocking code only)
+ *	image.lock          the driver's memory, dirty blocks, limbo
+ *	cache.lock          slots, hash, loads, slot waiters
+ *	engine.lock         gate, range locks, epoch waiters
+ *	queue.lock          frames that have been woken
+ */
+#include <inttypes.h>
+#include <pthread.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/endian.h"
+#include "base/error.h"
+#include "base/iov.h"
+#include "base/pool.h"
+#include "block/internal.h"
+#include "formats/driver.h"
+#include "io/ring.h"
+#include "io/store.h"
+
+struct plt_io;
+struct plt_queue;
+struct plt_cache;
+
+#define PLT_MAX_DEPTH 256 /* layers of a chain and stores nested in images, together */
+
+/* ---- lists of waiting frames ----------------------------------------------------------------- */
+
+struct plt_io_list {
+	struct plt_io *head, **tail; /* tail is set up by the first push */
+};
+
+void plt_io_list_push(struct plt_io_list *l, struct plt_io *io);
+struct plt_io *plt_io_list_pop(struct plt_io_list *l);
+/* Wake every frame on the list (it is emptied). */
+void plt_io_list_wake(struct plt_io_list *l);
+
+/* ---- context --------------------------------------------------------------------------------- */
+
+struct plt_ctx {
+	struct plt_pool *pool;
+	struct plt_cache *cache;
+	enum plt_policy policy;
+	char **allow_dirs;
+	int ring;
+	void (*warn)(void *arg, const char *text);
+	void *warn_arg;
+
+	pthread_mutex_t lock;
+	struct plt_queue *idle_queues; /* blocking calls take one and give it back */
+	unsigned images;               /* open ones */
+};
+
+/* ---- cache ----------------------------------------------------------------------------------- */
+
+#define PLT_BLOCK_EDGES 16
+#define PLT_BLOCK_DEAD 0x80000000u /* in pins: being evicted, no new pin */
+
+enum plt_block_state { PLT_BLOCK_FREE, PLT_BLOCK_LOADING, PLT_BLOCK_VALID, PLT_BLOCK_FAILED };
+
+struct plt_edge {
+	struct plt_block *before; /* block edge; NULL: a sync edge */
+	uint64_t version;
+	struct plt_store *store;  /* sync edge */
+	uint64_t mark;
+};
+
+struct plt_block {
+	/* key; written while the slot is DEAD, under cache.lock */
+	struct plt_engine *_Atomic owner;
+	_Atomic uint64_t off;
+	struct plt_block *_Atomic hash_next;
+	_Atomic uint32_t pins;
+	_Atomic int state;
+	_Atomic bool used;         /* second chance */
+	_Atomic bool dirty;        /* image lock; read by eviction */
+	_Atomic int dependents;    /* edges of other blocks that name this one */
+	_Atomic uint64_t written_mark; /* sync mark of the store when it was last written */
+	_Atomic bool written_ever;
+	_Atomic unsigned seq;      /* odd: a multi-word change is under way */
+	const struct plt_meta_type *type;
+	uint8_t *data;
+	uint32_t len;
+	bool overflow;             /* a slot beyond the budget */
+
+	/* image lock */
+	uint64_t version, written; /* dirty: version > written */
+	uint64_t dirty_seq;        /* engine.dirty_seq when it became dirty */
+	bool writing;
+	struct plt_block *dirty_next, *dirty_prev;
+	struct plt_edge edge[PLT_BLOCK_EDGES];
+	unsigned nedges;
+
+	/* cache.lock */
+	bool load_started;
+	int load_error;
+	struct plt_error load_text;
+	struct plt_io_list waiters;
+	struct plt_block *all_next;
+};
+
+int plt_cache_new(struct plt_ctx *ctx, uint64_t bytes, struct plt_cache **ret);
+void plt_cache_free(struct plt_cache *cache);
+/* Drop every block of an image that is being closed; dirty ones too. */
+void plt_cache_drop_image(struct plt_ctx *ctx, struct plt_engine *eng);
+/*
+ * For the frame that has PLT_NEED_LOAD: true if this frame must read the block and call
+ * plt_cache_loaded(); false if it has been queued and will be woken, or (*ret_ready) may go on now.
+ */
+bool plt_cache_load_begin(struct plt_ctx *ctx, struct plt_block *b, struct plt_io *io, bool *ret_ready);
+/* @buf holds what was read, or @error says why not.  Validates, publishes, wakes.  The first caller wins. */
+void plt_cache_loaded(struct plt_engine *eng, struct plt_block *b, const void *buf, int error,
+		      const struct plt_error *text);
+/*
+ * Slots beyond the budget.  At each depth one frame at a time holds the privilege to take them (at
+ * most PLT_PINS_MAX), first come first served, so that under the smallest budget the deepest layer
+ * always moves.  slot_wait: true if @io holds it now, false if it is queued and will be woken as the
+ * holder.  slot_done: pass it on.
+ */
+bool plt_cache_slot_wait(struct plt_io *io);
+void plt_cache_slot_done(struct plt_io *io);
+/*
+ * Blocking: write back dirty blocks of images at @eng's depth or deeper, its own first, so that slots
+ * become free.  0, or the error of the write-back.
+ */
+int plt_cache_make_room(struct plt_engine *eng, struct plt_error *err);
+void plt_block_unpin(struct plt_block *b);
+
+/* ---- per image ------------------------------------------------------------------------------- */
+
+struct plt_range_lock {
+	uint64_t off, end;
+	struct plt_io *io;
+	struct plt_range_lock *next, *prev;
+	bool held;
+};
+
+struct plt_limbo_entry {
+	uint64_t off, len;
+	unsigned kind;
+};
+#define PLT_LIMBO_MAX PLT_LIMBO_CAPACITY
+
+struct plt_engine {
+	struct plt_image *img;
+	struct plt_image *backing;     /* the layer below, owned; NULL: none */
+	unsigned depth;
+	unsigned file_flags;           /* PLT_FILE_* of the cache mode, for references */
+	bool failed;                   /* the last flush before close failed: close must not write */
+	bool guard_probe;              /* raw by guess: no format header may be written */
+
+	/* epochs (epoch.c).  A request is in epoch i if it has counted itself in in_epoch[i & 1]. */
+	_Atomic uint32_t epoch;
+	_Atomic long in_epoch[2];
+	_Atomic bool draining;
+
+	pthread_mutex_t lock;
+	struct plt_io_list drain_now, drain_next; /* waiting for the present drain; for the one after it */
+
+	/* gate */
+	_Atomic int gate;              /* 0 open, 1 what changes parks, 2 everything parks */
+	struct plt_io *gate_owner;
+	struct plt_io_list gate_parked, gate_wanted;
+
+	/* range locks, in order of arrival */
+	struct plt_range_lock *ranges, *ranges_tail;
+
+	/* dirty blocks (writeback.c), image lock */
+	struct plt_block *dirty;
+	uint64_t dirty_seq;
+	unsigned ndirty;
+
+	/* limbo, image lock */
+	struct plt_limbo_entry *limbo;
+	unsigned nlimbo;
+
+	pthread_mutex_t flush_lock, work_lock;
+	_Atomic bool started;          /* first_write is done */
+	_Atomic bool changed;          /* something has been written since the last successful flush */
+	_Atomic int host_holes;        /* status.c: 0 not known yet, 1 not worth asking, 2 ask */
+	/* a block was evicted that had been written while the file's sync mark was evicted_mark */
+	_Atomic bool evicted;
+	_Atomic uint64_t evicted_mark;
+	unsigned users;                /* cache.lock: write-backs of this image by others under way */
+};
+
+static inline struct plt_engine *plt_engine_of(const struct plt_image *img)
+{
+	return img->engine;
+}
+
+int plt_engine_new(struct plt_image *img);
+void plt_engine_free(struct plt_engine *eng);
+
+/* epoch.c */
+unsigned plt_epoch_enter(struct plt_engine *eng);
+void plt_epoch_leave(struct plt_engine *eng, unsigned which);
+/* True: already drained.  False: @io will be woken when every request now in an epoch has left. */
+bool plt_epoch_drained(struct plt_engine *eng, struct plt_io *io);
+/* Enter the gate's closed state for @io; false: queued, will be woken as its owner. */
+bool plt_gate_close(struct plt_engine *eng, struct plt_io *io, int level);
+void plt_gate_open(struct plt_engine *eng, struct plt_io *io);
+/*
+ * Enter the image's epoch if the gate lets the frame pass; false: parked, will be woken and must
+ * start again.
+ */
+bool plt_io_enter(struct plt_io *io);
+void plt_io_leave(struct plt_io *io);
+
+/* range.c */
+bool plt_range_lock(struct plt_io *io, uint64_t off, uint64_t len); /* false: queued */
+void plt_range_unlock(struct plt_io *io);
+
+/* limbo.c: what the states of PLT_NEED_LIMBO call */
+int plt_limbo_take(struct plt_image *img, struct plt_limbo_entry **ret, unsigned *ret_n);
+int plt_limbo_release(struct plt_image *img, struct plt_limbo_entry *v, unsigned n, struct plt_error *err);
+
+/* writeback.c: forget that @b is dirty, and its edges (image lock held) */
+void plt_block_discard(struct plt_block *b);
+
+/* ---- frames ---------------------------------------------------------------------------------- */
+
+enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT_IO_ZERO_REQ,
+		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_EXCLUSIVE_REQ };
+
+#define PLT_IO_RUNS 16
+#define PLT_OP_IOVS 4
+
+/* One operation of a frame; taken from the queue's free list. */
+struct plt_io_op {
+	struct plt_op op;
+	struct plt_io *io;
+	struct plt_io_op *next_free;
+	void (*fn)(struct plt_io *io, struct plt_io_op *iop); /* on completion, before step */
+	struct iovec iov[PLT_OP_IOVS], *iov_heap;
+	void *buf;              /* a bounce buffer, freed with the op */
+	struct plt_block *block;
+	struct plt_run run;
+	int (*work)(struct plt_io *io, struct plt_io_op *iop);
+	uint64_t a, b;
+	struct plt_error err;
+};
+
+struct plt_io {
+	struct plt_queue *q;
+	struct plt_io *parent;
+	struct plt_image *img;
+	struct plt_engine *eng;
+	enum plt_io_kind kind;
+	void (*step)(struct plt_io *io);
+	void (*done)(struct plt_io *io); /* the frame is freed after it returns */
+	void *arg;
+
+	uint64_t off, len;      /* the frame's guest range */
+	uint64_t pos;           /* how far it has come */
+	const struct iovec *iov;
+	int niov;
+	size_t iov_off;         /* where the frame's range starts in iov */
+	unsigned flags;
+	int level;              /* compression */
+
+	unsigned pending;       /* operations and child frames under way */
+	int result;             /* first error */
+	struct plt_error err;
+	unsigned state;
+
+	/* what it holds, in the order of waiting */
+	bool owns_gate;
+	struct plt_range_lock range;
+	bool has_range;
+	bool in_epoch;
+	unsigned epoch;
+	struct plt_pins pins;
+
+	struct plt_need need;
+	unsigned slot_tries;
+	void (*saved_step)(struct plt_io *io); /* while a need is met by a state machine of its own */
+	int meet;
+	bool limbo_tried;
+	struct plt_limbo_entry *limbo; /* being released */
+	unsigned nlimbo;
+
+	struct plt_run run[PLT_IO_RUNS];
+	struct plt_runs runs;
+
+	/* writes */
+	struct plt_place place;
+	bool placed;
+	uint8_t *head_buf, *tail_buf, *comp_buf;
+	struct iovec head_iov, tail_iov, zero_iov;
+	uint64_t comp_len;
+	bool head_zero, tail_zero;
+	bool all_zero;          /* reads: nothing but zeros has been met */
+	bool guarded, compressed;
+
+	/* zeroes and discards: the part under way */
+	uint64_t part_end, work_done;
+	int units_result;
+	bool part_units, part_zero, looked, declined;
+
+	struct plt_io *next;    /* on a list of waiting frames, the ready list or the free list */
+	bool woken;
+};
+
+struct plt_queue {
+	struct plt_ctx *ctx;
+	struct plt_ring *ring;
+	bool is_inline;
+	pthread_mutex_t lock;
+	struct plt_io_list ready;
+	struct plt_io *free_ios;
+	struct plt_io_op *free_ops;
+	struct plt_queue *next;
+};
+
+/* queue.c */
+int plt_queue_new(struct plt_ctx *ctx, struct plt_ring *ring /* owned from now on */, bool is_inline,
+		  struct plt_queue **ret);
+void plt_queue_free(struct plt_queue *q);
+struct plt_queue *plt_ctx_take_queue(struct plt_ctx *ctx); /* an inline one; NULL: no memory */
+void plt_ctx_give_queue(struct plt_ctx *ctx, struct plt_queue *q);
+/* Run woken frames and reap; with @wait sleep until something happens.  Owner only. */
+void plt_queue_poll(struct plt_queue *q, bool wait);
+
+struct plt_io *plt_io_new(struct plt_queue *q, struct plt_io *parent, struct plt_image *img, enum plt_io_kind kind);
+void plt_io_free(struct plt_io *io);
+void plt_io_start(struct plt_io *io);
+/* Any thread: step() will be called on the owner. */
+void plt_io_wake(struct plt_io *io);
+/* Record an error (the first one stays). */
+void plt_io_fail(struct plt_io *io, int error, const struct plt_error *text);
+/* Everything it holds is given back; done() and the parent are called; the frame is freed. */
+void plt_io_finish(struct plt_io *io);
+/* Drop pins, leave the epoch, release the range lock. */
+void plt_io_release(struct plt_io *io);
+
+struct plt_io_op *plt_io_op_new(struct plt_io *io, void (*fn)(struct plt_io *, struct plt_io_op *));
+void plt_io_op_submit(struct plt_io_op *iop);
+/* op.call for operations with a work(). */
+int plt_io_op_call(struct plt_op *op);
+/* A read or write of a slice of the frame's data: guest [off, off+len) at @host_off of @st. */
+void plt_io_submit_data(struct plt_io *io, enum plt_op_kind kind, struct plt_store *st, uint64_t host_off,
+			uint64_t off, uint64_t len, enum plt_io_tag tag);
+/* CPU or blocking work: work() on a worker (inline queues: here), then fn() and step() on the owner. */
+void plt_io_call(struct plt_io *io, int (*work)(struct plt_io *, struct plt_io_op *),
+		 void (*fn)(struct plt_io *, struct plt_io_op *));
+
+/* need.c: meet io->need, then call step() again. */
+void plt_io_meet(struct plt_io *io);
+/* Make durable what is dirty, drain epochs, release what was in limbo; then step() from state 0. */
+void plt_io_drain_limbo(struct plt_io *io);
+/* Failed for want of space while some waits in limbo: take that and try again, once.  True: under way. */
+bool plt_io_retry_space(struct plt_io *io);
+
+/* read.c, write.c, zero.c, flush.c: the frames */
+void plt_read_step(struct plt_io *io);
+void plt_write_step(struct plt_io *io);
+void plt_compressed_step(struct plt_io *io);
+void plt_zero_step(struct plt_io *io);
+void plt_discard_step(struct plt_io *io);
+void plt_flush_step(struct plt_io *io);
+/* Before the first change: driver->first_write, the raw guard, a poisoned store.  True: go on. */
+bool plt_io_may_change(struct plt_io *io);
+void plt_copy_read_done(struct plt_io *c);
+struct plt_io *plt_io_child(struct plt_io *io, struct plt_image *img, enum plt_io_kind kind, uint64_t off,
+			    uint64_t len);
+
+/* ---- the disk -------------------------------------------------------------------------------- */
+
+struct plt_disk {
+	struct plt_ctx *ctx;
+	struct plt_image *top;
+	struct plt_io *unused;
+};
+
+/* image.c */
+int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, unsigned depth,
+		   struct plt_image **ret, struct plt_error *err);
+int plt_image_close(struct plt_image *img, struct plt_error *err);
+
+/* imagestore.c: an open image serves as a store; closes it with the store */
+int plt_image_store_new(struct plt_image *img, struct plt_store **ret);
+
+/* sync.c: one request on this thread */
+struct plt_request {
+	enum plt_io_kind kind;
+	uint64_t off, len;
+	const struct iovec *iov;
+	int niov;
+	unsigned flags;
+	int level;
+};
+int plt_run_request(struct plt_image *img, const struct plt_request *r, struct plt_error *err);
+
+#endif

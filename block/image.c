@@ -1,0 +1,645 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Opening and closing images: from a tree of options to a layer with its chain below it.  What the
+ * user named is opened as asked; what an image names goes through the policy, is opened read-only
+ * (a data file excepted), and may not lead in a circle.
+ */
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "block/engine.h"
+#include "formats/name.h"
+#include "formats/policy.h"
+#include "formats/probe.h"
+
+/* ---- engine ---------------------------------------------------------------------------------- */
+
+int plt_engine_new(struct plt_image *img)
+{
+	struct plt_engine *eng = calloc(1, sizeof(*eng));
+
+	if (!eng)
+		return -ENOMEM;
+	eng->img = img;
+	pthread_mutex_init(&eng->lock, NULL);
+	pthread_mutex_init(&eng->flush_lock, NULL);
+	pthread_mutex_init(&eng->work_lock, NULL);
+	img->engine = eng;
+	return 0;
+}
+
+void plt_engine_free(struct plt_engine *eng)
+{
+	if (!eng)
+		return;
+	free(eng->limbo);
+	pthread_mutex_destroy(&eng->lock);
+	pthread_mutex_destroy(&eng->flush_lock);
+	pthread_mutex_destroy(&eng->work_lock);
+	free(eng);
+}
+
+struct plt_image *plt_image_backing(const struct plt_image *img)
+{
+	return img->engine->backing;
+}
+
+bool plt_runs_add(struct plt_runs *runs, const struct plt_run *run)
+{
+	struct plt_run *last = runs->n ? &runs->v[runs->n - 1] : NULL;
+
+	if (last && last->kind == run->kind && last->flags == run->flags && last->store == run->store &&
+	    last->off + last->len == run->off && last->kind != PLT_RUN_COMPRESSED && !last->cipher && !run->cipher &&
+	    (!(last->kind == PLT_RUN_DATA || last->flags & PLT_RUN_ALLOCATED) ||
+	     last->host_off + last->len == run->host_off)) {
+		last->len += run->len;
+		return true;
+	}
+	if (runs->n == runs->cap)
+		return false;
+	runs->v[runs->n++] = *run;
+	return true;
+}
+
+/* ---- stores ---------------------------------------------------------------------------------- */
+
+int plt_cache_mode_flags(const char *mode, unsigned *ret, struct plt_error *err)
+{
+	static const struct {
+		const char *name;
+		unsigned flags;
+	} modes[] = {
+		{ "none", PLT_FILE_DIRECT }, { "off", PLT_FILE_DIRECT },
+		{ "writeback", 0 }, { "writethrough", PLT_FILE_WRITETHROUGH },
+		{ "directsync", PLT_FILE_DIRECT | PLT_FILE_WRITETHROUGH }, { "unsafe", PLT_FILE_UNSAFE },
+	};
+
+	*ret = 0;
+	if (!mode)
+		return 0;
+	for (unsigned i = 0; i < PLT_ARRAY_SIZE(modes); i++)
+		if (!strcmp(mode, modes[i].name)) {
+			*ret = modes[i].flags;
+			return 0;
+		}
+	return plt_error_set(err, EINVAL, "Invalid cache option: %s", mode);
+}
+
+struct opening {
+	const struct plt_open_options *opts;
+	const struct opening *parent;  /* the layer whose reference this is */
+	dev_t dev;
+	ino_t ino;
+	bool have_id;
+	unsigned depth;
+};
+
+static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, struct plt_image **ret,
+		     struct plt_error *err);
+
+static const char *tree_string(const json_t *tree, const char *key)
+{
+	return json_string_value(json_object_get(tree, key));
+}
+
+static int tree_bool(const json_t *tree, const char *key, bool *ret, struct plt_error *err)
+{
+	const json_t *v = json_object_get(tree, key);
+
+	*ret = false;
+	if (!v)
+		return 0;
+	if (json_is_boolean(v)) {
+		*ret = json_is_true(v);
+		return 0;
+	}
+	if (json_is_string(v) && plt_parse_bool(json_string_value(v), ret) == 0)
+		return 0;
+	return plt_error_set(err, EINVAL, "Parameter '%s' expects 'on' or 'off'", key);
+}
+
+/* A protocol node. */
+static int open_protocol(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts,
+			 struct plt_store **ret, struct plt_error *err)
+{
+	const char *driver = tree_string(tree, "driver"), *filename = tree_string(tree, "filename");
+	bool write = opts->flags & PLT_OPEN_WRITE;
+	unsigned flags;
+	int r;
+
+	(void)ctx;
+	if (driver && !strncmp(driver, "null-", 5)) {
+		const json_t *size = json_object_get(tree, "size");
+		uint64_t n = UINT64_C(1) << 30;
+
+		if (json_is_integer(size) && json_integer_value(size) >= 0)
+			n = (uint64_t)json_integer_value(size);
+		else if (json_is_string(size) && plt_parse_size(json_string_value(size), &n) < 0)
+			return plt_error_set(err, EINVAL, "Parameter 'size' expects a size");
+		r = plt_null_new(n, ret);
+		return r < 0 ? plt_error_set(err, -r, "out of memory") : 0;
+	}
+	if (!filename)
+		return plt_error_set(err, EINVAL, "The '%s' block driver requires a file name",
+				     driver ? driver : "file");
+	r = plt_cache_mode_flags(opts->cache, &flags, err);
+	if (r < 0)
+		return r;
+	if (write)
+		flags |= PLT_FILE_WRITE;
+	if (opts->flags & PLT_OPEN_FORCE_SHARE)
+		flags |= PLT_FILE_NO_LOCK;
+	r = plt_file_open(filename, flags, ret, err);
+	if (r < 0)
+		return r;
+	return 0;
+}
+
+/*
+ * What we read nobody may write or resize meanwhile, and what we write we have alone, as qemu-img has
+ * it.  A raw image that is only looked at (info) has no metadata that could change under us.
+ */
+static int lock_image(struct plt_store *st, const struct plt_driver *drv, const struct plt_open_options *opts,
+		      struct plt_error *err)
+{
+	unsigned perm = PLT_PERM_READ, shared = PLT_PERM_READ | PLT_PERM_WRITE_UNCHANGED;
+	int r;
+
+	if (opts->flags & PLT_OPEN_FORCE_SHARE)
+		return 0;
+	if (opts->flags & PLT_OPEN_WRITE)
+		perm |= PLT_PERM_WRITE | PLT_PERM_RESIZE;
+	if (drv->flags & PLT_DRIVER_NO_HEADER && opts->flags & PLT_OPEN_INSPECT)
+		shared = PLT_PERM_ALL;
+	r = plt_store_lock(st, perm, shared, err);
+	return r == -ENOTSUP ? 0 : r;
+}
+
+/* The "file" child: a protocol, or an image whose guest's bytes serve as the file. */
+static int open_file_child(struct plt_ctx *ctx, json_t *child, struct opening *how, struct plt_store **ret,
+			   struct plt_error *err)
+{
+	const char *driver = tree_string(child, "driver");
+	struct plt_open_options opts = *how->opts;
+	struct opening inner = { .opts = &opts, .parent = how, .depth = how->depth + 1 };
+	struct plt_image *img;
+	int r;
+
+	if (!json_is_object(child))
+		return plt_error_set(err, EINVAL, json_is_string(child) ?
+				     "references to other nodes ('%s') are not supported here" :
+				     "A block device must be specified for \"file\"%s",
+				     json_is_string(child) ? json_string_value(child) : "");
+	if (!driver || plt_name_is_protocol(driver))
+		return open_protocol(ctx, child, how->opts, ret, err);
+	if (!plt_driver_find(driver))
+		return plt_error_set(err, EINVAL, "Unknown driver '%s'", driver);
+	opts.format = driver;
+	opts.snapshot = opts.snapshot_id = opts.snapshot_name = NULL;
+	r = open_tree(ctx, child, &inner, &img, err);
+	if (r < 0)
+		return r;
+	r = plt_image_store_new(img, ret);
+	if (r < 0) {
+		plt_image_close(img, NULL);
+		return plt_error_set(err, -r, "out of memory");
+	}
+	return 0;
+}
+
+int plt_ref_open(struct plt_image *img, enum plt_ref_role role, const char *name, bool from_cwd,
+		 bool writable, struct plt_store **ret, struct plt_error *err)
+{
+	static const char *const roles[] = { "backing file", "data file", "extent", "parent" };
+	PLT_AUTOFREE char *full = NULL;
+	unsigned flags = img->engine->file_flags & ~(unsigned)(PLT_FILE_WRITE | PLT_FILE_CREATE);
+	int r;
+
+	if (from_cwd)
+		full = strdup(name);
+	else
+		r = plt_name_resolve(img->name, name, &full, err);
+	if (!full)
+		return from_cwd ? plt_error_set(err, ENOMEM, "out of memory") : r;
+	r = plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, roles[role], full, err);
+	if (r < 0)
+		return r;
+	r = plt_file_open(full, flags | (writable ? PLT_FILE_WRITE : 0), ret, err);
+	if (r < 0)
+		return r;
+	if (!(flags & PLT_FILE_NO_LOCK)) {
+		r = plt_store_lock(*ret, writable ? PLT_PERM_READ | PLT_PERM_WRITE | PLT_PERM_RESIZE : PLT_PERM_READ,
+				   PLT_PERM_READ | PLT_PERM_WRITE_UNCHANGED, err);
+		if (r < 0 && r != -ENOTSUP) {
+			plt_store_unref(*ret);
+			*ret = NULL;
+			return r;
+		}
+	}
+	return 0;
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+/* Driver options that the tree holds, as text. */
+static int tree_options(const json_t *tree, const struct plt_driver *drv, struct plt_opts **ret, struct plt_error *err)
+{
+	static const char *const known[] = { "driver", "file", "backing", "node-name", "read-only", "cache", "discard",
+					     "detect-zeroes", "auto-read-only", "force-share", "data-file", NULL };
+	const struct plt_opt_desc *const tables[] = { drv->open_opts, NULL };
+	struct plt_opts *o = plt_opts_new();
+	const char *key;
+	json_t *v;
+	int r = 0;
+
+	if (!o)
+		return plt_error_set(err, ENOMEM, "out of memory");
+	json_object_foreach((json_t *)(uintptr_t)tree, key, v) {
+		char num[32];
+		unsigned i;
+
+		for (i = 0; known[i] && strcmp(known[i], key); i++)
+			;
+		if (known[i])
+			continue;
+		if (json_is_string(v))
+			r = plt_opts_set(o, key, json_string_value(v));
+		else if (json_is_boolean(v))
+			r = plt_opts_set(o, key, json_is_true(v) ? "on" : "off");
+		else if (json_is_integer(v)) {
+			snprintf(num, sizeof(num), "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+			r = plt_opts_set(o, key, num);
+		} else
+			r = plt_error_set(err, EINVAL, "Block format '%s' does not support the option '%s'",
+					  drv->name, key);
+		if (r < 0)
+			break;
+	}
+	for (size_t i = 0; r == 0 && i < plt_opts_count(o); i++) {
+		const struct plt_opt_desc *d = drv->open_opts;
+
+		for (; d && d->name && strcmp(d->name, plt_opts_key(o, i)); d++)
+			;
+		if (!d || !d->name)
+			r = plt_error_set(err, EINVAL, "Block format '%s' does not support the option '%s'", drv->name,
+					  plt_opts_key(o, i));
+	}
+	if (r == 0 && plt_opts_count(o))
+		r = plt_opts_validate(o, tables, err);
+	if (r < 0) {
+		plt_opts_free(o);
+		return plt_error_default(err, -r, "options of '%s'", drv->name);
+	}
+	*ret = o;
+	return 0;
+}
+
+static int check_loop(struct plt_store *st, struct opening *how, struct plt_error *err)
+{
+	struct stat sb;
+	int fd = plt_store_fd(st);
+
+	if (fd < 0 || fstat(fd, &sb) < 0)
+		return 0;
+	how->dev = sb.st_dev;
+	how->ino = sb.st_ino;
+	how->have_id = true;
+	for (const struct opening *p = how->parent; p; p = p->parent)
+		if (p->have_id && p->dev == how->dev && p->ino == how->ino)
+			return plt_error_set(err, ELOOP, "'%s' appears twice in the chain of backing files", st->name);
+	return 0;
+}
+
+static int open_backing(struct plt_image *img, json_t *tree, struct opening *how, struct plt_error *err)
+{
+	json_t *child = json_object_get(tree, "backing"), *named = NULL;
+	struct plt_open_options opts = { .size = sizeof(opts) };
+	struct opening inner = { .opts = &opts, .parent = how, .depth = how->depth + 1 };
+	PLT_AUTOFREE char *full = NULL;
+	int r;
+
+	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT);
+	opts.cache = how->opts->cache;
+	if (how->opts->flags & (PLT_OPEN_NO_BACKING | PLT_OPEN_INSPECT) || json_is_null(child) ||
+	    (json_is_string(child) && !*json_string_value(child)))
+		return 0;
+	if (json_is_object(child)) { /* given by the user: no policy */
+		opts.format = tree_string(child, "driver");
+		r = open_tree(img->ctx, child, &inner, &img->engine->backing, err);
+	} else if (child) {
+		return plt_error_set(err, EINVAL, "references to other nodes are not supported here");
+	} else {
+		if (!img->backing_name)
+			return 0;
+		r = plt_name_resolve(img->name, img->backing_name, &full, err);
+		if (r == 0)
+			r = plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, "backing file", full, err);
+		if (r == 0)
+			r = plt_name_parse(full, false, &named, err);
+		if (r == 0) {
+			if (img->backing_format && *img->backing_format)
+				opts.format = img->backing_format;
+			r = open_tree(img->ctx, named, &inner, &img->engine->backing, err);
+		}
+		json_decref(named);
+	}
+	if (r < 0)
+		plt_error_prefix(err, "Could not open backing file");
+	return r;
+}
+
+static int open_driver(struct plt_image *img, json_t *tree, struct opening *how, struct plt_error *err)
+{
+	const struct plt_open_options *o = how->opts;
+	struct plt_open_how h = {
+		.writable = img->writable,
+		.check = o->flags & PLT_OPEN_CHECK,
+		.no_refs = o->flags & PLT_OPEN_INSPECT,
+		.snapshot = o->snapshot, .snapshot_id = o->snapshot_id, .snapshot_name = o->snapshot_name,
+	};
+	struct plt_opts *opts = NULL;
+	json_t *data = json_object_get(tree, "data-file");
+	int r = tree_options(tree, img->drv, &opts, err);
+
+	if (r == 0 && data && !h.no_refs) {
+		struct opening d = { .opts = o, .parent = how, .depth = how->depth + 1 };
+
+		r = open_file_child(img->ctx, data, &d, &h.data_file, err);
+	}
+	if (r == 0) {
+		h.opts = opts;
+		r = img->drv->open(img, &h, err);
+	}
+	plt_store_unref(h.data_file);
+	plt_opts_free(opts);
+	return r;
+}
+
+/* Over an open store; takes a reference of its own. */
+static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tree, const char *name,
+			 const char *format, struct opening *how, struct plt_image **ret, struct plt_error *err)
+{
+	const struct plt_driver *drv = NULL;
+	struct plt_image *img;
+	bool guessed = false;
+	int r;
+
+	if (how->depth >= PLT_MAX_DEPTH)
+		return plt_error_set(err, ELOOP, "'%s': more than %d layers", name, PLT_MAX_DEPTH);
+	r = check_loop(file, how, err);
+	if (r < 0)
+		return r;
+	if (format) {
+		drv = plt_driver_find(format);
+		if (!drv)
+			return plt_error_set(err, EINVAL, "Unknown driver '%s'", format);
+	} else {
+		r = plt_probe(file, &drv, err);
+		if (r < 0)
+			return r;
+		guessed = true;
+	}
+	r = lock_image(file, drv, how->opts, err);
+	if (r < 0)
+		return r;
+	img = calloc(1, sizeof(*img));
+	if (!img || plt_engine_new(img) < 0 || !(img->name = strdup(name))) {
+		if (img)
+			plt_engine_free(img->engine);
+		free(img);
+		return plt_error_set(err, ENOMEM, "out of memory");
+	}
+	pthread_mutex_init(&img->lock, NULL);
+	img->ctx = ctx;
+	img->drv = drv;
+	img->file = plt_store_ref(file);
+	img->writable = how->opts->flags & PLT_OPEN_WRITE;
+	img->unordered = how->opts->flags & PLT_OPEN_UNORDERED;
+	img->inactive = how->opts->flags & PLT_OPEN_INSPECT;
+	img->engine->depth = how->depth;
+	img->engine->guard_probe = guessed && drv->flags & PLT_DRIVER_NO_HEADER;
+	(void)plt_cache_mode_flags(how->opts->cache, &img->engine->file_flags, NULL);
+	if (how->opts->flags & PLT_OPEN_FORCE_SHARE)
+		img->engine->file_flags |= PLT_FILE_NO_LOCK;
+	r = open_driver(img, tree, how, err);
+	if (r < 0) {
+		img->drv = NULL; /* its open has released what it took */
+		plt_image_close(img, NULL);
+		return plt_error_default(err, -r, "'%s' (%s)", name, drv->name);
+	}
+	r = open_backing(img, tree, how, err);
+	if (r < 0) {
+		plt_image_close(img, NULL);
+		return r;
+	}
+	*ret = img;
+	return 0;
+}
+
+static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, struct plt_image **ret,
+		     struct plt_error *err)
+{
+	PLT_AUTOFREE char *name = plt_name_text(tree);
+	const char *driver = tree_string(tree, "driver");
+	struct plt_open_options opts = *how->opts;
+	json_t *file = json_object_get(tree, "file");
+	struct plt_store *st;
+	bool readonly = false;
+	int r;
+
+	if (!name)
+		return plt_error_set(err, ENOMEM, "out of memory");
+	if (how->depth >= PLT_MAX_DEPTH)
+		return plt_error_set(err, ELOOP, "'%s': more than %d layers", name, PLT_MAX_DEPTH);
+	if (driver && opts.format && strcmp(driver, opts.format))
+		return plt_error_set(err, EINVAL, "Driver specified twice");
+	if (!driver)
+		driver = opts.format;
+	r = tree_bool(tree, "read-only", &readonly, err);
+	if (r < 0)
+		return r;
+	if (readonly && opts.flags & PLT_OPEN_WRITE)
+		return plt_error_set(err, EACCES, "'%s' is to be opened read-only and is to be written", name);
+	if (driver && plt_name_is_protocol(driver)) { /* the bytes themselves, as a disk */
+		driver = "raw";
+		file = tree;
+		tree = NULL;
+	}
+	if (!file)
+		return plt_error_set(err, EINVAL, "A block device must be specified for \"file\"");
+	how->opts = &opts;
+	r = open_file_child(ctx, file, how, &st, err);
+	if (r < 0)
+		return r;
+	r = open_on_store(ctx, st, tree, name, driver, how, ret, err);
+	plt_store_unref(st);
+	return r;
+}
+
+int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, unsigned depth,
+		   struct plt_image **ret, struct plt_error *err)
+{
+	struct opening how = { .opts = opts, .depth = depth };
+
+	return open_tree(ctx, tree, &how, ret, err);
+}
+
+/* ---- closing --------------------------------------------------------------------------------- */
+
+static int finish_writing(struct plt_image *img, struct plt_error *err)
+{
+	int r = plt_store_check_writable(img->file, err);
+
+	if (r == 0 && img->data && img->data != img->file)
+		r = plt_store_check_writable(img->data, err);
+	/* after a failed sync nothing may be written: what is dirty is dropped, and that is said */
+	if (r == 0 && atomic_load(&img->engine->changed))
+		r = plt_run_request(img, &(struct plt_request){ .kind = PLT_IO_FLUSH_REQ }, err);
+	if (r == 0 && img->slice && plt_meta_is_dirty(img)) /* counts of what left limbo */
+		r = plt_meta_flush(img, true, err);
+	return r;
+}
+
+int plt_image_close(struct plt_image *img, struct plt_error *err)
+{
+	int r = 0, closed;
+
+	if (!img)
+		return 0;
+	if (img->drv) {
+		if (img->writable)
+			r = finish_writing(img, err);
+		img->engine->failed = r < 0;
+		closed = img->drv->close(img, r < 0 ? NULL : err);
+		if (r == 0)
+			r = closed;
+	}
+	plt_cache_drop_image(img->ctx, img->engine);
+	closed = plt_image_close(img->engine->backing, r < 0 ? NULL : err);
+	if (r == 0)
+		r = closed;
+	plt_store_unref(img->data);
+	plt_store_unref(img->file);
+	plt_engine_free(img->engine);
+	pthread_mutex_destroy(&img->lock);
+	free(img->backing_name);
+	free(img->backing_format);
+	free(img->name);
+	free(img);
+	return r;
+}
+
+/* ---- disks ----------------------------------------------------------------------------------- */
+
+static int disk_new(struct plt_image *img, struct plt_disk **ret, struct plt_error *err)
+{
+	struct plt_disk *d = calloc(1, sizeof(*d));
+
+	if (!d) {
+		plt_image_close(img, NULL);
+		return plt_error_set(err, ENOMEM, "out of memory");
+	}
+	d->ctx = img->ctx;
+	d->top = img;
+	*ret = d;
+	return 0;
+}
+
+int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		  struct plt_disk **ret, struct plt_error *err)
+{
+	static const struct plt_open_options defaults = PLT_OPEN_OPTIONS_INIT;
+	struct plt_image *img = NULL;
+	json_t *tree;
+	int r;
+
+	if (!opts)
+		opts = &defaults;
+	if (opts->flags & PLT_OPEN_FORCE_SHARE && opts->flags & PLT_OPEN_WRITE)
+		return plt_error_set(err, EINVAL, "an image in use by others cannot be opened for writing");
+	r = plt_name_parse(name, opts->flags & PLT_OPEN_IMAGE_OPTS, &tree, err);
+	if (r == 0) {
+		r = plt_image_open(ctx, tree, opts, 0, &img, err);
+		json_decref(tree);
+	}
+	if (r < 0) {
+		plt_error_prefix(err, "Could not open '%s'", name);
+		return r;
+	}
+	return disk_new(img, ret, err);
+}
+
+int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
+			const struct plt_open_options *opts, struct plt_disk **ret, struct plt_error *err)
+{
+	struct opening how = { .opts = opts };
+	struct plt_image *img;
+	int r = open_on_store(ctx, file, NULL, name, format, &how, &img, err);
+
+	if (r < 0) {
+		plt_error_prefix(err, "Could not open '%s'", name);
+		return r;
+	}
+	return disk_new(img, ret, err);
+}
+
+void plt_disk_attach_backing(struct plt_disk *disk, struct plt_disk *base)
+{
+	base->top->engine->depth = disk->top->engine->depth + 1;
+	disk->top->engine->backing = base->top;
+	free(base);
+}
+
+int plt_disk_close(struct plt_disk *disk, struct plt_error *err)
+{
+	int r;
+
+	if (!disk)
+		return 0;
+	r = plt_image_close(disk->top, err);
+	free(disk);
+	return r;
+}
+
+uint64_t plt_disk_size(const struct plt_disk *disk)
+{
+	return atomic_load(&disk->top->size);
+}
+
+const char *plt_disk_format(const struct plt_disk *disk)
+{
+	return disk->top->drv->name;
+}
+
+const char *plt_disk_name(const struct plt_disk *disk)
+{
+	return disk->top->name;
+}
+
+uint32_t plt_disk_cluster_size(const struct plt_disk *disk)
+{
+	return disk->top->drv->cluster_size ? disk->top->drv->cluster_size(disk->top) : 0;
+}
+
+bool plt_disk_has_backing(const struct plt_disk *disk)
+{
+	return disk->top->engine->backing != NULL;
+}
+
+bool plt_disk_can_compress(const struct plt_disk *disk)
+{
+	return disk->top->drv->codec && disk->top->drv->codec(disk->top) != PLT_CODEC_NONE;
+}
+
+struct plt_image *plt_disk_image(struct plt_disk *disk)
+{
+	return disk->top;
+}
+
+struct plt_ctx *plt_disk_ctx(const struct plt_disk *disk)
+{
+	return disk->ctx;
+}

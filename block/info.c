@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * What an open image says of itself, for `info`; and `check`, which asks the driver to examine the
+ * stores without opening the image.  Neither opens anything that the image names.
+ */
+#include <string.h>
+
+#include "block/engine.h"
+#include "formats/name.h"
+#include "formats/probe.h"
+
+struct info {
+	struct plt_info pub;
+	char *full, *specific;
+	struct plt_snapshot *snapshots;
+};
+
+int plt_disk_info(struct plt_disk *disk, struct plt_info **ret, struct plt_error *err)
+{
+	struct plt_image *img = disk->top;
+	struct info *in = calloc(1, sizeof(*in));
+	const struct plt_snapshot_info *s;
+	unsigned n = 0;
+	int r;
+
+	if (!in)
+		return plt_error_set(err, ENOMEM, "out of memory");
+	in->pub.filename = img->name;
+	in->pub.format = img->drv->name;
+	in->pub.virtual_size = atomic_load(&img->size);
+	in->pub.actual_size = plt_store_allocated(img->file);
+	in->pub.cluster_size = plt_disk_cluster_size(disk);
+	in->pub.dirty = img->drv->dirty_flag && img->drv->dirty_flag(img);
+	in->pub.backing_filename = img->backing_name;
+	in->pub.backing_format = img->backing_format;
+	if (img->backing_name && plt_name_resolve(img->name, img->backing_name, &in->full, NULL) == 0)
+		in->pub.full_backing_filename = in->full;
+	if (img->drv->info) {
+		json_t *j = img->drv->info(img), *data;
+
+		if (j) {
+			data = json_object_get(j, "data");
+			in->pub.encrypted = json_object_get(data, "encrypt") != NULL;
+			in->specific = json_dumps(j, JSON_COMPACT);
+			in->pub.specific_json = in->specific;
+			json_decref(j);
+		}
+	}
+	if (img->drv->snapshots) {
+		r = img->drv->snapshots(img, &s, &n);
+		if (r == 0 && n && !(in->snapshots = calloc(n, sizeof(*in->snapshots))))
+			r = -ENOMEM;
+		if (r < 0) {
+			plt_info_free(&in->pub);
+			return plt_error_set(err, -r, "'%s': list of snapshots", img->name);
+		}
+		for (unsigned i = 0; i < n; i++)
+			in->snapshots[i] = (struct plt_snapshot){ s[i].id, s[i].name, s[i].vm_state_size, s[i].date_sec,
+								  s[i].date_nsec, s[i].vm_clock_nsec, s[i].icount };
+		in->pub.snapshots = in->snapshots;
+		in->pub.nsnapshots = n;
+	}
+	*ret = &in->pub;
+	return 0;
+}
+
+void plt_info_free(struct plt_info *info)
+{
+	struct info *in = (struct info *)info;
+
+	if (!in)
+		return;
+	free(in->full);
+	free(in->specific);
+	free(in->snapshots);
+	free(in);
+}
+
+/* ---- check ----------------------------------------------------------------------------------- */
+
+struct check {
+	struct plt_examine ex;
+	void (*found)(void *arg, const struct plt_check_finding *f);
+	void *arg;
+	struct plt_check_result *ret;
+	pthread_mutex_t lock; /* drivers examine on several threads */
+};
+
+static void emit(struct plt_examine *ex, const struct plt_finding *f)
+{
+	static const char *const severities[] = { "note", "leak", "corruption", "error" };
+	struct check *c = ex->arg;
+	struct plt_check_finding pub = {
+		.id = f->id, .severity = severities[f->severity], .text = f->text, .beyond_qemu = f->beyond_qemu,
+		.host_off = f->host_off, .host_len = f->host_len, .guest_off = f->guest_off, .guest_len = f->guest_len,
+	};
+
+	PLT_LOCK_SCOPE(&c->lock);
+	if (f->severity == PLT_CORRUPTION && f->beyond_qemu)
+		c->ret->added += f->count;
+	else if (f->severity == PLT_CORRUPTION)
+		c->ret->corruptions += f->count;
+	else if (f->severity == PLT_LEAK)
+		c->ret->leaks += f->count;
+	else if (f->severity == PLT_CHECK_ERROR)
+		c->ret->check_errors += f->count;
+	if (c->found)
+		c->found(c->arg, &pub);
+}
+
+static int examine(struct plt_store *file, struct check *c, const char *format, struct plt_error *err)
+{
+	const struct plt_driver *drv = NULL;
+	int r = 0;
+
+	c->ex.file = file;
+	if (format)
+		drv = plt_driver_find(format);
+	else
+		r = plt_probe(file, &drv, err);
+	if (r < 0)
+		return r;
+	if (!drv)
+		return plt_error_set(err, EINVAL, "Unknown driver '%s'", format);
+	c->ret->format = drv->name;
+	if (!drv->examine)
+		return plt_error_set(err, ENOTSUP, "This image format does not support checks");
+	r = drv->examine(&c->ex, err);
+	c->ret->image_end_offset = c->ex.totals.image_end_offset;
+	c->ret->total_clusters = c->ex.totals.total_clusters;
+	c->ret->allocated_clusters = c->ex.totals.allocated_clusters;
+	c->ret->fragmented_clusters = c->ex.totals.fragmented_clusters;
+	c->ret->compressed_clusters = c->ex.totals.compressed_clusters;
+	c->ret->have_clusters = c->ex.totals.have_clusters;
+	return r;
+}
+
+int plt_check_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
+		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		    struct plt_check_result *ret, struct plt_error *err)
+{
+	struct check c = { .found = found, .arg = arg, .ret = ret, .lock = PTHREAD_MUTEX_INITIALIZER };
+
+	memset(ret, 0, sizeof(*ret));
+	ret->format = "";
+	c.ex = (struct plt_examine){ .ctx = ctx, .name = name, .emit = emit, .arg = &c };
+	return examine(file, &c, format, err);
+}
+
+int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+	      void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+	      struct plt_check_result *ret, struct plt_error *err)
+{
+	static const struct plt_open_options defaults = PLT_OPEN_OPTIONS_INIT;
+	struct plt_open_options o = opts ? *opts : defaults;
+	struct plt_image *img = NULL;
+	const char *format;
+	json_t *tree;
+	int r;
+
+	memset(ret, 0, sizeof(*ret));
+	ret->format = "";
+	r = plt_name_parse(name, o.flags & PLT_OPEN_IMAGE_OPTS, &tree, err);
+	if (r == 0) {
+		/* the bytes, whatever they mean: an image that does not open is examined all the same */
+		json_t *d = json_object_get(tree, "driver");
+		char *own = json_is_string(d) ? strdup(json_string_value(d)) : NULL;
+
+		format = o.format ? o.format : own;
+		if (!format || plt_driver_find(format)) {
+			json_object_del(tree, "driver");
+			o.format = "raw";
+		}
+		o.flags |= PLT_OPEN_INSPECT | PLT_OPEN_CHECK;
+		o.flags &= ~(unsigned)(PLT_OPEN_WRITE | PLT_OPEN_IMAGE_OPTS);
+		r = plt_image_open(ctx, tree, &o, 0, &img, err);
+		json_decref(tree);
+		if (r == 0) {
+			r = plt_check_store(ctx, img->file, img->name, format, found, arg, ret, err);
+			plt_image_close(img, NULL);
+		}
+		free(own);
+	}
+	if (r < 0 && r != -ENOTSUP)
+		plt_error_prefix(err, "Could not open '%s'", name);
+	return r;
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+#ifndef PLT_BLOCK_INTERNAL_H
+#define PLT_BLOCK_INTERNAL_H
+
+/*
+ * What the rest of the library (convert/, later snapshot/ and repair/) sees of the block layer
+ * beyond include/platter.h.
+ */
+#include "formats/driver.h"
+#include "platter.h"
+
+/* Open a disk whose image file is already open as a store (a reference is taken). */
+int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
+			const struct plt_open_options *opts, struct plt_disk **ret, struct plt_error *err);
+/*
+ * Format an open, empty, writable store as plt_create() would a file.  @name is what is recorded and
+ * reported (relative backing names are taken beside it).
+ */
+int plt_create_store(struct plt_ctx *ctx, struct plt_store *file, const char *name,
+		     const struct plt_create_options *opts, char **ret_line, struct plt_error *err);
+
+/* plt_check() of a store. */
+int plt_check_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
+		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		    struct plt_check_result *ret, struct plt_error *err);
+/*
+ * Put @base (given away) below a disk that was opened on a store without its chain; before the first
+ * request.
+ */
+void plt_disk_attach_backing(struct plt_disk *disk, struct plt_disk *base);
+
+/* The active layer of a disk. */
+struct plt_image *plt_disk_image(struct plt_disk *disk);
+struct plt_ctx *plt_disk_ctx(const struct plt_disk *disk);
+struct plt_pool *plt_ctx_pool(struct plt_ctx *ctx);
+void plt_ctx_warn(struct plt_ctx *ctx, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Flags for plt_file_open() of a cache mode ("none", ...); -EINVAL with qemu-img's words. */
+int plt_cache_mode_flags(const char *mode, unsigned *ret, struct plt_error *err);
+
+/*
+ * Map, meeting needs, on this thread: the blocking form of driver->map, for walks.  Enters and
+ * leaves the image's epoch, so what it returns may be out of date at once.
+ */
+int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
+		       struct plt_error *err);
+struct plt_image *plt_image_backing(const struct plt_image *img);
+
+#endif

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+libplatter_core_la_SOURCES += \
+	block/codec.c \
+	block/codec.h \
+	block/context.c \
+	block/create.c \
+	block/engine.h \
+	block/epoch.c \
+	block/flush.c \
+	block/image.c \
+	block/imagestore.c \
+	block/info.c \
+	block/internal.h \
+	block/limbo.c \
+	block/metacache.c \
+	block/need.c \
+	block/queue.c \
+	block/range.c \
+	block/read.c \
+	block/status.c \
+	block/sync.c \
+	block/write.c \
+	block/writeback.c \
+	block/zero.c \
+	$(NULL)

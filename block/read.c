@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * The read frame: map, submit one operation a run, go on mapping, complete when all are in.  Holds its
+ * image's epoch from map to completion, and nothing else across I/O: pins are dropped as soon as a
+ * map has answered, because the epoch is what keeps the answer true.  What is not here is read by a
+ * child frame on the backing image.
+ */
+#include "base/alloc.h"
+#include "block/codec.h"
+#include "block/engine.h"
+
+static void read_data(struct plt_io *io, const struct plt_run *run)
+{
+	uint64_t done = 0;
+
+	while (done < run->len && !io->result) {
+		struct plt_store *st = run->store;
+		uint64_t off = run->host_off + done, n = run->len - done;
+
+		if (plt_store_resolve(st, off, n, &st, &off, &n) < 0) {
+			st = run->store;
+			off = run->host_off + done;
+			n = run->len - done;
+		}
+		plt_io_submit_data(io, PLT_OP_READ, st, off, run->off + done, n, PLT_IO_DATA);
+		done += n;
+	}
+}
+
+static void read_backing(struct plt_io *io, const struct plt_run *run)
+{
+	struct plt_image *b = io->eng->backing;
+	uint64_t size = b ? atomic_load(&b->size) : 0;
+	uint64_t n = run->off >= size ? 0 : PLT_MIN(run->len, size - run->off);
+	struct plt_io *c;
+
+	if (n < run->len) /* beyond the end of the layer below */
+		plt_iov_zero(io->iov, io->niov, io->iov_off + (size_t)(run->off + n - io->off),
+			     (size_t)(run->len - n));
+	if (!n)
+		return;
+	c = plt_io_child(io, b, PLT_IO_READ_REQ, run->off, n);
+	if (!c)
+		return;
+	c->iov = io->iov;
+	c->niov = io->niov;
+	c->iov_off = io->iov_off + (size_t)(run->off - io->off);
+	plt_io_start(c);
+}
+
+static int inflate_unit(struct plt_io *io, struct plt_io_op *iop)
+{
+	const struct plt_run *run = &iop->run;
+	size_t skip = (size_t)(run->off - run->unit_off);
+	PLT_AUTOFREE uint8_t *comp = plt_alloc_io(run->comp_len);
+	PLT_AUTOFREE uint8_t *unit = plt_alloc_io(run->unit_len);
+	int r;
+
+	if (!comp || !unit)
+		return -ENOMEM;
+	r = plt_store_read(run->store, run->host_off, comp, run->comp_len, PLT_IO_COMPRESSED, &iop->err);
+	if (r < 0)
+		return r;
+	r = plt_decompress(run->codec, comp, run->comp_len, unit, run->unit_len, NULL);
+	if (r < 0)
+		return plt_error_set(&iop->err, -r, "'%s': compressed cluster at %#" PRIx64
+				     " (guest offset %#" PRIx64 ") is damaged", io->img->name,
+				     run->host_off, run->unit_off);
+	plt_iov_from_buf(io->iov, io->niov, io->iov_off + (size_t)(run->off - io->off), unit + skip,
+			 (size_t)run->len);
+	return 0;
+}
+
+static void read_compressed(struct plt_io *io, const struct plt_run *run)
+{
+	struct plt_io_op *iop = plt_io_op_new(io, NULL);
+
+	if (!iop)
+		return;
+	iop->run = *run;
+	iop->work = inflate_unit;
+	iop->op.kind = PLT_OP_CALL;
+	iop->op.call = plt_io_op_call;
+	plt_io_op_submit(iop);
+}
+
+static void read_run(struct plt_io *io, const struct plt_run *run)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+
+	switch (run->kind) {
+	case PLT_RUN_DATA:
+		io->all_zero = false;
+		if (run->cipher) {
+			plt_io_fail(io, ENOTSUP, NULL);
+			return;
+		}
+		read_data(io, run);
+		return;
+	case PLT_RUN_COMPRESSED:
+		io->all_zero = false;
+		read_compressed(io, run);
+		return;
+	case PLT_RUN_ZERO:
+		plt_iov_zero(io->iov, io->niov, io->iov_off + (size_t)(run->off - io->off), (size_t)run->len);
+		return;
+	case PLT_RUN_ABSENT:
+		read_backing(io, run);
+		return;
+	case PLT_RUN_DAMAGED:
+		plt_error_set(&err, EIO, "'%s': the mapping of guest offset %#" PRIx64 " is damaged",
+			      io->img->name, run->off);
+		plt_io_fail(io, EIO, &err);
+		return;
+	}
+}
+
+void plt_read_step(struct plt_io *io)
+{
+	uint64_t end = io->off + io->len;
+	struct plt_error err;
+	int r;
+
+	if (io->pending || !plt_io_enter(io))
+		return;
+	io->pending++; /* so that completions inside the loop do not finish the frame */
+	while (io->pos < end && !io->result) {
+		io->runs.n = 0;
+		err.code = 0;
+		err.text[0] = 0;
+		r = io->img->drv->map(io->img, &io->pins, io->pos, end - io->pos, &io->runs, &io->need, &err);
+		if (r == -EAGAIN) {
+			/* a need is met with nothing under way: then the frame waits for one thing only */
+			if (--io->pending == 0)
+				plt_io_meet(io);
+			return;
+		}
+		if (r < 0) {
+			plt_io_fail(io, r, &err);
+			break;
+		}
+		plt_pins_drop(&io->pins);
+		for (unsigned i = 0; i < io->runs.n && !io->result; i++) {
+			read_run(io, &io->run[i]);
+			io->pos = io->run[i].off + io->run[i].len;
+		}
+	}
+	if (--io->pending == 0)
+		plt_io_finish(io);
+}

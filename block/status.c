@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Block status: what the guest's bytes are made of, layer by layer.  Walks the maps of the chain with
+ * blocking calls; reads no guest data.  The answer describes a moment that may be past when the
+ * caller looks at it.
+ */
+#include <assert.h>
+
+#include "base/alloc.h"
+#include "block/engine.h"
+
+#define RUNS 64
+
+/* Blocking: make the cache hold @b. */
+static void load_wait(struct plt_image *img, struct plt_block *b)
+{
+	uint8_t buf[PLT_SLICE] __attribute__((aligned(PLT_SLICE)));
+	struct plt_error text = PLT_ERROR_INIT;
+	int r = plt_store_read(img->file, plt_block_host_off(b), buf, b->len, b->type->tag, &text);
+
+	plt_cache_loaded(img->engine, b, buf, -r, &text);
+}
+
+int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
+		       struct plt_error *err)
+{
+	struct plt_pins pins = PLT_PINS_BLOCKING;
+	struct plt_need need = { 0 };
+	unsigned epoch = plt_epoch_enter(img->engine);
+	int r;
+
+	for (;;) {
+		r = img->drv->map(img, &pins, off, len, runs, &need, err);
+		if (r != -EAGAIN)
+			break;
+		assert(need.kind == PLT_NEED_LOAD); /* maps need nothing else, and slots are brought along */
+		load_wait(img, need.block);
+		if (runs->n) { /* what it has found so far will do */
+			r = 0;
+			break;
+		}
+	}
+	plt_pins_drop(&pins);
+	plt_epoch_leave(img->engine, epoch);
+	if (r < 0)
+		plt_error_default(err, -r, "'%s': the mapping of guest offset %#" PRIx64, img->name, off);
+	return r;
+}
+
+struct walk {
+	struct plt_extent *v;
+	unsigned n, max, flags;
+	bool full;
+};
+
+static void add(struct walk *w, const struct plt_extent *x)
+{
+	struct plt_extent *last = w->n ? &w->v[w->n - 1] : NULL;
+
+	if (w->full || !x->len)
+		return;
+	if (last && last->flags == x->flags && last->depth == x->depth && last->off + last->len == x->off &&
+	    last->file == x->file && !(x->flags & PLT_EXTENT_COMPRESSED && x->flags & PLT_EXTENT_OFFSET) &&
+	    (!(x->flags & PLT_EXTENT_OFFSET) || last->host_off + last->len == x->host_off)) {
+		last->len += x->len;
+		return;
+	}
+	if (w->n == w->max) {
+		w->full = true;
+		return;
+	}
+	w->v[w->n++] = *x;
+}
+
+/*
+ * Is it worth asking the host for holes?  For raw always.  For a format with clusters of its own only
+ * where much less is allocated on the host than the file is long: then the clusters were preallocated,
+ * and most of them have never been written.
+ */
+static bool ask_host(const struct walk *w, struct plt_image *img)
+{
+	struct plt_engine *eng = img->engine;
+	uint32_t cs = img->drv->cluster_size ? img->drv->cluster_size(img) : 0;
+	uint64_t length, real;
+	int64_t bytes;
+	int known = atomic_load(&eng->host_holes);
+
+	if (w->flags & PLT_STATUS_NO_HOST)
+		return false;
+	if (img->drv->flags & PLT_DRIVER_HOST_HOLES)
+		return true;
+	if (!known) {
+		bytes = plt_store_allocated(img->file);
+		known = 1;
+		if (cs && bytes >= 0 && plt_store_size(img->file, &length, NULL) == 0) {
+			real = (uint64_t)bytes / cs;
+			if (plt_div_up(length, cs) >= PLT_MAX(real + real / 9, real + 2))
+				known = 2;
+		}
+		atomic_store(&eng->host_holes, known);
+	}
+	return known == 2;
+}
+
+static int add_data(struct walk *w, struct plt_image *img, const struct plt_run *run, unsigned depth,
+		    struct plt_error *err)
+{
+	struct plt_extent x = { .off = run->off, .len = run->len, .depth = depth, .host_off = run->host_off,
+				.flags = PLT_EXTENT_DATA | PLT_EXTENT_PRESENT | PLT_EXTENT_OFFSET,
+				.file = run->store->name };
+	uint64_t done = 0;
+	int r;
+
+	if (run->cipher)
+		x.flags = (x.flags | PLT_EXTENT_ENCRYPTED) & ~(unsigned)PLT_EXTENT_OFFSET;
+	if (run->cipher || !ask_host(w, img)) {
+		add(w, &x);
+		return 0;
+	}
+	while (done < run->len && !w->full) {
+		enum plt_store_kind kind;
+
+		r = plt_store_extents(run->store, run->host_off + done, run->len - done, &kind, &x.len, err);
+		if (r < 0)
+			return r;
+		x.len = PLT_MIN(x.len, run->len - done);
+		x.off = run->off + done;
+		x.host_off = run->host_off + done;
+		x.flags = PLT_EXTENT_PRESENT | PLT_EXTENT_OFFSET;
+		if (kind == PLT_STORE_DATA || !(img->drv->flags & PLT_DRIVER_HOST_HOLES))
+			x.flags |= PLT_EXTENT_DATA; /* a cluster of the format, whether written or not */
+		if (kind == PLT_STORE_HOLE)
+			x.flags |= PLT_EXTENT_ZERO;
+		add(w, &x);
+		done += x.len;
+	}
+	return 0;
+}
+
+static int walk_layer(struct walk *w, struct plt_image *img, uint64_t off, uint64_t len, unsigned depth,
+		      struct plt_error *err);
+
+static int add_absent(struct walk *w, struct plt_image *img, const struct plt_run *run, unsigned depth,
+		      struct plt_error *err)
+{
+	struct plt_image *below = img->engine->backing;
+	uint64_t size = below ? atomic_load(&below->size) : 0;
+	uint64_t n = run->off >= size ? 0 : PLT_MIN(run->len, size - run->off);
+	int r = 0;
+
+	if (!below || w->flags & PLT_STATUS_TOP_ONLY) {
+		add(w, &(struct plt_extent){ .off = run->off, .len = run->len, .depth = depth,
+					     .flags = below ? 0 : PLT_EXTENT_ZERO });
+		return 0;
+	}
+	if (n)
+		r = walk_layer(w, below, run->off, n, depth + 1, err);
+	/* zeros behind the end of a short layer: nobody has them, and the layer above it can say so */
+	if (r == 0 && n < run->len)
+		add(w, &(struct plt_extent){ .off = run->off + n, .len = run->len - n, .depth = depth,
+					     .flags = PLT_EXTENT_ZERO | PLT_EXTENT_EOF });
+	return r;
+}
+
+static int add_run(struct walk *w, struct plt_image *img, const struct plt_run *run, unsigned depth,
+		   struct plt_error *err)
+{
+	struct plt_extent x = { .off = run->off, .len = run->len, .depth = depth, .flags = PLT_EXTENT_PRESENT };
+
+	switch (run->kind) {
+	case PLT_RUN_DATA:
+		return add_data(w, img, run, depth, err);
+	case PLT_RUN_COMPRESSED:
+		x.flags |= PLT_EXTENT_DATA | PLT_EXTENT_COMPRESSED;
+		break;
+	case PLT_RUN_ZERO:
+		x.flags |= PLT_EXTENT_ZERO;
+		if (run->flags & PLT_RUN_ALLOCATED) {
+			x.flags |= PLT_EXTENT_OFFSET;
+			x.host_off = run->host_off;
+			x.file = run->store->name;
+		}
+		break;
+	case PLT_RUN_ABSENT:
+		return add_absent(w, img, run, depth, err);
+	case PLT_RUN_DAMAGED:
+		x.flags |= PLT_EXTENT_DATA | PLT_EXTENT_DAMAGED;
+		break;
+	}
+	add(w, &x);
+	return 0;
+}
+
+static int walk_layer(struct walk *w, struct plt_image *img, uint64_t off, uint64_t len, unsigned depth,
+		      struct plt_error *err)
+{
+	PLT_AUTOFREE struct plt_run *v = malloc(RUNS * sizeof(*v));
+	uint64_t end = off + len;
+
+	if (!v)
+		return plt_error_set(err, ENOMEM, "out of memory");
+	while (off < end && !w->full) {
+		struct plt_runs runs = { v, 0, RUNS };
+		int r = plt_image_map_wait(img, off, end - off, &runs, err);
+
+		for (unsigned i = 0; r == 0 && i < runs.n && !w->full; i++) {
+			r = add_run(w, img, &v[i], depth, err);
+			off = v[i].off + v[i].len;
+		}
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int plt_status(struct plt_disk *disk, uint64_t off, uint64_t len, unsigned flags, struct plt_extent *v,
+	       unsigned max, unsigned *ret_n, struct plt_error *err)
+{
+	struct walk w = { .v = v, .max = max, .flags = flags };
+	uint64_t size = plt_disk_size(disk);
+	int r;
+
+	*ret_n = 0;
+	if (!max || !plt_in_range(off, len, size))
+		return plt_error_set(err, EINVAL, "'%s': the range %" PRIu64 "+%" PRIu64 " is beyond the disk's end (%"
+				     PRIu64 ")", disk->top->name, off, len, size);
+	r = walk_layer(&w, disk->top, off, len, 0, err);
+	*ret_n = w.n;
+	/* what was found before a failure is still an answer; the failure comes with the next call */
+	return w.n ? 0 : r;
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+#ifndef PLT_CLI_CLI_H
+#define PLT_CLI_CLI_H
+
+/*
+ * What the commands share.  The program is one thread of its own over include/platter.h; only the
+ * progress callback may come from another.
+ */
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "platter.h"
+
+/* ---- option tables: args.c ------------------------------------------------------------------- */
+
+/* What an argument may be, for completion. */
+enum cli_kind {
+	CLI_ANY,
+	CLI_FILE,
+	CLI_DIR,
+	CLI_FORMAT,
+	CLI_CACHE,
+	CLI_OUTPUT,
+	CLI_REPAIR,
+	CLI_DIGEST
+};
+
+/* Options without a short form. */
+enum {
+	OPT_OBJECT = 256,
+	OPT_IMAGE_OPTS,
+	OPT_TARGET_IMAGE_OPTS,
+	OPT_OUTPUT,
+	OPT_BACKING_CHAIN,
+	OPT_SALVAGE,
+	OPT_TARGET_IS_ZERO,
+	OPT_BITMAPS,
+	OPT_SKIP_BROKEN,
+	OPT_UNTRUSTED,
+	OPT_ALLOW_DIR,
+	OPT_NO_BACKING,
+	OPT_VERIFY,
+	OPT_LEVEL,
+	OPT_DIGEST,
+	OPT_FLAT,
+	OPT_MAN,
+};
+
+struct cli_opt {
+	int val;	  /* the short letter, or OPT_* */
+	const char *name; /* long, or NULL */
+	const char *arg;  /* what it takes, or NULL */
+	const char *help; /* NULL: another spelling, shown nowhere */
+	enum cli_kind kind;
+};
+
+struct cli_args;
+
+struct cli_command {
+	const char *name;
+	const char *operands; /* "filename [size]" */
+	enum cli_kind operand_kind;
+	const char *summary;	     /* one line */
+	const char *const *text;     /* paragraphs of the manual page, NULL-terminated */
+	const char *const *examples; /* a command line, what it does, ...; NULL-terminated */
+	const struct cli_opt *const *groups; /* tables ending with .val == 0; NULL-terminated */
+	int (*run)(struct cli_args *a);	     /* returns the exit status */
+};
+
+extern const struct cli_command *const cli_commands[]; /* main.c; NULL-terminated */
+const struct cli_command *cli_command_find(const char *name);
+
+/* Tables that several commands have; every command that opens an image has cli_open_opts. */
+extern const struct cli_opt cli_object_opts[];	 /* --object */
+extern const struct cli_opt cli_open_opts[];	 /* --image-opts, -U */
+extern const struct cli_opt cli_policy_opts[];	 /* --untrusted, --allow-dir, --no-backing */
+extern const struct cli_opt cli_quiet_opts[];	 /* -q */
+extern const struct cli_opt cli_progress_opts[]; /* -p */
+extern const struct cli_opt cli_output_opts[];	 /* --output */
+
+#define CLI_DIRS_MAX 64
+
+/* The command line of one command. */
+struct cli_args {
+	const struct cli_command *cmd;
+	int argc;
+	char **argv; /* argv[0]: the command's name */
+	char *shorts;
+	struct option *longs;
+	const char *arg; /* argument of the option that cli_next() returned */
+	int status;	 /* what to exit with after CLI_STOP */
+	/* What the common options said: */
+	bool image_opts, force_share, quiet, progress, json, no_backing;
+	enum plt_policy policy;
+	const char *allow_dirs[CLI_DIRS_MAX + 1];
+	unsigned nallow_dirs;
+};
+
+enum { CLI_END = -1, CLI_STOP = -2 };
+/*
+ * The next option that is the command's own: its value, with a->arg.  Common options are taken
+ * inside.  CLI_END: the rest, from optind on, are operands.  CLI_STOP: return a->status (help was
+ * given, or an error has been printed).
+ */
+int cli_next(struct cli_args *a);
+
+/* "-o" texts that add up: a NULL-terminated list.  False (error printed): no valid list. */
+struct cli_list {
+	const char **v;
+	unsigned n;
+};
+bool cli_list_add(struct cli_list *l, const char *text);
+void cli_list_release(struct cli_list *l);
+/* "help" or "?" is among the options. */
+bool cli_list_wants_help(const struct cli_list *l);
+/* -o help: prints what FORMAT knows; the exit status. */
+int cli_format_help(const char *format, bool with_file);
+
+/* A size argument with qemu-img's words; false: error printed. */
+bool cli_size(const char *what, const char *text, uint64_t *ret);
+/* Is @mode a cache mode?  *ret: its name for the library. */
+bool cli_cache_mode(const char *mode, const char **ret);
+
+/* ---- opening: open.c ------------------------------------------------------------------------- */
+
+int cli_context(const struct cli_args *a, struct plt_ctx **ret); /* errors are printed */
+/* Adds what the common options say to opts->flags.  Errors are printed, as by all below. */
+int cli_open(const struct cli_args *a, struct plt_ctx *ctx, const char *name,
+	     struct plt_open_options *opts, struct plt_disk **ret);
+/* Fill in .flags and refuse what excludes each other, for calls that open by themselves. */
+int cli_open_flags(const struct cli_args *a, struct plt_open_options *opts);
+
+/* ---- messages: text.c ------------------------------------------------------------------------ */
+
+extern const char *cli_program; /* basename of argv[0] */
+
+void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void cli_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* An error of usage: adds the hint at --help.  Returns 1. */
+int cli_usage_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* "1.5 GiB", three significant digits as QEMU prints them. */
+#define CLI_SIZE_MAX 32
+void cli_human_size(uint64_t bytes, char ret[CLI_SIZE_MAX]);
+void cli_print_snapshots(const struct plt_snapshot *v, unsigned n);
+/* The value of a "format-specific" object, indented by @level steps of four. */
+void cli_print_specific(const json_t *v, int level);
+
+/* ---- JSON: json.c ---------------------------------------------------------------------------- */
+
+void cli_print_json(const json_t *v); /* QEMU's layout and order of keys, and a newline */
+/* A text that may hold any bytes (a file name). */
+json_t *cli_json_text(const char *s);
+json_t *cli_json_info(const struct plt_info *info);
+
+/* ---- progress: progress.c -------------------------------------------------------------------- */
+
+struct cli_progress {
+	int mode;
+	double skip, last; /* percent */
+	uint64_t begin_ns, shown_ns;
+	bool shown;
+};
+
+/* @skip: percent between two lines of the plain form. */
+void cli_progress_begin(struct cli_progress *p, const struct cli_args *a, double skip);
+int cli_progress_tick(void *p, uint64_t done, uint64_t total); /* a plt_progress_fn */
+void cli_progress_done(struct cli_progress *p);		       /* 100 % */
+void cli_progress_end(struct cli_progress *p);		       /* the line is finished */
+/* After the work has cleaned up: die of the signal that cancelled it, if one did. */
+void cli_die_if_cancelled(void);
+
+/* ---- help: help.c ---------------------------------------------------------------------------- */
+
+void cli_print_version(void);
+void cli_print_help(void);
+void cli_print_command_help(const struct cli_command *cmd);
+void cli_print_man(void);
+int cli_complete(int argc, char **argv); /* the hidden interface of the bash completion */
+extern const char *const cli_cache_modes[], *const cli_output_formats[];
+
+/* ---- commands -------------------------------------------------------------------------------- */
+
+extern const struct cli_command cli_check, cli_compare, cli_convert, cli_create, cli_hash, cli_info,
+	cli_map;
+
+#endif

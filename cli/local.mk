@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+platter_SOURCES += \
+	cli/args.c \
+	cli/cli.h \
+	cli/cmd_check.c \
+	cli/cmd_compare.c \
+	cli/cmd_convert.c \
+	cli/cmd_create.c \
+	cli/cmd_hash.c \
+	cli/cmd_info.c \
+	cli/cmd_map.c \
+	cli/help.c \
+	cli/json.c \
+	cli/main.c \
+	cli/open.c \
+	cli/progress.c \
+	cli/text.c \
+	$(NULL)
+
+dist_man_MANS += docs/platter.1
+
+# The page is kept in the tree, so that a tarball needs no program to install it; a test compares.
+# "make update-man" makes it anew after a table of options has changed.
+update-man: platter$(EXEEXT)
+	$(AM_V_GEN)./platter$(EXEEXT) help --man >$(srcdir)/docs/platter.1.new && \
+		mv $(srcdir)/docs/platter.1.new $(srcdir)/docs/platter.1
+.PHONY: update-man
+
+bashcompletiondir = $(datadir)/bash-completion/completions
+dist_noinst_DATA = cli/completion.bash
+install-data-local:
+	$(MKDIR_P) $(DESTDIR)$(bashcompletiondir)
+	$(INSTALL_DATA) $(srcdir)/cli/completion.bash $(DESTDIR)$(bashcompletiondir)/platter
+uninstall-local:
+	rm -f $(DESTDIR)$(bashcompletiondir)/platter

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * The platter program: finds the command and runs it.  Called by another name (a link named
+ * qemu-img) it answers by that name.  Invariant: what was printed has reached stdout, or the exit
+ * status says that it has not.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "cli/cli.h"
+
+static int run_help(struct cli_args *a);
+
+static const struct cli_opt help_opts[] = {
+	{ OPT_MAN, "man", NULL, "print the manual page, as source for man(1)", CLI_ANY },
+	{ 0 },
+};
+
+static const struct cli_command cli_help = {
+	.name = "help",
+	.operands = "[command]",
+	.summary = "say how the program or one command is used",
+	.groups = (const struct cli_opt *const[]){ help_opts, NULL },
+	.run = run_help,
+};
+
+const struct cli_command *const cli_commands[] = {
+	&cli_check, &cli_compare, &cli_convert, &cli_create, &cli_hash, &cli_help, &cli_info,
+	&cli_map, NULL,
+};
+
+const struct cli_command *cli_command_find(const char *name)
+{
+	for (size_t i = 0; cli_commands[i]; i++)
+		if (!strcmp(cli_commands[i]->name, name))
+			return cli_commands[i];
+	return NULL;
+}
+
+static int run_help(struct cli_args *a)
+{
+	const struct cli_command *cmd;
+	bool man = false;
+	int c;
+
+	while ((c = cli_next(a)) != CLI_END) {
+		if (c == CLI_STOP)
+			return a->status;
+		man = c == OPT_MAN;
+	}
+	if (man) {
+		cli_print_man();
+		return 0;
+	}
+	if (optind == a->argc) {
+		cli_print_help();
+		return 0;
+	}
+	cmd = cli_command_find(a->argv[optind]);
+	if (!cmd)
+		return cli_usage_error("Command not found: %s", a->argv[optind]);
+	cli_print_command_help(cmd);
+	return 0;
+}
+
+/* Commands of qemu-img that this release does not have: whoever calls one should read why. */
+static const char *const absent[] = {
+	"amend", "bench", "bitmap", "commit", "dd", "measure", "rebase", "resize", "snapshot",
+};
+
+static int run_command(int argc, char **argv)
+{
+	struct cli_args a = { .argc = argc, .argv = argv, .cmd = cli_command_find(argv[0]) };
+	int status;
+
+	for (size_t i = 0; i < PLT_ARRAY_SIZE(absent); i++)
+		if (!strcmp(argv[0], absent[i]))
+			return cli_usage_error("%s: this command is not supported in platter %s",
+					       argv[0], plt_version());
+	if (!a.cmd)
+		return cli_usage_error("Command not found: %s", argv[0]);
+	status = a.cmd->run(&a);
+	free(a.shorts);
+	free(a.longs);
+	return status;
+}
+
+static int dispatch(int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{ "help", no_argument, NULL, 'h' },
+		{ "version", no_argument, NULL, 'V' },
+		{ "trace", required_argument, NULL, 'T' },
+		{ "complete", no_argument, NULL, 'c' },
+		{ NULL, 0, NULL, 0 },
+	};
+	int c;
+
+	/* '+': what follows the command's name is the command's. */
+	while ((c = getopt_long(argc, argv, "+:hVT:", longs, NULL)) != -1) {
+		switch (c) {
+		case 'h':
+			cli_print_help();
+			return 0;
+		case 'V':
+			cli_print_version();
+			return 0;
+		case 'c':
+			return cli_complete(argc - optind, argv + optind);
+		case 'T':
+			return cli_usage_error("tracing (--trace) is not supported");
+		case ':':
+			return cli_usage_error("missing argument for option '%s'",
+					       argv[optind - 1]);
+		default:
+			return cli_usage_error("unrecognized option '%s'", argv[optind - 1]);
+		}
+	}
+	if (optind == argc)
+		return cli_usage_error("Not enough arguments");
+	argc -= optind;
+	argv += optind;
+	optind = 0; /* getopt starts anew */
+	return run_command(argc, argv);
+}
+
+int main(int argc, char **argv)
+{
+	const char *slash = argc ? strrchr(argv[0], '/') : NULL;
+	int status;
+
+	/* libtool runs a program that is not installed yet as "lt-platter". */
+	cli_program = slash ? slash + 1 : argc ? argv[0] : "platter";
+	if (!strncmp(cli_program, "lt-", 3))
+		cli_program += 3;
+	setlocale(LC_ALL, "");
+	/* Numbers keep their decimal point: others parse them. */
+	setlocale(LC_NUMERIC, "C");
+	status = dispatch(argc, argv);
+	if (fflush(stdout) != 0 || ferror(stdout)) {
+		cli_error("could not write to standard output: %s", strerror(errno));
+		if (status == 0)
+			status = 1;
+	}
+	return status;
+}

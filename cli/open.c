@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Contexts and disks for the commands, from what the common options said.  Invariant: every image
+ * that a command opens passes through here, so that each common option acts on every command.
+ */
+#include "cli/cli.h"
+
+static void warn(void *arg, const char *text)
+{
+	(void)arg;
+	cli_warn("%s", text);
+}
+
+int cli_context(const struct cli_args *a, struct plt_ctx **ret)
+{
+	struct plt_ctx_options opts = PLT_CTX_OPTIONS_INIT;
+	struct plt_error err = PLT_ERROR_INIT;
+	int r;
+
+	opts.policy = a->policy;
+	opts.allow_dirs = a->allow_dirs;
+	opts.warn = a->quiet ? NULL : warn;
+	r = plt_ctx_new(&opts, ret, &err);
+	if (r < 0)
+		cli_error("%s", err.text);
+	return r;
+}
+
+int cli_open_flags(const struct cli_args *a, struct plt_open_options *opts)
+{
+	if (a->image_opts && opts->format) {
+		cli_error("--image-opts and --format are mutually exclusive");
+		return -1;
+	}
+	if (a->image_opts)
+		opts->flags |= PLT_OPEN_IMAGE_OPTS;
+	if (a->force_share)
+		opts->flags |= PLT_OPEN_FORCE_SHARE;
+	if (a->no_backing)
+		opts->flags |= PLT_OPEN_NO_BACKING;
+	return 0;
+}
+
+int cli_open(const struct cli_args *a, struct plt_ctx *ctx, const char *name,
+	     struct plt_open_options *opts, struct plt_disk **ret)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	int r = cli_open_flags(a, opts);
+
+	if (r < 0)
+		return r;
+	r = plt_disk_open(ctx, name, opts, ret, &err);
+	if (r < 0)
+		cli_error("%s", err.text);
+	return r;
+}

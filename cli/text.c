@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Text for people: messages and tables.  Invariant: layout and rounding are qemu-img's to the
+ * column, for scripts read them.
+ */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/jsontext.h"
+#include "cli/cli.h"
+
+const char *cli_program = "platter";
+
+static void __attribute__((format(printf, 2, 0)))
+message(const char *kind, const char *fmt, va_list ap)
+{
+	fprintf(stderr, "%s: %s", cli_program, kind);
+	vfprintf(stderr, fmt, ap);
+	fputc('\n', stderr);
+}
+
+void cli_error(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	message("", fmt, ap);
+	va_end(ap);
+}
+
+void cli_warn(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	message("warning: ", fmt, ap);
+	va_end(ap);
+}
+
+int cli_usage_error(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	message("", fmt, ap);
+	va_end(ap);
+	fprintf(stderr, "Try '%s --help' for more information\n", cli_program);
+	return 1;
+}
+
+void cli_human_size(uint64_t bytes, char ret[CLI_SIZE_MAX])
+{
+	static const char *const units[] = { "", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei" };
+	unsigned unit = 0;
+	double v = (double)bytes;
+
+	/* 1000 and not 1024: four digits would need a power of ten with %.3g. */
+	while (v >= 1000 && unit < 6) {
+		v /= 1024;
+		unit++;
+	}
+	snprintf(ret, CLI_SIZE_MAX, "%.3g %sB", v, units[unit]);
+}
+
+void cli_print_snapshots(const struct plt_snapshot *v, unsigned n)
+{
+	char size[CLI_SIZE_MAX], date[32], clock[64], icount[32];
+
+	printf("%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t ms = v[i].vm_clock_nsec / 1000000, s = ms / 1000;
+		time_t t = v[i].date_sec;
+		struct tm tm;
+
+		if (!localtime_r(&t, &tm) ||
+		    !strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &tm))
+			date[0] = '\0';
+		snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02u:%02u.%03u", s / 3600,
+			 (unsigned)(s / 60 % 60), (unsigned)(s % 60), (unsigned)(ms % 1000));
+		icount[0] = '\0';
+		if (v[i].icount != -1)
+			snprintf(icount, sizeof(icount), "%" PRId64, v[i].icount);
+		cli_human_size(v[i].vm_state_size, size);
+		printf("%-9s %-16s %8s%20s%13s%11s\n", v[i].id, v[i].name, size, date, clock,
+		       icount);
+	}
+}
+
+static bool is_composite(const json_t *v)
+{
+	return json_is_object(v) || json_is_array(v);
+}
+
+static void print_member(const char *label, const json_t *v, int level)
+{
+	printf("%*s%s:%c", 4 * level, "", label, is_composite(v) ? '\n' : ' ');
+	cli_print_specific(v, level + 1);
+	if (!is_composite(v))
+		putchar('\n');
+}
+
+void cli_print_specific(const json_t *v, int level)
+{
+	switch (json_typeof(v)) {
+	case JSON_OBJECT: {
+		const char **order = plt_json_order(v);
+
+		for (size_t i = 0; order && order[i]; i++) {
+			char label[128];
+
+			snprintf(label, sizeof(label), "%s", order[i]);
+			for (char *p = label; *p; p++)
+				if (*p == '-')
+					*p = ' ';
+			print_member(label, json_object_get(v, order[i]), level);
+		}
+		free(order);
+		break;
+	}
+	case JSON_ARRAY:
+		for (size_t i = 0; i < json_array_size(v); i++) {
+			char label[32];
+
+			snprintf(label, sizeof(label), "[%zu]", i);
+			print_member(label, json_array_get(v, i), level);
+		}
+		break;
+	case JSON_STRING:
+		fputs(json_string_value(v), stdout);
+		break;
+	case JSON_INTEGER:
+		printf("%" JSON_INTEGER_FORMAT, json_integer_value(v));
+		break;
+	case JSON_REAL:
+		printf("%.17g", json_real_value(v));
+		break;
+	case JSON_TRUE:
+	case JSON_FALSE:
+		fputs(json_is_true(v) ? "true" : "false", stdout);
+		break;
+	case JSON_NULL:
+		break;
+	}
+}

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+libplatter_core_la_SOURCES += \
+	convert/compare.c \
+	convert/convert.h \
+	convert/copy.c \
+	convert/crew.c \
+	convert/hash.c \
+	convert/hold.c \
+	convert/limits.c \
+	convert/rehearse.c \
+	convert/replace.c \
+	convert/source.c \
+	convert/target.c \
+	convert/verify.c \
+	$(NULL)

@@ -1,0 +1,445 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * How the target of a conversion comes into being.  The invariant: nothing half-made ever bears the
+ * final name as if it were whole.  There are three ways, and which one is chosen before the first
+ * write and never changed after it:
+ *
+ *   a new file   that takes its name when it is complete and durable (replace.c).  The rule.
+ *   in place     where a new file cannot be had: on a device, over a file with several names, in a
+ *                folder that may not be written, without room for both, with a data file besides.  The
+ *                old header is zeroed, durably, before anything else, and what makes the new content
+ *                an image is written last (hold.c).  Raw has no header: the error then says that the
+ *                content is incomplete.
+ *   existing     (-n) through the driver of the image that is there; it opens at every moment, and
+ *                after a failure the error says that its content is mixed.
+ *
+ * What is written is copy.c's affair.
+ */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "block/internal.h"
+#include "convert/convert.h"
+#include "formats/driver.h"
+#include "formats/name.h"
+#include "formats/options.h"
+
+#define OLD_HEADER 4096 /* what is zeroed of an old image: every header that a probe looks at */
+
+enum way { WAY_NEW, WAY_IN_PLACE, WAY_EXISTING, WAY_BY_NAME };
+
+struct plt_target {
+	struct plt_ctx *ctx;
+	const struct plt_convert_options *opts;
+	const struct plt_source *src;
+	const char *format;
+	char *name;                /* as given */
+	enum way way;
+	struct plt_replace rep;
+	struct plt_store *store;   /* what is formatted and written (a reference); NULL: opened by name */
+	struct plt_store *hold;    /* store, if it is one that holds back */
+	struct plt_disk *disk;
+	uint64_t backing_size;
+	bool zero, no_header;
+	bool destroyed;            /* in place: the old content is gone */
+	_Atomic bool touched;      /* existing: something has been written */
+};
+
+/* The create options that matter here. */
+struct wishes {
+	struct plt_opts *opts;
+	const char *data_file;
+	bool preallocated, fixed, backing;
+};
+
+static int wishes_read(struct wishes *w, const struct plt_convert_options *opts, struct plt_error *err)
+{
+	const char *v;
+	int ret = 0;
+
+	memset(w, 0, sizeof(*w));
+	w->opts = plt_opts_new();
+	if (!w->opts)
+		return plt_error_set(err, ENOMEM, "Out of memory");
+	for (const char *const *o = opts->options; o && *o && !ret; o++)
+		ret = plt_opts_parse(w->opts, *o, NULL, err);
+	v = plt_opts_get(w->opts, "preallocation");
+	w->preallocated = v && strcmp(v, "off") != 0;
+	v = plt_opts_get(w->opts, "subformat");
+	w->fixed = v && !strcmp(v, "fixed");
+	w->data_file = plt_opts_get(w->opts, "data_file");
+	w->backing = opts->backing || plt_opts_get(w->opts, "backing_file");
+	return ret;
+}
+
+/* The file that @name is, if it is no more than that; malloc.  NULL: something else. */
+static char *plain_path(const char *name)
+{
+	json_t *tree, *file;
+	const char *driver, *path;
+	char *ret = NULL;
+
+	if (plt_name_parse(name, false, &tree, NULL))
+		return NULL;
+	file = json_object_get(tree, "file");
+	driver = json_string_value(json_object_get(file, "driver"));
+	path = json_string_value(json_object_get(file, "filename"));
+	if (json_object_size(tree) == 1 && json_object_size(file) == 2 && driver && path &&
+	    (!strcmp(driver, "file") || !strcmp(driver, "host_device")))
+		ret = strdup(path);
+	json_decref(tree);
+	return ret;
+}
+
+/* What an image with @data bytes in it will take at most. */
+static uint64_t space_needed(const struct plt_driver *drv, const struct wishes *w, uint64_t size,
+			     uint64_t data)
+{
+	/* Tables and the like: 8 bytes and a count for each cluster of 64 KiB, and room to round up. */
+	uint64_t guess = data + data / 1024 + (UINT64_C(1) << 20);
+
+	if (drv->flags & PLT_DRIVER_NO_HEADER)
+		guess = data;
+	return w->preallocated || w->fixed ? PLT_MAX(guess, size) : guess;
+}
+
+static void create_options(const struct plt_target *t, struct plt_create_options *co)
+{
+	*co = (struct plt_create_options)PLT_CREATE_OPTIONS_INIT;
+	co->format = t->format;
+	co->options = t->opts->options;
+	co->virtual_size = t->src->size;
+	co->backing = t->opts->backing;
+	co->backing_format = t->opts->backing_format;
+	if (t->opts->flags & PLT_CONVERT_UNCHECKED_BACKING)
+		co->flags |= PLT_CREATE_UNCHECKED_BACKING;
+}
+
+static void open_options(const struct plt_target *t, bool write, struct plt_open_options *oo)
+{
+	*oo = (struct plt_open_options)PLT_OPEN_OPTIONS_INIT;
+	oo->format = t->format;
+	oo->cache = t->opts->cache;
+	oo->flags = write ? PLT_OPEN_WRITE : 0;
+	if (t->opts->flags & PLT_CONVERT_UNCHECKED_BACKING)
+		oo->flags |= PLT_OPEN_NO_BACKING;
+	if (t->opts->flags & PLT_CONVERT_TARGET_OPTS)
+		oo->flags |= PLT_OPEN_IMAGE_OPTS;
+	if (write && (t->way == WAY_NEW || t->way == WAY_IN_PLACE))
+		oo->flags |= PLT_OPEN_UNORDERED;
+}
+
+/* Append to the text that @err has. */
+static void append(struct plt_error *err, const char *text, const char *name, const char *why)
+{
+	PLT_AUTOFREE char *old = err ? strdup(err->text) : NULL;
+	PLT_AUTOFREE char *full = NULL;
+
+	if (!old || asprintf(&full, text, name, why) < 0)
+		return;
+	plt_error_set(err, err->code, "%s; %s", old, full);
+}
+
+/*
+ * From here on the old content is lost: first what made it an image, durably, then the rest.
+ */
+static int destroy_old(struct plt_target *t, struct plt_error *err)
+{
+	static const uint8_t zeros[OLD_HEADER];
+	struct plt_store *st = t->rep.old;
+	uint64_t size;
+	int ret = plt_store_size(st, &size, err);
+
+	if (ret)
+		return ret;
+	if (size) {
+		t->destroyed = true;
+		ret = plt_store_write(st, 0, zeros, PLT_MIN(size, OLD_HEADER), PLT_IO_HEADER, err);
+		if (!ret)
+			ret = plt_store_sync(st, err);
+	}
+	if (!ret && t->rep.regular)
+		ret = plt_store_truncate(st, 0, err);
+	return ret;
+}
+
+static int begin_in_place(struct plt_target *t, unsigned flags, const struct wishes *w,
+			  struct plt_error *err)
+{
+	struct plt_store *st = t->rep.old;
+	int ret;
+
+	t->way = WAY_IN_PLACE;
+	if (st) {
+		struct plt_create_options co;
+
+		if (plt_source_uses(t->src, st))
+			return plt_error_set(err, EBUSY, "'%s' is read from by this conversion", t->name);
+		/* Options that the driver refuses must not cost the old content. */
+		create_options(t, &co);
+		ret = plt_rehearse(t->ctx, t->name, &co, w->opts, err);
+		if (!ret)
+			ret = destroy_old(t, err);
+		if (ret)
+			return ret;
+		plt_store_ref(st);
+	} else {
+		ret = plt_file_open(t->rep.final, flags | PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_EXCL, &st,
+				    err);
+		if (ret)
+			return ret;
+		t->destroyed = true;
+	}
+	t->store = st;
+	if (t->no_header)
+		return 0;
+	ret = plt_hold_new(st, &t->hold);
+	if (ret)
+		return plt_error_set(err, -ret, "Out of memory");
+	plt_store_unref(st);
+	t->store = t->hold;
+	return 0;
+}
+
+static int begin_file(struct plt_target *t, const char *path, const struct wishes *w, uint64_t need,
+		      struct plt_error *err)
+{
+	struct plt_replace *r = &t->rep;
+	unsigned flags;
+	int ret = plt_cache_mode_flags(t->opts->cache ? t->opts->cache : "writeback", &flags, err);
+
+	if (!ret)
+		ret = plt_replace_look(r, path, flags, err);
+	if (ret)
+		return ret;
+	if (!r->why && w->data_file)
+		r->why = "the target consists of several files";
+	if (!r->why && r->exists && need > r->free && need <= r->free + r->old_bytes)
+		r->why = "there is no room for the old and the new file";
+	if (!r->why) {
+		ret = plt_replace_make(r, flags, err);
+		if (ret)
+			return ret;
+	}
+	if (r->why)
+		return begin_in_place(t, flags, w, err);
+	t->way = WAY_NEW;
+	t->store = plt_store_ref(r->made);
+	return 0;
+}
+
+/* Whether the fresh image reads as zeros: not where it maps what a device held before. */
+static bool fresh_is_zero(const struct plt_target *t, const struct wishes *w)
+{
+	struct stat sb;
+
+	if (w->data_file && stat(w->data_file, &sb) == 0 && !S_ISREG(sb.st_mode))
+		return false;
+	if (t->way == WAY_NEW || (t->way == WAY_IN_PLACE && (!t->rep.exists || t->rep.regular)))
+		return true;
+	return !t->no_header && !w->preallocated && !w->fixed;
+}
+
+static int create_and_open(struct plt_target *t, const struct wishes *w, struct plt_error *err)
+{
+	struct plt_create_options co;
+	struct plt_open_options oo;
+	struct plt_image *below;
+	int ret;
+
+	create_options(t, &co);
+	if (t->store)
+		ret = plt_create_store(t->ctx, t->store, t->name, &co, NULL, err);
+	else
+		ret = plt_create(t->ctx, t->name, &co, NULL, err);
+	if (ret) {
+		plt_error_prefix(err, "%s: error while converting %s", t->name, t->format);
+		return ret;
+	}
+	open_options(t, true, &oo);
+	if (t->store)
+		ret = plt_disk_open_store(t->ctx, t->store, t->name, t->format, &oo, &t->disk, err);
+	else
+		ret = plt_disk_open(t->ctx, t->name, &oo, &t->disk, err);
+	if (ret)
+		return ret;
+	t->zero = !w->backing && fresh_is_zero(t, w);
+	below = plt_image_backing(plt_disk_image(t->disk));
+	if (below)
+		t->backing_size = atomic_load(&below->size);
+	return 0;
+}
+
+static int begin_existing(struct plt_target *t, struct plt_error *err)
+{
+	struct plt_open_options oo;
+	int ret;
+
+	t->way = WAY_EXISTING;
+	open_options(t, true, &oo);
+	ret = plt_disk_open(t->ctx, t->name, &oo, &t->disk, err);
+	if (!ret && plt_source_uses(t->src, plt_disk_image(t->disk)->file))
+		ret = plt_error_set(err, EBUSY, "'%s' is read from by this conversion", t->name);
+	t->zero = t->opts->flags & PLT_CONVERT_TARGET_ZERO && !t->opts->backing;
+	return ret;
+}
+
+static int begin(struct plt_target *t, const struct plt_driver *drv, uint64_t data, struct plt_error *err)
+{
+	PLT_AUTOFREE char *path = NULL;
+	struct wishes w = { 0 };
+	int ret;
+
+	if (t->opts->flags & PLT_CONVERT_NO_CREATE)
+		return begin_existing(t, err);
+	ret = wishes_read(&w, t->opts, err);
+	if (!ret) {
+		path = plain_path(t->name);
+		t->way = WAY_BY_NAME;
+		if (path)
+			ret = begin_file(t, path, &w, space_needed(drv, &w, t->src->size, data), err);
+		if (ret)
+			plt_error_prefix(err, "%s: error while converting %s", t->name, t->format);
+		else
+			ret = create_and_open(t, &w, err);
+	}
+	plt_opts_free(w.opts);
+	return ret;
+}
+
+int plt_target_begin(struct plt_ctx *ctx, const char *name, const struct plt_convert_options *opts,
+		     const struct plt_source *src, uint64_t data, struct plt_target **ret,
+		     struct plt_error *err)
+{
+	const char *format = opts->format ? opts->format : "raw";
+	const struct plt_driver *drv = plt_driver_find(format);
+	struct plt_target *t;
+	int r;
+
+	/* With -n the format may be left to be found out: plt_disk_open() then says what is wrong. */
+	if (!drv && !(opts->flags & PLT_CONVERT_NO_CREATE))
+		return plt_error_set(err, EINVAL, "Unknown file format '%s'", format);
+	if (opts->flags & PLT_CONVERT_COMPRESS && drv && !(drv->flags & PLT_DRIVER_COMPRESS))
+		return plt_error_set(err, ENOTSUP, "Compression not supported for this file format");
+	t = calloc(1, sizeof(*t));
+	if (!t || !(t->name = strdup(name))) {
+		free(t);
+		return plt_error_set(err, ENOMEM, "Out of memory");
+	}
+	t->ctx = ctx;
+	t->opts = opts;
+	t->format = opts->flags & PLT_CONVERT_NO_CREATE ? opts->format : drv->name;
+	t->no_header = drv && drv->flags & PLT_DRIVER_NO_HEADER;
+	t->backing_size = UINT64_MAX;
+	t->src = src;
+	r = begin(t, drv, data, err);
+	if (!r && plt_disk_size(t->disk) < src->size)
+		r = plt_error_set(err, EINVAL, "output file is smaller than input file");
+	if (r) {
+		plt_target_abort(t, err);
+		return r;
+	}
+	*ret = t;
+	return 0;
+}
+
+struct plt_disk *plt_target_disk(struct plt_target *t)
+{
+	return t->disk;
+}
+
+bool plt_target_is_zero(const struct plt_target *t)
+{
+	return t->zero;
+}
+
+uint64_t plt_target_backing_size(const struct plt_target *t)
+{
+	return t->backing_size;
+}
+
+void plt_target_touched(struct plt_target *t)
+{
+	atomic_store_explicit(&t->touched, true, memory_order_relaxed);
+}
+
+int plt_target_complete(struct plt_target *t, struct plt_error *err)
+{
+	struct plt_disk *disk = t->disk;
+	int ret = plt_flush(disk, err);
+	int closed;
+
+	t->disk = NULL;
+	closed = plt_disk_close(disk, ret ? NULL : err);
+	if (!ret)
+		ret = closed;
+	if (!ret && t->store)
+		ret = plt_store_sync(t->store, err);
+	return ret;
+}
+
+int plt_target_reopen(struct plt_target *t, struct plt_disk **ret, struct plt_error *err)
+{
+	struct plt_open_options oo;
+
+	open_options(t, false, &oo);
+	if (!t->store)
+		return plt_disk_open(t->ctx, t->name, &oo, ret, err);
+	/* What is read back should come from the disk, as far as the kernel obliges. */
+	if (plt_store_fd(t->store) >= 0)
+		(void)posix_fadvise(plt_store_fd(t->store), 0, 0, POSIX_FADV_DONTNEED);
+	return plt_disk_open_store(t->ctx, t->store, t->name, t->format, &oo, ret, err);
+}
+
+static void target_free(struct plt_target *t)
+{
+	plt_store_unref(t->store);
+	plt_replace_release(&t->rep);
+	free(t->name);
+	free(t);
+}
+
+int plt_target_commit(struct plt_target *t, struct plt_error *err)
+{
+	int ret = 0;
+
+	if (t->way == WAY_NEW)
+		ret = plt_replace_commit(&t->rep, err);
+	else if (t->hold)
+		ret = plt_hold_release(t->hold, err);
+	if (!ret && t->way == WAY_IN_PLACE && !t->rep.exists && !t->store->unsafe)
+		ret = plt_sync_folder(t->rep.final, err);
+	if (ret)
+		plt_target_abort(t, err);
+	else
+		target_free(t);
+	return ret;
+}
+
+void plt_target_abort(struct plt_target *t, struct plt_error *err)
+{
+	if (!t)
+		return;
+	if (t->disk)
+		(void)plt_disk_close(t->disk, NULL); /* the first error is the one to report */
+	if (t->way == WAY_IN_PLACE && t->destroyed && !t->rep.exists)
+		(void)unlink(t->rep.final);
+	else if (t->way == WAY_IN_PLACE && t->destroyed && t->no_header)
+		append(err, "'%s' was written in place, because %s: its content is incomplete",
+		       t->rep.final, t->rep.why);
+	else if (t->way == WAY_IN_PLACE && t->destroyed)
+		append(err, "'%s' was written in place, because %s: it holds no image now", t->rep.final,
+		       t->rep.why);
+	else if (t->way == WAY_EXISTING && atomic_load(&t->touched))
+		append(err, "'%s'%s still opens, but its content is a mixture of old and new", t->name, "");
+	target_free(t);
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Handing findings to whoever examines: formats the text and fills in what the driver left out.
+ * Invariant: what reaches emit() has a one-line text and a count of at least 1.  Collecting and
+ * counting findings is the receiver's.
+ */
+#include "formats/finding.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+void plt_emit(struct plt_examine *ex, const struct plt_finding *proto, const char *fmt, ...)
+{
+	struct plt_finding f = *proto;
+	char text[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	/* Names from a hostile image must not break the line. */
+	for (char *p = text; *p; p++)
+		if ((unsigned char)*p < ' ')
+			*p = '?';
+	f.text = text;
+	if (f.count == 0)
+		f.count = 1;
+	if (ex->emit)
+		ex->emit(ex, &f);
+}

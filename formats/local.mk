@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+libplatter_core_la_SOURCES += \
+	formats/driver.h \
+	formats/finding.c \
+	formats/finding.h \
+	formats/name.c \
+	formats/name.h \
+	formats/options.c \
+	formats/options.h \
+	formats/policy.c \
+	formats/probe.c \
+	formats/registry.c \
+	$(NULL)

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Names of images: from what a person or an image writes to a tree of options, and back to text.
+ * Invariant: a tree that leaves plt_name_parse() has nested objects only (no dotted keys), no
+ * conflicting entries, at most NAME_DEPTH levels, and a "driver" on every leaf that has a file name.
+ * Whether a driver of that name exists, which options it knows, and whether a name may be followed
+ * at all are judged by those who open.
+ */
+#include "formats/name.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/jsontext.h"
+#include "formats/options.h"
+
+/* Far above any real chain of nodes written out in one name; bounds the recursion below. */
+#define NAME_DEPTH 64
+
+/* Names go to other programs and into images: longer ones come from no sane caller. */
+#define NAME_MAX_LEN (1 << 20)
+
+static void json_freep(json_t **v)
+{
+	json_decref(*v);
+}
+#define JSON_AUTOFREE PLT_CLEANUP(json_freep)
+
+static const char *const protocols[] = { "file", "host_device", "null-co", "null-aio" };
+
+bool plt_name_is_protocol(const char *driver)
+{
+	for (size_t i = 0; i < PLT_ARRAY_SIZE(protocols); i++)
+		if (!strcmp(driver, protocols[i]))
+			return true;
+	return false;
+}
+
+bool plt_name_has_protocol(const char *name)
+{
+	return name[strcspn(name, ":/")] == ':';
+}
+
+const char **plt_name_dict_order(const json_t *obj)
+{
+	return plt_json_order(obj);
+}
+
+/* ---- key lists ------------------------------------------------------------------------------- */
+
+/* Put @value (stolen) at the dotted @key below @obj, making the objects between. */
+static int insert_dotted(json_t *obj, const char *key, json_t *value, struct plt_error *err)
+{
+	char *copy PLT_AUTOFREE = strdup(key);
+	json_t *v JSON_AUTOFREE = value;
+	char *p = copy, *dot;
+	json_t *next;
+
+	if (!copy || !v)
+		return plt_error_errno(err, ENOMEM, "name");
+	for (unsigned depth = 0; (dot = strchr(p, '.')); p = dot + 1) {
+		*dot = '\0';
+		if (++depth > NAME_DEPTH)
+			return plt_error_set(err, EINVAL, "Parameter '%s' is nested too deeply",
+					     key);
+		next = json_object_get(obj, p);
+		if (!next) {
+			next = json_object();
+			if (json_object_set_new_nocheck(obj, p, next) < 0)
+				return plt_error_errno(err, ENOMEM, "name");
+		}
+		if (!json_is_object(next)) {
+			return plt_error_set(err, EINVAL, "Parameters '%.*s.*' used inconsistently",
+					     (int)(dot - copy), key);
+		}
+		obj = next;
+	}
+	next = json_object_get(obj, p);
+	if (next && json_is_object(next) && json_is_object(v)) {
+		const char *k;
+		json_t *sub;
+
+		json_object_foreach (v, k, sub) {
+			int r = insert_dotted(next, k, json_incref(sub), err);
+
+			if (r < 0)
+				return r;
+		}
+		return 0;
+	}
+	if (next)
+		return plt_error_set(err, EINVAL, "Parameters '%s.*' used inconsistently", key);
+	if (json_object_set_new_nocheck(obj, p, plt_steal(&v)) < 0)
+		return plt_error_errno(err, ENOMEM, "name");
+	return 0;
+}
+
+/* A copy of @obj in which dotted keys have become nested objects, at every level. */
+static int nest(const json_t *obj, unsigned depth, json_t **ret, struct plt_error *err)
+{
+	json_t *out JSON_AUTOFREE = json_object();
+	const char *key;
+	json_t *value, *copy;
+	int r;
+
+	if (!out)
+		return plt_error_errno(err, ENOMEM, "name");
+	if (depth > NAME_DEPTH)
+		return plt_error_set(err, EINVAL, "Options are nested too deeply");
+	json_object_foreach ((json_t *)obj, key, value) {
+		copy = json_incref(value);
+		if (json_is_object(value)) {
+			json_decref(copy);
+			r = nest(value, depth + 1, &copy, err);
+			if (r < 0)
+				return r;
+		}
+		r = insert_dotted(out, key, copy, err);
+		if (r < 0)
+			return r;
+	}
+	*ret = plt_steal(&out);
+	return 0;
+}
+
+/* The children that name other nodes.  A text there is the name of a node that exists elsewhere. */
+static const char *const child_keys[] = { "file", "backing", "data-file" };
+
+/*
+ * Check the shape of one node and complete it: a leaf that has a file name and no driver is a file.
+ * @leaf: it stands where a protocol is expected.
+ */
+static int settle(json_t *node, bool leaf, unsigned depth, struct plt_error *err)
+{
+	json_t *driver = json_object_get(node, "driver"), *child;
+	int r;
+
+	if (depth > NAME_DEPTH)
+		return plt_error_set(err, EINVAL, "Options are nested too deeply");
+	if (driver && !json_is_string(driver))
+		return plt_error_set(err, EINVAL,
+				     "Invalid parameter type for 'driver', expected: string");
+	for (size_t i = 0; i < PLT_ARRAY_SIZE(child_keys); i++) {
+		const char *key = child_keys[i];
+
+		child = json_object_get(node, key);
+		if (!child || json_is_null(child))
+			continue;
+		if (!strcmp(key, "backing") && json_is_string(child) &&
+		    !*json_string_value(child)) {
+			if (json_object_set_new(node, key, json_null()) < 0)
+				return plt_error_errno(err, ENOMEM, "name");
+			continue;
+		}
+		if (json_is_string(child))
+			return plt_error_set(err, EINVAL,
+					     "Cannot find device='%s' nor node-name='%s'",
+					     json_string_value(child), json_string_value(child));
+		if (!json_is_object(child))
+			return plt_error_set(err, EINVAL,
+					     "Invalid parameter type for '%s', expected: object",
+					     key);
+		r = settle(child, !strcmp(key, "file") || !strcmp(key, "data-file"), depth + 1,
+			   err);
+		if (r < 0)
+			return r;
+	}
+	if (driver)
+		return 0;
+	if (!leaf)
+		return json_object_get(node, "file") ?
+			       0 :
+			       plt_error_set(err, EINVAL, "Must specify either driver or file");
+	if (!json_is_string(json_object_get(node, "filename")))
+		return plt_error_set(err, EINVAL, "Must specify either driver or file");
+	if (json_object_set_new(node, "driver", json_string("file")) < 0)
+		return plt_error_errno(err, ENOMEM, "name");
+	return 0;
+}
+
+/* Nest, settle, and put a lone protocol under the raw node that shows its bytes. */
+static int finish(const json_t *flat, json_t **ret, struct plt_error *err)
+{
+	json_t *tree JSON_AUTOFREE = NULL;
+	const char *driver;
+	int r;
+
+	r = nest(flat, 0, &tree, err);
+	if (r == 0)
+		r = settle(tree, false, 0, err);
+	if (r < 0)
+		return r;
+	driver = json_string_value(json_object_get(tree, "driver"));
+	if (driver && plt_name_is_protocol(driver)) {
+		json_t *outer = json_pack("{s:s, s:O}", "driver", "raw", "file", tree);
+
+		if (!outer)
+			return plt_error_errno(err, ENOMEM, "name");
+		json_decref(tree);
+		tree = outer;
+	}
+	*ret = plt_steal(&tree);
+	return 0;
+}
+
+static int parse_image_opts(const char *text, json_t **ret, struct plt_error *err)
+{
+	json_t *flat JSON_AUTOFREE = json_object();
+	struct plt_opts *o = plt_opts_new();
+	char *named PLT_AUTOFREE = NULL;
+	size_t len = strcspn(text, "=,");
+	int r;
+
+	/* A first word without "=" names a node. */
+	if (*text && text[len] != '=' && asprintf(&named, "file=%s", text) < 0)
+		named = NULL;
+	else if (named)
+		text = named;
+	r = flat && o ? plt_opts_parse(o, text, NULL, err) : plt_error_errno(err, ENOMEM, "name");
+	for (size_t i = 0; r == 0 && i < plt_opts_count(o); i++) {
+		const char *key = plt_opts_key(o, i);
+
+		if (json_object_set_new_nocheck(flat, key,
+						json_string_nocheck(plt_opts_get(o, key))) < 0)
+			r = plt_error_errno(err, ENOMEM, "name");
+	}
+	plt_opts_free(o);
+	return r < 0 ? r : finish(flat, ret, err);
+}
+
+/* ---- json: ----------------------------------------------------------------------------------- */
+
+/* QEMU's JSON also knows strings in single quotes: write them in double ones.  malloc. */
+static char *requote(const char *s)
+{
+	char *ret = malloc(2 * strlen(s) + 1), *w = ret;
+	char quote = 0;
+
+	for (; ret && *s; s++) {
+		if (*s == '\\' && quote && s[1]) {
+			/* \' is the one escape that JSON proper lacks. */
+			if (s[1] != '\'')
+				*w++ = *s;
+			*w++ = *++s;
+		} else if (quote ? *s == quote : *s == '\'' || *s == '"') {
+			quote = quote ? 0 : *s;
+			*w++ = '"';
+		} else {
+			if (*s == '"')
+				*w++ = '\\';
+			*w++ = *s;
+		}
+	}
+	if (ret)
+		*w = '\0';
+	return ret;
+}
+
+static int parse_json(const char *text, json_t **ret, struct plt_error *err)
+{
+	char *strict PLT_AUTOFREE = requote(text);
+	json_t *flat JSON_AUTOFREE = NULL;
+	json_error_t jerr;
+
+	if (!strict)
+		return plt_error_errno(err, ENOMEM, "name");
+	flat = json_loads(strict, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &jerr);
+	if (!flat)
+		return plt_error_set(err, EINVAL,
+				     "Could not parse the JSON options: JSON parse error, %s",
+				     jerr.text);
+	if (!json_is_object(flat))
+		return plt_error_set(err, EINVAL, "Invalid JSON object given");
+	return finish(flat, ret, err);
+}
+
+/* ---- the door -------------------------------------------------------------------------------- */
+
+/* "path" or "file:path" (or a host device's): the node of a file. */
+static int parse_path(const char *name, json_t **ret, struct plt_error *err)
+{
+	size_t len = plt_name_has_protocol(name) ? strcspn(name, ":") : 0;
+	json_t *file JSON_AUTOFREE = json_object();
+	char *relative PLT_AUTOFREE = NULL;
+	int r;
+
+	if (!*name)
+		return plt_error_set(err, EINVAL, "The 'file' block driver requires a file name");
+	if (len && strncmp(name, "file:", 5) && strncmp(name, "host_device:", 12))
+		return plt_error_set(err, EINVAL, "Unknown protocol '%.*s'", (int)len, name);
+	r = json_object_set_new(file, "driver",
+				len ? json_stringn(name, len) : json_string("file"));
+	if (len)
+		name += len + 1;
+	/* What is left must not be taken for a protocol when it is written down and read again. */
+	if (len && plt_name_has_protocol(name)) {
+		if (asprintf(&relative, "./%s", name) < 0)
+			relative = NULL;
+		name = relative;
+	}
+	/* A file name is bytes, not text. */
+	if (r == 0 && name)
+		r = json_object_set_new_nocheck(file, "filename", json_string_nocheck(name));
+	if (r < 0 || !name)
+		return plt_error_errno(err, ENOMEM, "name");
+	*ret = plt_steal(&file);
+	return 0;
+}
+
+int plt_name_parse(const char *name, bool image_opts, json_t **ret, struct plt_error *err)
+{
+	json_t *tree, *file = NULL;
+	int r;
+
+	if (strlen(name) > NAME_MAX_LEN)
+		return plt_error_set(err, ENAMETOOLONG, "The name is longer than %d bytes",
+				     NAME_MAX_LEN);
+	if (image_opts)
+		return parse_image_opts(name, ret, err);
+	if (!strncmp(name, "json:", 5))
+		return parse_json(name + 5, ret, err);
+	if (!strcmp(name, "null-co://") || !strcmp(name, "null-aio://")) {
+		file = json_pack("{s:s%}", "driver", name, strlen(name) - 3);
+	} else {
+		r = parse_path(name, &file, err);
+		if (r < 0)
+			return r;
+	}
+	tree = json_pack("{s:o}", "file", file);
+	if (!tree)
+		return plt_error_errno(err, ENOMEM, "name");
+	*ret = tree;
+	return 0;
+}
+
+/* ---- back to text ---------------------------------------------------------------------------- */
+
+/* Options that change what the guest sees, and so belong to the name. */
+static bool is_strong(const char *key)
+{
+	static const char *const keys[] = {
+		"driver", "filename", "file",	    "backing",	  "data-file",	 "offset",
+		"size",	  "encrypt",  "key-secret", "latency-ns", "read-zeroes", "snapshot",
+	};
+
+	for (size_t i = 0; i < PLT_ARRAY_SIZE(keys); i++)
+		if (!strcmp(key, keys[i]))
+			return true;
+	return false;
+}
+
+/* A copy of @node with strong options only. */
+static json_t *strong_copy(const json_t *node, unsigned depth)
+{
+	json_t *out = json_object(), *value, *copy;
+	const char *key;
+
+	json_object_foreach ((json_t *)node, key, value) {
+		if (!is_strong(key))
+			continue;
+		copy = json_is_object(value) && strcmp(key, "encrypt") && depth < NAME_DEPTH ?
+			       strong_copy(value, depth + 1) :
+			       json_incref(value);
+		json_object_set_new_nocheck(out, key, copy);
+	}
+	return out;
+}
+
+/* The path that alone says all that @node (strong options only) says, or NULL. */
+static const char *plain_path(const json_t *node)
+{
+	const json_t *file = json_object_get(node, "file");
+	const char *driver = json_string_value(json_object_get(file, "driver"));
+	const char *path = json_string_value(json_object_get(file, "filename"));
+
+	if (json_object_size(node) != 1u + !!json_object_get(node, "driver") || !driver)
+		return NULL;
+	if (json_object_size(file) == 1 && !strcmp(driver, "null-co"))
+		return "null-co://";
+	if (json_object_size(file) == 1 && !strcmp(driver, "null-aio"))
+		return "null-aio://";
+	if (json_object_size(file) != 2 || !path ||
+	    (strcmp(driver, "file") && strcmp(driver, "host_device")))
+		return NULL;
+	return path;
+}
+
+char *plt_name_text(const json_t *tree)
+{
+	json_t *strong JSON_AUTOFREE = strong_copy(tree, 0);
+	const char *path = plain_path(strong);
+	char *ret = NULL;
+	size_t len;
+	FILE *out;
+
+	if (path)
+		return strdup(path);
+	out = open_memstream(&ret, &len);
+	if (!out)
+		return NULL;
+	fputs("json:", out);
+	plt_json_write(out, strong, false, 0);
+	if (fclose(out) != 0) {
+		free(ret);
+		return NULL;
+	}
+	return ret;
+}
+
+int plt_name_resolve(const char *base, const char *ref, char **ret, struct plt_error *err)
+{
+	const char *start = base, *slash = strrchr(base, '/');
+	size_t len;
+
+	if (!*ref || *ref == '/' || plt_name_has_protocol(ref)) {
+		*ret = strdup(ref);
+		return *ret ? 0 : plt_error_errno(err, ENOMEM, "name");
+	}
+	if (!*base || !strncmp(base, "json:", 5))
+		return plt_error_set(err, EINVAL, "Cannot use relative backing file names for '%s'",
+				     base);
+	if (plt_name_has_protocol(base))
+		start = strchr(base, ':') + 1;
+	if (slash && slash + 1 > start)
+		start = slash + 1;
+	len = (size_t)(start - base);
+	*ret = malloc(len + strlen(ref) + 1);
+	if (!*ret)
+		return plt_error_errno(err, ENOMEM, "name");
+	memcpy(*ret, base, len);
+	strcpy(*ret + len, ref);
+	return 0;
+}

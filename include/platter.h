@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+#ifndef PLATTER_H
+#define PLATTER_H
+
+/*
+ * libplatter: disk images behind one block interface.
+ *
+ *   plt_ctx     memory budget, workers, policy.  One a process is usual; images of two contexts
+ *               share nothing.  Any thread.
+ *   plt_disk    an open disk: an image with its backing chain.  Any thread may call any plt_disk_*
+ *               function at any time, save plt_disk_close(), which must be the last call.
+ *
+ * Units are bytes.  Functions return 0 or a negative errno; with a plt_error the text says what is
+ * wrong, where, and what was expected.  Structures that the caller fills start with .size (use the
+ * _INIT macro), so that they can grow.  Strings returned inside a structure belong to it.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- errors ---------------------------------------------------------------------------------- */
+
+struct plt_error {
+	int code;        /* errno value, positive; 0: none */
+	char text[1020]; /* NUL-terminated UTF-8, one line */
+};
+
+#define PLT_ERROR_INIT { 0, "" }
+
+const char *plt_version(void); /* "0.1.0" */
+
+/* ---- context --------------------------------------------------------------------------------- */
+
+struct plt_ctx;
+struct plt_disk;
+
+enum plt_policy {
+	PLT_POLICY_TRUST,     /* what an image names is opened, as qemu-img does */
+	PLT_POLICY_UNTRUSTED, /* nothing but the file named by the caller is opened; a reference is an error */
+	PLT_POLICY_ALLOW_DIRS,/* references may lead below allow_dirs only */
+};
+
+struct plt_ctx_options {
+	size_t size;
+	uint64_t cache_bytes;         /* metadata of all images together; 0: 32 MiB; at least 1 MiB */
+	unsigned workers;             /* 0: one a core */
+	enum plt_policy policy;
+	const char *const *allow_dirs;/* NULL-terminated */
+	int ring;                     /* 0: best available; PLT_RING_* to insist */
+	void (*warn)(void *arg, const char *text); /* something a person should know; NULL: dropped */
+	void *warn_arg;
+};
+#define PLT_CTX_OPTIONS_INIT { sizeof(struct plt_ctx_options), 0, 0, PLT_POLICY_TRUST, NULL, 0, NULL, NULL }
+
+enum { PLT_RING_AUTO, PLT_RING_URING, PLT_RING_THREADS };
+
+int plt_ctx_new(const struct plt_ctx_options *opts /* NULL: defaults */, struct plt_ctx **ret, struct plt_error *err);
+void plt_ctx_free(struct plt_ctx *ctx); /* every disk must be closed.  NULL allowed */
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+enum {
+	PLT_OPEN_WRITE = 1 << 0,
+	PLT_OPEN_NO_BACKING = 1 << 1,  /* do not open the backing chain; absent data reads as zeros */
+	PLT_OPEN_INSPECT = 1 << 2,     /* open the named file and nothing else: for info and check */
+	PLT_OPEN_FORCE_SHARE = 1 << 3, /* -U: do not insist on locks; read-only */
+	PLT_OPEN_IMAGE_OPTS = 1 << 4,  /* the name is "driver=qcow2,file.filename=..." */
+	PLT_OPEN_CHECK = 1 << 5,       /* open what refuses ordinary use, to examine it */
+	PLT_OPEN_UNORDERED = 1 << 6,   /* nobody reads the file before it is complete: keep no write order */
+};
+
+struct plt_open_options {
+	size_t size;
+	const char *format;        /* NULL: found out by looking at the content */
+	unsigned flags;            /* PLT_OPEN_* */
+	const char *cache;         /* none writeback writethrough directsync unsafe; NULL: writeback */
+	const char *snapshot;      /* show this internal snapshot (id or name); read-only */
+	const char *snapshot_id;   /* more exact than .snapshot: both must match where both are given */
+	const char *snapshot_name;
+};
+#define PLT_OPEN_OPTIONS_INIT { sizeof(struct plt_open_options), NULL, 0, NULL, NULL, NULL, NULL }
+
+/*
+ * @name: a path, "file:path", "json:{...}" with nested drivers, or (PLT_OPEN_IMAGE_OPTS) a
+ * key=value list.  Messages carry qemu-img's words.
+ */
+int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		  struct plt_disk **ret, struct plt_error *err);
+/*
+ * Flush, mark as cleanly closed, release.  The disk is gone in any case; the error says what may not
+ * have reached the disk.  NULL allowed.
+ */
+int plt_disk_close(struct plt_disk *disk, struct plt_error *err);
+
+uint64_t plt_disk_size(const struct plt_disk *disk);
+const char *plt_disk_format(const struct plt_disk *disk);
+const char *plt_disk_name(const struct plt_disk *disk);
+/* The granularity in which space is allocated (cluster); 0 if the format has none. */
+uint32_t plt_disk_cluster_size(const struct plt_disk *disk);
+bool plt_disk_has_backing(const struct plt_disk *disk);
+bool plt_disk_can_compress(const struct plt_disk *disk);
+
+/* ---- data ------------------------------------------------------------------------------------ */
+
+/*
+ * Blocking, thread-safe.  Ranges must lie inside the disk (-EIO otherwise, nothing done).  A failed
+ * write leaves any mixture of old and new in its range, and nothing else changed.  Data is durable
+ * after a plt_flush() that began later returns 0.
+ */
+int plt_read(struct plt_disk *disk, uint64_t off, void *buf, size_t len, struct plt_error *err);
+int plt_write(struct plt_disk *disk, uint64_t off, const void *buf, size_t len, struct plt_error *err);
+int plt_readv(struct plt_disk *disk, uint64_t off, const struct iovec *iov, int niov, struct plt_error *err);
+int plt_writev(struct plt_disk *disk, uint64_t off, const struct iovec *iov, int niov, struct plt_error *err);
+enum { PLT_ZERO_UNMAP = 1 << 0 /* give the space back where possible */ };
+int plt_write_zeroes(struct plt_disk *disk, uint64_t off, uint64_t len, unsigned flags, struct plt_error *err);
+int plt_discard(struct plt_disk *disk, uint64_t off, uint64_t len, struct plt_error *err);
+/*
+ * Write one cluster compressed (off aligned, len one cluster or up to the end of the disk).  What
+ * does not shrink is written plain.  -ENOTSUP if the format cannot.
+ */
+int plt_write_compressed(struct plt_disk *disk, uint64_t off, const void *buf, size_t len, int level,
+			 struct plt_error *err);
+int plt_flush(struct plt_disk *disk, struct plt_error *err);
+
+/* What the guest's bytes are made of. */
+enum {
+	PLT_EXTENT_DATA = 1 << 0,       /* some layer stores data for it */
+	PLT_EXTENT_ZERO = 1 << 1,       /* reads as zeros for certain */
+	PLT_EXTENT_PRESENT = 1 << 2,    /* some layer has an entry for it (not absent everywhere) */
+	PLT_EXTENT_COMPRESSED = 1 << 3,
+	PLT_EXTENT_OFFSET = 1 << 4,     /* host_off is where it lies in file */
+	PLT_EXTENT_DAMAGED = 1 << 5,    /* reads fail */
+	PLT_EXTENT_ENCRYPTED = 1 << 6,
+	PLT_EXTENT_EOF = 1 << 7,        /* beyond the end of the layer that was asked (short backing file) */
+};
+struct plt_extent {
+	uint64_t off, len;
+	unsigned flags;
+	unsigned depth;        /* layer that it comes from: 0 the active one */
+	uint64_t host_off;
+	const char *file;      /* name of the file that holds it; valid while the disk is open */
+};
+enum {
+	PLT_STATUS_TOP_ONLY = 1 << 0, /* do not look below the active layer: absent is an extent without PRESENT */
+	PLT_STATUS_NO_HOST = 1 << 1,  /* do not ask the host for holes in the files */
+};
+/*
+ * Describe [off, off+len): up to @max extents, adjacent, ascending, joined where alike; *ret_n >= 1
+ * (if len > 0).  May stop early; continue behind the last extent.  Takes the time of the extents
+ * found, not of the range.
+ */
+int plt_status(struct plt_disk *disk, uint64_t off, uint64_t len, unsigned flags, struct plt_extent *v,
+	       unsigned max, unsigned *ret_n, struct plt_error *err);
+
+/* ---- creating -------------------------------------------------------------------------------- */
+
+#define PLT_SIZE_UNSET UINT64_MAX
+
+struct plt_create_options {
+	size_t size;
+	const char *format;            /* NULL: raw */
+	const char *const *options;    /* NULL-terminated "-o" texts, which add up; NULL: none */
+	uint64_t virtual_size;         /* PLT_SIZE_UNSET: the backing file's (or an error) */
+	const char *backing;           /* as recorded; relative to the image's folder.  NULL: none */
+	const char *backing_format;
+	unsigned flags;                /* PLT_CREATE_* */
+};
+enum {
+	PLT_CREATE_UNCHECKED_BACKING = 1 << 0, /* -u: the backing file is not opened */
+};
+#define PLT_CREATE_OPTIONS_INIT { sizeof(struct plt_create_options), NULL, NULL, PLT_SIZE_UNSET, NULL, NULL, 0 }
+/*
+ * Creates, or empties and formats, the file @name.  @ret_line (may be NULL; free() it) is the
+ * "Formatting 'name', fmt=..." line.  A failed run removes a file that it made.
+ */
+int plt_create(struct plt_ctx *ctx, const char *name, const struct plt_create_options *opts, char **ret_line,
+	       struct plt_error *err);
+
+/* ---- inspecting ------------------------------------------------------------------------------ */
+
+struct plt_snapshot {
+	const char *id, *name;
+	uint64_t vm_state_size;
+	uint32_t date_sec, date_nsec;
+	uint64_t vm_clock_nsec;
+	int64_t icount; /* -1: none */
+};
+
+struct plt_info {
+	const char *filename, *format;
+	uint64_t virtual_size;
+	int64_t actual_size;              /* allocated on the host; -1 unknown */
+	uint32_t cluster_size;            /* 0: none */
+	bool encrypted, compressed, dirty;
+	const char *backing_filename;     /* as recorded; NULL: none */
+	const char *full_backing_filename;/* as it would be opened; NULL if that cannot be said */
+	const char *backing_format;
+	const struct plt_snapshot *snapshots;
+	unsigned nsnapshots;
+	const char *specific_json;        /* {"type": "qcow2", "data": {...}}; NULL: none */
+};
+/* Valid until plt_info_free(); opens nothing. */
+int plt_disk_info(struct plt_disk *disk, struct plt_info **ret, struct plt_error *err);
+void plt_info_free(struct plt_info *info);
+
+struct plt_check_finding {
+	const char *id;           /* stable name of the kind of damage */
+	const char *severity;     /* "note" "leak" "corruption" "error" */
+	const char *text;
+	bool beyond_qemu;         /* qemu-img does not count this one */
+	uint64_t host_off, host_len, guest_off, guest_len; /* len 0: not given */
+};
+struct plt_check_result {
+	uint64_t corruptions, leaks, check_errors;   /* as qemu-img counts */
+	uint64_t added;                              /* corruptions that qemu-img does not see */
+	uint64_t image_end_offset, total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+	bool have_clusters;
+	const char *format;                          /* static */
+};
+/*
+ * Examine the structure of an image.  Nothing is written.  -ENOTSUP: the format has nothing to
+ * check.  @found may be NULL.
+ */
+int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+	      void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+	      struct plt_check_result *ret, struct plt_error *err);
+
+/* ---- whole-image work ------------------------------------------------------------------------ */
+
+/* Called at most ten times a second, from any thread, one at a time; non-zero cancels (-ECANCELED). */
+typedef int (*plt_progress_fn)(void *arg, uint64_t done, uint64_t total);
+
+struct plt_convert_options {
+	size_t size;
+	const char *format;               /* of the target; NULL: raw */
+	const char *const *options;       /* "-o" texts */
+	const char *cache;                /* of the target; NULL: writeback, durable at the end; "unsafe": not */
+	const char *backing, *backing_format;
+	unsigned flags;                   /* PLT_CONVERT_* */
+	uint64_t sparse_size;             /* -S: zero runs of at least this become holes; 0: all is allocated */
+	unsigned coroutines;              /* -m; 0: default */
+	uint64_t rate_limit;              /* bytes a second; 0: none */
+	int level;                        /* compression: 0 fast, 1..9, -1 best */
+	plt_progress_fn progress;
+	void *progress_arg;
+	void (*salvaged)(void *arg, uint64_t off, uint64_t len, const char *why); /* each unreadable range */
+	void *salvaged_arg;
+};
+enum {
+	PLT_CONVERT_COMPRESS = 1 << 0,
+	PLT_CONVERT_OUT_OF_ORDER = 1 << 1,  /* -W */
+	PLT_CONVERT_COPY_RANGE = 1 << 2,    /* -C */
+	PLT_CONVERT_NO_CREATE = 1 << 3,     /* -n */
+	PLT_CONVERT_SALVAGE = 1 << 4,
+	PLT_CONVERT_TARGET_ZERO = 1 << 5,   /* --target-is-zero */
+	PLT_CONVERT_TARGET_OPTS = 1 << 6,   /* the target is --target-image-opts */
+	PLT_CONVERT_VERIFY = 1 << 7,        /* read back and compare digests */
+	PLT_CONVERT_BITMAPS = 1 << 8,
+	PLT_CONVERT_SKIP_BROKEN = 1 << 9,
+	PLT_CONVERT_UNCHECKED_BACKING = 1 << 10, /* -u */
+};
+#define PLT_CONVERT_OPTIONS_INIT { .size = sizeof(struct plt_convert_options), .sparse_size = 4096 }
+/*
+ * Copy the guest-visible content of @n sources, one after the other, to @target.  Unless NO_CREATE
+ * nothing appears under the final name before it is complete (and durable); see convert/target.c
+ * for where that cannot be.
+ */
+int plt_convert(struct plt_ctx *ctx, struct plt_disk *const *sources, unsigned n, const char *target,
+		const struct plt_convert_options *opts, struct plt_error *err);
+
+struct plt_compare_result {
+	bool same;
+	uint64_t first_difference; /* offset, if not the same content */
+	bool size_differs;         /* strict and sizes differ; or the longer one has data beyond */
+	const char *which;         /* see convert/compare.c */
+	int failed_side;           /* 1 or 2 on a read or status error */
+};
+int plt_compare(struct plt_disk *a, struct plt_disk *b, bool strict, plt_progress_fn progress, void *arg,
+		void (*warn)(void *arg, const char *text), struct plt_compare_result *ret, struct plt_error *err);
+
+struct plt_hash_options {
+	size_t size;
+	const char *digest;   /* NULL: sha256 */
+	uint32_t block;       /* 0: 65536 */
+	bool flat;            /* of the raw bytes in order, as sha256sum */
+	plt_progress_fn progress;
+	void *progress_arg;
+};
+#define PLT_HASH_OPTIONS_INIT { .size = sizeof(struct plt_hash_options) }
+int plt_hash(struct plt_disk *disk, const struct plt_hash_options *opts, uint8_t ret[64], size_t *ret_len,
+	     struct plt_error *err);
+
+/* ---- formats --------------------------------------------------------------------------------- */
+
+/* The i-th format's name, or NULL behind the last. */
+const char *plt_format_name(unsigned i);
+/*
+ * The text of `create -f FORMAT -o help`; free() it.  @with_file: a file name was given too, so the
+ * options of the file itself are listed among them.  -EINVAL: no such format.
+ */
+int plt_format_help(const char *format, bool with_file, char **ret, struct plt_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

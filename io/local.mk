@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+libplatter_core_la_SOURCES += \
+	io/completion.c \
+	io/device.c \
+	io/direct.c \
+	io/fault.c \
+	io/fdio.c \
+	io/file.c \
+	io/lock.c \
+	io/lock.h \
+	io/memory.c \
+	io/null.c \
+	io/op.c \
+	io/overlay.c \
+	io/private.h \
+	io/ring.h \
+	io/ring_inline.c \
+	io/ring_test.c \
+	io/ring_threads.c \
+	io/ring_uring.c \
+	io/store.c \
+	io/store.h \
+	io/unitlock.c \
+	io/window.c \
+	io/writelog.c \
+	$(NULL)

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+/*
+ * Persistent dirty bitmaps: which granules the guest has written since some backup.  A bitmap that
+ * misses a write makes the next incremental backup silently wrong, so the rule is: what cannot be
+ * recorded must be marked as unusable before the write happens.  Before the first change every bitmap
+ * that records is marked in use on the disk; only when its new content is durable does the mark go.
+ * A damaged directory or table costs bitmaps, never the disk: they stay where they are, unusable.
+ *
+ * Storing writes to fresh clusters: data and tables with their counts, durable; then the directory's
+ * offsets; then, in a further write, the marks (an entry may lie across two sectors); then the old
+ * clusters are given back.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "qcow2/qcow2.h"
+
+#define MAX_CONTENT (UINT64_C(512) << 20) /* bytes of bits of one bitmap: QEMU's limit */
+
+/* ---- the directory --------------------------------------------------------------------------- */
+
+/* Entries that a bitmap's table must have, and its bits. */
+static uint64_t expected_table(const struct qcow2_state *q, uint64_t size, uint32_t granularity_bits,
+			       uint64_t *ret_nbits)
+{
+	*ret_nbits = plt_div_up(size, UINT64_C(1) << granularity_bits);
+	return plt_div_up(plt_div_up(*ret_nbits, 8), q->cluster_size);
+}
+
+static int parse_entry(struct qcow2_state *q, const uint8_t *dir, uint64_t len, uint64_t *at, struct qcow2_bitmap *b,
+		       struct plt_error *err)
+{
+	struct qcow2_bitmap_entry e;
+	uint32_t extra, name;
+	uint64_t size;
+
+	if (len - *at < sizeof(e))
+		return plt_error_set(err, EUCLEAN, "Broken bitmap directory");
+	memcpy(&e, dir + *at, sizeof(e));
+	extra = plt_be32_get(e.extra_data_size);
+	name = plt_be16_get(e.name_size);
+	size = plt_align_up((uint64_t)sizeof(e) + extra + name, 8);
+	if (size > len - *at)
+		return plt_error_set(err, EUCLEAN, "Broken bitmap directory");
+	if (!name || name > 1023 || e.type != 1)
+		return plt_error_set(err, EUCLEAN, "Broken bitmap directory: entry at byte %" PRIu64 " has type %u and "
+				     "a name of %" PRIu32 " bytes", *at, e.type, name);
+	b->table_offset = plt_be64_get(e.table_offset);
+	b->table_size = plt_be32_get(e.table_size);
+	b->flags = plt_be32_get(e.flags);
+	b->granularity_bits = e.granularity_bits;
+	b->dir_pos = q->bitmap_dir_offset + *at;
+	if (b->granularity_bits < QCOW2_MIN_GRANULARITY_BITS || b->granularity_bits > QCOW2_MAX_GRANULARITY_BITS)
+		return plt_error_set(err, EUCLEAN, "Broken bitmap directory: granularity 2^%" PRIu32, b->granularity_bits);
+	if (!b->table_size || b->table_size > QCOW2_MAX_BITMAP_TABLE || !b->table_offset ||
+	    b->table_offset & (q->cluster_size - 1) || b->table_offset > INT64_MAX / 2)
+		return plt_error_set(err, EUCLEAN, "Broken bitmap directory: table of %" PRIu32 " entries at offset %#"
+				     PRIx64, b->table_size, b->table_offset);
+	b->extra_size = extra;
+	b->extra = malloc(extra ? extra : 1);
+	b->name = strndup((const char *)dir + *at + sizeof(e) + extra, name);
+	if (!b->extra || !b->name)
+		return plt_error_set(err, ENOMEM, "Out of memory");
+	memcpy(b->extra, dir + *at + sizeof(e), extra);
+	*at += size;
+	return 0;
+}
+
+int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err)
+{
+	uint64_t len = q->bitmap_dir_size, at = 0;
+	PLT_AUTOFREE uint8_t *dir = NULL;
+	unsigned cap = 0;
+	int r;
+
+	if (!plt_in_range(q->bitmap_dir_offset, len, file_size))
+		return plt_error_set(err, EUCLEAN, "Bitmap directory (%" PRIu64 " bytes at offset %#" PRIx64 ") lies beyond "
+				     "the end of the file", len, q->bitmap_dir_offset);
+	dir = plt_alloc_capped(len, 1, QCOW2_MAX_BITMAP_DIRECTORY);
+	if (!dir)
+		return plt_error_set(err, ENOMEM, "Out of memory");
+	r = plt_store_read(file, q->bitmap_dir_offset, dir, len, PLT_IO_BITMAP, err);
+	while (!r && at < len) {
+		if (q->nbitmaps == q->nb_bitmaps) {
+			r = plt_error_set(err, EUCLEAN, "More bitmaps found than specified in header extension");
+			break;
+		}
+		if (q->nbitmaps == cap) {
+			unsigned more = cap ? cap * 2 : 8;
+			void *v = realloc(q->bitmaps, more * sizeof(*q->bitmaps));
+
+			if (!v) {
+				r = plt_error_set(err, ENOMEM, "Out of memory");
+				break;
+			}
+			q->bitmaps = v;
+			cap = more;
+		}
+		memset(&q->bitmaps[q->nbitmaps], 0, sizeof(*q->bitmaps));
+		q->nbitmaps++;
+		r = parse_entry(q, dir, len, &at, &q->bitmaps[q->nbitmaps - 1], err);
+	}
+	if (!r && q->nbitmaps < q->nb_bitmaps)
+		r = plt_error_set(err, EUCLEAN, "Less bitmaps found than specified in header extension");
+	if (r < 0)
+		qcow2_bitmaps_release(q);
+	return r;
+}
+
+void qcow2_bitmaps_release(struct qcow2_state *q)
+{
+	for (unsigned i = 0; i < q->nbitmaps; i++) {
+		free(q->bitmaps[i].name);
+		free(q->bitmaps[i].extra);
+		free((void *)q->bitmaps[i].words);
+	}
+	free(q->bitmaps);
+	q->bitmaps = NULL;
+	q->nbitmaps = 0;
+	q->bitmaps_recording = false;
+}
+
+/* ---- content --------------------------------------------------------------------------------- */
+
+static uint64_t cluster_bits_of(const struct qcow2_state *q)
+{
+	return (uint64_t)q->cluster_size * 8;
+}
+
+static uint64_t *load_table(struct plt_image *img, const struct qcow2_bitmap *b, struct plt_error *err)
+{
+	uint64_t *t = plt_alloc_capped(b->table_size, 8, MAX_CONTENT);
+
+	if (!t) {
+		plt_error_set(err, ENOMEM, "Out of memory");
+		return NULL;
+	}
+	if (plt_store_read(img->file, b->table_offset, t, (size_t)b->table_size * 8, PLT_IO_BITMAP, err) < 0) {
+		free(t);
+		return NULL;
+	}
+	for (uint32_t i = 0; i < b->table_size; i++)
+		t[i] = plt_get_be64(&t[i]);
+	return t;
+}
+
+/* Bits of table entry @i from disk order to words. */
+static void take_bits(struct qcow2_bitmap *b, uint64_t first, uint64_t n, const uint8_t *bytes)
+{
+	for (uint64_t w = 0; w < plt_div_up(n, 64); w++) {
+		uint64_t v = bytes ? plt_get_le64(bytes + w * 8) : UINT64_MAX;
+
+		if (n - w * 64 < 64)
+			v &= (UINT64_C(1) << (n - w * 64)) - 1;
+		if (v)
+			atomic_store_explicit(&b->words[first / 64 + w], v, memory_order_relaxed);
+	}
+}
+
+static int load_content(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size, struct plt_error *err)
+{
+	const struct qcow2_state *q = qcow2_of(img);
+	uint64_t per = cluster_bits_of(q);
+	PLT_AUTOFREE uint64_t *table = NULL;
+	PLT_AUTOFREE uint8_t *buf = NULL;
+	int r = 0;
+
+	if (expected_table(q, atomic_load(&img->size), b->granularity_bits, &b->nbits) != b->table_size)
+		return plt_error_set(err, EUCLEAN, "Bitmap table size %" PRIu32 " does not correspond to bitmap size and "
+				     "cluster size", b->table_size);
+	if (plt_div_up(b->nbits, 8) > MAX_CONTENT)
+		return plt_error_set(err, EFBIG, "Bitmap of %" PRIu64 " bits is too large", b->nbits);
+	if (!plt_in_range(b->table_offset, (uint64_t)b->table_size * 8, file_size))
+		return plt_error_set(err, EUCLEAN, "Bitmap table at offset %#" PRIx64 " lies beyond the end of the file",
+				     b->table_offset);
+	table = load_table(img, b, err);
+	buf = plt_alloc_io(q->cluster_size);
+	b->words = calloc(plt_div_up(b->nbits, 64) + 1, sizeof(*b->words));
+	if (!table || !buf || !b->words)
+		return plt_error_default(err, ENOMEM, "Out of memory");
+	for (uint32_t i = 0; !r && i < b->table_size; i++) {
+		uint64_t e = table[i], off = e & QCOW2_BITMAP_TABLE_OFFSET;
+		uint64_t n = PLT_MIN(per, b->nbits - i * per);
+
+		if ((e & ~(QCOW2_BITMAP_TABLE_OFFSET | QCOW2_BITMAP_TABLE_ONES)) ||
+		    (off && (e & QCOW2_BITMAP_TABLE_ONES)) || (off & (q->cluster_size - 1)) || off >= PLT_MAX(file_size, 1))
+			return plt_error_set(err, EUCLEAN, "Bitmap table entry %" PRIu32 " (%#" PRIx64 ") is invalid", i, e);
+		if (off) {
+			r = plt_store_read(img->file, off, buf, q->cluster_size, PLT_IO_BITMAP, err);
+			if (!r)
+				take_bits(b, i * per, n, buf);
+		} else if (e) {
+			take_bits(b, i * per, n, NULL);
+		}
+	}
+	return r;
+}
+
+int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
+{
+	struct qcow2_state *q = qcow2_of(img);
+	struct plt_error why = PLT_ERROR_INIT;
+	uint64_t file_size;
+	int r;
+
+	if (q->bitmaps_damaged)
+		plt_ctx_warn(img->ctx, "'%s': the bitmaps extension of the header is damaged, the bitmaps cannot be used",
+			     img->name);
+	if (!q->nb_bitmaps)
+		return 0;
+	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS)) {
+		plt_ctx_warn(img->ctx, "a program lacking bitmap support modified this file, so all bitmaps are now "
+			     "considered inconsistent");
+		return 0;
+	}
+	r = plt_store_size(img->file, &file_size, err);
+	if (r < 0)
+		return r;
+	r = qcow2_bitmap_directory(img->file, file_size, q, &why);
+	if (r == -ENOMEM)
+		return plt_error_set(err, ENOMEM, "%s", why.text);
+	if (r < 0) {
+		plt_ctx_warn(img->ctx, "'%s': %s; the bitmaps cannot be used", img->name, why.text);
+		q->bitmaps_damaged = true;
+		return 0;
+	}
+	for (unsigned i = 0; i < q->nbitmaps; i++) {
+		struct qcow2_bitmap *b = &q->bitmaps[i];
+
+		/* Extra data that this program does not know forbids using the bitmap, unless it says otherwise. */
+		if ((b->flags & QCOW2_BITMAP_IN_USE) ||
+		    (b->extra_size && !(b->flags & QCOW2_BITMAP_EXTRA_COMPATIBLE)))
+			b->inconsistent = true;
+		if (!img->writable || b->inconsistent || !(b->flags & QCOW2_BITMAP_AUTO))
+			continue;
+		r = load_content(img, b, file_size, &why);
+		if (r == -ENOMEM)
+			return plt_error_set(err, ENOMEM, "Bitmap '%s': %s", b->name, why.text);
+		if (r < 0)
+			plt_ctx_warn(img->ctx, "'%s': bitmap '%s' cannot be used: %s", img->name, b->name, why.text);
+		b->inconsistent = r < 0; /* and is marked so on the disk before anything is written */
+		b->recording = r == 0;
+		q->bitmaps_recording |= b->recording;
+	}
+	return 0;
+}
+
+/* ---- recording ------------------------------------------------------------------------------- */
+
+static int write_flags(struct plt_image *img, struct qcow2_bitmap *b, uint32_t flags, struct plt_error *err)
+{
+	plt_be32 v = plt_be32_make(flags);
+	int r = plt_store_write(img->file, b->dir_pos + offsetof(struct qcow2_bitmap_entry, flags), &v, sizeof(v),
+				PLT_IO_BITMAP, err);
+
+	if (!r)
+		b->flags = flags;
+	return r;
+}
+
+/* Every bitmap that guest writes concern: those that record, and those that should but cannot. */
+int qcow2_bitmaps_mark_in_use(struct plt_image *img, struct plt_error *err)
+{
+	struct qcow2_state *q = qcow2_of(img);
+	bool any = false;
+	int r = 0;
+
+	for (unsigned i = 0; !r && i < q->nbitmaps; i++) {
+		struct qcow2_bitmap *b = &q->bitmaps[i];
+
+		if ((b->flags & QCOW2_BITMAP_IN_USE) || !(b->flags & QCOW2_BITMAP_AUTO))
+			continue;
+		any = true;
+		r = write_flags(img, b, b->flags | QCOW2_BITMAP_IN_USE, err);
+	}
+	if (!r && any)
+		r = plt_store_sync(img->file, err);
+	if (r < 0)
+		plt_error_prefix(err, "Could not mark the image's bitmaps as in use");
+	return r;
+}
+
+void qcow2_bitmaps_record(struct plt_image *img, uint64_t off, uint64_t len)
+{
+	struct qcow2_state *q = qcow2_of(img);
+
+	if (!q->bitmaps_recording || !len)
+		return;
+	for (unsigned i = 0; i < q->nbitmaps; i++) {
+		struct qcow2_bitmap *b = &q->bitmaps[i];
+		uint64_t first = off >> b->granularity_bits, last = (off + len - 1) >> b->granularity_bits;
+
+		if (!b->recording || first >= b->nbits)
+			continue;
+		last = PLT_MIN(last, b->nbits - 1);
+		atomic_store_explicit(&b->changed, true, memory_order_relaxed);
+		for (uint64_t w = first / 64; w <= last / 64; w++) {
+			uint64_t mask = UINT64_MAX;
+
+			if (w == first / 64)
+				mask &= UINT64_MAX << (first % 64);
+			if (w == last / 64)
+				mask &= UINT64_MAX >> (63 - last % 64);
+			atomic_fetch_or_explicit(&b->words[w], mask, memory_order_relaxed);
+		}
+	}
+}
+
+/* ---- storing --------------------------------------------------------------------------------- */
+
+/* What a bitmap will occupy, and did before. */
+struct stored {
+	uint64_t table_offset;
+	uint32_t old_size;
+	uint64_t old_table_offset;
+	uint64_t *old_table;
+	bool new_place;
+};
+
+static bool cluster_is_zero(const struct qcow2_bitmap *b, uint64_t first, uint64_t n)
+{
+	for (uint64_t w = first / 64; w < plt_div_up(first + n, 64); w++)
+		if (atomic_load_explicit(&b->words[w], memory_order_relaxed))
+			return false;
+	return true;
+}
+
+/* Data and table of one bitmap into fresh clusters, whose counts are in the cache. */
+static int store_content(struct plt_image *img, struct qcow2_bitmap *b, struct stored *s, struct plt_error *err)
+{
+	const struct qcow2_state *q = qcow2_of(img);
+	uint64_t per = cluster_bits_of(q), used = 0, data = 0, table_clusters, next;
+	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(q->cluster_size);
+	PLT_AUTOFREE uint8_t *table = NULL;
+	int r = 0;
+
+	table_clusters = plt_div_up((uint64_t)b->table_size * 8, q->cluster_size);
+	table = calloc(table_clusters, q->cluster_size);
+	if (!buf || !table)
+		return plt_error_set(err, ENOMEM, "Out of memory");
+	for (uint32_t i = 0; i < b->table_size; i++)
+		used += !cluster_is_zero(b, i * per, PLT_MIN(per, b->nbits - i * per));
+	r = qcow2_alloc(img, table_clusters, &s->table_offset, err);
+	if (!r && used)
+		r = qcow2_alloc(img, used, &data, err);
+	next = data;
+	for (uint32_t i = 0; !r && i < b->table_size; i++) {
+		uint64_t n = PLT_MIN(per, b->nbits - i * per);
+
+		if (cluster_is_zero(b, i * per, n) || next == data + used * q->cluster_size)
+			continue;
+		memset(buf, 0, q->cluster_size);
+		for (uint64_t w = 0; w < plt_div_up(n, 64); w++)
+			plt_put_le64(buf + w * 8, atomic_load_explicit(&b->words[i * per / 64 + w], memory_order_relaxed));
+		r = plt_store_write(img->file, next, buf, q->cluster_size, PLT_IO_BITMAP, err);
+		plt_put_be64(table + (size_t)i * 8, next);
+		next += q->cluster_size;
+	}
+	if (!r)
+		r = plt_store_write(img->file, s->table_offset, table, table_clusters << q->cluster_bits, PLT_IO_BITMAP, err);
+	s->new_place = r == 0;
+	return r;
+}
+
+/* The directory points to the new table; its content does not count yet, for the mark is still there. */
+static int switch_table(struct plt_image *img, struct qcow2_bitmap *b, const struct stored *s, struct plt_error *err)
+{
+	plt_be64 v = plt_be64_make(s->table_offset);
+	int r = plt_store_write(img->file, b->dir_pos, &v, sizeof(v), PLT_IO_BITMAP, err);
+
+	if (!r)
+		b->table_offset = s->table_offset;
+	return r;
+}
+
+/* The old clusters.  What goes wrong here leaks space and nothing else. */
+static void free_old(struct plt_image *img, const struct stored *s)
+{
+	const struct qcow2_state *q = qcow2_of(img);
+
+	for (uint32_t i = 0; s->old_table && i < s->old_size; i++)
+		if (s->old_table[i] & QCOW2_BITMAP_TABLE_OFFSET)
+			(void)qcow2_count_add(img, s->old_table[i] & QCOW2_BITMAP_TABLE_OFFSET, q->cluster_size, -1, NULL);
+	(void)qcow2_count_add(img, s->old_table_offset, (uint64_t)s->old_size * 8, -1, NULL);
+}
+
+int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
+{
+	struct qcow2_state *q = qcow2_of(img);
+	PLT_AUTOFREE struct stored *s = NULL;
+	bool any = false, moved = false;
+	int r = 0;
+
+	for (unsigned i = 0; i < q->nbitmaps; i++)
+		any |= q->bitmaps[i].recording && (q->bitmaps[i].flags & QCOW2_BITMAP_IN_USE);
+	if (!any || !(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		return 0;
+	s = calloc(q->nbitmaps, sizeof(*s));
+	if (!s)
+		return plt_error_set(err, ENOMEM, "Out of memory");
+	for (unsigned i = 0; !r && i < q->nbitmaps; i++) {
+		struct qcow2_bitmap *b = &q->bitmaps[i];
+
+		if (!b->recording || !(b->flags & QCOW2_BITMAP_IN_USE) || !atomic_load(&b->changed))
+			continue;
+		s[i].old_table_offset = b->table_offset;
+		s[i].old_size = b->table_size;
+		s[i].old_table = load_table(img, b, err);
+		r = s[i].old_table ? store_content(img, b, &s[i], err) : -err->code;
+		moved |= s[i].new_place;
+	}
+	if (!r && moved)
+		r = plt_meta_flush(img, true, err);
+	for (unsigned i = 0; !r && i < q->nbitmaps; i++)
+		if (s[i].new_place)
+			r = switch_table(img, &q->bitmaps[i], &s[i], err);
+	if (!r && moved)
+		r = plt_store_sync(img->file, err);
+	for (unsigned i = 0; !r && i < q->nbitmaps; i++)
+		if (q->bitmaps[i].recording && (q->bitmaps[i].flags & QCOW2_BITMAP_IN_USE))
+			r = write_flags(img, &q->bitmaps[i], q->bitmaps[i].flags & ~QCOW2_BITMAP_IN_USE, err);
+	if (!r)
+		r = plt_store_sync(img->file, err);
+	for (unsigned i = 0; !r && i < q->nbitmaps; i++)
+		if (s[i].new_place)
+			free_old(img, &s[i]);
+	if (!r && moved)
+		r = plt_meta_flush(img, true, err);
+	for (unsigned i = 0; i < q->nbitmaps; i++)
+		free(s[i].old_table);
+	if (r < 0)
+		plt_error_prefix(err, "The image's bitmaps could not be stored and stay marked as in use");
+	return r;
+}

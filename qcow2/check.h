@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+#ifndef PLT_QCOW2_CHECK_H
+#define PLT_QCOW2_CHECK_H
+
+/*
+ * The recount: what check.c (findings) and recover.c (the recount of a dirty image) share.
+ *
+ * One cell a host cluster holds how often the map and the tables reach it, whether the stored count
+ * is one, and whether metadata lies there.  A cell is one byte as long as few L1 tables exist; what
+ * does not fit goes to a small hash table.  Cells are touched lazily, so that a sparse file costs
+ * what it holds.
+ *
+ * L2 tables are first scanned fast and in parallel, which counts and marks tables in which anything
+ * is unusual; only those are read again, in order, to say what it is.
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "qcow2/qcow2.h"
+
+/* One L2 table that some L1 entry names. */
+struct qcow2_l2ref {
+	uint64_t off;
+	uint32_t active, others; /* how many entries of the active L1, of snapshots' L1s, name it */
+	bool flagged;            /* something in it wants a second look */
+};
+
+struct qcow2_overflow {
+	uint64_t cluster, count; /* count 0: free slot */
+};
+
+struct qcow2_recount {
+	struct plt_ctx *ctx;
+	struct plt_store *file;
+	uint64_t file_size;
+	struct qcow2_state *q;      /* header and snapshots */
+	bool external;              /* data lies in another file */
+
+	/* cells */
+	uint64_t nb;                /* clusters that count: the file's, one more where a table is cut */
+	uint64_t cells_len;         /* of the mapping */
+	bool wide;
+	void *cells;
+	pthread_mutex_t lock;       /* the overflow table */
+	struct qcow2_overflow *over;
+	uint64_t over_n, over_cap;
+	_Atomic bool no_memory;
+	_Atomic bool beyond;        /* an unaligned place reached one cluster past the file's last */
+
+	/* stored counts */
+	uint64_t *rt;               /* refcount table, host order; entries behind the file's end are absent */
+	uint64_t nrt;
+	uint64_t rt_entries;        /* as the header has it */
+	uint8_t *block;             /* the refcount block last read by qcow2_stored_count() */
+	uint64_t block_index;
+
+	/* L2 tables */
+	struct qcow2_l2ref *l2;
+	uint64_t nl2, l2_cap;
+
+	/* of the active tree */
+	_Atomic uint64_t allocated, fragmented, compressed;
+	_Atomic bool read_failed;   /* some table could not be read */
+};
+
+/* A reference to [off, off+len) is impossible: it would end a cluster or more behind the file. */
+static inline bool qcow2_exceeds(const struct qcow2_recount *c, uint64_t off, uint64_t len)
+{
+	return off + len >= c->file_size + c->q->cluster_size;
+}
+
+static inline uint64_t qcow2_csize_shift(const struct qcow2_state *q)
+{
+	return 62 - (q->cluster_bits - 8);
+}
+
+/* Host bytes of a compressed entry. */
+static inline uint64_t qcow2_compressed_range(const struct qcow2_state *q, uint64_t entry, uint64_t *ret_off)
+{
+	uint64_t shift = qcow2_csize_shift(q);
+	uint64_t sectors = (entry >> shift & ((UINT64_C(1) << (q->cluster_bits - 8)) - 1)) + 1;
+
+	*ret_off = entry & ((UINT64_C(1) << shift) - 1);
+	return sectors * 512 - (*ret_off & 511);
+}
+
+enum qcow2_entry_type {
+	QCOW2_ENTRY_UNALLOCATED, QCOW2_ENTRY_ZERO_PLAIN, QCOW2_ENTRY_ZERO_ALLOC, QCOW2_ENTRY_NORMAL,
+	QCOW2_ENTRY_COMPRESSED,
+};
+
+static inline enum qcow2_entry_type qcow2_entry_type(const struct qcow2_recount *c, uint64_t e)
+{
+	if (e & QCOW2_COMPRESSED)
+		return QCOW2_ENTRY_COMPRESSED;
+	if ((e & QCOW2_L2_ZERO) && !c->q->extl2)
+		return e & QCOW2_L2_OFFSET ? QCOW2_ENTRY_ZERO_ALLOC : QCOW2_ENTRY_ZERO_PLAIN;
+	if (!(e & QCOW2_L2_OFFSET))
+		return c->external && (e & QCOW2_COPIED) ? QCOW2_ENTRY_NORMAL : QCOW2_ENTRY_UNALLOCATED;
+	return QCOW2_ENTRY_NORMAL;
+}
+
+/* An examination: the recount, and whom to tell. */
+struct qcow2_overlap {
+	uint64_t off, len;
+	const char *what;
+};
+
+struct qcow2_exam {
+	struct qcow2_recount c;
+	struct plt_examine *ex;
+	struct qcow2_state q;
+	struct qcow2_overlap *overlaps; /* metadata found where metadata is already */
+	unsigned noverlaps;
+	bool refblock_said;             /* an unaligned refcount block has been named */
+};
+
+#define QCOW2_SAY(x, level, class, off, len, ...)                                                  \
+	plt_emit((x)->ex, &(struct plt_finding){ .id = (class), .severity = (level), .count = 1,   \
+		 .host_off = (off), .host_len = (len) }, __VA_ARGS__)
+/* What qemu-img does not see. */
+#define QCOW2_SAY_BEYOND(x, level, class, off, len, goff, glen, ...)                               \
+	plt_emit((x)->ex, &(struct plt_finding){ .id = (class), .severity = (level), .count = 1,   \
+		 .beyond_qemu = true, .host_off = (off), .host_len = (len), .guest_off = (goff),   \
+		 .guest_len = (glen) }, __VA_ARGS__)
+
+/* check_report.c: what is wrong in L1 and L2 tables, in words and in order */
+/* Count [off, off+len) once, or say that it cannot be. */
+void qcow2_exam_count(struct qcow2_exam *x, uint64_t off, uint64_t len);
+/* One L1 table: its entries and the flagged L2 tables below.  Counts the L1 and its L2 tables. */
+int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool active);
+/* COPIED in the active tree against the stored counts. */
+int qcow2_exam_copied(struct qcow2_exam *x);
+/* Clusters that the active tree maps behind the end of the disk. */
+int qcow2_exam_beyond_end(struct qcow2_exam *x);
+
+/* check_refs.c: cells and stored counts */
+int qcow2_recount_init(struct qcow2_recount *c, struct plt_ctx *ctx, struct plt_store *file,
+		       struct qcow2_state *q, struct plt_error *err);
+void qcow2_recount_release(struct qcow2_recount *c);
+/* @times references to every cluster of [off, off+len), which must not exceed the file. */
+void qcow2_count(struct qcow2_recount *c, uint64_t off, uint64_t len, uint32_t times);
+/* Let nb take in a cluster that was counted behind the file's last; not while a scan runs. */
+void qcow2_count_settle(struct qcow2_recount *c);
+/* Add, and return the cell as it was before: see qcow2_was_*. */
+unsigned qcow2_count_cluster(struct qcow2_recount *c, uint64_t cluster, uint32_t times);
+bool qcow2_was_one(const struct qcow2_recount *c, unsigned cell);      /* stored count is one */
+bool qcow2_was_metadata(const struct qcow2_recount *c, unsigned cell);
+bool qcow2_was_used(const struct qcow2_recount *c, unsigned cell);     /* counted before */
+/* Say that metadata lies in [off, off+len); false if some of it did already. */
+bool qcow2_mark_metadata(struct qcow2_recount *c, uint64_t off, uint64_t len);
+bool qcow2_is_metadata(const struct qcow2_recount *c, uint64_t cluster);
+uint64_t qcow2_references(const struct qcow2_recount *c, uint64_t cluster); /* true, unsaturated */
+/* The refcount table, and which stored counts are one. */
+int qcow2_stored_load(struct qcow2_recount *c, struct plt_error *err);
+/* A stored count; -EIO: its refcount block cannot be (reached or) read. */
+int qcow2_stored_count(struct qcow2_recount *c, uint64_t cluster, uint64_t *ret);
+uint64_t qcow2_count_at(const struct qcow2_state *q, const uint8_t *block, uint64_t i);
+void qcow2_count_put(const struct qcow2_state *q, uint8_t *block, uint64_t i, uint64_t count);
+/*
+ * Compare all cells with the stored counts, in parallel; calls @differs(arg, cluster, stored,
+ * references) in ascending order, or with unreadable = -errno.  *ret_highest: the last cluster that
+ * either side uses.
+ */
+int qcow2_compare(struct qcow2_recount *c, void (*differs)(void *arg, uint64_t cluster, uint64_t stored,
+		  uint64_t references, int unreadable), void *arg, uint64_t *ret_highest);
+
+/* check_map.c: L1 and L2 tables */
+/* Read an L1 table by pieces: fn(arg, index, entry) for entries that are not 0, in order. */
+int qcow2_l1_each(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size,
+		  int (*fn)(void *arg, uint32_t index, uint64_t entry), void *arg);
+/* Collect the L2 tables of one L1 table; count and mark the L1 itself. */
+int qcow2_l2_collect(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size, bool active);
+int qcow2_l2_sort(struct qcow2_recount *c);
+struct qcow2_l2ref *qcow2_l2_find(const struct qcow2_recount *c, uint64_t off);
+/* Count what all L2 tables reach, and flag those that want a second look.  In parallel. */
+int qcow2_l2_scan(struct qcow2_recount *c);
+/* One L2 table's bytes (zeros behind the file's end) into @buf of one cluster. */
+int qcow2_l2_read(struct qcow2_recount *c, uint64_t off, uint8_t *buf);
+
+#endif

@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+/*
+ * L1 and L2 tables for the recount.  L2 tables are gathered from all L1 tables, sorted by place and
+ * merged, so that one that a hundred snapshots share is read once and counted a hundred times; then
+ * they are scanned by all cores, neighbours in one request.  The scan counts, and flags a table if
+ * anything in it is not the plainest case.  It says nothing itself: check.c and recover.c look at
+ * flagged tables again.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "qcow2/check.h"
+
+#define PIECE (64u << 10)  /* of an L1 table */
+#define BATCH (1u << 20)   /* of neighbouring L2 tables */
+
+int qcow2_l1_each(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size,
+		  int (*fn)(void *arg, uint32_t index, uint64_t entry), void *arg)
+{
+	uint8_t *buf = plt_alloc_io(PIECE);
+	uint64_t bytes = (uint64_t)l1_size * 8;
+	int r = buf ? 0 : -ENOMEM;
+
+	if (l1_off >= c->file_size)
+		bytes = 0;
+	else /* what lies behind the end reads as zeros */
+		bytes = PLT_MIN(bytes, plt_align_up(c->file_size - l1_off, 8));
+	for (uint64_t at = 0; !r && at < bytes; at += PIECE) {
+		uint64_t n = PLT_MIN((uint64_t)PIECE, bytes - at);
+
+		r = plt_store_read(c->file, l1_off + at, buf, n, PLT_IO_L1, NULL);
+		for (uint64_t i = 0; !r && i < n; i += 8) {
+			uint64_t e = plt_get_be64(buf + i);
+
+			if (e)
+				r = fn(arg, (uint32_t)((at + i) / 8), e);
+		}
+	}
+	free(buf);
+	return r;
+}
+
+/* ---- gathering ------------------------------------------------------------------------------- */
+
+static int by_offset(const void *a, const void *b)
+{
+	uint64_t x = ((const struct qcow2_l2ref *)a)->off, y = ((const struct qcow2_l2ref *)b)->off;
+
+	return x < y ? -1 : x > y;
+}
+
+int qcow2_l2_sort(struct qcow2_recount *c)
+{
+	uint64_t n = 0;
+
+	qsort(c->l2, c->nl2, sizeof(*c->l2), by_offset);
+	for (uint64_t i = 0; i < c->nl2; i++) {
+		if (n && c->l2[n - 1].off == c->l2[i].off) {
+			c->l2[n - 1].active += c->l2[i].active;
+			c->l2[n - 1].others += c->l2[i].others;
+		} else {
+			c->l2[n++] = c->l2[i];
+		}
+	}
+	c->nl2 = n;
+	return 0;
+}
+
+struct collect {
+	struct qcow2_recount *c;
+	bool active;
+};
+
+static int collect_one(void *arg, uint32_t index, uint64_t e)
+{
+	struct collect *k = arg;
+	struct qcow2_recount *c = k->c;
+
+	(void)index;
+	if (c->nl2 == c->l2_cap) {
+		uint64_t before = c->nl2;
+
+		if (before)
+			qcow2_l2_sort(c);
+		if (c->nl2 >= before / 2) { /* merging has not made room enough */
+			uint64_t cap = c->l2_cap ? c->l2_cap * 2 : 1024;
+			void *v = realloc(c->l2, cap * sizeof(*c->l2));
+
+			if (!v)
+				return -ENOMEM;
+			c->l2 = v;
+			c->l2_cap = cap;
+		}
+	}
+	c->l2[c->nl2++] = (struct qcow2_l2ref){
+		.off = e & QCOW2_L1_OFFSET, .active = k->active, .others = !k->active,
+	};
+	return 0;
+}
+
+int qcow2_l2_collect(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size, bool active)
+{
+	struct collect k = { .c = c, .active = active };
+
+	return qcow2_l1_each(c, l1_off, l1_size, collect_one, &k);
+}
+
+struct qcow2_l2ref *qcow2_l2_find(const struct qcow2_recount *c, uint64_t off)
+{
+	struct qcow2_l2ref key = { .off = off };
+
+	return c->nl2 ? bsearch(&key, c->l2, c->nl2, sizeof(*c->l2), by_offset) : NULL;
+}
+
+int qcow2_l2_read(struct qcow2_recount *c, uint64_t off, uint8_t *buf)
+{
+	if (off >= c->file_size) {
+		memset(buf, 0, c->q->cluster_size);
+		return 0;
+	}
+	return plt_store_read(c->file, off, buf, c->q->cluster_size, PLT_IO_L2, NULL);
+}
+
+/* ---- scanning -------------------------------------------------------------------------------- */
+
+struct scan {
+	struct qcow2_recount *c;
+	uint64_t per;
+	bool lone; /* no snapshots: a cluster that two entries share is wrong */
+};
+
+struct tally {
+	uint64_t allocated, fragmented, compressed, next; /* next: QEMU's next contiguous offset */
+};
+
+/* Anything but a plain allocated or absent entry.  Returns whether it wants a second look. */
+static bool scan_special(struct qcow2_recount *c, uint64_t e, uint64_t bitmap, uint32_t times, bool lone,
+			 struct tally *t)
+{
+	const struct qcow2_state *q = c->q;
+	enum qcow2_entry_type type = qcow2_entry_type(c, e);
+	bool odd = type != QCOW2_ENTRY_COMPRESSED && (e & QCOW2_L2_RESERVED);
+	uint64_t off, len;
+
+	/* The zero bit: not in version 2 (QEMU's check does not look), not with extended entries. */
+	odd |= type != QCOW2_ENTRY_COMPRESSED && (e & QCOW2_L2_ZERO) && (q->version < 3 || q->extl2);
+	if (type == QCOW2_ENTRY_COMPRESSED) {
+		if (c->external || bitmap)
+			return true;
+		len = qcow2_compressed_range(q, e & ~QCOW2_COPIED, &off);
+		t->allocated++;
+		t->compressed++;
+		t->fragmented++;
+		if (qcow2_exceeds(c, off, len))
+			return true;
+		for (uint64_t k = off >> q->cluster_bits; k <= (off + len - 1) >> q->cluster_bits; k++)
+			odd |= qcow2_was_metadata(c, qcow2_count_cluster(c, k, times));
+		return odd || (e & QCOW2_COPIED);
+	}
+	if (type == QCOW2_ENTRY_UNALLOCATED)
+		return odd || (uint32_t)bitmap;
+	if (type == QCOW2_ENTRY_ZERO_PLAIN)
+		return odd;
+	off = e & QCOW2_L2_OFFSET;
+	t->allocated++;
+	t->fragmented += t->next && off != t->next;
+	t->next = off + q->cluster_size;
+	odd |= (off & (q->cluster_size - 1)) || (bitmap >> 32 & bitmap);
+	if (c->external)
+		return odd || !(e & QCOW2_COPIED);
+	if (qcow2_exceeds(c, off, q->cluster_size))
+		return true;
+	if (off & (q->cluster_size - 1)) {
+		/* Ends in the next cluster, perhaps the first behind the file: cells reach one further. */
+		qcow2_count_cluster(c, (off >> q->cluster_bits) + 1, times);
+	}
+	{
+		unsigned was = qcow2_count_cluster(c, off >> q->cluster_bits, times);
+
+		return odd || qcow2_was_metadata(c, was) || (lone && qcow2_was_used(c, was)) ||
+		       qcow2_was_one(c, was) != !!(e & QCOW2_COPIED);
+	}
+}
+
+static bool scan_table(struct scan *s, const uint8_t *table, uint32_t times, struct tally *t)
+{
+	struct qcow2_recount *c = s->c;
+	const struct qcow2_state *q = c->q;
+	const uint64_t special = QCOW2_L2_RESERVED | QCOW2_COMPRESSED | QCOW2_L2_ZERO | (q->cluster_size - 1);
+	const bool extl2 = q->extl2, lone = s->lone;
+	const unsigned step = q->l2_entry_size, bits = q->cluster_bits;
+	bool odd = false;
+
+	t->next = 0;
+	for (const uint8_t *p = table; p < table + q->cluster_size; p += step) {
+		uint64_t e = plt_get_be64(p), bitmap = extl2 ? plt_get_be64(p + 8) : 0, off;
+		unsigned was;
+
+		if (!(e | bitmap))
+			continue;
+		off = e & QCOW2_L2_OFFSET;
+		if ((e & special) || bitmap || !off || c->external || off >= c->file_size) {
+			odd |= scan_special(c, e, bitmap, times, lone, t);
+			continue;
+		}
+		t->allocated++;
+		t->fragmented += t->next && off != t->next;
+		t->next = off + q->cluster_size;
+		was = qcow2_count_cluster(c, off >> bits, times);
+		odd |= qcow2_was_metadata(c, was) || (lone && qcow2_was_used(c, was)) ||
+		       qcow2_was_one(c, was) != !!(e & QCOW2_COPIED);
+	}
+	return odd;
+}
+
+static int scan_part(void *arg, unsigned part)
+{
+	struct scan *s = arg;
+	struct qcow2_recount *c = s->c;
+	uint64_t i = part * s->per, end = PLT_MIN(c->nl2, i + s->per), cs = c->q->cluster_size;
+	size_t cap = PLT_MAX((uint64_t)BATCH, cs);
+	uint8_t *buf;
+
+	/* Memory as the work needs: a part with few tables far apart reads them one by one. */
+	cap = PLT_MIN(cap, PLT_MAX(cs, (end - PLT_MIN(i, end)) * cs));
+	buf = plt_alloc_io(cap);
+	if (!buf)
+		return -ENOMEM;
+	while (i < end) {
+		uint64_t n = 1, first = c->l2[i].off;
+		bool whole;
+
+		while (i + n < end && (n + 1) * cs <= cap && c->l2[i + n].off == first + n * cs)
+			n++;
+		whole = first < c->file_size && plt_store_read(c->file, first, buf, n * cs, PLT_IO_L2, NULL) == 0;
+		for (uint64_t k = 0; k < n; k++) {
+			struct qcow2_l2ref *l = &c->l2[i + k];
+			uint8_t *table = whole ? buf + k * cs : buf;
+			struct tally t = { 0 };
+
+			if (!whole && qcow2_l2_read(c, l->off, buf) < 0) {
+				l->flagged = true;
+				atomic_store(&c->read_failed, true);
+				continue;
+			}
+			l->flagged = scan_table(s, table, l->active + l->others, &t);
+			if (l->active) {
+				atomic_fetch_add(&c->allocated, t.allocated * l->active);
+				atomic_fetch_add(&c->fragmented, t.fragmented * l->active);
+				atomic_fetch_add(&c->compressed, t.compressed * l->active);
+			}
+		}
+		i += n;
+	}
+	free(buf);
+	return 0;
+}
+
+int qcow2_l2_scan(struct qcow2_recount *c)
+{
+	struct scan s = { .c = c, .lone = c->q->nb_snapshots == 0 };
+	unsigned parts = (unsigned)PLT_MIN(UINT64_C(128), plt_div_up(c->nl2, 4));
+	int r;
+
+	if (!c->nl2)
+		return 0;
+	s.per = plt_div_up(c->nl2, parts);
+	r = parts > 1 ? plt_ctx_parallel(c->ctx, parts, scan_part, &s) : scan_part(&s, 0);
+	qcow2_count_settle(c);
+	return r < 0 ? r : atomic_load(&c->no_memory) ? -ENOMEM : 0;
+}

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+libplatter_core_la_SOURCES += \
+	qcow2/bitmaps.c \
+	qcow2/check.c \
+	qcow2/check.h \
+	qcow2/check_map.c \
+	qcow2/check_refs.c \
+	qcow2/check_report.c \
+	qcow2/create.c \
+	qcow2/driver.c \
+	qcow2/header.c \
+	qcow2/map.c \
+	qcow2/ondisk.h \
+	qcow2/open.c \
+	qcow2/place.c \
+	qcow2/qcow2.h \
+	qcow2/recover.c \
+	qcow2/refcount.c \
+	qcow2/snaptable.c \
+	qcow2/zero.c \
+	$(NULL)

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+#ifndef PLT_QCOW2_MAPPING_H
+#define PLT_QCOW2_MAPPING_H
+
+/*
+ * What map.c, place.c, zero.c and refcount.c share: reading and writing single entries of the tables
+ * through the metadata cache.
+ */
+#include "qcow2/qcow2.h"
+
+/* What driver->work() is asked for; all of it exclusive. */
+enum qcow2_work {
+	QCOW2_WORK_NEW_L2,      /* arg: L1 index without a table */
+	QCOW2_WORK_UNSHARE_L2,  /* arg: L1 index whose table a snapshot shares */
+	QCOW2_WORK_NEW_REFBLOCK,/* arg: index of the block */
+	QCOW2_WORK_GROW_REFTABLE,/* arg: entries it must have at least */
+};
+
+/* Kinds of limbo entries. */
+enum qcow2_limbo {
+	QCOW2_LIMBO_CLUSTERS = 0, /* whole clusters; neighbours may be joined */
+	QCOW2_LIMBO_PACKED = 1,   /* one compressed range: -1 on each cluster that it touches */
+};
+
+struct qcow2_entry {
+	uint64_t word;
+	uint64_t bitmap; /* extended entries: 32 allocation bits, 32 zero bits */
+};
+
+enum qcow2_kind {
+	QCOW2_ABSENT,
+	QCOW2_ABSENT_KEPT, /* extended: subcluster without data in an allocated cluster */
+	QCOW2_ZERO_PLAIN,
+	QCOW2_ZERO_KEPT,   /* reads zero, has a host cluster; what lies there is stale */
+	QCOW2_DATA,
+	QCOW2_PACKED,
+	QCOW2_BAD,
+};
+
+/* Does [host_off, +len) touch the header, the active L1 table or the refcount table? */
+bool qcow2_on_metadata(const struct qcow2_state *q, uint64_t host_off, uint64_t len);
+int qcow2_l1_get(struct plt_image *img, struct plt_pins *pins, uint64_t l1_offset, uint64_t index,
+		 struct plt_block **ret, unsigned *ret_word, struct plt_need *need, struct plt_error *err);
+/* -EUCLEAN with text if an L1 entry cannot be followed. */
+int qcow2_l1_check(const struct plt_image *img, uint64_t index, uint64_t entry, struct plt_error *err);
+
+/* @index counts entries within the slice. */
+struct qcow2_entry qcow2_entry_get(const struct qcow2_state *q, const struct plt_block *b, unsigned index);
+void qcow2_entry_set(const struct qcow2_state *q, struct plt_block *b, unsigned index, struct qcow2_entry e);
+bool qcow2_entry_bad(const struct plt_image *img, struct qcow2_entry e, uint64_t guest_off);
+enum qcow2_kind qcow2_entry_kind(const struct plt_image *img, struct qcow2_entry e, uint64_t guest_off, unsigned sub);
+/* Bytes of the file that may belong to a compressed cluster. */
+void qcow2_packed_range(const struct qcow2_state *q, uint64_t word, uint64_t *ret_off, uint32_t *ret_len);
+
+/*
+ * refcount.c, for place: find @n free clusters in a row, or as many as there are (at least one), and
+ * pin what their counts live in.  Changes nothing on disk or in the tables; image lock held.
+ */
+struct qcow2_found {
+	uint64_t cluster;           /* host cluster index of the first */
+	uint64_t n;
+	struct plt_block *refblock; /* the slice that holds all their counts */
+	struct plt_block *reftable; /* the slice that names it */
+};
+int qcow2_find_free(struct plt_image *img, struct plt_pins *pins, uint64_t n, struct qcow2_found *ret,
+		    struct plt_need *need, struct plt_error *err);
+/* The count's slice of one cluster; *ret_refblock NULL if it has none (count 0). */
+int qcow2_count_block(struct plt_image *img, struct plt_pins *pins, uint64_t cluster, struct plt_block **ret_refblock,
+		      struct plt_block **ret_reftable, struct plt_need *need, struct plt_error *err);
+uint64_t qcow2_count_read(const struct plt_image *img, struct plt_block *refblock, uint64_t cluster);
+void qcow2_count_write(const struct plt_image *img, struct plt_block *refblock, uint64_t cluster, uint64_t count);
+/* Count the found clusters once each; image lock held. */
+void qcow2_take(struct plt_image *img, const struct qcow2_found *f);
+void qcow2_give_back(struct plt_image *img, const struct qcow2_found *f);
+/* Do clusters [cluster, +n) lie behind everything the file ever held, so that they read as zeros? */
+bool qcow2_is_fresh(const struct plt_image *img, uint64_t cluster);
+
+/* What an entry that is being replaced referred to goes to limbo; room for it was found.  Image lock held. */
+void qcow2_drop_old(struct plt_image *img, struct qcow2_entry e);
+
+/* Blocking parts of QCOW2_WORK_NEW_REFBLOCK and QCOW2_WORK_GROW_REFTABLE. */
+int qcow2_new_refblock(struct plt_image *img, uint64_t index, struct plt_error *err);
+int qcow2_grow_reftable(struct plt_image *img, uint64_t entries, struct plt_error *err);
+
+#endif

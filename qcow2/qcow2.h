@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+#ifndef PLT_QCOW2_QCOW2_H
+#define PLT_QCOW2_QCOW2_H
+
+/*
+ * The driver's own state and prototypes.  Write order: every rule below is the right-hand side of one
+ * line of the table in docs/formats/qcow2.md ("Order of writes"); a rule's number is its bit in
+ * plt_image.rules_off, by which the power-cut tests switch it off and must then fail.
+ */
+#include "formats/driver.h"
+#include "qcow2/ondisk.h"
+
+enum qcow2_rule {
+	QCOW2_RULE_COUNT_L2,       /* data cluster: its count, with its path -> L2 entry */
+	QCOW2_RULE_DATA_L2,        /* data, copied head and tail -> L2 entry */
+	QCOW2_RULE_COUNT_L1,       /* new L2: its count, with its path -> L1 entry */
+	QCOW2_RULE_TABLE_L1,       /* new L2, every sector -> L1 entry */
+	QCOW2_RULE_BLOCK_TABLE,    /* new refcount block, every sector, counting itself -> table entry */
+	QCOW2_RULE_TABLE_PATH,     /* refcount table entry -> all that relies on its counts */
+	QCOW2_RULE_GONE_COUNT,     /* removal durable -> count -1 */
+	QCOW2_RULE_GONE_PUNCH,     /* removal durable -> punch */
+	QCOW2_RULE_GONE_REUSE,     /* removal durable, epochs drained, punch complete -> reuse */
+	QCOW2_RULE_PUNCH_AT_ZERO,  /* punch only at count 0 */
+	QCOW2_RULE_COMPRESSED_TAIL,/* the tail pointer is dropped when its cluster is freed */
+	QCOW2_RULE_GROW_L1,        /* new L1 and its count -> header -> free the old one */
+	QCOW2_RULE_GROW_REFTABLE,  /* new table and blocks -> header -> free the old one */
+	QCOW2_RULE_DIRTY_SET,      /* lazy: dirty bit -> first entry ahead of its count */
+	QCOW2_RULE_DIRTY_CLEAR,    /* everything -> dirty bit cleared */
+	QCOW2_RULE_SHRINK,         /* header size -> entries removed */
+	QCOW2_RULE_GROW_SIZE,      /* entries and bytes past the old end cleared -> header size */
+	QCOW2_RULE_FORGET,         /* a freed table's dirty blocks are dropped before reuse */
+	QCOW2_RULES
+};
+
+static inline bool qcow2_rule(const struct plt_image *img, enum qcow2_rule r)
+{
+	return !(img->rules_off >> r & 1);
+}
+
+/* Metadata types, in rank order. */
+extern const struct plt_meta_type qcow2_refblock_type, qcow2_reftable_type, qcow2_l2_type, qcow2_l1_type;
+
+/* A header extension that is kept byte for byte. */
+struct qcow2_unknown_ext {
+	uint32_t type, length;
+	uint8_t *data;
+};
+
+struct qcow2_snapshot {
+	struct plt_snapshot_info info;  /* id, name owned here */
+	uint64_t l1_offset;
+	uint32_t l1_size;
+	uint8_t *extra;                 /* extra data as found */
+	uint32_t extra_size;
+};
+
+/* A persistent bitmap of the image. */
+struct qcow2_bitmap {
+	char *name;
+	uint32_t flags;                 /* as on disk when opened */
+	uint32_t granularity_bits;
+	uint64_t table_offset;
+	uint32_t table_size;
+	uint8_t *extra;
+	uint32_t extra_size;
+	bool recording;                 /* loaded; our writes are recorded; stored at close */
+	bool inconsistent;              /* in_use when opened, or unusable */
+	_Atomic bool changed;           /* bits set since it was loaded */
+	uint64_t dir_pos;               /* file offset of its directory entry */
+	uint64_t nbits;
+	_Atomic uint64_t *words;        /* bit i of word i/64: granule i has been written */
+};
+
+/* What qcow2_header_write() turns into the first cluster. */
+struct qcow2_state {
+	/* the header, in host order; changed under the image lock */
+	uint32_t version, cluster_bits, refcount_order, header_length;
+	uint32_t crypt_method;
+	uint64_t virtual_size;          /* as recorded; img->size is its 512-byte floor */
+	uint64_t l1_offset, reftable_offset, snapshots_offset;
+	uint32_t l1_size, reftable_clusters, nb_snapshots;
+	uint64_t incompatible, compatible, autoclear;
+	enum qcow2_compression compression;
+	uint8_t *header_tail;           /* header bytes past 112, kept */
+	uint32_t header_tail_len;
+	struct qcow2_unknown_ext *unknown;
+	unsigned nunknown;
+	uint8_t *feature_table;         /* the feature name extension as found; NULL: none */
+	uint32_t feature_table_len;
+	char *data_file_name;           /* the extension's text; NULL: none */
+	uint64_t luks_offset, luks_length;
+	/* bitmaps extension as found (nb_bitmaps 0: none) */
+	uint32_t nb_bitmaps;
+	uint64_t bitmap_dir_offset, bitmap_dir_size;
+
+	/* derived */
+	uint32_t cluster_size;
+	uint32_t l2_bits;               /* log2 of entries in an L2 table */
+	uint32_t l2_entry_size;         /* 8, or 16 with extended entries */
+	bool extl2;
+	uint32_t sub_bits;              /* log2 of the subcluster size; cluster_bits without extended entries */
+	uint32_t refcount_bits;         /* 1 << refcount_order */
+	uint64_t refcount_max;
+	uint32_t rb_bits;               /* log2 of counts in one refcount block */
+	bool data_file_raw;
+
+	/* the view that map shows: the active L1, or a snapshot's */
+	uint64_t view_l1_offset;
+	uint32_t view_l1_size;
+	bool view_snapshot;
+
+	struct qcow2_snapshot *snapshots;
+	struct qcow2_bitmap *bitmaps;
+	unsigned nbitmaps;
+
+	/* allocation (qcow2/refcount.c), image lock */
+	uint64_t free_hint;             /* cluster index: none below is known to be free */
+	uint64_t file_clusters;         /* clusters that the file's length covers, rounded up: above, all is fresh */
+	uint64_t comp_tail;             /* next free byte of the last compressed host cluster; 0: none */
+	struct plt_pins reft_pins;
+	bool lazy;                      /* lazy refcounts in force: compatible bit and option */
+	bool dirty_on_disk;
+	void *alloc;                    /* refcount.c's own */
+
+	/* header.c, open.c, snaptable.c, bitmaps.c */
+	bool bitmaps_damaged;           /* extension or directory unusable: clusters kept, bitmaps not */
+	bool bitmaps_recording;         /* some bitmap records our writes */
+	bool dirty_set;                 /* we set the dirty bit, and clear it when closing */
+	const char *unmappable;         /* why guest data cannot be reached here; NULL: it can */
+	uint64_t snapshots_size;        /* bytes of the snapshot table as found */
+	struct plt_snapshot_info *snapshot_infos; /* what snapshots_list() hands out */
+};
+
+static inline struct qcow2_state *qcow2_of(const struct plt_image *img)
+{
+	return img->priv;
+}
+
+/* header.c: parse and write the first cluster */
+int qcow2_header_read(struct plt_store *file, const char *name, bool check, struct qcow2_state *q,
+		      char **ret_backing, char **ret_backing_format, struct plt_error *err);
+/* Build the whole header area (header, extensions, backing name) of at most one cluster. */
+int qcow2_header_build(const struct qcow2_state *q, const char *backing, const char *backing_format,
+		       uint8_t *buf /* cluster_size bytes */, size_t *ret_len, struct plt_error *err);
+/* Write all of it, and sync.  One write for a first cluster that fits a sector-aligned 4096 bytes. */
+int qcow2_header_write(struct plt_image *img, struct plt_error *err);
+/*
+ * One write of header bytes [from, to) as q describes them now, then a sync: what every switch of a
+ * table goes through.  Synchronous, never a cache edge.
+ */
+int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struct plt_error *err);
+void qcow2_state_release(struct qcow2_state *q);
+
+int qcow2_state_derive(struct qcow2_state *q); /* the fields under "derived", from the header's */
+/* Entries that an L1 for @size guest bytes needs. */
+uint64_t qcow2_l1_entries(const struct qcow2_state *q, uint64_t size);
+/* EFBIG "@what too large", EINVAL "@what offset invalid": limits of any table the file names. */
+int qcow2_check_table(const struct qcow2_state *q, uint64_t off, uint64_t entries, uint64_t entry_len,
+		      uint64_t max_bytes, const char *what, struct plt_error *err);
+int qcow2_feature_table_default(struct qcow2_state *q);
+/* Record another backing file (NULL or "": none) and write the header.  The caller is exclusive. */
+int qcow2_set_backing(struct plt_image *img, const char *name, const char *format, struct plt_error *err);
+
+/* open.c */
+int qcow2_probe(const uint8_t *buf, size_t len, uint64_t size);
+/* EUCLEAN unless [off, off+len) is inside the file, whose last cluster may be cut short. */
+int qcow2_table_in_file(const struct qcow2_state *q, uint64_t file_size, uint64_t off, uint64_t len,
+			const char *what, struct plt_error *err);
+int qcow2_open(struct plt_image *img, const struct plt_open_how *how, struct plt_error *err);
+int qcow2_close(struct plt_image *img, struct plt_error *err);
+int qcow2_first_write(struct plt_image *img, struct plt_error *err);
+json_t *qcow2_info(struct plt_image *img);
+
+/* One extern table: qcow2/driver.c. */
+extern const struct plt_driver qcow2_driver;
+extern const struct plt_opt_desc qcow2_open_opts[];
+
+/* recover.c: the recount of a dirty image at open for writing; only raises counts */
+int qcow2_recover(struct plt_image *img, struct plt_error *err);
+
+/* map.c */
+int qcow2_map(struct plt_image *img, struct plt_pins *pins, uint64_t off, uint64_t len,
+	      struct plt_runs *runs, struct plt_need *need, struct plt_error *err);
+int qcow2_validate_l1(struct plt_image *img, uint64_t host_off, const void *data, size_t len, struct plt_error *err);
+int qcow2_validate_l2(struct plt_image *img, uint64_t host_off, const void *data, size_t len, struct plt_error *err);
+
+/* place.c */
+int qcow2_place(struct plt_image *img, struct plt_pins *pins, const struct plt_place_req *req,
+		struct plt_place *ret, struct plt_need *need, struct plt_error *err);
+void qcow2_publish(struct plt_image *img, struct plt_place *place);
+void qcow2_withdraw(struct plt_image *img, struct plt_place *place);
+int qcow2_work(struct plt_image *img, int code, uint64_t arg, struct plt_error *err);
+
+/* zero.c */
+int qcow2_write_zeroes(struct plt_image *img, uint64_t off, uint64_t len, bool unmap, uint64_t *ret_done,
+		       struct plt_need *need, struct plt_error *err);
+int qcow2_discard(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done,
+		  struct plt_need *need, struct plt_error *err);
+
+/* refcount.c: counts, free-space search, growth of the refcount table */
+/*
+ * Blocking allocation of @n contiguous clusters (counts raised to 1 in the cache), for tables and
+ * whole-image work.  Never with the image lock held.
+ */
+int qcow2_alloc(struct plt_image *img, uint64_t n, uint64_t *ret_host_off, struct plt_error *err);
+/* Blocking: add @delta to each cluster's count.  Lowering expects the removal to be durable already. */
+int qcow2_count_add(struct plt_image *img, uint64_t host_off, uint64_t len, int delta, struct plt_error *err);
+int qcow2_count_get(struct plt_image *img, uint64_t host_off, uint64_t *ret, struct plt_error *err);
+int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsigned kind, struct plt_error *err);
+
+/* create.c */
+extern const struct plt_opt_desc qcow2_create_opts[];
+int qcow2_create(const struct plt_create *how, struct plt_error *err);
+int qcow2_measure(const struct plt_opts *opts, uint64_t size, uint64_t data, uint64_t *ret_required,
+		  uint64_t *ret_full, struct plt_error *err);
+
+/* snaptable.c */
+int qcow2_snapshots_load(struct plt_image *img, struct plt_error *err);
+/* The same from a bare store: fills q->snapshots.  On failure q->nb_snapshots is the header's, no more. */
+int qcow2_snaptable_read(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err);
+int qcow2_snapshots_list(struct plt_image *img, const struct plt_snapshot_info **ret, unsigned *ret_n);
+void qcow2_snapshots_release(struct qcow2_state *q);
+
+/* bitmaps.c */
+int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err);    /* directory; contents if writable */
+int qcow2_bitmaps_mark_in_use(struct plt_image *img, struct plt_error *err); /* from first_write */
+void qcow2_bitmaps_record(struct plt_image *img, uint64_t off, uint64_t len); /* any thread; atomic */
+int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err);   /* from close */
+/* The directory alone, from a bare store: fills q->bitmaps.  -EUCLEAN: damaged. */
+int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err);
+void qcow2_bitmaps_release(struct qcow2_state *q);
+
+/* check.c */
+int qcow2_examine(struct plt_examine *ex, struct plt_error *err);
+
+#endif

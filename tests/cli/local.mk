@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+script_tests += \
+	tests/cli/check.sh \
+	tests/cli/compare.sh \
+	tests/cli/convert.sh \
+	tests/cli/create.sh \
+	tests/cli/hash.sh \
+	tests/cli/help.sh \
+	tests/cli/info.sh \
+	tests/cli/map.sh \
+	tests/cli/progress.sh \
+	tests/cli/usage.sh \
+	$(NULL)
+
+EXTRA_DIST += \
+	tests/cli/check.out \
+	tests/cli/compare.out \
+	tests/cli/convert-refused.out \
+	tests/cli/convert.out \
+	tests/cli/create-help.out \
+	tests/cli/create-refused.out \
+	tests/cli/create.out \
+	tests/cli/info-chain.out \
+	tests/cli/info.out \
+	tests/cli/map.out \
+	tests/cli/transcript.sh \
+	tests/cli/usage.out \
+	$(NULL)

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+unit_tests += \
+	tests/convert/test-crew \
+	tests/convert/test-hold \
+	tests/convert/test-source \
+	$(NULL)
+
+tests_convert_test_crew_SOURCES = tests/convert/test-crew.c
+tests_convert_test_hold_SOURCES = tests/convert/test-hold.c
+tests_convert_test_source_SOURCES = tests/convert/test-source.c
+
+script_tests += \
+	tests/convert/backing.sh \
+	tests/convert/compare.sh \
+	tests/convert/hash.sh \
+	tests/convert/roundtrip.sh \
+	tests/convert/salvage.sh \
+	tests/convert/target.sh \
+	$(NULL)
+
+tsan_tests += \
+	tests/convert/test-crew \
+	tests/convert/test-hold \
+	tests/convert/test-source \
+	$(NULL)

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+unit_tests += \
+	tests/io/test-file \
+	tests/io/test-lock \
+	tests/io/test-model \
+	tests/io/test-ring \
+	tests/io/test-store \
+	$(NULL)
+
+tests_io_test_file_SOURCES = tests/io/test-file.c
+tests_io_test_lock_SOURCES = tests/io/test-lock.c
+tests_io_test_model_SOURCES = tests/io/test-model.c
+tests_io_test_ring_SOURCES = tests/io/test-ring.c
+tests_io_test_store_SOURCES = tests/io/test-store.c
+
+tsan_tests += \
+	tests/io/test-file \
+	tests/io/test-ring \
+	tests/io/test-store \
+	$(NULL)

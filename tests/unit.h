@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+#ifndef PLT_TESTS_UNIT_H
+#define PLT_TESTS_UNIT_H
+
+/*
+ * A unit test program is one Check suite:
+ *
+ *	static Suite *suite(void);
+ *	int main(void) { return plt_unit_main(suite()); }
+ */
+#include <check.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "platter.h"
+
+/* Run @suite, print TAP.  Returns main's result: 0 when all that was planned ran. */
+int plt_unit_main(Suite *suite);
+
+/*
+ * Random numbers for tests: the same sequence for the same seed.  plt_unit_seed() gives PLT_SEED
+ * from the environment, or one of the clock's, and prints it, so that a failure can be repeated.
+ */
+uint64_t plt_unit_seed(void);
+uint64_t plt_unit_random(uint64_t *state);
+
+/* A folder of this test process alone (without forks: of the program), removed at the end. */
+const char *plt_unit_dir(void);
+
+#endif
