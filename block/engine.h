@@ -234,6 +234,9 @@ void plt_io_leave(struct plt_io *io);
 bool plt_range_lock(struct plt_io *io, uint64_t off, uint64_t len); /* false: queued */
 void plt_range_unlock(struct plt_io *io);
 
+/* flush.c, blocking: what had completed before is durable afterwards; limbo is left alone. */
+int plt_image_flush(struct plt_image *img, struct plt_error *err);
+
 /* limbo.c: what the states of PLT_NEED_LIMBO call */
 int plt_limbo_take(struct plt_image *img, struct plt_limbo_entry **ret, unsigned *ret_n);
 int plt_limbo_release(struct plt_image *img, struct plt_limbo_entry *v, unsigned n, struct plt_error *err);

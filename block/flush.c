@@ -7,16 +7,14 @@
  */
 #include "block/engine.h"
 
+int plt_image_flush(struct plt_image *img, struct plt_error *err)
+{
+	return plt_meta_flush(img, true, err);
+}
+
 static int flush(struct plt_io *io, struct plt_io_op *iop)
 {
-	struct plt_image *img = io->img;
-	int r = 0;
-
-	if (img->drv->flush)
-		r = img->drv->flush(img, &iop->err);
-	if (r == 0 && img->slice)
-		r = plt_meta_flush(img, true, &iop->err);
-	return r;
+	return plt_image_flush(io->img, &iop->err);
 }
 
 void plt_flush_step(struct plt_io *io)
@@ -25,11 +23,7 @@ void plt_flush_step(struct plt_io *io)
 
 	if (io->pending)
 		return;
-	if (io->result || io->flags) {
-		plt_io_finish(io);
-		return;
-	}
-	if (!io->img->writable) {
+	if (io->result || io->flags || !io->img->writable) {
 		plt_io_finish(io);
 		return;
 	}
@@ -37,8 +31,8 @@ void plt_flush_step(struct plt_io *io)
 	pthread_mutex_lock(&io->img->lock);
 	limbo = io->eng->nlimbo != 0;
 	pthread_mutex_unlock(&io->img->lock);
-	if (limbo && !io->img->drv->flush)
-		plt_io_drain_limbo(io);
+	if (limbo)
+		plt_io_drain_limbo(io); /* begins with the same flush */
 	else
 		plt_io_call(io, flush, NULL);
 }

@@ -93,7 +93,7 @@ static int limbo_flush(struct plt_io *io, struct plt_io_op *iop)
 	plt_limbo_take(io->img, &io->limbo, &io->nlimbo);
 	if (io->img->rules_off >> PLT_RULE_LIMBO_DURABLE & 1)
 		return 0;
-	r = plt_meta_flush(io->img, true, &iop->err);
+	r = plt_image_flush(io->img, &iop->err);
 	return r;
 }
 

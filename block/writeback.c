@@ -233,6 +233,14 @@ static int write_round(struct plt_image *img, struct round *r, struct plt_error 
 	return 0;
 }
 
+/* What the driver wants in the file before its sync (a full last cluster) goes first. */
+static int sync_file(struct plt_image *img, struct plt_error *err)
+{
+	int r = img->drv->before_sync ? img->drv->before_sync(img, err) : 0;
+
+	return r < 0 ? r : plt_store_sync(img->file, err);
+}
+
 static int flush_locked(struct plt_image *img, struct round *r, struct plt_error *err)
 {
 	struct plt_engine *eng = img->engine;
@@ -256,7 +264,7 @@ static int flush_locked(struct plt_image *img, struct round *r, struct plt_error
 				return 0;
 			if (other && (rc = plt_store_sync(other, err)) < 0)
 				return rc;
-			rc = plt_store_sync(img->file, err);
+			rc = sync_file(img, err);
 			if (rc < 0)
 				return rc;
 			continue;
@@ -313,7 +321,7 @@ int plt_meta_flush(struct plt_image *img, bool durable, struct plt_error *err)
 		if (img->data && img->data != img->file)
 			rc = plt_store_sync(img->data, err);
 		if (rc == 0)
-			rc = plt_store_sync(img->file, err);
+			rc = sync_file(img, err);
 	}
 	return rc;
 }

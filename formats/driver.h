@@ -394,8 +394,11 @@ struct plt_driver {
 	 * Any thread, before the request completes; no lock held.  NULL: nothing to record.
 	 */
 	void (*written)(struct plt_image *img, uint64_t off, uint64_t len);
-	/* Before the engine's own flush of metadata and stores; NULL: nothing of its own. */
-	int (*flush)(struct plt_image *img, struct plt_error *err);
+	/*
+	 * Before each sync of the image's file by the engine, while requests may be under way: what must be
+	 * durable with it.  NULL: nothing.
+	 */
+	int (*before_sync)(struct plt_image *img, struct plt_error *err);
 	/* Behind the gate, epochs drained.  Sets img->size. */
 	int (*resize)(struct plt_image *img, uint64_t size, const char *preallocation, struct plt_error *err);
 

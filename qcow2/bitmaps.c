@@ -3,13 +3,14 @@
 /*
  * Persistent dirty bitmaps: which granules the guest has written since some backup.  A bitmap that
  * misses a write makes the next incremental backup silently wrong, so the rule is: what cannot be
- * recorded must be marked as unusable before the write happens.  Before the first change every bitmap
- * that records is marked in use on the disk; only when its new content is durable does the mark go.
- * A damaged directory or table costs bitmaps, never the disk: they stay where they are, unusable.
+ * recorded must be marked as unusable before the write happens.  Before the first change every
+ * bitmap that records is marked in use on the disk; only when its new content is durable does the
+ * mark go.  A damaged directory or table costs bitmaps, never the disk: they stay where they are,
+ * unusable.
  *
- * Storing writes to fresh clusters: data and tables with their counts, durable; then the directory's
- * offsets; then, in a further write, the marks (an entry may lie across two sectors); then the old
- * clusters are given back.
+ * Storing writes to fresh clusters: data and tables with their counts, durable; then the
+ * directory's offsets; then, in a further write, the marks (an entry may lie across two sectors);
+ * then the old clusters are given back.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -26,15 +27,15 @@
 /* ---- the directory --------------------------------------------------------------------------- */
 
 /* Entries that a bitmap's table must have, and its bits. */
-static uint64_t expected_table(const struct qcow2_state *q, uint64_t size, uint32_t granularity_bits,
-			       uint64_t *ret_nbits)
+static uint64_t expected_table(const struct qcow2_state *q, uint64_t size,
+			       uint32_t granularity_bits, uint64_t *ret_nbits)
 {
 	*ret_nbits = plt_div_up(size, UINT64_C(1) << granularity_bits);
 	return plt_div_up(plt_div_up(*ret_nbits, 8), q->cluster_size);
 }
 
-static int parse_entry(struct qcow2_state *q, const uint8_t *dir, uint64_t len, uint64_t *at, struct qcow2_bitmap *b,
-		       struct plt_error *err)
+static int parse_entry(struct qcow2_state *q, const uint8_t *dir, uint64_t len, uint64_t *at,
+		       struct qcow2_bitmap *b, struct plt_error *err)
 {
 	struct qcow2_bitmap_entry e;
 	uint32_t extra, name;
@@ -49,19 +50,27 @@ static int parse_entry(struct qcow2_state *q, const uint8_t *dir, uint64_t len, 
 	if (size > len - *at)
 		return plt_error_set(err, EUCLEAN, "Broken bitmap directory");
 	if (!name || name > 1023 || e.type != 1)
-		return plt_error_set(err, EUCLEAN, "Broken bitmap directory: entry at byte %" PRIu64 " has type %u and "
-				     "a name of %" PRIu32 " bytes", *at, e.type, name);
+		return plt_error_set(err, EUCLEAN,
+				     "Broken bitmap directory: entry at byte %" PRIu64
+				     " has type %u and "
+				     "a name of %" PRIu32 " bytes",
+				     *at, e.type, name);
 	b->table_offset = plt_be64_get(e.table_offset);
 	b->table_size = plt_be32_get(e.table_size);
 	b->flags = plt_be32_get(e.flags);
 	b->granularity_bits = e.granularity_bits;
 	b->dir_pos = q->bitmap_dir_offset + *at;
-	if (b->granularity_bits < QCOW2_MIN_GRANULARITY_BITS || b->granularity_bits > QCOW2_MAX_GRANULARITY_BITS)
-		return plt_error_set(err, EUCLEAN, "Broken bitmap directory: granularity 2^%" PRIu32, b->granularity_bits);
+	if (b->granularity_bits < QCOW2_MIN_GRANULARITY_BITS ||
+	    b->granularity_bits > QCOW2_MAX_GRANULARITY_BITS)
+		return plt_error_set(err, EUCLEAN,
+				     "Broken bitmap directory: granularity 2^%" PRIu32,
+				     b->granularity_bits);
 	if (!b->table_size || b->table_size > QCOW2_MAX_BITMAP_TABLE || !b->table_offset ||
 	    b->table_offset & (q->cluster_size - 1) || b->table_offset > INT64_MAX / 2)
-		return plt_error_set(err, EUCLEAN, "Broken bitmap directory: table of %" PRIu32 " entries at offset %#"
-				     PRIx64, b->table_size, b->table_offset);
+		return plt_error_set(err, EUCLEAN,
+				     "Broken bitmap directory: table of %" PRIu32
+				     " entries at offset %#" PRIx64,
+				     b->table_size, b->table_offset);
 	b->extra_size = extra;
 	b->extra = malloc(extra ? extra : 1);
 	b->name = strndup((const char *)dir + *at + sizeof(e) + extra, name);
@@ -72,7 +81,8 @@ static int parse_entry(struct qcow2_state *q, const uint8_t *dir, uint64_t len, 
 	return 0;
 }
 
-int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err)
+int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qcow2_state *q,
+			   struct plt_error *err)
 {
 	uint64_t len = q->bitmap_dir_size, at = 0;
 	PLT_AUTOFREE uint8_t *dir = NULL;
@@ -80,15 +90,19 @@ int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qc
 	int r;
 
 	if (!plt_in_range(q->bitmap_dir_offset, len, file_size))
-		return plt_error_set(err, EUCLEAN, "Bitmap directory (%" PRIu64 " bytes at offset %#" PRIx64 ") lies beyond "
-				     "the end of the file", len, q->bitmap_dir_offset);
+		return plt_error_set(err, EUCLEAN,
+				     "Bitmap directory (%" PRIu64 " bytes at offset %#" PRIx64
+				     ") lies beyond "
+				     "the end of the file",
+				     len, q->bitmap_dir_offset);
 	dir = plt_alloc_capped(len, 1, QCOW2_MAX_BITMAP_DIRECTORY);
 	if (!dir)
 		return plt_error_set(err, ENOMEM, "Out of memory");
 	r = plt_store_read(file, q->bitmap_dir_offset, dir, len, PLT_IO_BITMAP, err);
 	while (!r && at < len) {
 		if (q->nbitmaps == q->nb_bitmaps) {
-			r = plt_error_set(err, EUCLEAN, "More bitmaps found than specified in header extension");
+			r = plt_error_set(err, EUCLEAN,
+					  "More bitmaps found than specified in header extension");
 			break;
 		}
 		if (q->nbitmaps == cap) {
@@ -107,7 +121,8 @@ int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qc
 		r = parse_entry(q, dir, len, &at, &q->bitmaps[q->nbitmaps - 1], err);
 	}
 	if (!r && q->nbitmaps < q->nb_bitmaps)
-		r = plt_error_set(err, EUCLEAN, "Less bitmaps found than specified in header extension");
+		r = plt_error_set(err, EUCLEAN,
+				  "Less bitmaps found than specified in header extension");
 	if (r < 0)
 		qcow2_bitmaps_release(q);
 	return r;
@@ -133,7 +148,8 @@ static uint64_t cluster_bits_of(const struct qcow2_state *q)
 	return (uint64_t)q->cluster_size * 8;
 }
 
-static uint64_t *load_table(struct plt_image *img, const struct qcow2_bitmap *b, struct plt_error *err)
+static uint64_t *load_table(struct plt_image *img, const struct qcow2_bitmap *b,
+			    struct plt_error *err)
 {
 	uint64_t *t = plt_alloc_capped(b->table_size, 8, MAX_CONTENT);
 
@@ -141,7 +157,8 @@ static uint64_t *load_table(struct plt_image *img, const struct qcow2_bitmap *b,
 		plt_error_set(err, ENOMEM, "Out of memory");
 		return NULL;
 	}
-	if (plt_store_read(img->file, b->table_offset, t, (size_t)b->table_size * 8, PLT_IO_BITMAP, err) < 0) {
+	if (plt_store_read(img->file, b->table_offset, t, (size_t)b->table_size * 8, PLT_IO_BITMAP,
+			   err) < 0) {
 		free(t);
 		return NULL;
 	}
@@ -163,7 +180,8 @@ static void take_bits(struct qcow2_bitmap *b, uint64_t first, uint64_t n, const 
 	}
 }
 
-static int load_content(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size, struct plt_error *err)
+static int load_content(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size,
+			struct plt_error *err)
 {
 	const struct qcow2_state *q = qcow2_of(img);
 	uint64_t per = cluster_bits_of(q);
@@ -171,13 +189,20 @@ static int load_content(struct plt_image *img, struct qcow2_bitmap *b, uint64_t 
 	PLT_AUTOFREE uint8_t *buf = NULL;
 	int r = 0;
 
-	if (expected_table(q, atomic_load(&img->size), b->granularity_bits, &b->nbits) != b->table_size)
-		return plt_error_set(err, EUCLEAN, "Bitmap table size %" PRIu32 " does not correspond to bitmap size and "
-				     "cluster size", b->table_size);
+	if (expected_table(q, atomic_load(&img->size), b->granularity_bits, &b->nbits) !=
+	    b->table_size)
+		return plt_error_set(err, EUCLEAN,
+				     "Bitmap table size %" PRIu32
+				     " does not correspond to bitmap size and "
+				     "cluster size",
+				     b->table_size);
 	if (plt_div_up(b->nbits, 8) > MAX_CONTENT)
-		return plt_error_set(err, EFBIG, "Bitmap of %" PRIu64 " bits is too large", b->nbits);
+		return plt_error_set(err, EFBIG, "Bitmap of %" PRIu64 " bits is too large",
+				     b->nbits);
 	if (!plt_in_range(b->table_offset, (uint64_t)b->table_size * 8, file_size))
-		return plt_error_set(err, EUCLEAN, "Bitmap table at offset %#" PRIx64 " lies beyond the end of the file",
+		return plt_error_set(err, EUCLEAN,
+				     "Bitmap table at offset %#" PRIx64
+				     " lies beyond the end of the file",
 				     b->table_offset);
 	table = load_table(img, b, err);
 	buf = plt_alloc_io(q->cluster_size);
@@ -189,10 +214,15 @@ static int load_content(struct plt_image *img, struct qcow2_bitmap *b, uint64_t 
 		uint64_t n = PLT_MIN(per, b->nbits - i * per);
 
 		if ((e & ~(QCOW2_BITMAP_TABLE_OFFSET | QCOW2_BITMAP_TABLE_ONES)) ||
-		    (off && (e & QCOW2_BITMAP_TABLE_ONES)) || (off & (q->cluster_size - 1)) || off >= PLT_MAX(file_size, 1))
-			return plt_error_set(err, EUCLEAN, "Bitmap table entry %" PRIu32 " (%#" PRIx64 ") is invalid", i, e);
+		    (off && (e & QCOW2_BITMAP_TABLE_ONES)) || (off & (q->cluster_size - 1)) ||
+		    off >= PLT_MAX(file_size, 1))
+			return plt_error_set(err, EUCLEAN,
+					     "Bitmap table entry %" PRIu32 " (%#" PRIx64
+					     ") is invalid",
+					     i, e);
 		if (off) {
-			r = plt_store_read(img->file, off, buf, q->cluster_size, PLT_IO_BITMAP, err);
+			r = plt_store_read(img->file, off, buf, q->cluster_size, PLT_IO_BITMAP,
+					   err);
 			if (!r)
 				take_bits(b, i * per, n, buf);
 		} else if (e) {
@@ -210,13 +240,17 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 	int r;
 
 	if (q->bitmaps_damaged)
-		plt_ctx_warn(img->ctx, "'%s': the bitmaps extension of the header is damaged, the bitmaps cannot be used",
-			     img->name);
+		plt_ctx_warn(
+			img->ctx,
+			"'%s': the bitmaps extension of the header is damaged, the bitmaps cannot be used",
+			img->name);
 	if (!q->nb_bitmaps)
 		return 0;
 	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS)) {
-		plt_ctx_warn(img->ctx, "a program lacking bitmap support modified this file, so all bitmaps are now "
-			     "considered inconsistent");
+		plt_ctx_warn(
+			img->ctx,
+			"a program lacking bitmap support modified this file, so all bitmaps are now "
+			"considered inconsistent");
 		return 0;
 	}
 	r = plt_store_size(img->file, &file_size, err);
@@ -233,7 +267,10 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 	for (unsigned i = 0; i < q->nbitmaps; i++) {
 		struct qcow2_bitmap *b = &q->bitmaps[i];
 
-		/* Extra data that this program does not know forbids using the bitmap, unless it says otherwise. */
+		/*
+		 * Extra data that this program does not know forbids using the bitmap, unless it
+		 * says otherwise.
+		 */
 		if ((b->flags & QCOW2_BITMAP_IN_USE) ||
 		    (b->extra_size && !(b->flags & QCOW2_BITMAP_EXTRA_COMPATIBLE)))
 			b->inconsistent = true;
@@ -243,8 +280,10 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 		if (r == -ENOMEM)
 			return plt_error_set(err, ENOMEM, "Bitmap '%s': %s", b->name, why.text);
 		if (r < 0)
-			plt_ctx_warn(img->ctx, "'%s': bitmap '%s' cannot be used: %s", img->name, b->name, why.text);
-		b->inconsistent = r < 0; /* and is marked so on the disk before anything is written */
+			plt_ctx_warn(img->ctx, "'%s': bitmap '%s' cannot be used: %s", img->name,
+				     b->name, why.text);
+		b->inconsistent = r <
+				  0; /* and is marked so on the disk before anything is written */
 		b->recording = r == 0;
 		q->bitmaps_recording |= b->recording;
 	}
@@ -253,11 +292,12 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 
 /* ---- recording ------------------------------------------------------------------------------- */
 
-static int write_flags(struct plt_image *img, struct qcow2_bitmap *b, uint32_t flags, struct plt_error *err)
+static int write_flags(struct plt_image *img, struct qcow2_bitmap *b, uint32_t flags,
+		       struct plt_error *err)
 {
 	plt_be32 v = plt_be32_make(flags);
-	int r = plt_store_write(img->file, b->dir_pos + offsetof(struct qcow2_bitmap_entry, flags), &v, sizeof(v),
-				PLT_IO_BITMAP, err);
+	int r = plt_store_write(img->file, b->dir_pos + offsetof(struct qcow2_bitmap_entry, flags),
+				&v, sizeof(v), PLT_IO_BITMAP, err);
 
 	if (!r)
 		b->flags = flags;
@@ -294,7 +334,8 @@ void qcow2_bitmaps_record(struct plt_image *img, uint64_t off, uint64_t len)
 		return;
 	for (unsigned i = 0; i < q->nbitmaps; i++) {
 		struct qcow2_bitmap *b = &q->bitmaps[i];
-		uint64_t first = off >> b->granularity_bits, last = (off + len - 1) >> b->granularity_bits;
+		uint64_t first = off >> b->granularity_bits,
+			 last = (off + len - 1) >> b->granularity_bits;
 
 		if (!b->recording || first >= b->nbits)
 			continue;
@@ -332,7 +373,8 @@ static bool cluster_is_zero(const struct qcow2_bitmap *b, uint64_t first, uint64
 }
 
 /* Data and table of one bitmap into fresh clusters, whose counts are in the cache. */
-static int store_content(struct plt_image *img, struct qcow2_bitmap *b, struct stored *s, struct plt_error *err)
+static int store_content(struct plt_image *img, struct qcow2_bitmap *b, struct stored *s,
+			 struct plt_error *err)
 {
 	const struct qcow2_state *q = qcow2_of(img);
 	uint64_t per = cluster_bits_of(q), used = 0, data = 0, table_clusters, next;
@@ -357,19 +399,25 @@ static int store_content(struct plt_image *img, struct qcow2_bitmap *b, struct s
 			continue;
 		memset(buf, 0, q->cluster_size);
 		for (uint64_t w = 0; w < plt_div_up(n, 64); w++)
-			plt_put_le64(buf + w * 8, atomic_load_explicit(&b->words[i * per / 64 + w], memory_order_relaxed));
+			plt_put_le64(buf + w * 8, atomic_load_explicit(&b->words[i * per / 64 + w],
+								       memory_order_relaxed));
 		r = plt_store_write(img->file, next, buf, q->cluster_size, PLT_IO_BITMAP, err);
 		plt_put_be64(table + (size_t)i * 8, next);
 		next += q->cluster_size;
 	}
 	if (!r)
-		r = plt_store_write(img->file, s->table_offset, table, table_clusters << q->cluster_bits, PLT_IO_BITMAP, err);
+		r = plt_store_write(img->file, s->table_offset, table,
+				    table_clusters << q->cluster_bits, PLT_IO_BITMAP, err);
 	s->new_place = r == 0;
 	return r;
 }
 
-/* The directory points to the new table; its content does not count yet, for the mark is still there. */
-static int switch_table(struct plt_image *img, struct qcow2_bitmap *b, const struct stored *s, struct plt_error *err)
+/*
+ * The directory points to the new table; its content does not count yet, for the mark is still
+ * there.
+ */
+static int switch_table(struct plt_image *img, struct qcow2_bitmap *b, const struct stored *s,
+			struct plt_error *err)
 {
 	plt_be64 v = plt_be64_make(s->table_offset);
 	int r = plt_store_write(img->file, b->dir_pos, &v, sizeof(v), PLT_IO_BITMAP, err);
@@ -386,7 +434,8 @@ static void free_old(struct plt_image *img, const struct stored *s)
 
 	for (uint32_t i = 0; s->old_table && i < s->old_size; i++)
 		if (s->old_table[i] & QCOW2_BITMAP_TABLE_OFFSET)
-			(void)qcow2_count_add(img, s->old_table[i] & QCOW2_BITMAP_TABLE_OFFSET, q->cluster_size, -1, NULL);
+			(void)qcow2_count_add(img, s->old_table[i] & QCOW2_BITMAP_TABLE_OFFSET,
+					      q->cluster_size, -1, NULL);
 	(void)qcow2_count_add(img, s->old_table_offset, (uint64_t)s->old_size * 8, -1, NULL);
 }
 
@@ -424,7 +473,8 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
 		r = plt_store_sync(img->file, err);
 	for (unsigned i = 0; !r && i < q->nbitmaps; i++)
 		if (q->bitmaps[i].recording && (q->bitmaps[i].flags & QCOW2_BITMAP_IN_USE))
-			r = write_flags(img, &q->bitmaps[i], q->bitmaps[i].flags & ~QCOW2_BITMAP_IN_USE, err);
+			r = write_flags(img, &q->bitmaps[i],
+					q->bitmaps[i].flags & ~QCOW2_BITMAP_IN_USE, err);
 	if (!r)
 		r = plt_store_sync(img->file, err);
 	for (unsigned i = 0; !r && i < q->nbitmaps; i++)
@@ -435,6 +485,7 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
 	for (unsigned i = 0; i < q->nbitmaps; i++)
 		free(s[i].old_table);
 	if (r < 0)
-		plt_error_prefix(err, "The image's bitmaps could not be stored and stay marked as in use");
+		plt_error_prefix(
+			err, "The image's bitmaps could not be stored and stay marked as in use");
 	return r;
 }

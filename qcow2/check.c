@@ -33,7 +33,7 @@ static void mark(struct qcow2_exam *x, uint64_t off, uint64_t len, const char *w
 	if (!v)
 		return; /* the counts show it as well */
 	x->overlaps = v;
-	x->overlaps[x->noverlaps++] = (struct qcow2_overlap){ off, len, what };
+	x->overlaps[x->noverlaps++] = (struct qcow2_overlap){off, len, what};
 }
 
 static bool snapshot_l1_usable(const struct qcow2_exam *x, const struct qcow2_snapshot *s)
@@ -51,13 +51,15 @@ static int gather(struct qcow2_exam *x, struct plt_error *err)
 
 	mark(x, 0, q->cluster_size, "header");
 	mark(x, q->l1_offset, (uint64_t)q->l1_size * 8, "active L1 table");
-	mark(x, q->reftable_offset, (uint64_t)q->reftable_clusters << q->cluster_bits, "refcount table");
+	mark(x, q->reftable_offset, (uint64_t)q->reftable_clusters << q->cluster_bits,
+	     "refcount table");
 	if (q->nb_snapshots)
 		mark(x, q->snapshots_offset, q->snapshots_size, "snapshot table");
 	mark(x, q->luks_offset, q->luks_length, "encryption header");
 	for (uint64_t i = 0; i < c->nrt; i++)
 		if (c->rt[i] & QCOW2_REFTABLE_OFFSET)
-			mark(x, c->rt[i] & QCOW2_REFTABLE_OFFSET, q->cluster_size, "refcount block");
+			mark(x, c->rt[i] & QCOW2_REFTABLE_OFFSET, q->cluster_size,
+			     "refcount block");
 	r = qcow2_l2_collect(c, q->l1_offset, q->l1_size, true);
 	for (uint32_t i = 0; !r && i < q->nb_snapshots; i++) {
 		const struct qcow2_snapshot *s = &q->snapshots[i];
@@ -90,14 +92,17 @@ static void report_overlaps(struct qcow2_exam *x)
 		const struct qcow2_overlap *o = &x->overlaps[i];
 		bool told = false;
 
-		for (uint64_t k = o->off >> q->cluster_bits; k <= (o->off + o->len - 1) >> q->cluster_bits && k < x->c.nb; k++) {
+		for (uint64_t k = o->off >> q->cluster_bits;
+		     k <= (o->off + o->len - 1) >> q->cluster_bits && k < x->c.nb; k++) {
 			uint64_t stored;
 
-			told |= qcow2_stored_count(&x->c, k, &stored) < 0 || stored != qcow2_references(&x->c, k);
+			told |= qcow2_stored_count(&x->c, k, &stored) < 0 ||
+				stored != qcow2_references(&x->c, k);
 		}
 		if (!told) /* else it shows in the counts */
-			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-OVL-META", o->off, o->len, 0, 0, "ERROR %s at offset %#"
-					 PRIx64 " overlaps other metadata", o->what, o->off);
+			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-OVL-META", o->off, o->len, 0, 0,
+					 "ERROR %s at offset %#" PRIx64 " overlaps other metadata",
+					 o->what, o->off);
 	}
 }
 
@@ -111,22 +116,30 @@ static int load_snapshots(struct qcow2_exam *x, struct plt_error *err)
 
 	if (q->nb_snapshots > QCOW2_MAX_SNAPSHOTS)
 		return plt_error_set(err, EFBIG, "ERROR snapshot table too large");
-	if (q->nb_snapshots && (q->snapshots_offset & (q->cluster_size - 1) || q->snapshots_offset > INT64_MAX / 2))
+	if (q->nb_snapshots &&
+	    (q->snapshots_offset & (q->cluster_size - 1) || q->snapshots_offset > INT64_MAX / 2))
 		return plt_error_set(err, EINVAL, "ERROR snapshot table offset invalid");
 	r = qcow2_snaptable_read(x->c.file, x->c.file_size, q, &e);
 	if (r == -EUCLEAN) {
-		/* The active disk needs none of it: go on, and let nobody take the rest for free space. */
-		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-SNAP", q->snapshots_offset, 0, 0, 0, "ERROR %s; the %" PRIu32
-				 " snapshots cannot be examined, and their clusters may show as leaked below",
-				 e.text, q->nb_snapshots);
+		/*
+		 * The active disk needs none of it: go on, and let nobody take the rest for free
+		 * space.
+		 */
+		QCOW2_SAY_BEYOND(
+			x, PLT_CORRUPTION, "Q-SNAP", q->snapshots_offset, 0, 0, 0,
+			"ERROR %s; the %" PRIu32
+			" snapshots cannot be examined, and their clusters may show as leaked below",
+			e.text, q->nb_snapshots);
 		q->nb_snapshots = 0;
 		return 0;
 	}
 	if (r < 0)
-		return plt_error_set(err, -r, "ERROR failed to read the snapshot table: %s", e.text);
+		return plt_error_set(err, -r, "ERROR failed to read the snapshot table: %s",
+				     e.text);
 	for (uint32_t i = 0; q->version >= 3 && i < q->nb_snapshots; i++)
 		if (q->snapshots[i].extra_size < 16)
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-SNAP-EXTRA", q->snapshots_offset, q->snapshots_size,
+			QCOW2_SAY(x, PLT_CORRUPTION, "Q-SNAP-EXTRA", q->snapshots_offset,
+				  q->snapshots_size,
 				  "ERROR snapshot table entry %" PRIu32 " is incomplete", i);
 	return 0;
 }
@@ -137,26 +150,33 @@ static int report_snapshots(struct qcow2_exam *x)
 	int r = 0;
 
 	if (x->c.external && q->nb_snapshots)
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-SNAP-EXTERNAL", 0, 0, "ERROR %" PRIu32 " snapshots in image with data file",
-			  q->nb_snapshots);
+		QCOW2_SAY(x, PLT_CORRUPTION, "Q-SNAP-EXTERNAL", 0, 0,
+			  "ERROR %" PRIu32 " snapshots in image with data file", q->nb_snapshots);
 	for (uint32_t i = 0; !r && i < q->nb_snapshots; i++) {
 		const struct qcow2_snapshot *s = &q->snapshots[i];
 
 		if (s->l1_offset & (q->cluster_size - 1))
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-SNAP-L1", s->l1_offset, 0, "ERROR snapshot %s (%s) l1_offset=%#"
-				  PRIx64 ": L1 table is not cluster aligned; snapshot table entry corrupted",
-				  s->info.id, s->info.name, s->l1_offset);
+			QCOW2_SAY(
+				x, PLT_CORRUPTION, "Q-SNAP-L1", s->l1_offset, 0,
+				"ERROR snapshot %s (%s) l1_offset=%#" PRIx64
+				": L1 table is not cluster aligned; snapshot table entry corrupted",
+				s->info.id, s->info.name, s->l1_offset);
 		else if (s->l1_size > QCOW2_MAX_L1_BYTES / 8)
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-SNAP-L1", s->l1_offset, 0, "ERROR snapshot %s (%s) l1_size=%#"
-				  PRIx32 ": L1 table is too large; snapshot table entry corrupted", s->info.id,
-				  s->info.name, s->l1_size);
+			QCOW2_SAY(x, PLT_CORRUPTION, "Q-SNAP-L1", s->l1_offset, 0,
+				  "ERROR snapshot %s (%s) l1_size=%#" PRIx32
+				  ": L1 table is too large; snapshot table entry corrupted",
+				  s->info.id, s->info.name, s->l1_size);
 		else
 			r = qcow2_exam_l1(x, s->l1_offset, s->l1_size, false);
-		if (s->info.disk_size && snapshot_l1_usable(x, s) && s->info.disk_size <= INT64_MAX &&
+		if (s->info.disk_size && snapshot_l1_usable(x, s) &&
+		    s->info.disk_size <= INT64_MAX &&
 		    qcow2_l1_entries(q, s->info.disk_size) > s->l1_size)
-			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-SNAP-SIZE", s->l1_offset, (uint64_t)s->l1_size * 8, 0, 0,
-					 "ERROR snapshot %s (%s): L1 table of %" PRIu32 " entries is too small for a disk "
-					 "of %" PRIu64 " bytes", s->info.id, s->info.name, s->l1_size, s->info.disk_size);
+			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-SNAP-SIZE", s->l1_offset,
+					 (uint64_t)s->l1_size * 8, 0, 0,
+					 "ERROR snapshot %s (%s): L1 table of %" PRIu32
+					 " entries is too small for a disk "
+					 "of %" PRIu64 " bytes",
+					 s->info.id, s->info.name, s->l1_size, s->info.disk_size);
 	}
 	return r;
 }
@@ -173,7 +193,8 @@ static int report_bitmap(struct qcow2_exam *x, const struct qcow2_bitmap *b)
 	bytes = PLT_MIN(bytes, plt_align_up(x->c.file_size - b->table_offset, 8));
 	for (uint64_t at = 0; at < bytes; at += sizeof(buf)) {
 		uint64_t n = PLT_MIN(sizeof(buf), bytes - at);
-		int r = plt_store_read(x->c.file, b->table_offset + at, buf, n, PLT_IO_BITMAP, NULL);
+		int r = plt_store_read(x->c.file, b->table_offset + at, buf, n, PLT_IO_BITMAP,
+				       NULL);
 
 		if (r < 0)
 			return r;
@@ -181,9 +202,11 @@ static int report_bitmap(struct qcow2_exam *x, const struct qcow2_bitmap *b)
 			uint64_t e = plt_get_be64(buf + i), off = e & QCOW2_BITMAP_TABLE_OFFSET;
 
 			if ((e & ~(QCOW2_BITMAP_TABLE_OFFSET | QCOW2_BITMAP_TABLE_ONES)) ||
-			    (off && (e & QCOW2_BITMAP_TABLE_ONES)) || (off & (x->q.cluster_size - 1))) {
+			    (off && (e & QCOW2_BITMAP_TABLE_ONES)) ||
+			    (off & (x->q.cluster_size - 1))) {
 				QCOW2_SAY(x, PLT_CORRUPTION, "Q-BMP-ENTRY", off, x->q.cluster_size,
-					  "ERROR bitmap '%s': table entry %" PRIx64 " is corrupted", b->name, e);
+					  "ERROR bitmap '%s': table entry %" PRIx64 " is corrupted",
+					  b->name, e);
 				continue;
 			}
 			if (!off)
@@ -202,33 +225,39 @@ static void report_bitmaps(struct qcow2_exam *x)
 	int r;
 
 	if (q->bitmaps_damaged)
-		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-BMP-EXT", 0, 0, 0, 0, "ERROR the bitmaps extension of the header is "
+		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-BMP-EXT", 0, 0, 0, 0,
+				 "ERROR the bitmaps extension of the header is "
 				 "damaged; the bitmaps cannot be used, the disk is not concerned");
 	if (!q->nb_bitmaps)
 		return;
 	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS)) {
-		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-BMP-STALE", q->bitmap_dir_offset, q->bitmap_dir_size, 0, 0,
-				 "The image was written by a program without support of bitmaps: its %" PRIu32
-				 " bitmaps are inconsistent, and their clusters are not counted", q->nb_bitmaps);
+		QCOW2_SAY_BEYOND(
+			x, PLT_NOTE, "Q-BMP-STALE", q->bitmap_dir_offset, q->bitmap_dir_size, 0, 0,
+			"The image was written by a program without support of bitmaps: its %" PRIu32
+			" bitmaps are inconsistent, and their clusters are not counted",
+			q->nb_bitmaps);
 		return;
 	}
 	qcow2_exam_count(x, q->bitmap_dir_offset, q->bitmap_dir_size);
 	mark(x, q->bitmap_dir_offset, q->bitmap_dir_size, "bitmap directory");
 	r = qcow2_bitmap_directory(x->c.file, x->c.file_size, q, &e);
 	if (r < 0) {
-		QCOW2_SAY(x, r == -EUCLEAN ? PLT_CORRUPTION : PLT_CHECK_ERROR, "Q-BMP-DIR", q->bitmap_dir_offset,
-			  q->bitmap_dir_size, "ERROR bitmap directory: %s", e.text);
+		QCOW2_SAY(x, r == -EUCLEAN ? PLT_CORRUPTION : PLT_CHECK_ERROR, "Q-BMP-DIR",
+			  q->bitmap_dir_offset, q->bitmap_dir_size, "ERROR bitmap directory: %s",
+			  e.text);
 		return;
 	}
 	for (unsigned i = 0; i < q->nbitmaps; i++) {
 		r = report_bitmap(x, &q->bitmaps[i]);
 		if (r < 0)
 			QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", q->bitmaps[i].table_offset, 0,
-				  "ERROR bitmap '%s': table cannot be read: %s", q->bitmaps[i].name, strerror(-r));
+				  "ERROR bitmap '%s': table cannot be read: %s", q->bitmaps[i].name,
+				  strerror(-r));
 		if (q->bitmaps[i].flags & QCOW2_BITMAP_IN_USE)
-			QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-BMP-IN-USE", q->bitmaps[i].table_offset, 0, 0, 0,
-					 "Bitmap '%s' was not stored when the image was last closed: it cannot be used",
-					 q->bitmaps[i].name);
+			QCOW2_SAY_BEYOND(
+				x, PLT_NOTE, "Q-BMP-IN-USE", q->bitmaps[i].table_offset, 0, 0, 0,
+				"Bitmap '%s' was not stored when the image was last closed: it cannot be used",
+				q->bitmaps[i].name);
 	}
 }
 
@@ -241,20 +270,25 @@ static void report_refblocks(struct qcow2_exam *x)
 		uint64_t e = c->rt[i], off = e & QCOW2_REFTABLE_OFFSET, refs;
 
 		if (e & QCOW2_REFTABLE_RESERVED) {
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-TABLE", off, q->cluster_size, "ERROR refcount table entry %" PRIu64
-				  " has reserved bits set", i);
+			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-TABLE", off, q->cluster_size,
+				  "ERROR refcount table entry %" PRIu64 " has reserved bits set",
+				  i);
 		} else if (off & (q->cluster_size - 1)) {
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-TABLE", off, q->cluster_size, "ERROR refcount block %" PRIu64
-				  " is not cluster aligned; refcount table entry corrupted", i);
+			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-TABLE", off, q->cluster_size,
+				  "ERROR refcount block %" PRIu64
+				  " is not cluster aligned; refcount table entry corrupted",
+				  i);
 		} else if (off >> q->cluster_bits >= c->nb) {
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-OUTSIDE", off, q->cluster_size, "ERROR refcount block %" PRIu64
-				  " is outside image", i);
+			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-OUTSIDE", off, q->cluster_size,
+				  "ERROR refcount block %" PRIu64 " is outside image", i);
 		} else if (off) {
 			qcow2_exam_count(x, off, q->cluster_size);
-			refs = PLT_MIN(qcow2_references(c, off >> q->cluster_bits), q->refcount_max);
+			refs = PLT_MIN(qcow2_references(c, off >> q->cluster_bits),
+				       q->refcount_max);
 			if (refs != 1)
-				QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-BLOCK", off, q->cluster_size, "ERROR refcount block %"
-					  PRIu64 " refcount=%" PRIu64, i, refs);
+				QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-BLOCK", off, q->cluster_size,
+					  "ERROR refcount block %" PRIu64 " refcount=%" PRIu64, i,
+					  refs);
 		}
 	}
 }
@@ -274,43 +308,54 @@ static void report_overflow(struct qcow2_exam *x)
 		uint64_t refs = qcow2_references(c, k);
 
 		for (uint64_t n = q->refcount_max; n < refs; n++) {
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-OVERFLOW", k << q->cluster_bits, q->cluster_size,
-				  "ERROR: overflow cluster offset=0x%" PRIx64, k << q->cluster_bits);
-			QCOW2_SAY(x, PLT_NOTE, "Q-REF-OVERFLOW", k << q->cluster_bits, q->cluster_size,
-				  "Use qemu-img amend to increase the refcount entry width or qemu-img convert to "
-				  "create a clean copy if the image cannot be opened for writing");
+			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-OVERFLOW", k << q->cluster_bits,
+				  q->cluster_size, "ERROR: overflow cluster offset=0x%" PRIx64,
+				  k << q->cluster_bits);
+			QCOW2_SAY(
+				x, PLT_NOTE, "Q-REF-OVERFLOW", k << q->cluster_bits,
+				q->cluster_size,
+				"Use qemu-img amend to increase the refcount entry width or qemu-img convert to "
+				"create a clean copy if the image cannot be opened for writing");
 		}
 	}
 }
 
-static void report_difference(void *arg, uint64_t cluster, uint64_t stored, uint64_t refs, int unreadable)
+static void report_difference(void *arg, uint64_t cluster, uint64_t stored, uint64_t refs,
+			      int unreadable)
 {
 	struct qcow2_exam *x = arg;
 	uint64_t off = cluster << x->q.cluster_bits, i = cluster >> x->q.rb_bits;
 
-	if (unreadable && !x->refblock_said && i < x->c.nrt && (x->c.rt[i] & QCOW2_REFTABLE_OFFSET & (x->q.cluster_size - 1))) {
+	if (unreadable && !x->refblock_said && i < x->c.nrt &&
+	    (x->c.rt[i] & QCOW2_REFTABLE_OFFSET & (x->q.cluster_size - 1))) {
 		x->refblock_said = true;
-		QCOW2_SAY(x, PLT_NOTE, "Q-REF-TABLE", x->c.rt[i] & QCOW2_REFTABLE_OFFSET, x->q.cluster_size,
-			  "qcow2: Image is corrupt: Refblock offset %#" PRIx64 " unaligned (reftable index: %#" PRIx64
+		QCOW2_SAY(x, PLT_NOTE, "Q-REF-TABLE", x->c.rt[i] & QCOW2_REFTABLE_OFFSET,
+			  x->q.cluster_size,
+			  "qcow2: Image is corrupt: Refblock offset %#" PRIx64
+			  " unaligned (reftable index: %#" PRIx64
 			  "); further non-fatal corruption events will be suppressed",
 			  x->c.rt[i] & QCOW2_REFTABLE_OFFSET, i);
 	}
 	if (unreadable)
-		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-REF-READ", off, x->q.cluster_size, "Can't get refcount for cluster %" PRIu64
-			  ": %s", cluster, strerror(-unreadable));
+		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-REF-READ", off, x->q.cluster_size,
+			  "Can't get refcount for cluster %" PRIu64 ": %s", cluster,
+			  strerror(-unreadable));
 	else if (stored < refs)
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-LOW", off, x->q.cluster_size, "ERROR cluster %" PRIu64 " refcount=%"
-			  PRIu64 " reference=%" PRIu64, cluster, stored, refs);
+		QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-LOW", off, x->q.cluster_size,
+			  "ERROR cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+			  cluster, stored, refs);
 	else
-		QCOW2_SAY(x, PLT_LEAK, "Q-LEAK", off, x->q.cluster_size, "Leaked cluster %" PRIu64 " refcount=%" PRIu64
-			  " reference=%" PRIu64, cluster, stored, refs);
+		QCOW2_SAY(x, PLT_LEAK, "Q-LEAK", off, x->q.cluster_size,
+			  "Leaked cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+			  cluster, stored, refs);
 }
 
 /* A file that ends inside a structure.  That it ends inside a data cluster is usual. */
 static void report_cut(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
-	uint64_t size = x->c.file_size, rest = size & (q->cluster_size - 1), last = size >> q->cluster_bits;
+	uint64_t size = x->c.file_size, rest = size & (q->cluster_size - 1),
+		 last = size >> q->cluster_bits;
 	uint64_t l1_end = q->l1_offset + (uint64_t)q->l1_size * 8, off = last << q->cluster_bits;
 	const char *what = NULL;
 
@@ -321,18 +366,23 @@ static void report_cut(struct qcow2_exam *x)
 			what = "the active L1 table";
 	} else if (qcow2_l2_find(&x->c, off)) {
 		what = "an L2 table";
-	} else if (off >= q->reftable_offset && off - q->reftable_offset < (uint64_t)q->reftable_clusters << q->cluster_bits) {
+	} else if (off >= q->reftable_offset &&
+		   off - q->reftable_offset < (uint64_t)q->reftable_clusters << q->cluster_bits) {
 		what = "the refcount table";
 	}
 	for (uint64_t i = 0; !what && i < x->c.nrt; i++)
 		if ((x->c.rt[i] & QCOW2_REFTABLE_OFFSET) == off)
 			what = "a refcount block";
 	if (what)
-		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-TRUNC", off, q->cluster_size, 0, 0, "ERROR the file ends (at %" PRIu64
-				 " bytes) inside %s at offset %#" PRIx64, size, what, off);
+		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-TRUNC", off, q->cluster_size, 0, 0,
+				 "ERROR the file ends (at %" PRIu64
+				 " bytes) inside %s at offset %#" PRIx64,
+				 size, what, off);
 	else if (!qcow2_is_metadata(&x->c, last))
-		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-TRUNC-LAST", off, q->cluster_size, 0, 0, "The last cluster is cut short by "
-				 "the end of the file (%" PRIu64 " of %" PRIu32 " bytes are there)", rest, q->cluster_size);
+		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-TRUNC-LAST", off, q->cluster_size, 0, 0,
+				 "The last cluster is cut short by "
+				 "the end of the file (%" PRIu64 " of %" PRIu32 " bytes are there)",
+				 rest, q->cluster_size);
 }
 
 static void report_header_notes(struct qcow2_exam *x)
@@ -340,13 +390,17 @@ static void report_header_notes(struct qcow2_exam *x)
 	const struct qcow2_state *q = &x->q;
 
 	if (q->incompatible & QCOW2_INCOMPAT_DIRTY)
-		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-HDR-DIRTY", 72, 8, 0, 0, "The image was not closed cleanly: counts may be behind");
+		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-HDR-DIRTY", 72, 8, 0, 0,
+				 "The image was not closed cleanly: counts may be behind");
 	if (q->incompatible & QCOW2_INCOMPAT_CORRUPT)
-		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-HDR-CORRUPT", 72, 8, 0, 0, "The image is marked as corrupt");
+		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-HDR-CORRUPT", 72, 8, 0, 0,
+				 "The image is marked as corrupt");
 	if (!q->reftable_clusters)
-		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-REF-TABLE", 56, 4, 0, 0, "ERROR the header names no refcount table");
+		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-REF-TABLE", 56, 4, 0, 0,
+				 "ERROR the header names no refcount table");
 	if ((q->incompatible & QCOW2_INCOMPAT_DATA_FILE) && !q->data_file_name)
-		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-EXT-NAME", 0, 0, 0, 0, "The header does not name the external data file");
+		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-EXT-NAME", 0, 0, 0, 0,
+				 "The header does not name the external data file");
 }
 
 /* All steps, in qemu-img's order. */
@@ -402,7 +456,7 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 
 int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 {
-	struct qcow2_exam x = { .ex = ex };
+	struct qcow2_exam x = {.ex = ex};
 	char *backing = NULL, *format = NULL;
 	int r = qcow2_header_read(ex->file, ex->name, true, &x.q, &backing, &format, err);
 

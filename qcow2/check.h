@@ -23,7 +23,7 @@
 struct qcow2_l2ref {
 	uint64_t off;
 	uint32_t active, others; /* how many entries of the active L1, of snapshots' L1s, name it */
-	bool flagged;            /* something in it wants a second look */
+	bool flagged;		 /* something in it wants a second look */
 };
 
 struct qcow2_overflow {
@@ -34,25 +34,25 @@ struct qcow2_recount {
 	struct plt_ctx *ctx;
 	struct plt_store *file;
 	uint64_t file_size;
-	struct qcow2_state *q;      /* header and snapshots */
-	bool external;              /* data lies in another file */
+	struct qcow2_state *q; /* header and snapshots */
+	bool external;	       /* data lies in another file */
 
 	/* cells */
-	uint64_t nb;                /* clusters that count: the file's, one more where a table is cut */
-	uint64_t cells_len;         /* of the mapping */
+	uint64_t nb;	    /* clusters that count: the file's, one more where a table is cut */
+	uint64_t cells_len; /* of the mapping */
 	bool wide;
 	void *cells;
-	pthread_mutex_t lock;       /* the overflow table */
+	pthread_mutex_t lock; /* the overflow table */
 	struct qcow2_overflow *over;
 	uint64_t over_n, over_cap;
 	_Atomic bool no_memory;
-	_Atomic bool beyond;        /* an unaligned place reached one cluster past the file's last */
+	_Atomic bool beyond; /* an unaligned place reached one cluster past the file's last */
 
 	/* stored counts */
-	uint64_t *rt;               /* refcount table, host order; entries behind the file's end are absent */
+	uint64_t *rt; /* refcount table, host order; entries behind the file's end are absent */
 	uint64_t nrt;
-	uint64_t rt_entries;        /* as the header has it */
-	uint8_t *block;             /* the refcount block last read by qcow2_stored_count() */
+	uint64_t rt_entries; /* as the header has it */
+	uint8_t *block;	     /* the refcount block last read by qcow2_stored_count() */
 	uint64_t block_index;
 
 	/* L2 tables */
@@ -61,7 +61,7 @@ struct qcow2_recount {
 
 	/* of the active tree */
 	_Atomic uint64_t allocated, fragmented, compressed;
-	_Atomic bool read_failed;   /* some table could not be read */
+	_Atomic bool read_failed; /* some table could not be read */
 };
 
 /* A reference to [off, off+len) is impossible: it would end a cluster or more behind the file. */
@@ -76,7 +76,8 @@ static inline uint64_t qcow2_csize_shift(const struct qcow2_state *q)
 }
 
 /* Host bytes of a compressed entry. */
-static inline uint64_t qcow2_compressed_range(const struct qcow2_state *q, uint64_t entry, uint64_t *ret_off)
+static inline uint64_t qcow2_compressed_range(const struct qcow2_state *q, uint64_t entry,
+					      uint64_t *ret_off)
 {
 	uint64_t shift = qcow2_csize_shift(q);
 	uint64_t sectors = (entry >> shift & ((UINT64_C(1) << (q->cluster_bits - 8)) - 1)) + 1;
@@ -86,7 +87,10 @@ static inline uint64_t qcow2_compressed_range(const struct qcow2_state *q, uint6
 }
 
 enum qcow2_entry_type {
-	QCOW2_ENTRY_UNALLOCATED, QCOW2_ENTRY_ZERO_PLAIN, QCOW2_ENTRY_ZERO_ALLOC, QCOW2_ENTRY_NORMAL,
+	QCOW2_ENTRY_UNALLOCATED,
+	QCOW2_ENTRY_ZERO_PLAIN,
+	QCOW2_ENTRY_ZERO_ALLOC,
+	QCOW2_ENTRY_NORMAL,
 	QCOW2_ENTRY_COMPRESSED,
 };
 
@@ -97,7 +101,8 @@ static inline enum qcow2_entry_type qcow2_entry_type(const struct qcow2_recount 
 	if ((e & QCOW2_L2_ZERO) && !c->q->extl2)
 		return e & QCOW2_L2_OFFSET ? QCOW2_ENTRY_ZERO_ALLOC : QCOW2_ENTRY_ZERO_PLAIN;
 	if (!(e & QCOW2_L2_OFFSET))
-		return c->external && (e & QCOW2_COPIED) ? QCOW2_ENTRY_NORMAL : QCOW2_ENTRY_UNALLOCATED;
+		return c->external && (e & QCOW2_COPIED) ? QCOW2_ENTRY_NORMAL
+							 : QCOW2_ENTRY_UNALLOCATED;
 	return QCOW2_ENTRY_NORMAL;
 }
 
@@ -113,17 +118,29 @@ struct qcow2_exam {
 	struct qcow2_state q;
 	struct qcow2_overlap *overlaps; /* metadata found where metadata is already */
 	unsigned noverlaps;
-	bool refblock_said;             /* an unaligned refcount block has been named */
+	bool refblock_said; /* an unaligned refcount block has been named */
 };
 
 #define QCOW2_SAY(x, level, class, off, len, ...)                                                  \
-	plt_emit((x)->ex, &(struct plt_finding){ .id = (class), .severity = (level), .count = 1,   \
-		 .host_off = (off), .host_len = (len) }, __VA_ARGS__)
+	plt_emit((x)->ex,                                                                          \
+		 &(struct plt_finding){.id = (class),                                              \
+				       .severity = (level),                                        \
+				       .count = 1,                                                 \
+				       .host_off = (off),                                          \
+				       .host_len = (len)},                                         \
+		 __VA_ARGS__)
 /* What qemu-img does not see. */
 #define QCOW2_SAY_BEYOND(x, level, class, off, len, goff, glen, ...)                               \
-	plt_emit((x)->ex, &(struct plt_finding){ .id = (class), .severity = (level), .count = 1,   \
-		 .beyond_qemu = true, .host_off = (off), .host_len = (len), .guest_off = (goff),   \
-		 .guest_len = (glen) }, __VA_ARGS__)
+	plt_emit((x)->ex,                                                                          \
+		 &(struct plt_finding){.id = (class),                                              \
+				       .severity = (level),                                        \
+				       .count = 1,                                                 \
+				       .beyond_qemu = true,                                        \
+				       .host_off = (off),                                          \
+				       .host_len = (len),                                          \
+				       .guest_off = (goff),                                        \
+				       .guest_len = (glen)},                                       \
+		 __VA_ARGS__)
 
 /* check_report.c: what is wrong in L1 and L2 tables, in words and in order */
 /* Count [off, off+len) once, or say that it cannot be. */
@@ -145,9 +162,9 @@ void qcow2_count(struct qcow2_recount *c, uint64_t off, uint64_t len, uint32_t t
 void qcow2_count_settle(struct qcow2_recount *c);
 /* Add, and return the cell as it was before: see qcow2_was_*. */
 unsigned qcow2_count_cluster(struct qcow2_recount *c, uint64_t cluster, uint32_t times);
-bool qcow2_was_one(const struct qcow2_recount *c, unsigned cell);      /* stored count is one */
+bool qcow2_was_one(const struct qcow2_recount *c, unsigned cell); /* stored count is one */
 bool qcow2_was_metadata(const struct qcow2_recount *c, unsigned cell);
-bool qcow2_was_used(const struct qcow2_recount *c, unsigned cell);     /* counted before */
+bool qcow2_was_used(const struct qcow2_recount *c, unsigned cell); /* counted before */
 /* Say that metadata lies in [off, off+len); false if some of it did already. */
 bool qcow2_mark_metadata(struct qcow2_recount *c, uint64_t off, uint64_t len);
 bool qcow2_is_metadata(const struct qcow2_recount *c, uint64_t cluster);
@@ -163,8 +180,10 @@ void qcow2_count_put(const struct qcow2_state *q, uint8_t *block, uint64_t i, ui
  * references) in ascending order, or with unreadable = -errno.  *ret_highest: the last cluster that
  * either side uses.
  */
-int qcow2_compare(struct qcow2_recount *c, void (*differs)(void *arg, uint64_t cluster, uint64_t stored,
-		  uint64_t references, int unreadable), void *arg, uint64_t *ret_highest);
+int qcow2_compare(struct qcow2_recount *c,
+		  void (*differs)(void *arg, uint64_t cluster, uint64_t stored, uint64_t references,
+				  int unreadable),
+		  void *arg, uint64_t *ret_highest);
 
 /* check_map.c: L1 and L2 tables */
 /* Read an L1 table by pieces: fn(arg, index, entry) for entries that are not 0, in order. */

@@ -15,8 +15,8 @@
 #include "base/checked.h"
 #include "qcow2/check.h"
 
-#define PIECE (64u << 10)  /* of an L1 table */
-#define BATCH (1u << 20)   /* of neighbouring L2 tables */
+#define PIECE (64u << 10) /* of an L1 table */
+#define BATCH (1u << 20)  /* of neighbouring L2 tables */
 
 int qcow2_l1_each(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size,
 		  int (*fn)(void *arg, uint32_t index, uint64_t entry), void *arg)
@@ -57,6 +57,8 @@ int qcow2_l2_sort(struct qcow2_recount *c)
 {
 	uint64_t n = 0;
 
+	if (!c->nl2)
+		return 0;
 	qsort(c->l2, c->nl2, sizeof(*c->l2), by_offset);
 	for (uint64_t i = 0; i < c->nl2; i++) {
 		if (n && c->l2[n - 1].off == c->l2[i].off) {
@@ -97,21 +99,23 @@ static int collect_one(void *arg, uint32_t index, uint64_t e)
 		}
 	}
 	c->l2[c->nl2++] = (struct qcow2_l2ref){
-		.off = e & QCOW2_L1_OFFSET, .active = k->active, .others = !k->active,
+		.off = e & QCOW2_L1_OFFSET,
+		.active = k->active,
+		.others = !k->active,
 	};
 	return 0;
 }
 
 int qcow2_l2_collect(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size, bool active)
 {
-	struct collect k = { .c = c, .active = active };
+	struct collect k = {.c = c, .active = active};
 
 	return qcow2_l1_each(c, l1_off, l1_size, collect_one, &k);
 }
 
 struct qcow2_l2ref *qcow2_l2_find(const struct qcow2_recount *c, uint64_t off)
 {
-	struct qcow2_l2ref key = { .off = off };
+	struct qcow2_l2ref key = {.off = off};
 
 	return c->nl2 ? bsearch(&key, c->l2, c->nl2, sizeof(*c->l2), by_offset) : NULL;
 }
@@ -138,16 +142,19 @@ struct tally {
 };
 
 /* Anything but a plain allocated or absent entry.  Returns whether it wants a second look. */
-static bool scan_special(struct qcow2_recount *c, uint64_t e, uint64_t bitmap, uint32_t times, bool lone,
-			 struct tally *t)
+static bool scan_special(struct qcow2_recount *c, uint64_t e, uint64_t bitmap, uint32_t times,
+			 bool lone, struct tally *t)
 {
 	const struct qcow2_state *q = c->q;
 	enum qcow2_entry_type type = qcow2_entry_type(c, e);
 	bool odd = type != QCOW2_ENTRY_COMPRESSED && (e & QCOW2_L2_RESERVED);
 	uint64_t off, len;
 
-	/* The zero bit: not in version 2 (QEMU's check does not look), not with extended entries. */
-	odd |= type != QCOW2_ENTRY_COMPRESSED && (e & QCOW2_L2_ZERO) && (q->version < 3 || q->extl2);
+	/*
+	 * The zero bit: not in version 2 (QEMU's check does not look), not with extended entries.
+	 */
+	odd |= type != QCOW2_ENTRY_COMPRESSED && (e & QCOW2_L2_ZERO) &&
+	       (q->version < 3 || q->extl2);
 	if (type == QCOW2_ENTRY_COMPRESSED) {
 		if (c->external || bitmap)
 			return true;
@@ -157,7 +164,8 @@ static bool scan_special(struct qcow2_recount *c, uint64_t e, uint64_t bitmap, u
 		t->fragmented++;
 		if (qcow2_exceeds(c, off, len))
 			return true;
-		for (uint64_t k = off >> q->cluster_bits; k <= (off + len - 1) >> q->cluster_bits; k++)
+		for (uint64_t k = off >> q->cluster_bits; k <= (off + len - 1) >> q->cluster_bits;
+		     k++)
 			odd |= qcow2_was_metadata(c, qcow2_count_cluster(c, k, times));
 		return odd || (e & QCOW2_COPIED);
 	}
@@ -175,7 +183,10 @@ static bool scan_special(struct qcow2_recount *c, uint64_t e, uint64_t bitmap, u
 	if (qcow2_exceeds(c, off, q->cluster_size))
 		return true;
 	if (off & (q->cluster_size - 1)) {
-		/* Ends in the next cluster, perhaps the first behind the file: cells reach one further. */
+		/*
+		 * Ends in the next cluster, perhaps the first behind the file: cells reach one
+		 * further.
+		 */
 		qcow2_count_cluster(c, (off >> q->cluster_bits) + 1, times);
 	}
 	{
@@ -190,7 +201,8 @@ static bool scan_table(struct scan *s, const uint8_t *table, uint32_t times, str
 {
 	struct qcow2_recount *c = s->c;
 	const struct qcow2_state *q = c->q;
-	const uint64_t special = QCOW2_L2_RESERVED | QCOW2_COMPRESSED | QCOW2_L2_ZERO | (q->cluster_size - 1);
+	const uint64_t special = QCOW2_L2_RESERVED | QCOW2_COMPRESSED | QCOW2_L2_ZERO |
+				 (q->cluster_size - 1);
 	const bool extl2 = q->extl2, lone = s->lone;
 	const unsigned step = q->l2_entry_size, bits = q->cluster_bits;
 	bool odd = false;
@@ -236,11 +248,12 @@ static int scan_part(void *arg, unsigned part)
 
 		while (i + n < end && (n + 1) * cs <= cap && c->l2[i + n].off == first + n * cs)
 			n++;
-		whole = first < c->file_size && plt_store_read(c->file, first, buf, n * cs, PLT_IO_L2, NULL) == 0;
+		whole = first < c->file_size &&
+			plt_store_read(c->file, first, buf, n * cs, PLT_IO_L2, NULL) == 0;
 		for (uint64_t k = 0; k < n; k++) {
 			struct qcow2_l2ref *l = &c->l2[i + k];
 			uint8_t *table = whole ? buf + k * cs : buf;
-			struct tally t = { 0 };
+			struct tally t = {0};
 
 			if (!whole && qcow2_l2_read(c, l->off, buf) < 0) {
 				l->flagged = true;
@@ -262,7 +275,7 @@ static int scan_part(void *arg, unsigned part)
 
 int qcow2_l2_scan(struct qcow2_recount *c)
 {
-	struct scan s = { .c = c, .lone = c->q->nb_snapshots == 0 };
+	struct scan s = {.c = c, .lone = c->q->nb_snapshots == 0};
 	unsigned parts = (unsigned)PLT_MIN(UINT64_C(128), plt_div_up(c->nl2, 4));
 	int r;
 

@@ -26,7 +26,7 @@
 #define WIDE_META 0x8000U
 #define WIDE_ONE 0x4000U
 #define WIDE_FULL 0x3fffU
-#define NARROW_TREES 24   /* more L1 tables than this want wide cells */
+#define NARROW_TREES 24 /* more L1 tables than this want wide cells */
 #define MAX_CLUSTERS (UINT64_C(1) << 33)
 
 int qcow2_recount_init(struct qcow2_recount *c, struct plt_ctx *ctx, struct plt_store *file,
@@ -46,10 +46,12 @@ int qcow2_recount_init(struct qcow2_recount *c, struct plt_ctx *ctx, struct plt_
 	if (r < 0)
 		return r;
 	if (c->file_size > (uint64_t)INT64_MAX - 2 * q->cluster_size)
-		return plt_error_set(err, EFBIG, "The file is too large (%" PRIu64 " bytes)", c->file_size);
+		return plt_error_set(err, EFBIG, "The file is too large (%" PRIu64 " bytes)",
+				     c->file_size);
 	c->nb = plt_div_up(c->file_size, q->cluster_size);
 	if (c->nb > MAX_CLUSTERS)
-		return plt_error_set(err, EFBIG, "Too many clusters (%" PRIu64 ") to count references", c->nb);
+		return plt_error_set(err, EFBIG,
+				     "Too many clusters (%" PRIu64 ") to count references", c->nb);
 	c->wide = q->nb_snapshots + 1 > NARROW_TREES;
 	c->cells_len = (c->nb + 2) << (c->wide ? 1 : 0);
 	c->cells = mmap(NULL, c->cells_len, PROT_READ | PROT_WRITE,
@@ -114,8 +116,10 @@ static void over_add(struct qcow2_recount *c, uint64_t cluster, uint64_t times)
 
 static inline unsigned cell_get(const struct qcow2_recount *c, uint64_t k)
 {
-	return c->wide ? atomic_load_explicit((_Atomic uint16_t *)c->cells + k, memory_order_relaxed) :
-			 atomic_load_explicit((_Atomic uint8_t *)c->cells + k, memory_order_relaxed);
+	return c->wide ? atomic_load_explicit((_Atomic uint16_t *)c->cells + k,
+					      memory_order_relaxed)
+		       : atomic_load_explicit((_Atomic uint8_t *)c->cells + k,
+					      memory_order_relaxed);
 }
 
 static inline unsigned cell_full(const struct qcow2_recount *c)
@@ -144,15 +148,17 @@ unsigned qcow2_count_cluster(struct qcow2_recount *c, uint64_t k, uint32_t times
 		if (c->wide) {
 			uint16_t was = (uint16_t)old;
 
-			swapped = atomic_compare_exchange_weak_explicit((_Atomic uint16_t *)c->cells + k, &was,
-					(uint16_t)(times < full - n ? old + times : old | full),
-					memory_order_relaxed, memory_order_relaxed);
+			swapped = atomic_compare_exchange_weak_explicit(
+				(_Atomic uint16_t *)c->cells + k, &was,
+				(uint16_t)(times < full - n ? old + times : old | full),
+				memory_order_relaxed, memory_order_relaxed);
 		} else {
 			uint8_t was = (uint8_t)old;
 
-			swapped = atomic_compare_exchange_weak_explicit((_Atomic uint8_t *)c->cells + k, &was,
-					(uint8_t)(times < full - n ? old + times : old | full),
-					memory_order_relaxed, memory_order_relaxed);
+			swapped = atomic_compare_exchange_weak_explicit(
+				(_Atomic uint8_t *)c->cells + k, &was,
+				(uint8_t)(times < full - n ? old + times : old | full),
+				memory_order_relaxed, memory_order_relaxed);
 		}
 	} while (!swapped);
 	if (n == full)
@@ -239,7 +245,8 @@ uint64_t qcow2_count_at(const struct qcow2_state *q, const uint8_t *block, uint6
 	case 6:
 		return plt_get_be64(block + i * 8);
 	default:
-		return block[i * q->refcount_bits / 8] >> (i * q->refcount_bits % 8) & ((1U << q->refcount_bits) - 1);
+		return block[i * q->refcount_bits / 8] >> (i * q->refcount_bits % 8) &
+		       ((1U << q->refcount_bits) - 1);
 	}
 }
 
@@ -262,7 +269,8 @@ void qcow2_count_put(const struct qcow2_state *q, uint8_t *block, uint64_t i, ui
 		break;
 	default:
 		shift = (unsigned)(i * q->refcount_bits % 8);
-		block[i * q->refcount_bits / 8] &= (uint8_t)~(((1U << q->refcount_bits) - 1) << shift);
+		block[i * q->refcount_bits / 8] &=
+			(uint8_t) ~(((1U << q->refcount_bits) - 1) << shift);
 		block[i * q->refcount_bits / 8] |= (uint8_t)(count << shift);
 	}
 }
@@ -302,10 +310,11 @@ int qcow2_stored_count(struct qcow2_recount *c, uint64_t cluster, uint64_t *ret)
 /* Work on refcount blocks in parallel: each part takes a run of them. */
 struct blocks_job {
 	struct qcow2_recount *c;
-	uint64_t first, n, per;       /* blocks; how many a part takes */
-	int (*fn)(struct blocks_job *j, uint64_t index, const uint8_t *block /* NULL: none */, int unreadable);
-	uint8_t *state;               /* of compare: what each block needs */
-	_Atomic uint64_t highest;     /* of compare */
+	uint64_t first, n, per; /* blocks; how many a part takes */
+	int (*fn)(struct blocks_job *j, uint64_t index, const uint8_t *block /* NULL: none */,
+		  int unreadable);
+	uint8_t *state;		  /* of compare: what each block needs */
+	_Atomic uint64_t highest; /* of compare */
 };
 
 static int blocks_part(void *arg, unsigned part)
@@ -366,17 +375,19 @@ static int note_ones(struct blocks_job *j, uint64_t index, const uint8_t *block,
 int qcow2_stored_load(struct qcow2_recount *c, struct plt_error *err)
 {
 	const struct qcow2_state *q = c->q;
-	struct blocks_job j = { .c = c, .fn = note_ones };
+	struct blocks_job j = {.c = c, .fn = note_ones};
 	int r;
 
 	c->rt_entries = (uint64_t)q->reftable_clusters << (q->cluster_bits - 3);
-	c->nrt = q->reftable_offset < c->file_size ?
-		 PLT_MIN(c->rt_entries, plt_div_up(c->file_size - q->reftable_offset, 8)) : 0;
+	c->nrt = q->reftable_offset < c->file_size
+			 ? PLT_MIN(c->rt_entries, plt_div_up(c->file_size - q->reftable_offset, 8))
+			 : 0;
 	c->rt = plt_alloc_capped(c->nrt, 8, QCOW2_MAX_REFTABLE_BYTES);
 	if (!c->rt)
 		return plt_error_set(err, ENOMEM, "Out of memory");
 	if (c->nrt) {
-		r = plt_store_read(c->file, q->reftable_offset, c->rt, c->nrt * 8, PLT_IO_REFTABLE, err);
+		r = plt_store_read(c->file, q->reftable_offset, c->rt, c->nrt * 8, PLT_IO_REFTABLE,
+				   err);
 		if (r < 0)
 			return r;
 	}
@@ -426,7 +437,8 @@ static int compare_block(struct blocks_job *j, uint64_t index, const uint8_t *bl
 {
 	struct qcow2_recount *c = j->c;
 	const struct qcow2_state *q = c->q;
-	uint64_t first = index << q->rb_bits, n = PLT_MIN(UINT64_C(1) << q->rb_bits, c->nb - first), last;
+	uint64_t first = index << q->rb_bits, n = PLT_MIN(UINT64_C(1) << q->rb_bits, c->nb - first),
+		 last;
 
 	if (unreadable) {
 		j->state[index] = BLOCK_UNREADABLE;
@@ -459,11 +471,13 @@ static int compare_block(struct blocks_job *j, uint64_t index, const uint8_t *bl
 	return 0;
 }
 
-int qcow2_compare(struct qcow2_recount *c, void (*differs)(void *arg, uint64_t cluster, uint64_t stored,
-		  uint64_t references, int unreadable), void *arg, uint64_t *ret_highest)
+int qcow2_compare(struct qcow2_recount *c,
+		  void (*differs)(void *arg, uint64_t cluster, uint64_t stored, uint64_t references,
+				  int unreadable),
+		  void *arg, uint64_t *ret_highest)
 {
 	const struct qcow2_state *q = c->q;
-	struct blocks_job j = { .c = c, .fn = compare_block };
+	struct blocks_job j = {.c = c, .fn = compare_block};
 	int r;
 
 	j.n = plt_div_up(c->nb, UINT64_C(1) << q->rb_bits);
@@ -472,7 +486,8 @@ int qcow2_compare(struct qcow2_recount *c, void (*differs)(void *arg, uint64_t c
 		return -ENOMEM;
 	r = blocks_each(&j);
 	for (uint64_t i = 0; !r && i < j.n; i++) {
-		uint64_t first = i << q->rb_bits, end = PLT_MIN(c->nb, first + (UINT64_C(1) << q->rb_bits));
+		uint64_t first = i << q->rb_bits,
+			 end = PLT_MIN(c->nb, first + (UINT64_C(1) << q->rb_bits));
 
 		for (uint64_t k = first; j.state[i] != BLOCK_SAME && k < end; k++) {
 			uint64_t stored, refs = PLT_MIN(qcow2_references(c, k), q->refcount_max);

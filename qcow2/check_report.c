@@ -2,9 +2,9 @@
 /* Copyright (c) the platter authors */
 /*
  * What is wrong in the map, in words.  Walks the L1 tables in the order in which qemu-img does and
- * uses its words and its count of errors, so that scripts that read them keep working; L2 tables are
- * read again only if the scan has flagged them.  Behind those come findings that qemu-img lacks,
- * marked as such, and only where its own counts have not told already.
+ * uses its words and its count of errors, so that scripts that read them keep working; L2 tables
+ * are read again only if the scan has flagged them.  Behind those come findings that qemu-img
+ * lacks, marked as such, and only where its own counts have not told already.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -19,10 +19,13 @@ void qcow2_exam_count(struct qcow2_exam *x, uint64_t off, uint64_t len)
 {
 	if (!len)
 		return;
-	if (len > (uint64_t)INT64_MAX || off > (uint64_t)INT64_MAX - len || qcow2_exceeds(&x->c, off, len))
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-OUTSIDE", off, len, "ERROR: counting reference for region "
-			  "exceeding the end of the file by one cluster or more: offset 0x%" PRIx64 " size 0x%"
-			  PRIx64, off, len);
+	if (len > (uint64_t)INT64_MAX || off > (uint64_t)INT64_MAX - len ||
+	    qcow2_exceeds(&x->c, off, len))
+		QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-OUTSIDE", off, len,
+			  "ERROR: counting reference for region "
+			  "exceeding the end of the file by one cluster or more: offset 0x%" PRIx64
+			  " size 0x%" PRIx64,
+			  off, len);
 	else
 		qcow2_count(&x->c, off, len, 1);
 }
@@ -34,74 +37,102 @@ static bool counts_tell(struct qcow2_exam *x, uint64_t cluster)
 {
 	uint64_t stored;
 
-	return qcow2_stored_count(&x->c, cluster, &stored) < 0 || stored != qcow2_references(&x->c, cluster);
+	return qcow2_stored_count(&x->c, cluster, &stored) < 0 ||
+	       stored != qcow2_references(&x->c, cluster);
 }
 
-static void report_compressed(struct qcow2_exam *x, unsigned i, uint64_t e, uint64_t bitmap, uint64_t guest)
+static void report_compressed(struct qcow2_exam *x, unsigned i, uint64_t e, uint64_t bitmap,
+			      uint64_t guest)
 {
 	const struct qcow2_state *q = &x->q;
 	uint64_t off, len = qcow2_compressed_range(q, e & ~QCOW2_COPIED, &off);
 
 	if (e & QCOW2_COPIED) {
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-CMP-COPIED", off, len, "ERROR: coffset=0x%" PRIx64 ": copied flag "
-			  "must never be set for compressed clusters", off);
+		QCOW2_SAY(x, PLT_CORRUPTION, "Q-CMP-COPIED", off, len,
+			  "ERROR: coffset=0x%" PRIx64 ": copied flag "
+			  "must never be set for compressed clusters",
+			  off);
 		e &= ~QCOW2_COPIED;
 	}
 	if (x->c.external) {
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-CMP-EXTERNAL", off, len, "ERROR compressed cluster %u with data file, "
-			  "entry=0x%" PRIx64, i, e);
+		QCOW2_SAY(x, PLT_CORRUPTION, "Q-CMP-EXTERNAL", off, len,
+			  "ERROR compressed cluster %u with data file, "
+			  "entry=0x%" PRIx64,
+			  i, e);
 		return;
 	}
 	if (bitmap) {
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-CMP-SUBCLUSTER", off, len, "ERROR compressed cluster %u with non-zero "
-			  "subcluster allocation bitmap, entry=0x%" PRIx64, i, e);
+		QCOW2_SAY(x, PLT_CORRUPTION, "Q-CMP-SUBCLUSTER", off, len,
+			  "ERROR compressed cluster %u with non-zero "
+			  "subcluster allocation bitmap, entry=0x%" PRIx64,
+			  i, e);
 		return;
 	}
 	if (qcow2_exceeds(&x->c, off, len)) {
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-CMP-OUTSIDE", off, len, "ERROR: counting reference for region "
-			  "exceeding the end of the file by one cluster or more: offset 0x%" PRIx64 " size 0x%"
-			  PRIx64, off, len);
+		QCOW2_SAY(x, PLT_CORRUPTION, "Q-CMP-OUTSIDE", off, len,
+			  "ERROR: counting reference for region "
+			  "exceeding the end of the file by one cluster or more: offset 0x%" PRIx64
+			  " size 0x%" PRIx64,
+			  off, len);
 		return;
 	}
 	for (uint64_t k = off >> q->cluster_bits; k <= (off + len - 1) >> q->cluster_bits; k++)
 		if (qcow2_is_metadata(&x->c, k) && !counts_tell(x, k))
-			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-OVL-DATA", k << q->cluster_bits, q->cluster_size,
-					 guest, q->cluster_size, "ERROR compressed cluster at offset %#" PRIx64
-					 " lies in metadata (cluster %" PRIu64 ")", off, k);
+			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-OVL-DATA", k << q->cluster_bits,
+					 q->cluster_size, guest, q->cluster_size,
+					 "ERROR compressed cluster at offset %#" PRIx64
+					 " lies in metadata (cluster %" PRIu64 ")",
+					 off, k);
 }
 
-static void report_allocated(struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t guest, bool active)
+static void report_allocated(struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t guest,
+			     bool active)
 {
 	const struct qcow2_state *q = &x->q;
 	uint64_t off = e & QCOW2_L2_OFFSET, k = off >> q->cluster_bits;
 	bool data = q->extl2 ? (uint32_t)bitmap != 0 : !(e & QCOW2_L2_ZERO);
 
 	if (bitmap >> 32 & bitmap)
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-SUBCLUSTER", off, q->cluster_size, "ERROR offset=%" PRIx64
-			  ": Allocated cluster has corrupted subcluster allocation bitmap", off);
-	if (off & (q->cluster_size - 1))
-		QCOW2_SAY(x, PLT_CORRUPTION, data ? "Q-ENT-ALIGN" : "Q-ENT-ALIGN-ZERO", off, q->cluster_size,
-			  data ? "ERROR offset=%" PRIx64 ": Data cluster is not properly aligned; L2 entry corrupted." :
-			  "ERROR offset=%" PRIx64 ": Preallocated cluster is not properly aligned; L2 entry corrupted.",
+		QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-SUBCLUSTER", off, q->cluster_size,
+			  "ERROR offset=%" PRIx64
+			  ": Allocated cluster has corrupted subcluster allocation bitmap",
 			  off);
+	if (off & (q->cluster_size - 1))
+		QCOW2_SAY(
+			x, PLT_CORRUPTION, data ? "Q-ENT-ALIGN" : "Q-ENT-ALIGN-ZERO", off,
+			q->cluster_size,
+			data ? "ERROR offset=%" PRIx64
+			       ": Data cluster is not properly aligned; L2 entry corrupted."
+			     : "ERROR offset=%" PRIx64
+			       ": Preallocated cluster is not properly aligned; L2 entry corrupted.",
+			off);
 	if (x->c.external)
 		return;
 	if (qcow2_exceeds(&x->c, off, q->cluster_size)) {
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-OUTSIDE", off, q->cluster_size, "ERROR: counting reference for "
-			  "region exceeding the end of the file by one cluster or more: offset 0x%" PRIx64
-			  " size 0x%" PRIx64, off, (uint64_t)q->cluster_size);
+		QCOW2_SAY(
+			x, PLT_CORRUPTION, "Q-ENT-OUTSIDE", off, q->cluster_size,
+			"ERROR: counting reference for "
+			"region exceeding the end of the file by one cluster or more: offset 0x%" PRIx64
+			" size 0x%" PRIx64,
+			off, (uint64_t)q->cluster_size);
 		return;
 	}
 	if (qcow2_is_metadata(&x->c, k)) {
 		if (!counts_tell(x, k))
-			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-OVL-DATA", off, q->cluster_size, guest, q->cluster_size,
-					 "ERROR guest offset %#" PRIx64 ": data cluster at offset %#" PRIx64
-					 " is in use as metadata", guest, off);
-	} else if (active && !q->nb_snapshots && qcow2_references(&x->c, k) > 1 && !counts_tell(x, k)) {
-		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-OVL-SHARED", off, q->cluster_size, guest, q->cluster_size,
-				 "ERROR guest offset %#" PRIx64 ": data cluster at offset %#" PRIx64 " is shared by %"
-				 PRIu64 " guest clusters, though there are no snapshots", guest, off,
-				 qcow2_references(&x->c, k));
+			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-OVL-DATA", off, q->cluster_size,
+					 guest, q->cluster_size,
+					 "ERROR guest offset %#" PRIx64
+					 ": data cluster at offset %#" PRIx64
+					 " is in use as metadata",
+					 guest, off);
+	} else if (active && !q->nb_snapshots && qcow2_references(&x->c, k) > 1 &&
+		   !counts_tell(x, k)) {
+		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-OVL-SHARED", off, q->cluster_size, guest,
+				 q->cluster_size,
+				 "ERROR guest offset %#" PRIx64 ": data cluster at offset %#" PRIx64
+				 " is shared by %" PRIu64
+				 " guest clusters, though there are no snapshots",
+				 guest, off, qcow2_references(&x->c, k));
 	}
 }
 
@@ -119,17 +150,23 @@ static void report_table(struct qcow2_exam *x, const uint8_t *table, uint64_t gu
 		if (!(e | bitmap))
 			continue;
 		if (type != QCOW2_ENTRY_COMPRESSED && (e & QCOW2_L2_RESERVED))
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-RESERVED", e & QCOW2_L2_OFFSET, q->cluster_size,
+			QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-RESERVED", e & QCOW2_L2_OFFSET,
+				  q->cluster_size,
 				  "ERROR found l2 entry with reserved bits set: %" PRIx64, e);
-		if (type != QCOW2_ENTRY_COMPRESSED && (e & QCOW2_L2_ZERO) && (q->version < 3 || q->extl2))
-			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-ENT-ZERO", e & QCOW2_L2_OFFSET, q->cluster_size, guest,
-					 q->cluster_size, "ERROR guest offset %#" PRIx64 ": L2 entry %" PRIx64
-					 " has the zero flag, which %s", guest, e, q->extl2 ?
-					 "images with extended L2 entries do not have" : "version 2 does not have");
+		if (type != QCOW2_ENTRY_COMPRESSED && (e & QCOW2_L2_ZERO) &&
+		    (q->version < 3 || q->extl2))
+			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-ENT-ZERO", e & QCOW2_L2_OFFSET,
+					 q->cluster_size, guest, q->cluster_size,
+					 "ERROR guest offset %#" PRIx64 ": L2 entry %" PRIx64
+					 " has the zero flag, which %s",
+					 guest, e,
+					 q->extl2 ? "images with extended L2 entries do not have"
+						  : "version 2 does not have");
 		if (type == QCOW2_ENTRY_COMPRESSED)
 			report_compressed(x, i, e, bitmap, guest);
 		else if (type == QCOW2_ENTRY_UNALLOCATED && (uint32_t)bitmap)
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-SUBCLUSTER", 0, 0, "ERROR: Unallocated cluster has non-zero "
+			QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-SUBCLUSTER", 0, 0,
+				  "ERROR: Unallocated cluster has non-zero "
 				  "subcluster allocation map");
 		else if (type == QCOW2_ENTRY_NORMAL || type == QCOW2_ENTRY_ZERO_ALLOC)
 			report_allocated(x, e, bitmap, guest, active);
@@ -153,25 +190,31 @@ static int report_l1_entry(void *arg, uint32_t index, uint64_t e)
 	struct qcow2_l2ref *l;
 
 	if (e & QCOW2_L1_RESERVED)
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-L1-RESERVED", off, q->cluster_size, "ERROR found L1 entry with reserved "
-			  "bits set: %" PRIx64, e);
+		QCOW2_SAY(x, PLT_CORRUPTION, "Q-L1-RESERVED", off, q->cluster_size,
+			  "ERROR found L1 entry with reserved "
+			  "bits set: %" PRIx64,
+			  e);
 	qcow2_exam_count(x, off, q->cluster_size);
 	if (off & (q->cluster_size - 1))
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-L1-ALIGN", off, q->cluster_size, "ERROR l2_offset=%" PRIx64 ": Table is "
-			  "not cluster aligned; L1 entry corrupted", off);
+		QCOW2_SAY(x, PLT_CORRUPTION, "Q-L1-ALIGN", off, q->cluster_size,
+			  "ERROR l2_offset=%" PRIx64 ": Table is "
+			  "not cluster aligned; L1 entry corrupted",
+			  off);
 	l = qcow2_l2_find(&x->c, off);
 	if (!l || !l->flagged)
 		return 0;
 	if (qcow2_l2_read(&x->c, off, w->table) < 0)
-		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", off, q->cluster_size, "ERROR: I/O error in check_refcounts_l2");
+		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", off, q->cluster_size,
+			  "ERROR: I/O error in check_refcounts_l2");
 	else
-		report_table(x, w->table, (uint64_t)index << (q->cluster_bits + q->l2_bits), w->active);
+		report_table(x, w->table, (uint64_t)index << (q->cluster_bits + q->l2_bits),
+			     w->active);
 	return 0;
 }
 
 int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool active)
 {
-	struct walk w = { .x = x, .active = active };
+	struct walk w = {.x = x, .active = active};
 	int r;
 
 	if (!l1_size)
@@ -202,11 +245,14 @@ static void copied_table(struct qcow2_exam *x, const uint8_t *table)
 
 		if (type != QCOW2_ENTRY_NORMAL && type != QCOW2_ENTRY_ZERO_ALLOC)
 			continue;
-		if (!x->c.external && qcow2_stored_count(&x->c, off >> q->cluster_bits, &stored) < 0)
+		if (!x->c.external &&
+		    qcow2_stored_count(&x->c, off >> q->cluster_bits, &stored) < 0)
 			continue;
 		if ((stored == 1) != !!(e & QCOW2_COPIED))
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-COPIED", off, q->cluster_size, "ERROR OFLAG_COPIED data cluster: "
-				  "l2_entry=%" PRIx64 " refcount=%" PRIu64, e, stored);
+			QCOW2_SAY(x, PLT_CORRUPTION, "Q-COPIED", off, q->cluster_size,
+				  "ERROR OFLAG_COPIED data cluster: "
+				  "l2_entry=%" PRIx64 " refcount=%" PRIu64,
+				  e, stored);
 	}
 }
 
@@ -220,8 +266,10 @@ static int copied_entry(void *arg, uint32_t index, uint64_t e)
 	if (!off || qcow2_stored_count(&x->c, off >> x->q.cluster_bits, &stored) < 0)
 		return 0;
 	if ((stored == 1) != !!(e & QCOW2_COPIED))
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-COPIED-L1", off, x->q.cluster_size, "ERROR OFLAG_COPIED L2 cluster: "
-			  "l1_index=%" PRIu32 " l1_entry=%" PRIx64 " refcount=%" PRIu64, index, e, stored);
+		QCOW2_SAY(x, PLT_CORRUPTION, "Q-COPIED-L1", off, x->q.cluster_size,
+			  "ERROR OFLAG_COPIED L2 cluster: "
+			  "l1_index=%" PRIu32 " l1_entry=%" PRIx64 " refcount=%" PRIu64,
+			  index, e, stored);
 	l = qcow2_l2_find(&x->c, off);
 	if (l && l->flagged && qcow2_l2_read(&x->c, off, w->table) == 0)
 		copied_table(x, w->table);
@@ -230,7 +278,7 @@ static int copied_entry(void *arg, uint32_t index, uint64_t e)
 
 int qcow2_exam_copied(struct qcow2_exam *x)
 {
-	struct walk w = { .x = x, .active = true, .table = plt_alloc_io(x->q.cluster_size) };
+	struct walk w = {.x = x, .active = true, .table = plt_alloc_io(x->q.cluster_size)};
 	int r;
 
 	if (!w.table)
@@ -253,9 +301,11 @@ static int beyond_entry(void *arg, uint32_t index, uint64_t e)
 {
 	struct beyond *b = arg;
 	const struct qcow2_state *q = &b->x->q;
-	uint64_t off = e & QCOW2_L1_OFFSET, guest = (uint64_t)index << (q->cluster_bits + q->l2_bits);
+	uint64_t off = e & QCOW2_L1_OFFSET,
+		 guest = (uint64_t)index << (q->cluster_bits + q->l2_bits);
 
-	if (index < b->full || !off || (off & (q->cluster_size - 1)) || qcow2_l2_read(&b->x->c, off, b->table) < 0)
+	if (index < b->full || !off || (off & (q->cluster_size - 1)) ||
+	    qcow2_l2_read(&b->x->c, off, b->table) < 0)
 		return 0;
 	for (const uint8_t *p = b->table; p < b->table + q->cluster_size; p += q->l2_entry_size) {
 		enum qcow2_entry_type type = qcow2_entry_type(&b->x->c, plt_get_be64(p));
@@ -272,12 +322,15 @@ static int beyond_entry(void *arg, uint32_t index, uint64_t e)
 int qcow2_exam_beyond_end(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
-	struct beyond b = { .x = x, .size = q->virtual_size };
+	struct beyond b = {.x = x, .size = q->virtual_size};
 	uint32_t l1_size = q->l1_size;
 	int r;
 
 	b.full = (uint32_t)(b.size >> (q->cluster_bits + q->l2_bits));
-	/* VM state of a snapshot that was applied may lie behind the disk, from the next L1 entry on. */
+	/*
+	 * VM state of a snapshot that was applied may lie behind the disk, from the next L1 entry
+	 * on.
+	 */
 	for (uint32_t i = 0; i < q->nb_snapshots; i++)
 		if (q->snapshots[i].info.vm_state_size)
 			l1_size = PLT_MIN(l1_size, (uint32_t)qcow2_l1_entries(q, b.size));
@@ -287,9 +340,13 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 	r = qcow2_l1_each(&x->c, q->l1_offset, l1_size, beyond_entry, &b);
 	free(b.table);
 	if (b.found)
-		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-HDR-SIZE", 24, 8, b.size, b.last + q->cluster_size - b.size,
-				 "ERROR %" PRIu64 " clusters are mapped behind the end of the disk (%" PRIu64 " bytes), "
-				 "the last at guest offset %#" PRIx64 "; the size in the header may be wrong",
+		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-HDR-SIZE", 24, 8, b.size,
+				 b.last + q->cluster_size - b.size,
+				 "ERROR %" PRIu64
+				 " clusters are mapped behind the end of the disk (%" PRIu64
+				 " bytes), "
+				 "the last at guest offset %#" PRIx64
+				 "; the size in the header may be wrong",
 				 b.found, b.size, b.last);
 	return r == -ENOMEM ? r : 0;
 }

@@ -2,27 +2,35 @@
 /* Copyright (c) the platter authors */
 /*
  * The qcow2 driver's table.  Nothing but the list of what the other files do, the options it takes
- * when opening, and one gate: an image whose guest data cannot be reached answers map and place with
- * the reason, so that no path can take its entries for readable data.
+ * when opening, and one gate: an image whose guest data cannot be reached answers map and place
+ * with the reason, so that no path can take its entries for readable data.
  */
 #include "base/error.h"
-#include "qcow2/qcow2.h"
+#include "qcow2/mapping.h"
 
 /*
  * Options of opening.  The cache sizes and the overlap check are taken for compatibility: memory is
  * the context's budget, and entries are always checked against metadata when they are loaded.
  */
+/* clang-format off */
 const struct plt_opt_desc qcow2_open_opts[] = {
 	{ .name = "lazy-refcounts", .type = PLT_OPT_BOOL, .help = "Postpone refcount updates" },
 	{ .name = "data-file", .type = PLT_OPT_STRING, .help = "The external data file" },
-	{ .name = "overlap-check", .type = PLT_OPT_STRING, .help = "Accepted; the checks are always on" },
-	{ .name = "cache-size", .type = PLT_OPT_SIZE, .help = "Accepted; the cache belongs to the context" },
-	{ .name = "l2-cache-size", .type = PLT_OPT_SIZE, .help = "Accepted; the cache belongs to the context" },
-	{ .name = "l2-cache-entry-size", .type = PLT_OPT_SIZE, .help = "Accepted; slices are 4 KiB" },
-	{ .name = "refcount-cache-size", .type = PLT_OPT_SIZE, .help = "Accepted; the cache belongs to the context" },
-	{ .name = "cache-clean-interval", .type = PLT_OPT_NUMBER, .help = "Accepted; the cache is bounded" },
+	{ .name = "overlap-check", .type = PLT_OPT_STRING,
+	  .help = "Accepted; the checks are always on" },
+	{ .name = "cache-size", .type = PLT_OPT_SIZE,
+	  .help = "Accepted; the cache belongs to the context" },
+	{ .name = "l2-cache-size", .type = PLT_OPT_SIZE,
+	  .help = "Accepted; the cache belongs to the context" },
+	{ .name = "l2-cache-entry-size", .type = PLT_OPT_SIZE,
+	  .help = "Accepted; slices are 4 KiB" },
+	{ .name = "refcount-cache-size", .type = PLT_OPT_SIZE,
+	  .help = "Accepted; the cache belongs to the context" },
+	{ .name = "cache-clean-interval", .type = PLT_OPT_NUMBER,
+	  .help = "Accepted; the cache is bounded" },
 	{ .name = NULL },
 };
+/* clang-format on */
 
 static int unmappable(struct plt_image *img, struct plt_error *err)
 {
@@ -37,8 +45,9 @@ static int gated_map(struct plt_image *img, struct plt_pins *pins, uint64_t off,
 	return qcow2_map(img, pins, off, len, runs, need, err);
 }
 
-static int gated_place(struct plt_image *img, struct plt_pins *pins, const struct plt_place_req *req,
-		       struct plt_place *ret, struct plt_need *need, struct plt_error *err)
+static int gated_place(struct plt_image *img, struct plt_pins *pins,
+		       const struct plt_place_req *req, struct plt_place *ret,
+		       struct plt_need *need, struct plt_error *err)
 {
 	if (qcow2_of(img)->unmappable)
 		return unmappable(img, err);
@@ -85,7 +94,8 @@ static bool dirty_flag(struct plt_image *img)
 
 const struct plt_driver qcow2_driver = {
 	.name = "qcow2",
-	.flags = PLT_DRIVER_BACKING | PLT_DRIVER_COMPRESS | PLT_DRIVER_BITMAPS | PLT_DRIVER_SNAPSHOTS,
+	.flags = PLT_DRIVER_BACKING | PLT_DRIVER_COMPRESS | PLT_DRIVER_BITMAPS |
+		 PLT_DRIVER_SNAPSHOTS,
 	.create_opts = qcow2_create_opts,
 	.open_opts = qcow2_open_opts,
 	.probe = qcow2_probe,
@@ -100,6 +110,7 @@ const struct plt_driver qcow2_driver = {
 	.release = qcow2_release,
 	.work = qcow2_work,
 	.first_write = qcow2_first_write,
+	.before_sync = qcow2_before_sync,
 	.written = qcow2_bitmaps_record,
 	.create = qcow2_create,
 	.measure = qcow2_measure,

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) the platter authors */
 /*
- * The first cluster: header, header extensions, backing file name.  Parses it into host order,
- * believing nothing: every field is held against its limit and against the other fields before it
- * is used, so that whoever holds a qcow2_state may shift by its bits and multiply its counts.
- * Builds it again, keeping byte for byte what this program does not know (unknown extensions,
- * header bytes past the known ones, the feature name table), and writes it, whole or a few fields
- * at a time; a write of fields stays inside one sector and is durable on return.  Whether the
- * tables lie inside the file is open.c's and check.c's question.
+ * The first cluster, read: header, header extensions, backing file name.  Parses it into host
+ * order, believing nothing: every field is held against its limit and against the other fields
+ * before it is used, so that whoever holds a qcow2_state may shift by its bits and multiply its
+ * counts.  What this program does not know (extensions, header bytes past the known ones, the
+ * feature name table) is kept byte for byte for header_write.c.  Whether the tables lie inside the
+ * file is open.c's and check.c's question.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -18,8 +17,6 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "qcow2/qcow2.h"
-
-/* ---- reading --------------------------------------------------------------------------------- */
 
 /* The part of the first cluster that has been read so far. */
 struct area {
@@ -57,7 +54,8 @@ int qcow2_state_derive(struct qcow2_state *q)
 	q->l2_bits = q->cluster_bits - (q->extl2 ? 4 : 3);
 	q->sub_bits = q->cluster_bits - (q->extl2 ? 5 : 0);
 	q->refcount_bits = 1U << q->refcount_order;
-	q->refcount_max = q->refcount_order == 6 ? UINT64_MAX : (UINT64_C(1) << q->refcount_bits) - 1;
+	q->refcount_max = q->refcount_order == 6 ? UINT64_MAX
+						 : (UINT64_C(1) << q->refcount_bits) - 1;
 	q->rb_bits = q->cluster_bits + 3 - q->refcount_order;
 	q->data_file_raw = (q->incompatible & QCOW2_INCOMPAT_DATA_FILE) &&
 			   (q->autoclear & QCOW2_AUTOCLEAR_DATA_RAW);
@@ -71,8 +69,9 @@ uint64_t qcow2_l1_entries(const struct qcow2_state *q, uint64_t size)
 	return (size >> bits) + ((size & ((UINT64_C(1) << bits) - 1)) != 0);
 }
 
-int qcow2_check_table(const struct qcow2_state *q, uint64_t off, uint64_t entries, uint64_t entry_len,
-		      uint64_t max_bytes, const char *what, struct plt_error *err)
+int qcow2_check_table(const struct qcow2_state *q, uint64_t off, uint64_t entries,
+		      uint64_t entry_len, uint64_t max_bytes, const char *what,
+		      struct plt_error *err)
 {
 	if (entries > max_bytes / entry_len)
 		return plt_error_set(err, EFBIG, "%s too large", what);
@@ -82,7 +81,8 @@ int qcow2_check_table(const struct qcow2_state *q, uint64_t off, uint64_t entrie
 }
 
 /* Name the unknown incompatible features, as far as the image's own feature table knows them. */
-static int unsupported_features(const struct qcow2_state *q, uint64_t unknown, struct plt_error *err)
+static int unsupported_features(const struct qcow2_state *q, uint64_t unknown,
+				struct plt_error *err)
 {
 	uint32_t n = q->feature_table_len / sizeof(struct qcow2_feature_name);
 	char text[700];
@@ -97,15 +97,16 @@ static int unsupported_features(const struct qcow2_state *q, uint64_t unknown, s
 			break;
 		if (f.type != 0 || f.bit > 63 || !(unknown >> f.bit & 1))
 			continue;
-		used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%.46s", used ? ", " : "", f.name);
+		used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%.46s",
+					 used ? ", " : "", f.name);
 		unknown &= ~(UINT64_C(1) << f.bit);
 	}
 	for (char *p = text; *p; p++) /* the file's bytes end up on a terminal */
 		if ((unsigned char)*p < 0x20 || *p == 0x7f)
 			*p = '?';
 	if (unknown)
-		snprintf(text + used, sizeof(text) - used, "%sUnknown incompatible feature: %" PRIx64,
-			 used ? ", " : "", unknown);
+		snprintf(text + used, sizeof(text) - used,
+			 "%sUnknown incompatible feature: %" PRIx64, used ? ", " : "", unknown);
 	return plt_error_set(err, ENOTSUP, "Unsupported qcow2 feature(s): %s", text);
 }
 
@@ -116,7 +117,8 @@ static int keep_unknown(struct qcow2_state *q, uint32_t type, const uint8_t *dat
 	if (!v)
 		return -ENOMEM;
 	q->unknown = v;
-	v[q->nunknown] = (struct qcow2_unknown_ext){ .type = type, .length = len, .data = malloc(len ? len : 1) };
+	v[q->nunknown] = (struct qcow2_unknown_ext){
+		.type = type, .length = len, .data = malloc(len ? len : 1)};
 	if (!v[q->nunknown].data)
 		return -ENOMEM;
 	memcpy(v[q->nunknown].data, data, len);
@@ -137,9 +139,10 @@ static int parse_bitmaps_ext(struct qcow2_state *q, const uint8_t *data, uint32_
 		q->nb_bitmaps = plt_be32_get(e.nb_bitmaps);
 		q->bitmap_dir_size = plt_be64_get(e.directory_size);
 		q->bitmap_dir_offset = plt_be64_get(e.directory_offset);
-		if (q->nb_bitmaps && q->nb_bitmaps <= QCOW2_MAX_BITMAPS && !plt_be32_get(e.reserved) &&
-		    q->bitmap_dir_size && q->bitmap_dir_size <= QCOW2_MAX_BITMAP_DIRECTORY &&
-		    q->bitmap_dir_offset && !(q->bitmap_dir_offset & (q->cluster_size - 1)) &&
+		if (q->nb_bitmaps && q->nb_bitmaps <= QCOW2_MAX_BITMAPS &&
+		    !plt_be32_get(e.reserved) && q->bitmap_dir_size &&
+		    q->bitmap_dir_size <= QCOW2_MAX_BITMAP_DIRECTORY && q->bitmap_dir_offset &&
+		    !(q->bitmap_dir_offset & (q->cluster_size - 1)) &&
 		    q->bitmap_dir_offset <= (uint64_t)INT64_MAX - q->bitmap_dir_size)
 			return 0;
 	}
@@ -157,8 +160,10 @@ static int parse_ext(struct qcow2_state *q, uint32_t type, const uint8_t *data, 
 	switch (type) {
 	case QCOW2_EXT_BACKING_FORMAT:
 		if (len > QCOW2_MAX_BACKING_FORMAT)
-			return plt_error_set(err, EUCLEAN, "ERROR: ext_backing_format: len=%" PRIu32
-					     " too large (>=%d)", len, QCOW2_MAX_BACKING_FORMAT + 1);
+			return plt_error_set(err, EUCLEAN,
+					     "ERROR: ext_backing_format: len=%" PRIu32
+					     " too large (>=%d)",
+					     len, QCOW2_MAX_BACKING_FORMAT + 1);
 		text = strndup((const char *)data, len);
 		if (!text)
 			return -ENOMEM;
@@ -183,18 +188,26 @@ static int parse_ext(struct qcow2_state *q, uint32_t type, const uint8_t *data, 
 		return 0;
 	case QCOW2_EXT_LUKS:
 		if (q->crypt_method != QCOW2_CRYPT_LUKS)
-			return plt_error_set(err, EINVAL, "CRYPTO header extension only expected with LUKS encryption method");
+			return plt_error_set(
+				err, EINVAL,
+				"CRYPTO header extension only expected with LUKS encryption method");
 		if (len != 16)
-			return plt_error_set(err, EINVAL, "CRYPTO header extension size %" PRIu32
-					     ", but expected size 16", len);
+			return plt_error_set(err, EINVAL,
+					     "CRYPTO header extension size %" PRIu32
+					     ", but expected size 16",
+					     len);
 		q->luks_offset = plt_get_be64(data);
 		q->luks_length = plt_get_be64(data + 8);
 		if (q->luks_offset & (q->cluster_size - 1))
-			return plt_error_set(err, EINVAL, "Encryption header offset '%" PRIu64
+			return plt_error_set(err, EINVAL,
+					     "Encryption header offset '%" PRIu64
 					     "' is not a multiple of cluster size '%" PRIu32 "'",
 					     q->luks_offset, q->cluster_size);
-		if (q->luks_offset > INT64_MAX || q->luks_length > (uint64_t)INT64_MAX - q->luks_offset)
-			return plt_error_set(err, EINVAL, "Encryption header length %" PRIu64 " invalid", q->luks_length);
+		if (q->luks_offset > INT64_MAX ||
+		    q->luks_length > (uint64_t)INT64_MAX - q->luks_offset)
+			return plt_error_set(err, EINVAL,
+					     "Encryption header length %" PRIu64 " invalid",
+					     q->luks_length);
 		return 0;
 	case QCOW2_EXT_BITMAPS:
 		return parse_bitmaps_ext(q, data, len);
@@ -264,10 +277,12 @@ static int parse_fixed(struct area *a, struct qcow2_state *q, struct plt_error *
 		return plt_error_set(err, EINVAL, "Image is not in qcow2 format");
 	q->version = plt_be32_get(h.version);
 	if (q->version < 2 || q->version > 3)
-		return plt_error_set(err, ENOTSUP, "Unsupported qcow2 version %" PRIu32, q->version);
+		return plt_error_set(err, ENOTSUP, "Unsupported qcow2 version %" PRIu32,
+				     q->version);
 	q->cluster_bits = plt_be32_get(h.cluster_bits);
 	if (q->cluster_bits < QCOW2_MIN_CLUSTER_BITS || q->cluster_bits > QCOW2_MAX_CLUSTER_BITS)
-		return plt_error_set(err, EINVAL, "Unsupported cluster size: 2^%" PRIu32, q->cluster_bits);
+		return plt_error_set(err, EINVAL, "Unsupported cluster size: 2^%" PRIu32,
+				     q->cluster_bits);
 	q->cluster_size = UINT32_C(1) << q->cluster_bits;
 	q->virtual_size = plt_be64_get(h.size);
 	q->crypt_method = plt_be32_get(h.crypt_method);
@@ -310,11 +325,16 @@ static int check_compression(const struct qcow2_state *q, struct plt_error *err)
 	bool bit = q->incompatible & QCOW2_INCOMPAT_COMPRESSION;
 
 	if (q->compression != QCOW2_COMPRESSION_ZLIB && q->compression != QCOW2_COMPRESSION_ZSTD)
-		return plt_error_set(err, ENOTSUP, "qcow2: unknown compression type: %u", (unsigned)q->compression);
+		return plt_error_set(err, ENOTSUP, "qcow2: unknown compression type: %u",
+				     (unsigned)q->compression);
 	if (q->compression == QCOW2_COMPRESSION_ZLIB && bit)
-		return plt_error_set(err, EINVAL, "qcow2: Compression type incompatible feature bit must not be set");
+		return plt_error_set(
+			err, EINVAL,
+			"qcow2: Compression type incompatible feature bit must not be set");
 	if (q->compression != QCOW2_COMPRESSION_ZLIB && !bit)
-		return plt_error_set(err, EINVAL, "qcow2: Compression type incompatible feature bit must be set");
+		return plt_error_set(
+			err, EINVAL,
+			"qcow2: Compression type incompatible feature bit must be set");
 	return 0;
 }
 
@@ -324,18 +344,23 @@ static int check_limits(const struct qcow2_state *q, bool check, struct plt_erro
 	int r;
 
 	if (q->extl2 && q->sub_bits < QCOW2_MIN_CLUSTER_BITS)
-		return plt_error_set(err, EINVAL, "Unsupported subcluster size: %u", 1U << q->sub_bits);
+		return plt_error_set(err, EINVAL, "Unsupported subcluster size: %u",
+				     1U << q->sub_bits);
 	if (q->crypt_method > QCOW2_CRYPT_LUKS)
-		return plt_error_set(err, EINVAL, "Unsupported encryption method %" PRIu32, q->crypt_method);
+		return plt_error_set(err, EINVAL, "Unsupported encryption method %" PRIu32,
+				     q->crypt_method);
 	if (!q->reftable_clusters && !check)
 		return plt_error_set(err, EINVAL, "Image does not contain a reference count table");
 	r = qcow2_check_table(q, q->reftable_offset, q->reftable_clusters, q->cluster_size,
 			      QCOW2_MAX_REFTABLE_BYTES, "Reference count table", err);
 	if (!r && !check && q->nb_snapshots)
-		r = qcow2_check_table(q, q->snapshots_offset, q->nb_snapshots, sizeof(struct qcow2_snapshot_entry),
-				      sizeof(struct qcow2_snapshot_entry) * QCOW2_MAX_SNAPSHOTS, "Snapshot table", err);
+		r = qcow2_check_table(q, q->snapshots_offset, q->nb_snapshots,
+				      sizeof(struct qcow2_snapshot_entry),
+				      sizeof(struct qcow2_snapshot_entry) * QCOW2_MAX_SNAPSHOTS,
+				      "Snapshot table", err);
 	if (!r && (q->l1_size || q->virtual_size))
-		r = qcow2_check_table(q, q->l1_offset, q->l1_size, 8, QCOW2_MAX_L1_BYTES, "Active L1 table", err);
+		r = qcow2_check_table(q, q->l1_offset, q->l1_size, 8, QCOW2_MAX_L1_BYTES,
+				      "Active L1 table", err);
 	if (r < 0)
 		return r;
 	if (q->virtual_size > INT64_MAX || qcow2_l1_entries(q, q->virtual_size) > INT32_MAX)
@@ -348,7 +373,7 @@ static int check_limits(const struct qcow2_state *q, bool check, struct plt_erro
 int qcow2_header_read(struct plt_store *file, const char *name, bool check, struct qcow2_state *q,
 		      char **ret_backing, char **ret_backing_format, struct plt_error *err)
 {
-	struct area a = { .file = file };
+	struct area a = {.file = file};
 	PLT_AUTOFREE char *format = NULL;
 	char *backing = NULL;
 	uint64_t backing_off = 0, end;
@@ -376,7 +401,8 @@ int qcow2_header_read(struct plt_store *file, const char *name, bool check, stru
 	if (r < 0)
 		goto fail;
 	if (q->refcount_order > 6) {
-		r = plt_error_set(err, EINVAL, "Reference count entry width too large; may not exceed 64 bits");
+		r = plt_error_set(err, EINVAL,
+				  "Reference count entry width too large; may not exceed 64 bits");
 		goto fail;
 	}
 	qcow2_state_derive(q);
@@ -386,7 +412,8 @@ int qcow2_header_read(struct plt_store *file, const char *name, bool check, stru
 	if (r < 0)
 		goto fail;
 	if (backing_off) {
-		if (backing_len > PLT_MIN((uint32_t)QCOW2_MAX_BACKING_NAME, q->cluster_size - backing_off)) {
+		if (backing_len >
+		    PLT_MIN((uint32_t)QCOW2_MAX_BACKING_NAME, q->cluster_size - backing_off)) {
 			r = plt_error_set(err, EINVAL, "Backing file name too long");
 			goto fail;
 		}
@@ -427,227 +454,4 @@ void qcow2_state_release(struct qcow2_state *q)
 	q->header_tail = q->feature_table = NULL;
 	q->header_tail_len = q->feature_table_len = 0;
 	q->data_file_name = NULL;
-}
-
-/* ---- building -------------------------------------------------------------------------------- */
-
-static const struct {
-	uint8_t type, bit;
-	const char *name;
-} feature_names[] = {
-	{ 0, 0, "dirty bit" },          { 0, 1, "corrupt bit" },
-	{ 0, 2, "external data file" }, { 0, 3, "compression type" },
-	{ 0, 4, "extended L2 entries" },{ 1, 0, "lazy refcounts" },
-	{ 2, 0, "bitmaps" },            { 2, 1, "raw external data" },
-};
-
-int qcow2_feature_table_default(struct qcow2_state *q)
-{
-	size_t n = PLT_ARRAY_SIZE(feature_names);
-	struct qcow2_feature_name *t = calloc(n, sizeof(*t));
-
-	if (!t)
-		return -ENOMEM;
-	for (size_t i = 0; i < n; i++) {
-		t[i].type = feature_names[i].type;
-		t[i].bit = feature_names[i].bit;
-		memcpy(t[i].name, feature_names[i].name, strlen(feature_names[i].name));
-	}
-	free(q->feature_table);
-	q->feature_table = (uint8_t *)t;
-	q->feature_table_len = (uint32_t)(n * sizeof(*t));
-	return 0;
-}
-
-/* How long the header is when written: version 3 grows by the compression byte where it is needed. */
-static uint32_t header_length(const struct qcow2_state *q)
-{
-	if (q->version < 3)
-		return QCOW2_V2_HEADER;
-	if (q->header_length < sizeof(struct qcow2_header) &&
-	    (q->compression != QCOW2_COMPRESSION_ZLIB || q->header_length < QCOW2_V3_HEADER))
-		return sizeof(struct qcow2_header);
-	return q->header_length;
-}
-
-static void encode_fixed(const struct qcow2_state *q, uint64_t backing_off, uint32_t backing_len,
-			 struct qcow2_header *h)
-{
-	memset(h, 0, sizeof(*h));
-	h->magic = plt_be32_make(QCOW2_MAGIC);
-	h->version = plt_be32_make(q->version);
-	h->backing_file_offset = plt_be64_make(backing_off);
-	h->backing_file_size = plt_be32_make(backing_len);
-	h->cluster_bits = plt_be32_make(q->cluster_bits);
-	h->size = plt_be64_make(q->virtual_size);
-	h->crypt_method = plt_be32_make(q->crypt_method);
-	h->l1_size = plt_be32_make(q->l1_size);
-	h->l1_table_offset = plt_be64_make(q->l1_offset);
-	h->refcount_table_offset = plt_be64_make(q->reftable_offset);
-	h->refcount_table_clusters = plt_be32_make(q->reftable_clusters);
-	h->nb_snapshots = plt_be32_make(q->nb_snapshots);
-	h->snapshots_offset = plt_be64_make(q->snapshots_offset);
-	h->incompatible_features = plt_be64_make(q->incompatible);
-	h->compatible_features = plt_be64_make(q->compatible);
-	h->autoclear_features = plt_be64_make(q->autoclear);
-	h->refcount_order = plt_be32_make(q->refcount_order);
-	h->header_length = plt_be32_make(header_length(q));
-	h->compression_type = (uint8_t)q->compression;
-}
-
-struct out {
-	uint8_t *buf;
-	size_t at, cap;
-	bool full;
-};
-
-static void put_ext(struct out *o, uint32_t type, const void *data, size_t len)
-{
-	size_t need = sizeof(struct qcow2_ext) + plt_align_up(len, 8);
-
-	if (o->full || need > o->cap - o->at) {
-		o->full = true;
-		return;
-	}
-	plt_put_be32(o->buf + o->at, type);
-	plt_put_be32(o->buf + o->at + 4, (uint32_t)len);
-	if (len)
-		memcpy(o->buf + o->at + sizeof(struct qcow2_ext), data, len);
-	o->at += need;
-}
-
-int qcow2_header_build(const struct qcow2_state *q, const char *backing, const char *backing_format,
-		       uint8_t *buf, size_t *ret_len, struct plt_error *err)
-{
-	struct out o = { .buf = buf, .cap = q->cluster_size };
-	size_t backing_len = backing ? strlen(backing) : 0, backing_off = 0;
-	struct qcow2_header h;
-
-	if (backing_len > QCOW2_MAX_BACKING_NAME)
-		return plt_error_set(err, EINVAL, "Backing file name too long");
-	memset(buf, 0, q->cluster_size);
-	o.at = header_length(q);
-	if (q->header_tail_len)
-		memcpy(buf + sizeof(h), q->header_tail, q->header_tail_len);
-	if (backing_format)
-		put_ext(&o, QCOW2_EXT_BACKING_FORMAT, backing_format, strlen(backing_format));
-	if (q->data_file_name)
-		put_ext(&o, QCOW2_EXT_DATA_FILE, q->data_file_name, strlen(q->data_file_name));
-	if (q->luks_offset || q->luks_length) {
-		uint8_t e[16];
-
-		plt_put_be64(e, q->luks_offset);
-		plt_put_be64(e + 8, q->luks_length);
-		put_ext(&o, QCOW2_EXT_LUKS, e, sizeof(e));
-	}
-	if (q->feature_table)
-		put_ext(&o, QCOW2_EXT_FEATURES, q->feature_table, q->feature_table_len);
-	if (q->nb_bitmaps) {
-		struct qcow2_ext_bitmaps e = {
-			.nb_bitmaps = plt_be32_make(q->nb_bitmaps),
-			.directory_size = plt_be64_make(q->bitmap_dir_size),
-			.directory_offset = plt_be64_make(q->bitmap_dir_offset),
-		};
-		put_ext(&o, QCOW2_EXT_BITMAPS, &e, sizeof(e));
-	}
-	for (unsigned i = 0; i < q->nunknown; i++)
-		put_ext(&o, q->unknown[i].type, q->unknown[i].data, q->unknown[i].length);
-	put_ext(&o, QCOW2_EXT_END, NULL, 0);
-	if (o.full || backing_len > o.cap - o.at)
-		return plt_error_set(err, ENOSPC, "qcow2 header, its extensions and the backing file name do not "
-				     "fit into one cluster of %" PRIu32 " bytes", q->cluster_size);
-	if (backing_len) {
-		backing_off = o.at;
-		memcpy(buf + o.at, backing, backing_len);
-		o.at += backing_len;
-	}
-	encode_fixed(q, backing_off, (uint32_t)backing_len, &h);
-	memcpy(buf, &h, PLT_MIN((size_t)header_length(q), sizeof(h)));
-	*ret_len = o.at;
-	return 0;
-}
-
-/* ---- writing --------------------------------------------------------------------------------- */
-
-int qcow2_header_write(struct plt_image *img, struct plt_error *err)
-{
-	struct qcow2_state *q = qcow2_of(img);
-	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(q->cluster_size);
-	size_t len;
-	int r;
-
-	if (!buf)
-		return plt_error_set(err, ENOMEM, "Out of memory");
-	pthread_mutex_lock(&img->lock);
-	r = qcow2_header_build(q, img->backing_name, img->backing_format, buf, &len, err);
-	if (!r && header_length(q) != q->header_length)
-		q->header_length = header_length(q);
-	pthread_mutex_unlock(&img->lock);
-	if (r < 0)
-		return r;
-	len = PLT_MIN(plt_align_up(len, 4096), (uint64_t)q->cluster_size);
-	r = plt_store_write(img->file, 0, buf, len, PLT_IO_HEADER, err);
-	return r < 0 ? r : plt_store_sync(img->file, err);
-}
-
-int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struct plt_error *err)
-{
-	struct qcow2_state *q = qcow2_of(img);
-	struct qcow2_header h;
-	int r;
-
-	/* The backing name's place is known only to a whole build. */
-	assert(from >= offsetof(struct qcow2_header, cluster_bits) && from < to);
-	assert(to <= sizeof(h) && to <= header_length(q));
-	pthread_mutex_lock(&img->lock);
-	encode_fixed(q, 0, 0, &h);
-	pthread_mutex_unlock(&img->lock);
-	r = plt_store_write(img->file, from, (const uint8_t *)&h + from, to - from, PLT_IO_HEADER, err);
-	if (!r)
-		r = plt_store_sync(img->file, err);
-	if (r < 0)
-		plt_error_prefix(err, "Could not update the qcow2 header");
-	return r;
-}
-
-int qcow2_set_backing(struct plt_image *img, const char *name, const char *format, struct plt_error *err)
-{
-	char *new_name = name && *name ? strdup(name) : NULL;
-	char *new_format = new_name && format && *format ? strdup(format) : NULL;
-	char *old_name = img->backing_name, *old_format = img->backing_format;
-	struct qcow2_state *q = qcow2_of(img);
-	int r;
-
-	if ((name && *name && !new_name) || (new_name && format && *format && !new_format)) {
-		r = plt_error_set(err, ENOMEM, "Out of memory");
-		goto fail;
-	}
-	if (new_name && q->data_file_raw) {
-		r = plt_error_set(err, EINVAL, "Backing file and data-file-raw cannot be used at the same time");
-		goto fail;
-	}
-	if (new_format && strlen(new_format) > QCOW2_MAX_BACKING_FORMAT) {
-		r = plt_error_set(err, EINVAL, "Backing format name '%s' too long", new_format);
-		goto fail;
-	}
-	pthread_mutex_lock(&img->lock);
-	img->backing_name = new_name;
-	img->backing_format = new_format;
-	pthread_mutex_unlock(&img->lock);
-	r = qcow2_header_write(img, err);
-	if (r < 0) {
-		pthread_mutex_lock(&img->lock);
-		img->backing_name = old_name;
-		img->backing_format = old_format;
-		pthread_mutex_unlock(&img->lock);
-		goto fail;
-	}
-	free(old_name);
-	free(old_format);
-	return 0;
-
-fail:
-	free(new_name);
-	free(new_format);
-	return r;
 }

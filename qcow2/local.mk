@@ -9,8 +9,10 @@ libplatter_core_la_SOURCES += \
 	qcow2/check_refs.c \
 	qcow2/check_report.c \
 	qcow2/create.c \
+	qcow2/create_opts.c \
 	qcow2/driver.c \
 	qcow2/header.c \
+	qcow2/header_write.c \
 	qcow2/map.c \
 	qcow2/ondisk.h \
 	qcow2/open.c \

@@ -79,6 +79,8 @@ bool qcow2_is_fresh(const struct plt_image *img, uint64_t cluster);
 /* What an entry that is being replaced referred to goes to limbo; room for it was found.  Image lock held. */
 void qcow2_drop_old(struct plt_image *img, struct qcow2_entry e);
 
+int qcow2_before_sync(struct plt_image *img, struct plt_error *err);
+
 /* Blocking parts of QCOW2_WORK_NEW_REFBLOCK and QCOW2_WORK_GROW_REFTABLE. */
 int qcow2_new_refblock(struct plt_image *img, uint64_t index, struct plt_error *err);
 int qcow2_grow_reftable(struct plt_image *img, uint64_t entries, struct plt_error *err);

@@ -37,12 +37,15 @@ int qcow2_table_in_file(const struct qcow2_state *q, uint64_t file_size, uint64_
 	/* The last cluster of a file may be cut short. */
 	if (!len || plt_in_range(off, len, end))
 		return 0;
-	return plt_error_set(err, EUCLEAN, "%s (%" PRIu64 " bytes at offset %#" PRIx64 ") lies beyond the end "
-			     "of the file (%" PRIu64 " bytes): the file is truncated or the header is damaged",
+	return plt_error_set(err, EUCLEAN,
+			     "%s (%" PRIu64 " bytes at offset %#" PRIx64 ") lies beyond the end "
+			     "of the file (%" PRIu64
+			     " bytes): the file is truncated or the header is damaged",
 			     what, len, off, file_size);
 }
 
-static int check_tables_in_file(const struct qcow2_state *q, uint64_t file_size, struct plt_error *err)
+static int check_tables_in_file(const struct qcow2_state *q, uint64_t file_size,
+				struct plt_error *err)
 {
 	int r = qcow2_table_in_file(q, file_size, q->l1_offset, (uint64_t)q->l1_size * 8,
 				    "Active L1 table", err);
@@ -60,7 +63,8 @@ static bool same_file(struct plt_store *a, const struct stat *b, bool have_b)
 	struct stat st;
 	int fd = plt_store_fd(a);
 
-	return have_b && fd >= 0 && !fstat(fd, &st) && st.st_dev == b->st_dev && st.st_ino == b->st_ino;
+	return have_b && fd >= 0 && !fstat(fd, &st) && st.st_dev == b->st_dev &&
+	       st.st_ino == b->st_ino;
 }
 
 /*
@@ -77,9 +81,13 @@ static int open_recorded_data_file(struct plt_image *img, const char *name, bool
 	int r;
 
 	if (plt_name_has_protocol(name))
-		return plt_error_set(err, EINVAL, "The external data file's name '%s' is not a plain path; it is "
-				     "opened only when it is given by the caller (data-file=...)", name);
-	if (name[0] != '/' && !plt_ref_open(img, PLT_REF_DATA_FILE, name, true, false, &cwd, NULL)) {
+		return plt_error_set(
+			err, EINVAL,
+			"The external data file's name '%s' is not a plain path; it is "
+			"opened only when it is given by the caller (data-file=...)",
+			name);
+	if (name[0] != '/' &&
+	    !plt_ref_open(img, PLT_REF_DATA_FILE, name, true, false, &cwd, NULL)) {
 		have_cwd = true;
 		have_stat = plt_store_fd(cwd) >= 0 && !fstat(plt_store_fd(cwd), &cwd_stat);
 		plt_store_unref(cwd);
@@ -90,9 +98,12 @@ static int open_recorded_data_file(struct plt_image *img, const char *name, bool
 	if (r < 0)
 		return plt_error_set(err, -r, "%s", first.text);
 	if (have_cwd && !same_file(st, &cwd_stat, have_stat)) {
-		r = plt_error_set(err, EINVAL, "The external data file '%s' exists both beside the image ('%s') and "
-				  "in the current folder ('./%s'), and they are different files; name the right "
-				  "one (data-file=...)", name, st->name, name);
+		r = plt_error_set(
+			err, EINVAL,
+			"The external data file '%s' exists both beside the image ('%s') and "
+			"in the current folder ('./%s'), and they are different files; name the right "
+			"one (data-file=...)",
+			name, st->name, name);
 		plt_store_unref(st);
 		return r;
 	}
@@ -100,13 +111,16 @@ static int open_recorded_data_file(struct plt_image *img, const char *name, bool
 	return 0;
 }
 
-static int open_data_store(struct plt_image *img, const struct plt_open_how *how, struct plt_error *err)
+static int open_data_store(struct plt_image *img, const struct plt_open_how *how,
+			   struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
 	bool external = q->incompatible & QCOW2_INCOMPAT_DATA_FILE;
 
 	if (!external && how->data_file)
-		return plt_error_set(err, EINVAL, "'data-file' can only be set for images with an external data file");
+		return plt_error_set(
+			err, EINVAL,
+			"'data-file' can only be set for images with an external data file");
 	if (external && how->data_file) {
 		img->data = plt_store_ref(how->data_file);
 		return 0;
@@ -122,11 +136,13 @@ static int open_data_store(struct plt_image *img, const struct plt_open_how *how
 	return open_recorded_data_file(img, q->data_file_name, img->writable, err);
 }
 
-static const struct qcow2_snapshot *find_snapshot(const struct qcow2_state *q, const struct plt_open_how *how)
+static const struct qcow2_snapshot *find_snapshot(const struct qcow2_state *q,
+						  const struct plt_open_how *how)
 {
 	for (int by_name = 0; how->snapshot && by_name < 2; by_name++)
 		for (uint32_t i = 0; i < q->nb_snapshots; i++)
-			if (!strcmp(by_name ? q->snapshots[i].info.name : q->snapshots[i].info.id, how->snapshot))
+			if (!strcmp(by_name ? q->snapshots[i].info.name : q->snapshots[i].info.id,
+				    how->snapshot))
 				return &q->snapshots[i];
 	if (how->snapshot)
 		return NULL;
@@ -156,18 +172,23 @@ static int choose_view(struct plt_image *img, const struct plt_open_how *how, ui
 		if (!s)
 			return plt_error_set(err, ENOENT, "Can't find snapshot");
 		if (img->writable)
-			return plt_error_set(err, EACCES, "An internal snapshot can only be opened read-only");
-		r = qcow2_check_table(q, s->l1_offset, s->l1_size, 8, QCOW2_MAX_L1_BYTES, "Snapshot L1 table", err);
+			return plt_error_set(err, EACCES,
+					     "An internal snapshot can only be opened read-only");
+		r = qcow2_check_table(q, s->l1_offset, s->l1_size, 8, QCOW2_MAX_L1_BYTES,
+				      "Snapshot L1 table", err);
 		if (!r)
-			r = qcow2_table_in_file(q, file_size, s->l1_offset, (uint64_t)s->l1_size * 8,
-						"Snapshot L1 table", err);
+			r = qcow2_table_in_file(q, file_size, s->l1_offset,
+						(uint64_t)s->l1_size * 8, "Snapshot L1 table", err);
 		if (r < 0)
 			return r;
 		if (s->info.disk_size)
 			size = s->info.disk_size;
 		if (size > INT64_MAX || qcow2_l1_entries(q, size) > s->l1_size)
-			return plt_error_set(err, EUCLEAN, "Snapshot '%s': L1 table of %" PRIu32 " entries is too small "
-					     "for a disk of %" PRIu64 " bytes", s->info.name, s->l1_size, size);
+			return plt_error_set(err, EUCLEAN,
+					     "Snapshot '%s': L1 table of %" PRIu32
+					     " entries is too small "
+					     "for a disk of %" PRIu64 " bytes",
+					     s->info.name, s->l1_size, size);
 		q->view_l1_offset = s->l1_offset;
 		q->view_l1_size = s->l1_size;
 		q->view_snapshot = true;
@@ -178,13 +199,14 @@ static int choose_view(struct plt_image *img, const struct plt_open_how *how, ui
 	return 0;
 }
 
-static int refuse_encrypted(struct qcow2_state *q, const struct plt_open_how *how, struct plt_error *err)
+static int refuse_encrypted(struct qcow2_state *q, const struct plt_open_how *how,
+			    struct plt_error *err)
 {
 	if (q->crypt_method == QCOW2_CRYPT_NONE)
 		return 0;
-	q->unmappable = q->crypt_method == QCOW2_CRYPT_AES ?
-		"the image is encrypted (AES), which is not supported yet" :
-		"the image is encrypted (LUKS), which is not supported yet";
+	q->unmappable = q->crypt_method == QCOW2_CRYPT_AES
+				? "the image is encrypted (AES), which is not supported yet"
+				: "the image is encrypted (LUKS), which is not supported yet";
 	if (how->no_refs || how->check)
 		return 0;
 	return plt_error_set(err, ENOTSUP, "qcow2: %s", q->unmappable);
@@ -197,9 +219,11 @@ static int choose_lazy(struct qcow2_state *q, const struct plt_open_how *how, st
 
 	q->lazy = q->compatible & QCOW2_COMPAT_LAZY;
 	if (v && plt_parse_bool(v, &q->lazy) < 0)
-		return plt_error_set(err, EINVAL, "Parameter 'lazy-refcounts' expects 'on' or 'off'");
+		return plt_error_set(err, EINVAL,
+				     "Parameter 'lazy-refcounts' expects 'on' or 'off'");
 	if (q->lazy && q->version < 3)
-		return plt_error_set(err, EINVAL, "Lazy refcounts require a qcow2 image with at least qemu 1.1 "
+		return plt_error_set(err, EINVAL,
+				     "Lazy refcounts require a qcow2 image with at least qemu 1.1 "
 				     "compatibility level");
 	return 0;
 }
@@ -234,7 +258,8 @@ int qcow2_open(struct plt_image *img, const struct plt_open_how *how, struct plt
 	if (r < 0)
 		goto fail;
 	if ((q->incompatible & QCOW2_INCOMPAT_CORRUPT) && img->writable && !how->check) {
-		r = plt_error_set(err, EACCES, "qcow2: Image is corrupt; cannot be opened read/write");
+		r = plt_error_set(err, EACCES,
+				  "qcow2: Image is corrupt; cannot be opened read/write");
 		goto fail;
 	}
 	q->dirty_on_disk = q->incompatible & QCOW2_INCOMPAT_DIRTY;
@@ -282,7 +307,10 @@ int qcow2_first_write(struct plt_image *img, struct plt_error *err)
 	if (q->version < 3)
 		return 0;
 	if (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS) {
-		/* Bitmaps that we maintain are marked first: a cut here leaves them unusable, not wrong. */
+		/*
+		 * Bitmaps that we maintain are marked first: a cut here leaves them unusable, not
+		 * wrong.
+		 */
 		r = q->bitmaps_damaged ? 0 : qcow2_bitmaps_mark_in_use(img, err);
 		if (r < 0)
 			return r;
@@ -357,8 +385,8 @@ static json_t *info_bitmaps(const struct qcow2_state *q)
 			json_array_append_new(flags, json_string("in-use"));
 		if (b->flags & QCOW2_BITMAP_AUTO)
 			json_array_append_new(flags, json_string("auto"));
-		json_array_append_new(list, json_pack("{s:o,s:s%,s:I}", "flags", flags, "name", b->name,
-						      strlen(b->name), "granularity",
+		json_array_append_new(list, json_pack("{s:o,s:s%,s:I}", "flags", flags, "name",
+						      b->name, strlen(b->name), "granularity",
 						      (json_int_t)1 << b->granularity_bits));
 	}
 	return list;
@@ -371,11 +399,14 @@ json_t *qcow2_info(struct plt_image *img)
 
 	json_object_set_new(data, "compat", json_string(q->version < 3 ? "0.10" : "1.1"));
 	json_object_set_new(data, "compression-type",
-			    json_string(q->compression == QCOW2_COMPRESSION_ZSTD ? "zstd" : "zlib"));
+			    json_string(q->compression == QCOW2_COMPRESSION_ZSTD ? "zstd"
+										 : "zlib"));
 	json_object_set_new(data, "refcount-bits", json_integer(q->refcount_bits));
 	if (q->version >= 3) {
-		json_object_set_new(data, "lazy-refcounts", json_boolean(q->compatible & QCOW2_COMPAT_LAZY));
-		json_object_set_new(data, "corrupt", json_boolean(q->incompatible & QCOW2_INCOMPAT_CORRUPT));
+		json_object_set_new(data, "lazy-refcounts",
+				    json_boolean(q->compatible & QCOW2_COMPAT_LAZY));
+		json_object_set_new(data, "corrupt",
+				    json_boolean(q->incompatible & QCOW2_INCOMPAT_CORRUPT));
 		json_object_set_new(data, "extended-l2", json_boolean(q->extl2));
 		if (q->data_file_name)
 			json_object_set_new(data, "data-file", json_string(q->data_file_name));
@@ -386,6 +417,7 @@ json_t *qcow2_info(struct plt_image *img)
 	}
 	if (q->crypt_method != QCOW2_CRYPT_NONE)
 		json_object_set_new(data, "encrypt",
-				    json_pack("{s:s}", "format", q->crypt_method == QCOW2_CRYPT_AES ? "aes" : "luks"));
+				    json_pack("{s:s}", "format",
+					      q->crypt_method == QCOW2_CRYPT_AES ? "aes" : "luks"));
 	return json_pack("{s:s,s:o}", "type", "qcow2", "data", data);
 }

@@ -209,8 +209,17 @@ int qcow2_count_add(struct plt_image *img, uint64_t host_off, uint64_t len, int 
 int qcow2_count_get(struct plt_image *img, uint64_t host_off, uint64_t *ret, struct plt_error *err);
 int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsigned kind, struct plt_error *err);
 
-/* create.c */
+/* create_opts.c: what the options of a new image mean together; sets the header fields they decide */
 extern const struct plt_opt_desc qcow2_create_opts[];
+enum qcow2_prealloc {
+	QCOW2_PREALLOC_OFF, QCOW2_PREALLOC_METADATA, QCOW2_PREALLOC_FALLOC, QCOW2_PREALLOC_FULL,
+};
+int qcow2_create_parse(const struct plt_opts *o, struct qcow2_state *q,
+		       enum qcow2_prealloc *ret_prealloc, struct plt_error *err);
+int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q,
+			enum qcow2_prealloc *ret_prealloc, struct plt_error *err);
+
+/* create.c */
 int qcow2_create(const struct plt_create *how, struct plt_error *err);
 int qcow2_measure(const struct plt_opts *opts, uint64_t size, uint64_t data, uint64_t *ret_required,
 		  uint64_t *ret_full, struct plt_error *err);

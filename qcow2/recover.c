@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) the platter authors */
 /*
- * The recount of a dirty image, when it is opened for writing.  With lazy refcounts the stored counts
- * may be behind the map after a crash; a writer that trusted them would give a cluster away twice.
- * Counts are only ever raised here: a count that is too high wastes space, and may be the trace of
- * damage that somebody wants to look at.  Whatever is more than a count behind (entries that cannot
- * be right, overlaps, a cluster shared under COPIED) refuses writing and leaves the image as it was.
- * The image is not in use yet, so this works on the file directly, before the cache holds anything.
+ * The recount of a dirty image, when it is opened for writing.  With lazy refcounts the stored
+ * counts may be behind the map after a crash; a writer that trusted them would give a cluster away
+ * twice.  Counts are only ever raised here: a count that is too high wastes space, and may be the
+ * trace of damage that somebody wants to look at.  Whatever is more than a count behind (entries
+ * that cannot be right, overlaps, a cluster shared under COPIED) refuses writing and leaves the
+ * image as it was.  The image is not in use yet, so this works on the file directly, before the
+ * cache holds anything.
  *
  * Order: new refcount blocks and table, raised counts -> table entries -> (header) -> dirty off.
  */
@@ -23,16 +24,19 @@ struct recover {
 	struct plt_image *img;
 	struct qcow2_recount c;
 	struct plt_error *err;
-	uint8_t *table;      /* one cluster */
-	bool *raise;         /* which refcount blocks need a count raised */
-	uint64_t nblocks;    /* blocks that the file's clusters (and what is added) need */
-	uint64_t end;        /* first fresh cluster behind the file */
+	uint8_t *table;	  /* one cluster */
+	bool *raise;	  /* which refcount blocks need a count raised */
+	uint64_t nblocks; /* blocks that the file's clusters (and what is added) need */
+	uint64_t end;	  /* first fresh cluster behind the file */
 };
 
 static int refuse(struct recover *v, const char *what, uint64_t off)
 {
-	return plt_error_set(v->err, EUCLEAN, "The image was not closed cleanly and its counts cannot be brought up to "
-			     "date: %s (offset %#" PRIx64 "); it can be read, and 'check' says more", what, off);
+	return plt_error_set(
+		v->err, EUCLEAN,
+		"The image was not closed cleanly and its counts cannot be brought up to "
+		"date: %s (offset %#" PRIx64 "); it can be read, and 'check' says more",
+		what, off);
 }
 
 /* ---- what must not be ------------------------------------------------------------------------ */
@@ -64,7 +68,8 @@ static int judge_entry(struct recover *v, uint64_t e, uint64_t bitmap)
 	uint64_t off, len;
 
 	if (type != QCOW2_ENTRY_COMPRESSED) {
-		if ((e & QCOW2_L2_RESERVED) || ((e & QCOW2_L2_ZERO) && (q->version < 3 || q->extl2)) ||
+		if ((e & QCOW2_L2_RESERVED) ||
+		    ((e & QCOW2_L2_ZERO) && (q->version < 3 || q->extl2)) ||
 		    (type == QCOW2_ENTRY_UNALLOCATED && (uint32_t)bitmap))
 			return refuse(v, "an L2 entry is damaged", e & QCOW2_L2_OFFSET);
 		return type >= QCOW2_ENTRY_ZERO_ALLOC ? judge_allocated(v, e, bitmap) : 0;
@@ -98,7 +103,8 @@ static int judge_l1_entry(void *arg, uint32_t index, uint64_t e)
 		return 0;
 	if (qcow2_l2_read(&v->c, off, v->table) < 0)
 		return refuse(v, "an L2 table cannot be read", off);
-	for (const uint8_t *p = v->table; !r && p < v->table + q->cluster_size; p += q->l2_entry_size)
+	for (const uint8_t *p = v->table; !r && p < v->table + q->cluster_size;
+	     p += q->l2_entry_size)
 		r = judge_entry(v, plt_get_be64(p), q->extl2 ? plt_get_be64(p + 8) : 0);
 	return r;
 }
@@ -113,12 +119,14 @@ static int judge_unshared_entry(void *arg, uint32_t index, uint64_t e)
 	(void)index;
 	if (qcow2_l2_read(&v->c, e & QCOW2_L1_OFFSET, v->table) < 0)
 		return refuse(v, "an L2 table cannot be read", e & QCOW2_L1_OFFSET);
-	for (const uint8_t *p = v->table; !r && p < v->table + q->cluster_size; p += q->l2_entry_size) {
+	for (const uint8_t *p = v->table; !r && p < v->table + q->cluster_size;
+	     p += q->l2_entry_size) {
 		uint64_t l2e = plt_get_be64(p);
 
 		if (!v->c.external && (l2e & QCOW2_COPIED) && (l2e & QCOW2_L2_OFFSET) &&
 		    qcow2_references(&v->c, (l2e & QCOW2_L2_OFFSET) >> q->cluster_bits) > 1)
-			r = refuse(v, "a cluster marked as unshared is shared", l2e & QCOW2_L2_OFFSET);
+			r = refuse(v, "a cluster marked as unshared is shared",
+				   l2e & QCOW2_L2_OFFSET);
 	}
 	return r;
 }
@@ -141,9 +149,13 @@ static int judge_snapshot_entry(void *arg, uint32_t index, uint64_t e)
 		return 0;
 	if (qcow2_l2_read(&v->c, off, v->table) < 0)
 		return refuse(v, "an L2 table cannot be read", off);
-	for (const uint8_t *p = v->table; !r && p < v->table + q->cluster_size; p += q->l2_entry_size) {
+	for (const uint8_t *p = v->table; !r && p < v->table + q->cluster_size;
+	     p += q->l2_entry_size) {
 		e = plt_get_be64(p);
-		r = judge_entry(v, qcow2_entry_type(&v->c, e) == QCOW2_ENTRY_COMPRESSED ? e : e & ~QCOW2_COPIED,
+		r = judge_entry(v,
+				qcow2_entry_type(&v->c, e) == QCOW2_ENTRY_COMPRESSED
+					? e
+					: e & ~QCOW2_COPIED,
 				q->extl2 ? plt_get_be64(p + 8) : 0);
 	}
 	return r;
@@ -156,7 +168,8 @@ static int take(struct recover *v, uint64_t off, uint64_t len, const char *what)
 
 	if (!len)
 		return 0;
-	if ((off & (q->cluster_size - 1)) || off > INT64_MAX / 2 || len > INT64_MAX / 2 || qcow2_exceeds(&v->c, off, len))
+	if ((off & (q->cluster_size - 1)) || off > INT64_MAX / 2 || len > INT64_MAX / 2 ||
+	    qcow2_exceeds(&v->c, off, len))
 		return refuse(v, what, off);
 	if (!qcow2_mark_metadata(&v->c, off, len))
 		return refuse(v, "metadata overlaps other metadata", off);
@@ -183,10 +196,12 @@ static int take_bitmaps(struct recover *v)
 		for (uint64_t at = 0; !r && at < bytes; at += 8) {
 			uint64_t off;
 
-			r = plt_store_read(v->c.file, b->table_offset + at, e, 8, PLT_IO_BITMAP, v->err);
+			r = plt_store_read(v->c.file, b->table_offset + at, e, 8, PLT_IO_BITMAP,
+					   v->err);
 			off = plt_get_be64(e) & QCOW2_BITMAP_TABLE_OFFSET;
 			if (!r && off)
-				r = take(v, off, q->cluster_size, "a bitmap's cluster is misplaced");
+				r = take(v, off, q->cluster_size,
+					 "a bitmap's cluster is misplaced");
 		}
 	}
 	qcow2_bitmaps_release(q); /* loaded anew when the image is opened further */
@@ -203,12 +218,14 @@ static int recount(struct recover *v)
 	if (!r)
 		r = take(v, 0, q->cluster_size, "header");
 	if (!r)
-		r = take(v, q->l1_offset, (uint64_t)q->l1_size * 8, "the active L1 table is misplaced");
+		r = take(v, q->l1_offset, (uint64_t)q->l1_size * 8,
+			 "the active L1 table is misplaced");
 	if (!r)
 		r = take(v, q->reftable_offset, (uint64_t)q->reftable_clusters << q->cluster_bits,
 			 "the refcount table is misplaced");
 	if (!r && q->nb_snapshots)
-		r = take(v, q->snapshots_offset, q->snapshots_size, "the snapshot table is misplaced");
+		r = take(v, q->snapshots_offset, q->snapshots_size,
+			 "the snapshot table is misplaced");
 	if (!r)
 		r = take(v, q->luks_offset, q->luks_length, "the encryption header is misplaced");
 	for (uint64_t i = 0; !r && i < c->nrt; i++) {
@@ -224,7 +241,8 @@ static int recount(struct recover *v)
 
 		if (s->l1_size > QCOW2_MAX_L1_BYTES / 8)
 			return refuse(v, "a snapshot's L1 table is too large", s->l1_offset);
-		r = take(v, s->l1_offset, (uint64_t)s->l1_size * 8, "a snapshot's L1 table is misplaced");
+		r = take(v, s->l1_offset, (uint64_t)s->l1_size * 8,
+			 "a snapshot's L1 table is misplaced");
 		if (!r)
 			r = qcow2_l2_collect(c, s->l1_offset, s->l1_size, false);
 	}
@@ -234,13 +252,15 @@ static int recount(struct recover *v)
 		return r;
 	qcow2_l2_sort(c);
 	for (uint64_t i = 0; i < c->nl2; i++)
-		if (c->l2[i].off > INT64_MAX / 2 || !qcow2_mark_metadata(c, c->l2[i].off, q->cluster_size))
+		if (c->l2[i].off > INT64_MAX / 2 ||
+		    !qcow2_mark_metadata(c, c->l2[i].off, q->cluster_size))
 			return refuse(v, "an L2 table overlaps other metadata", c->l2[i].off);
 	r = qcow2_l2_scan(c);
 	if (!r)
 		r = qcow2_l1_each(c, q->l1_offset, q->l1_size, judge_l1_entry, v);
 	for (uint32_t i = 0; !r && i < q->nb_snapshots; i++)
-		r = qcow2_l1_each(c, q->snapshots[i].l1_offset, q->snapshots[i].l1_size, judge_snapshot_entry, v);
+		r = qcow2_l1_each(c, q->snapshots[i].l1_offset, q->snapshots[i].l1_size,
+				  judge_snapshot_entry, v);
 	return r;
 }
 
@@ -252,7 +272,8 @@ struct behind {
 	int r;
 };
 
-static void count_differs(void *arg, uint64_t cluster, uint64_t stored, uint64_t refs, int unreadable)
+static void count_differs(void *arg, uint64_t cluster, uint64_t stored, uint64_t refs,
+			  int unreadable)
 {
 	struct behind *b = arg;
 	struct recover *v = b->v;
@@ -276,7 +297,8 @@ static bool has_block(const struct recover *v, uint64_t i)
 }
 
 /* Write block @i with every count at least its references; the whole block if it is @fresh. */
-static int write_block(struct recover *v, uint64_t i, uint64_t place, bool fresh, uint64_t added_from)
+static int write_block(struct recover *v, uint64_t i, uint64_t place, bool fresh,
+		       uint64_t added_from)
 {
 	const struct qcow2_state *q = v->c.q;
 	uint64_t first = i << q->rb_bits, n = UINT64_C(1) << q->rb_bits;
@@ -284,7 +306,8 @@ static int write_block(struct recover *v, uint64_t i, uint64_t place, bool fresh
 
 	memset(v->table, 0, q->cluster_size);
 	if (!fresh) {
-		r = plt_store_read(v->c.file, place, v->table, q->cluster_size, PLT_IO_REFBLOCK, v->err);
+		r = plt_store_read(v->c.file, place, v->table, q->cluster_size, PLT_IO_REFBLOCK,
+				   v->err);
 		if (r < 0)
 			return r;
 	}
@@ -296,11 +319,13 @@ static int write_block(struct recover *v, uint64_t i, uint64_t place, bool fresh
 		if (qcow2_count_at(q, v->table, k) < refs)
 			qcow2_count_put(q, v->table, k, refs);
 	}
-	return plt_store_write(v->c.file, place, v->table, q->cluster_size, PLT_IO_REFBLOCK, v->err);
+	return plt_store_write(v->c.file, place, v->table, q->cluster_size, PLT_IO_REFBLOCK,
+			       v->err);
 }
 
 /* A refcount table that is too short for the new blocks: a longer one at the end of the file. */
-static int write_table(struct recover *v, const uint64_t *rt, uint64_t n, uint64_t clusters, uint64_t place)
+static int write_table(struct recover *v, const uint64_t *rt, uint64_t n, uint64_t clusters,
+		       uint64_t place)
 {
 	const struct qcow2_state *q = v->c.q;
 	size_t bytes = (size_t)(clusters << q->cluster_bits);
@@ -327,8 +352,9 @@ static int raise_counts(struct recover *v)
 	for (bool again = true; !r && again;) {
 		again = false;
 		for (uint64_t i = 0; i < v->nblocks; i++) {
-			if (has_block(v, i) || rt[i] || !(v->raise[i] || (v->end > start && i >= start >> q->rb_bits &&
-							  i <= (v->end - 1) >> q->rb_bits)))
+			if (has_block(v, i) || rt[i] ||
+			    !(v->raise[i] || (v->end > start && i >= start >> q->rb_bits &&
+					      i <= (v->end - 1) >> q->rb_bits)))
 				continue;
 			rt[i] = v->end++ << q->cluster_bits;
 			again = true;
@@ -339,13 +365,15 @@ static int raise_counts(struct recover *v)
 			}
 		}
 		if ((v->end - 1) >> q->rb_bits >= v->nblocks)
-			r = plt_error_set(v->err, EFBIG, "The refcount table cannot cover the recount");
+			r = plt_error_set(v->err, EFBIG,
+					  "The refcount table cannot cover the recount");
 	}
 	n = r < 0 ? 0 : v->nblocks;
 	if (!r && table_clusters << q->cluster_bits > QCOW2_MAX_REFTABLE_BYTES)
 		r = plt_error_set(v->err, EFBIG, "The refcount table cannot cover the recount");
 	for (uint64_t i = 0; !r && i < n; i++) {
-		bool covers_new = v->end > start && i >= start >> q->rb_bits && i <= (v->end - 1) >> q->rb_bits;
+		bool covers_new = v->end > start && i >= start >> q->rb_bits &&
+				  i <= (v->end - 1) >> q->rb_bits;
 
 		if (has_block(v, i) && (v->raise[i] || covers_new))
 			r = write_block(v, i, v->c.rt[i] & QCOW2_REFTABLE_OFFSET, false, start);
@@ -363,14 +391,16 @@ static int raise_counts(struct recover *v)
 		plt_be64 e = plt_be64_make(rt[i]);
 
 		if (rt[i] && (i >= v->c.nrt || rt[i] != v->c.rt[i]))
-			r = plt_store_write(v->c.file, q->reftable_offset + i * 8, &e, 8, PLT_IO_REFTABLE, v->err);
+			r = plt_store_write(v->c.file, q->reftable_offset + i * 8, &e, 8,
+					    PLT_IO_REFTABLE, v->err);
 	}
 	if (!r)
 		r = plt_store_sync(v->c.file, v->err);
 	if (!r && table_clusters) {
 		q->reftable_offset = table_place;
 		q->reftable_clusters = (uint32_t)table_clusters;
-		r = qcow2_header_switch(v->img, offsetof(struct qcow2_header, refcount_table_offset),
+		r = qcow2_header_switch(v->img,
+					offsetof(struct qcow2_header, refcount_table_offset),
 					offsetof(struct qcow2_header, nb_snapshots), v->err);
 	}
 	q->file_clusters = PLT_MAX(q->file_clusters, v->end);
@@ -382,8 +412,8 @@ int qcow2_recover(struct plt_image *img, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
 	struct plt_error local = PLT_ERROR_INIT;
-	struct recover v = { .img = img, .err = err ? err : &local };
-	struct behind b = { .v = &v };
+	struct recover v = {.img = img, .err = err ? err : &local};
+	struct behind b = {.v = &v};
 	uint64_t highest;
 	bool any = false;
 	int r = qcow2_recount_init(&v.c, img->ctx, img->file, q, v.err);
@@ -395,9 +425,14 @@ int qcow2_recover(struct plt_image *img, struct plt_error *err)
 		r = recount(&v);
 	if (!r) {
 		v.end = v.c.nb;
-		/* Room for blocks that count the blocks: a handful at most beyond what the file needs. */
+		/*
+		 * Room for blocks that count the blocks: a handful at most beyond what the file
+		 * needs.
+		 */
 		v.nblocks = plt_div_up(v.c.nb + plt_div_up(v.c.nb, UINT64_C(1) << q->rb_bits) + 64 +
-				       (QCOW2_MAX_REFTABLE_BYTES >> q->cluster_bits), UINT64_C(1) << q->rb_bits) + 1;
+					       (QCOW2_MAX_REFTABLE_BYTES >> q->cluster_bits),
+				       UINT64_C(1) << q->rb_bits) +
+			    1;
 		v.raise = calloc(v.nblocks, sizeof(*v.raise));
 		r = v.raise ? qcow2_compare(&v.c, count_differs, &b, &highest) : -ENOMEM;
 		if (!r)

@@ -493,3 +493,25 @@ int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsign
 		r = free_row(img, row, n, err);
 	return r;
 }
+
+/*
+ * The last cluster is given its full length: what lies behind the last write reads as zeros in any
+ * case, but a file that ends inside a cluster looks like one that was cut.  Other requests may be
+ * writing there at this moment, so this is an allocation, which changes no byte and never shortens.
+ */
+int qcow2_before_sync(struct plt_image *img, struct plt_error *err)
+{
+	struct qcow2_state *q = qcow2_of(img);
+	uint64_t size, want;
+	int r;
+
+	pthread_mutex_lock(&img->lock);
+	want = q->file_clusters << q->cluster_bits;
+	pthread_mutex_unlock(&img->lock);
+	if (!img->file->limits.can_grow)
+		return 0;
+	r = plt_store_size(img->file, &size, err);
+	if (r == 0 && size < want)
+		(void)plt_store_allocate(img->file, size, want - size, NULL); /* where it cannot: a short end */
+	return r;
+}

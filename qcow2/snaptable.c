@@ -2,9 +2,9 @@
 /* Copyright (c) the platter authors */
 /*
  * The internal snapshot table, read.  Entries have no fixed length, so the table's size is only
- * known when all of it has been parsed; it is read through a window of a few pages, and memory grows
- * only with entries that the file really holds.  Whether a snapshot's own L1 table is sound is left
- * to whoever opens or checks it: the list itself must be readable for that.
+ * known when all of it has been parsed; it is read through a window of a few pages, and memory
+ * grows only with entries that the file really holds.  Whether a snapshot's own L1 table is sound
+ * is left to whoever opens or checks it: the list itself must be readable for that.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -24,14 +24,16 @@ struct window {
 };
 
 /* @len bytes at @off; EUCLEAN behind the end of the file. */
-static int window_get(struct window *w, uint64_t off, uint32_t len, const uint8_t **ret, struct plt_error *err)
+static int window_get(struct window *w, uint64_t off, uint32_t len, const uint8_t **ret,
+		      struct plt_error *err)
 {
 	int r;
 
 	if (!plt_in_range(off, len, w->file_size))
-		return plt_error_set(err, EUCLEAN, "Snapshot table lies beyond the end of the file (%" PRIu64
-				     " bytes at offset %#" PRIx64 ", the file has %" PRIu64 ")", (uint64_t)len, off,
-				     w->file_size);
+		return plt_error_set(err, EUCLEAN,
+				     "Snapshot table lies beyond the end of the file (%" PRIu64
+				     " bytes at offset %#" PRIx64 ", the file has %" PRIu64 ")",
+				     (uint64_t)len, off, w->file_size);
 	if (off < w->off || off + len > w->off + w->len) {
 		uint64_t n = PLT_MIN((uint64_t)WINDOW, w->file_size - off);
 
@@ -63,7 +65,8 @@ static int parse_entry(struct window *w, const struct qcow2_state *q, unsigned i
 	id_len = plt_be16_get(e.id_size);
 	name_len = plt_be16_get(e.name_size);
 	if (extra_len > QCOW2_MAX_SNAPSHOT_EXTRA)
-		return plt_error_set(err, EFBIG, "Too much extra metadata in snapshot table entry %u", index);
+		return plt_error_set(err, EFBIG,
+				     "Too much extra metadata in snapshot table entry %u", index);
 	r = window_get(w, *off + sizeof(e), extra_len + id_len + name_len, &p, err);
 	if (r < 0)
 		return r;
@@ -74,7 +77,8 @@ static int parse_entry(struct window *w, const struct qcow2_state *q, unsigned i
 	s->info.date_nsec = plt_be32_get(e.date_nsec);
 	s->info.vm_clock_nsec = plt_be64_get(e.vm_clock_nsec);
 	s->info.vm_state_size = extra_len >= 8 ? plt_get_be64(p) : plt_be32_get(e.vm_state_size);
-	s->info.disk_size = extra_len >= 16 ? plt_get_be64(p + 8) : plt_align_down(q->virtual_size, 512);
+	s->info.disk_size = extra_len >= 16 ? plt_get_be64(p + 8)
+					    : plt_align_down(q->virtual_size, 512);
 	s->info.icount = extra_len >= 24 ? (int64_t)plt_get_be64(p + 16) : -1;
 	s->extra = malloc(extra_len ? extra_len : 1);
 	s->info.id = strndup((const char *)p + extra_len, id_len);
@@ -86,9 +90,10 @@ static int parse_entry(struct window *w, const struct qcow2_state *q, unsigned i
 	return 0;
 }
 
-int qcow2_snaptable_read(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err)
+int qcow2_snaptable_read(struct plt_store *file, uint64_t file_size, struct qcow2_state *q,
+			 struct plt_error *err)
 {
-	struct window w = { .file = file, .file_size = file_size };
+	struct window w = {.file = file, .file_size = file_size};
 	uint64_t off = q->snapshots_offset;
 	uint32_t n = q->nb_snapshots, cap = 0;
 	int r;
@@ -96,13 +101,15 @@ int qcow2_snaptable_read(struct plt_store *file, uint64_t file_size, struct qcow
 	if (!n)
 		return 0;
 	r = qcow2_check_table(q, off, n, sizeof(struct qcow2_snapshot_entry),
-			      sizeof(struct qcow2_snapshot_entry) * QCOW2_MAX_SNAPSHOTS, "Snapshot table", err);
+			      sizeof(struct qcow2_snapshot_entry) * QCOW2_MAX_SNAPSHOTS,
+			      "Snapshot table", err);
 	if (r < 0)
 		return r;
 	w.buf = malloc(WINDOW);
 	if (!w.buf)
 		return plt_error_set(err, ENOMEM, "Out of memory");
-	q->nb_snapshots = 0; /* counts what is in q->snapshots, so that release may follow at any point */
+	q->nb_snapshots =
+		0; /* counts what is in q->snapshots, so that release may follow at any point */
 	for (uint32_t i = 0; !r && i < n; i++) {
 		if (i == cap) {
 			uint32_t more = PLT_MIN(n, cap ? cap * 2 : 16);
@@ -145,7 +152,8 @@ int qcow2_snapshots_load(struct plt_image *img, struct plt_error *err)
 	return r < 0 ? r : qcow2_snaptable_read(img->file, size, qcow2_of(img), err);
 }
 
-int qcow2_snapshots_list(struct plt_image *img, const struct plt_snapshot_info **ret, unsigned *ret_n)
+int qcow2_snapshots_list(struct plt_image *img, const struct plt_snapshot_info **ret,
+			 unsigned *ret_n)
 {
 	const struct qcow2_state *q = qcow2_of(img);
 

@@ -125,6 +125,9 @@ static int raw_create(const struct plt_create *how, struct plt_error *err)
 			return plt_error_set(err, ENOSPC, "the device is too small (%" PRIu64 " bytes, %" PRIu64
 					     " are needed)", have, how->size);
 	}
+	/* the first block is allocated, so that the alignment of direct I/O can be found out by reading it */
+	if (r == 0 && how->file->limits.can_grow)
+		r = write_zeros(how->file, PLT_MIN(how->size, UINT64_C(4096)), err);
 	if (r < 0 || !pre || !strcmp(pre, "off"))
 		return r;
 	if (!strcmp(pre, "falloc"))

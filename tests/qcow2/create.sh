@@ -54,13 +54,13 @@ for mode in metadata falloc full; do
 		refcount_bits=64,cluster_size=512 compat=v2 data_file=d.raw \
 		data_file=d.raw,data_file_raw=on extended_l2=on,backing_file=base.raw,backing_fmt=raw; do
 		wrong=
-		for size in 0 1 70000 9M; do
+		for size in 0 1 70000 9437184; do
 			rm -f p.qcow2
 			"$PLATTER" create -q -f qcow2 -o "preallocation=$mode${options:+,$options}" p.qcow2 $size ||
 				wrong="$wrong $size:create"
 			qemu-img check -q p.qcow2 >p.txt 2>&1 || wrong="$wrong $size:$(cat p.txt)"
 			case $options in *backing*) continue ;; esac
-			truncate -s $(((${size%M} * (${#size} == 2 ? 1048576 : 1) + 511) / 512 * 512)) zero.raw
+			truncate -s $(((size + 511) / 512 * 512)) zero.raw
 			qemu-img compare -q p.qcow2 zero.raw || wrong="$wrong $size:content"
 		done
 		is "$wrong" '' "preallocation=$mode ${options:-defaults}"

@@ -16,6 +16,7 @@ tests_qcow2_test_open_SOURCES = tests/qcow2/test-open.c tests/qcow2/make.h
 script_tests += \
 	tests/qcow2/check.sh \
 	tests/qcow2/create.sh \
+	tests/qcow2/data-file.sh \
 	$(NULL)
 
 EXTRA_DIST += tests/qcow2/damage.py

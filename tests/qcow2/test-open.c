@@ -247,6 +247,39 @@ START_TEST(encrypted_is_inspected_only)
 }
 END_TEST
 
+START_TEST(backing_is_replaced)
+{
+	static const char *const names[][2] = {
+		{ "a", "raw" }, { "a longer name of a base image.qcow2", "qcow2" }, { "b", NULL }, { NULL, NULL },
+	};
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_store *st = make_image("backing_file=first,backing_fmt=raw", 64 << 20);
+	struct opened o;
+
+	for (unsigned i = 0; i < 4; i++) {
+		ck_assert_int_eq(try_open(&o, st, true, NULL, &err), 0);
+		ck_assert_msg(qcow2_set_backing(&o.img, names[i][0], names[i][1], &err) == 0, "%s", err.text);
+		shut(&o);
+		ck_assert_int_eq(try_open(&o, st, false, NULL, &err), 0);
+		if (names[i][0])
+			ck_assert_str_eq(o.img.backing_name, names[i][0]);
+		else
+			ck_assert_ptr_null(o.img.backing_name);
+		if (names[i][1])
+			ck_assert_str_eq(o.img.backing_format, names[i][1]);
+		else
+			ck_assert_ptr_null(o.img.backing_format);
+		shut(&o);
+	}
+	ck_assert_int_eq(try_open(&o, st, true, NULL, &err), 0);
+	ck_assert_int_eq(qcow2_set_backing(&o.img, "x", "a format with a long name", &err), -EINVAL);
+	ck_assert_ptr_null(o.img.backing_name);
+	shut(&o);
+	ck_clean(st);
+	plt_store_unref(st);
+}
+END_TEST
+
 /* ---- snapshots ------------------------------------------------------------------------------- */
 
 /* Two entries in a cluster at the end: one as version 2 wrote them, one with everything. */
@@ -481,6 +514,7 @@ int main(void)
 	tcase_add_test(t, corrupt_bit);
 	tcase_add_loop_test(t, tables_behind_the_end, 0, 2);
 	tcase_add_test(t, encrypted_is_inspected_only);
+	tcase_add_test(t, backing_is_replaced);
 	tcase_add_test(t, snapshot_list);
 	tcase_add_loop_test(t, bad_snapshot_table, 0, (int)(sizeof(bad_snapshots) / sizeof(bad_snapshots[0])));
 	tcase_add_test(t, bitmap_is_marked);
