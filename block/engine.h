@@ -310,6 +310,8 @@ struct plt_io {
 	struct plt_runs runs;
 
 	/* writes */
+	void (*on_place)(void *arg); /* called once, when everything has its place */
+	void *on_place_arg;
 	struct plt_place place;
 	bool placed;
 	uint8_t *head_buf, *tail_buf, *comp_buf;
@@ -387,6 +389,7 @@ void plt_discard_step(struct plt_io *io);
 void plt_flush_step(struct plt_io *io);
 /* Before the first change: driver->first_write, the raw guard, a poisoned store.  True: go on. */
 bool plt_io_may_change(struct plt_io *io);
+void plt_io_placed(struct plt_io *io);
 void plt_copy_read_done(struct plt_io *c);
 struct plt_io *plt_io_child(struct plt_io *io, struct plt_image *img, enum plt_io_kind kind, uint64_t off,
 			    uint64_t len);
@@ -415,6 +418,8 @@ struct plt_request {
 	int niov;
 	unsigned flags;
 	int level;
+	void (*on_place)(void *arg);
+	void *on_place_arg;
 };
 int plt_run_request(struct plt_image *img, const struct plt_request *r, struct plt_error *err);
 

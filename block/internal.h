@@ -36,6 +36,13 @@ struct plt_ctx *plt_disk_ctx(const struct plt_disk *disk);
 struct plt_pool *plt_ctx_pool(struct plt_ctx *ctx);
 void plt_ctx_warn(struct plt_ctx *ctx, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/*
+ * plt_write(), which calls placed(arg) as soon as all of it has its place in the image (at the latest
+ * before it returns): writers that take turns keep the layout in order and still copy side by side.
+ */
+int plt_write_placed(struct plt_disk *disk, uint64_t off, const void *buf, size_t len, void (*placed)(void *arg),
+		     void *arg, struct plt_error *err);
+
 /* Flags for plt_file_open() of a cache mode ("none", ...); -EINVAL with qemu-img's words. */
 int plt_cache_mode_flags(const char *mode, unsigned *ret, struct plt_error *err);
 

@@ -100,10 +100,14 @@ void plt_pins_drop(struct plt_pins *pins)
 		plt_block_unpin(pins->b[--pins->n]);
 }
 
-void plt_pins_trim(struct plt_pins *pins, unsigned n)
+void plt_pins_remove(struct plt_pins *pins, struct plt_block *b)
 {
-	while (pins->n > n)
-		plt_block_unpin(pins->b[--pins->n]);
+	for (unsigned i = 0; i < pins->n; i++)
+		if (pins->b[i] == b) {
+			plt_block_unpin(b);
+			memmove(&pins->b[i], &pins->b[i + 1], (--pins->n - i) * sizeof(pins->b[0]));
+			return;
+		}
 }
 
 static void pins_add(struct plt_pins *pins, struct plt_block *b)

@@ -173,6 +173,15 @@ void plt_io_release(struct plt_io *io)
 	plt_range_unlock(io);
 }
 
+void plt_io_placed(struct plt_io *io)
+{
+	void (*fn)(void *) = io->on_place;
+
+	io->on_place = NULL;
+	if (fn)
+		fn(io->on_place_arg);
+}
+
 void plt_io_finish(struct plt_io *io)
 {
 	struct plt_io *parent = io->parent;
@@ -183,6 +192,7 @@ void plt_io_finish(struct plt_io *io)
 		plt_gate_open(io->eng, io);
 	}
 	plt_io_release(io);
+	plt_io_placed(io);
 	free(io->head_buf);
 	free(io->tail_buf);
 	free(io->comp_buf);

@@ -36,11 +36,12 @@ int plt_run_request(struct plt_image *img, const struct plt_request *r, struct p
 	struct plt_queue *q = plt_ctx_take_queue(img->ctx);
 	struct plt_io *io;
 
-	if (!q)
-		return plt_error_set(err, ENOMEM, "out of memory");
-	io = plt_io_new(q, NULL, img, r->kind);
+	io = q ? plt_io_new(q, NULL, img, r->kind) : NULL;
 	if (!io) {
-		plt_ctx_give_queue(img->ctx, q);
+		if (q)
+			plt_ctx_give_queue(img->ctx, q);
+		if (r->on_place)
+			r->on_place(r->on_place_arg);
 		return plt_error_set(err, ENOMEM, "out of memory");
 	}
 	io->off = io->pos = r->off;
@@ -49,6 +50,8 @@ int plt_run_request(struct plt_image *img, const struct plt_request *r, struct p
 	io->niov = r->niov;
 	io->flags = r->flags;
 	io->level = r->level;
+	io->on_place = r->on_place;
+	io->on_place_arg = r->on_place_arg;
 	io->done = call_done;
 	io->arg = &c;
 	plt_io_start(io);
@@ -98,6 +101,21 @@ int plt_read(struct plt_disk *disk, uint64_t off, void *buf, size_t len, struct 
 int plt_write(struct plt_disk *disk, uint64_t off, const void *buf, size_t len, struct plt_error *err)
 {
 	return plt_writev(disk, off, &(struct iovec){ (void *)(uintptr_t)buf, len }, 1, err);
+}
+
+int plt_write_placed(struct plt_disk *disk, uint64_t off, const void *buf, size_t len, void (*placed)(void *arg),
+		     void *arg, struct plt_error *err)
+{
+	struct iovec iov = { (void *)(uintptr_t)buf, len };
+	int r = check_range(disk->top, off, len, err);
+
+	if (r < 0 || !len) {
+		placed(arg);
+		return r;
+	}
+	return plt_run_request(disk->top, &(struct plt_request){ .kind = PLT_IO_WRITE_REQ, .off = off, .len = len,
+								 .iov = &iov, .niov = 1, .on_place = placed,
+								 .on_place_arg = arg }, err);
 }
 
 static int change(struct plt_disk *disk, enum plt_io_kind kind, uint64_t off, uint64_t len, unsigned flags,

@@ -287,6 +287,8 @@ static int do_place(struct plt_io *io)
 		return 0;
 	}
 	io->placed = true;
+	if (io->place.off + io->place.len >= io->off + io->len)
+		plt_io_placed(io);
 	return 1;
 }
 

@@ -67,101 +67,7 @@ static int io_error(const char *what, uint64_t off, int ret, const struct plt_er
 			     why->text);
 }
 
-/* The target is to read as zeros there. */
-static int put_zeros(struct job *job, uint64_t off, uint64_t len, struct plt_error *err)
-{
-	struct plt_error why = PLT_ERROR_INIT;
-	int ret;
-
-	if (job->verify) {
-		ret = plt_verify_add(job->verify, off, NULL, len, err);
-		if (ret)
-			return ret;
-	}
-	if (job->skip_zero)
-		return 0;
-	ret = plt_write_zeroes(job->out, off, len, job->zero_flags, &why);
-	if (ret)
-		return io_error("writing", off, ret, &why, err);
-	plt_target_touched(job->target);
-	return 0;
-}
-
-static int put_data(struct job *job, uint64_t off, const uint8_t *buf, size_t len, struct plt_error *err)
-{
-	struct plt_error why = PLT_ERROR_INIT;
-	int ret;
-
-	if (!plt_rate_take(&job->rate, len, &job->crew))
-		return -ECANCELED;
-	if (job->verify) {
-		ret = plt_verify_add(job->verify, off, buf, len, err);
-		if (ret)
-			return ret;
-	}
-	if (job->compress)
-		ret = plt_write_compressed(job->out, off, buf, len, job->opts->level, &why);
-	else
-		ret = plt_write(job->out, off, buf, len, &why);
-	if (ret)
-		return io_error("writing", off, ret, &why, err);
-	plt_target_touched(job->target);
-	return 0;
-}
-
-static int put_compressed(struct job *job, uint64_t off, const uint8_t *buf, size_t len,
-			  struct plt_error *err)
-{
-	int ret = 0;
-
-	for (size_t done = 0, n; done < len && !ret && plt_crew_going(&job->crew); done += n) {
-		n = PLT_MIN(len - done, job->cluster);
-		if (job->sparse && plt_is_zero(buf + done, n))
-			ret = put_zeros(job, off + done, n, err);
-		else
-			ret = put_data(job, off + done, buf + done, n, err);
-	}
-	return ret;
-}
-
-/* As plt_zero_run(), in blocks that lie at multiples of the grain in the disk. */
-static size_t aligned_run(const struct job *job, uint64_t off, const uint8_t *buf, size_t len, bool *zero)
-{
-	size_t first = PLT_MIN(len, job->grain - off % job->grain), n;
-	bool next;
-
-	*zero = plt_is_zero(buf, first);
-	if (first == len)
-		return first;
-	n = plt_zero_run(buf + first, len - first, job->grain, &next);
-	return next == *zero ? first + n : first;
-}
-
-/* Data and zero runs alternate; a zero run that is too short is data. */
-static int put_sparse(struct job *job, uint64_t off, const uint8_t *buf, size_t len, struct plt_error *err)
-{
-	size_t start = 0, pos = 0;
-	int ret = 0;
-
-	while (pos < len && !ret) {
-		bool zero;
-		size_t n = aligned_run(job, off + pos, buf + pos, len - pos, &zero);
-
-		if (zero && (n >= job->sparse || n == len)) {
-			if (pos > start)
-				ret = put_data(job, off + start, buf + start, pos - start, err);
-			if (!ret)
-				ret = put_zeros(job, off + pos, n, err);
-			start = pos + n;
-		}
-		pos += n;
-	}
-	if (!ret && pos > start)
-		ret = put_data(job, off + start, buf + start, pos - start, err);
-	return ret;
-}
-
-/* Wait until all pieces before this one are written; false if that will not be. */
+/* Wait until all pieces before this one have their places; false if that will not be. */
 static bool wait_turn(struct job *job, uint64_t number)
 {
 	if (!job->in_order)
@@ -182,10 +88,123 @@ static void next_turn(struct job *job, uint64_t number)
 	pthread_cond_broadcast(&job->turned);
 }
 
+/* One piece's place in the order. */
+struct turn {
+	struct job *job;
+	uint64_t number;
+};
+
+static void pass_turn(void *arg)
+{
+	struct turn *turn = arg;
+
+	next_turn(turn->job, turn->number);
+}
+
+/* The target is to read as zeros there. */
+static int put_zeros(struct job *job, uint64_t off, uint64_t len, struct plt_error *err)
+{
+	struct plt_error why = PLT_ERROR_INIT;
+	int ret;
+
+	if (job->verify) {
+		ret = plt_verify_add(job->verify, off, NULL, len, err);
+		if (ret)
+			return ret;
+	}
+	if (job->skip_zero)
+		return 0;
+	ret = plt_write_zeroes(job->out, off, len, job->zero_flags, &why);
+	if (ret)
+		return io_error("writing", off, ret, &why, err);
+	plt_target_touched(job->target);
+	return 0;
+}
+
+/* @turn: where the last data of a piece has its place, the next piece may be written. */
+static int put_data(struct job *job, uint64_t off, const uint8_t *buf, size_t len, struct turn *turn,
+		    struct plt_error *err)
+{
+	struct plt_error why = PLT_ERROR_INIT;
+	int ret;
+
+	if (!plt_rate_take(&job->rate, len, &job->crew))
+		return -ECANCELED;
+	if (job->verify) {
+		ret = plt_verify_add(job->verify, off, buf, len, err);
+		if (ret)
+			return ret;
+	}
+	if (job->compress)
+		ret = plt_write_compressed(job->out, off, buf, len, job->opts->level, &why);
+	else if (turn)
+		ret = plt_write_placed(job->out, off, buf, len, pass_turn, turn, &why);
+	else
+		ret = plt_write(job->out, off, buf, len, &why);
+	if (ret)
+		return io_error("writing", off, ret, &why, err);
+	plt_target_touched(job->target);
+	return 0;
+}
+
+static int put_compressed(struct job *job, uint64_t off, const uint8_t *buf, size_t len,
+			  struct plt_error *err)
+{
+	int ret = 0;
+
+	for (size_t done = 0, n; done < len && !ret && plt_crew_going(&job->crew); done += n) {
+		n = PLT_MIN(len - done, job->cluster);
+		if (job->sparse && plt_is_zero(buf + done, n))
+			ret = put_zeros(job, off + done, n, err);
+		else
+			ret = put_data(job, off + done, buf + done, n, NULL, err);
+	}
+	return ret;
+}
+
+/* As plt_zero_run(), in blocks that lie at multiples of the grain in the disk. */
+static size_t aligned_run(const struct job *job, uint64_t off, const uint8_t *buf, size_t len, bool *zero)
+{
+	size_t first = PLT_MIN(len, job->grain - off % job->grain), n;
+	bool next;
+
+	*zero = plt_is_zero(buf, first);
+	if (first == len)
+		return first;
+	n = plt_zero_run(buf + first, len - first, job->grain, &next);
+	return next == *zero ? first + n : first;
+}
+
+/* Data and zero runs alternate; a zero run that is too short is data. */
+static int put_sparse(struct job *job, uint64_t off, const uint8_t *buf, size_t len, struct turn *turn,
+		      struct plt_error *err)
+{
+	size_t start = 0, pos = 0;
+	int ret = 0;
+
+	while (pos < len && !ret) {
+		bool zero;
+		size_t n = aligned_run(job, off + pos, buf + pos, len - pos, &zero);
+
+		if (zero && (n >= job->sparse || n == len)) {
+			if (pos > start)
+				ret = put_data(job, off + start, buf + start, pos - start, NULL, err);
+			if (!ret)
+				ret = put_zeros(job, off + pos, n, err);
+			start = pos + n;
+		}
+		pos += n;
+	}
+	if (!ret && pos > start)
+		ret = put_data(job, off + start, buf + start, pos - start, turn, err);
+	return ret;
+}
+
 static int copy_piece(struct job *job, const struct plt_piece *piece, uint64_t number, uint8_t *buf,
 		      struct plt_error *err)
 {
 	struct plt_error why = PLT_ERROR_INIT;
+	struct turn turn = { job, number };
 	int ret;
 
 	if (piece->kind == PLT_PIECE_DATA) {
@@ -202,9 +221,9 @@ static int copy_piece(struct job *job, const struct plt_piece *piece, uint64_t n
 	if (job->compress)
 		ret = put_compressed(job, piece->off, buf, piece->len, err);
 	else if (job->sparse)
-		ret = put_sparse(job, piece->off, buf, piece->len, err);
+		ret = put_sparse(job, piece->off, buf, piece->len, job->in_order ? &turn : NULL, err);
 	else
-		ret = put_data(job, piece->off, buf, piece->len, err);
+		ret = put_data(job, piece->off, buf, piece->len, job->in_order ? &turn : NULL, err);
 	return ret;
 }
 
@@ -287,7 +306,9 @@ static int choose_units(struct job *job, struct plt_error *err)
 		job->cluster = job->unit = cluster;
 	} else if (cluster && cluster <= BIG_CLUSTER) {
 		job->unit = PLT_MAX(job->unit, cluster);
-		job->grain = PLT_MAX(job->grain, cluster);
+		/* in a new target the rest of a cluster is a hole of the file: only what is there is written */
+		if (!job->skip_zero)
+			job->grain = PLT_MAX(job->grain, cluster);
 	}
 	/* Chunks are whole units and whole clusters: all are powers of two, or nearly so. */
 	job->chunk = PLT_MAX(PLT_CHUNK, PLT_MAX(job->grain, cluster));
@@ -359,8 +380,10 @@ static void source_options(struct job *job)
 static int copy_all(struct job *job, unsigned threads, struct plt_error *err)
 {
 	uint64_t total;
-	int ret = choose_units(job, err);
+	int ret;
 
+	job->skip_zero = plt_target_is_zero(job->target);
+	ret = choose_units(job, err);
 	job->beyond = job->backing && !(job->opts->flags & PLT_CONVERT_NO_CREATE)
 		      ? plt_target_backing_size(job->target) : UINT64_MAX;
 	/* Compressing side by side is worth more than the order of its small clusters. */
@@ -374,7 +397,6 @@ static int copy_all(struct job *job, unsigned threads, struct plt_error *err)
 	plt_walk_init(&job->walk, &job->src, job->unit, job->chunk);
 	job->walk.zero_is_data = !job->sparse;
 	job->walk.beyond = job->beyond;
-	job->skip_zero = plt_target_is_zero(job->target);
 	/* In an existing image of clusters those that are zeroed stay allocated, as with qemu-img. */
 	if (!(job->opts->flags & PLT_CONVERT_NO_CREATE) || !plt_disk_cluster_size(job->out))
 		job->zero_flags = PLT_ZERO_UNMAP;

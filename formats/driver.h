@@ -90,7 +90,7 @@ struct plt_pins {
 #define PLT_PINS_BLOCKING { .privileged = true }
 
 void plt_pins_drop(struct plt_pins *pins);
-void plt_pins_trim(struct plt_pins *pins, unsigned n); /* keep the first @n */
+void plt_pins_remove(struct plt_pins *pins, struct plt_block *b); /* one that is of no use any more */
 
 /*
  * The block at @host_off of the image's file, pinned to @pins.  0; -EAGAIN with *need; or the errno

@@ -149,6 +149,19 @@ static int memory_truncate(struct plt_store *st, uint64_t size, struct plt_error
 	return ret ? plt_error_errno(err, -ret, "Could not resize '%s'", st->name) : 0;
 }
 
+static int memory_allocate(struct plt_store *st, uint64_t off, uint64_t len, struct plt_error *err)
+{
+	struct memory *m = st->priv;
+	int ret;
+
+	pthread_rwlock_wrlock(&m->lock);
+	ret = reserve(m, off + len);
+	if (!ret)
+		m->size = PLT_MAX(m->size, off + len);
+	pthread_rwlock_unlock(&m->lock);
+	return ret ? plt_io_error(err, -ret, "allocate", st, off, len) : 0;
+}
+
 static int64_t memory_allocated(struct plt_store *st)
 {
 	uint64_t size = 0;
@@ -166,6 +179,7 @@ static const struct plt_store_ops memory_ops = {
 	.zero = memory_zero,
 	.discard = memory_discard,
 	.truncate = memory_truncate,
+	.allocate = memory_allocate,
 	.allocated = memory_allocated,
 };
 

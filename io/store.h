@@ -255,7 +255,8 @@ uint64_t plt_fault_seen(struct plt_store *st, unsigned ops);
  * Several stores (image and data file) may share one log.
  */
 struct plt_writelog;
-enum plt_log_kind { PLT_LOG_WRITE, PLT_LOG_ZERO, PLT_LOG_DISCARD, PLT_LOG_TRUNCATE, PLT_LOG_SYNC, PLT_LOG_MARK };
+enum plt_log_kind { PLT_LOG_WRITE, PLT_LOG_ZERO, PLT_LOG_DISCARD, PLT_LOG_TRUNCATE, PLT_LOG_SYNC, PLT_LOG_MARK,
+		    PLT_LOG_ALLOCATE /* no byte changes; the length becomes at least off + len */ };
 struct plt_log_record {
 	enum plt_log_kind kind;
 	int store;             /* index given at plt_writelog_attach() */

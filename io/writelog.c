@@ -176,6 +176,19 @@ static int logged_truncate(struct plt_store *st, uint64_t size, struct plt_error
 	return ret;
 }
 
+static int logged_allocate(struct plt_store *st, uint64_t off, uint64_t len, struct plt_error *err)
+{
+	struct logged *l = st->priv;
+	struct plt_log_record r = { PLT_LOG_ALLOCATE, l->index, PLT_IO_OTHER, off, len, NULL, 0, 0 };
+	int ret;
+
+	if (begin(l->log, &r))
+		return plt_io_error(err, ENOMEM, "record", st, off, len);
+	ret = plt_store_allocate(l->below, off, len, err);
+	end(l->log, &r, ret);
+	return ret;
+}
+
 static int logged_sync(struct plt_store *st, struct plt_error *err)
 {
 	struct logged *l = st->priv;
@@ -229,6 +242,7 @@ static const struct plt_store_ops logged_ops = {
 	.discard = logged_discard,
 	.sync = logged_sync,
 	.truncate = logged_truncate,
+	.allocate = logged_allocate,
 	.extents = logged_extents,
 	.lock = logged_lock,
 	.allocated = logged_allocated,

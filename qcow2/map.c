@@ -211,6 +211,30 @@ static bool map_cluster(const struct plt_image *img, struct plt_runs *runs, stru
 	return true;
 }
 
+/*
+ * How many entries from @i on, at least one, continue the first: absent, or clusters in a row.  Most of
+ * what a map has to say is said by such rows, so they are told at the price of a comparison each.
+ */
+static unsigned alike(const struct plt_image *img, const struct plt_block *b, unsigned i, unsigned end, uint64_t word,
+		      uint64_t off)
+{
+	const struct qcow2_state *q = qcow2_of(img);
+	uint64_t step = word & QCOW2_L2_OFFSET ? q->cluster_size : 0, next = word;
+	unsigned n = 0;
+
+	if (word & QCOW2_COMPRESSED)
+		return 1;
+	do {
+		n++;
+		next += step;
+	} while (i + n < end && plt_block_get64(b, i + n) == next);
+	/* all are good if the first is, unless the row runs into other metadata */
+	if (n > 1 && (qcow2_entry_bad(img, (struct qcow2_entry){ word, 0 }, off) ||
+		      (step && qcow2_on_metadata(q, word & QCOW2_L2_OFFSET, (uint64_t)n * q->cluster_size))))
+		return 1;
+	return n;
+}
+
 static void absent(struct plt_runs *runs, uint64_t off, uint64_t len, bool *full)
 {
 	*full = !plt_runs_add(runs, &(struct plt_run){ .kind = PLT_RUN_ABSENT, .off = off, .len = len });
@@ -250,10 +274,22 @@ static int map_slice(struct plt_image *img, struct plt_pins *pins, uint64_t off,
 	r = plt_meta_get(img, pins, &qcow2_l2_type, (l1 & QCOW2_L1_OFFSET) + l2_index * q->l2_entry_size, &b, need, err);
 	if (r < 0)
 		return r;
-	for (unsigned i = (unsigned)(l2_index % per_slice); len && i < per_slice; i++) {
-		uint64_t n = PLT_MIN(len, q->cluster_size - (off & (q->cluster_size - 1)));
+	for (unsigned i = (unsigned)(l2_index % per_slice), same; len && i < per_slice; i += same) {
+		struct qcow2_entry e = qcow2_entry_get(q, b, i);
+		uint64_t n = q->cluster_size - (off & (q->cluster_size - 1));
 
-		if (!map_cluster(img, runs, qcow2_entry_get(q, b, i), off, n)) {
+		same = q->extl2 ? 1 : alike(img, b, i, per_slice, e.word, off);
+		n = PLT_MIN(len, n + (uint64_t)(same - 1) * q->cluster_size);
+		if (same > 1) {
+			if (!add_run(img, runs, e, qcow2_entry_kind(img, e, off, 0), off, n)) {
+				*full = true;
+				break;
+			}
+			off += n;
+			len -= n;
+			continue;
+		}
+		if (!map_cluster(img, runs, e, off, n)) {
 			/* subclusters of it may have been added: the next call starts behind them */
 			off = runs->v[runs->n - 1].off + runs->v[runs->n - 1].len;
 			*full = true;

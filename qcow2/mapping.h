@@ -55,7 +55,8 @@ void qcow2_packed_range(const struct qcow2_state *q, uint64_t word, uint64_t *re
 
 /*
  * refcount.c, for place: find @n free clusters in a row, or as many as there are (at least one), and
- * pin what their counts live in.  Changes nothing on disk or in the tables; image lock held.
+ * pin what their counts live in.  Changes nothing on disk or in the tables; image lock held.  Blocks of
+ * counts that it has passed are unpinned, also those that the caller had pinned before.
  */
 struct qcow2_found {
 	uint64_t cluster;           /* host cluster index of the first */

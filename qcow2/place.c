@@ -261,6 +261,11 @@ static int place_packed(struct plt_image *img, struct plt_pins *pins, const stru
 			join = false;
 		ret->blocks[B_REFBLOCK] = f.refblock;
 		ret->blocks[B_REFTABLE] = f.reftable;
+		if (join) { /* the search may have let go of it */
+			r = qcow2_count_block(img, pins, tail, &rb, &rt, need, err);
+			if (r < 0)
+				return r;
+		}
 	}
 	if (!join)
 		off = f.cluster << q->cluster_bits;

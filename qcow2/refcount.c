@@ -196,7 +196,6 @@ int qcow2_find_free(struct plt_image *img, struct plt_pins *pins, uint64_t n, st
 {
 	struct qcow2_state *q = qcow2_of(img);
 	uint64_t slice = per_slice(img), limit = cluster_limit(img), c = q->free_hint;
-	unsigned keep = pins->n;
 
 	while (c < limit) {
 		uint64_t end = PLT_MIN((c | (slice - 1)) + 1, limit), first;
@@ -220,7 +219,8 @@ int qcow2_find_free(struct plt_image *img, struct plt_pins *pins, uint64_t n, st
 			c++;
 		if (c == end) {
 			q->free_hint = c; /* none below is free: known, not changed */
-			plt_pins_trim(pins, keep);
+			plt_pins_remove(pins, rb);
+			plt_pins_remove(pins, rt);
 			continue;
 		}
 		first = c;

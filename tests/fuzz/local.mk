@@ -21,3 +21,48 @@ check_LTLIBRARIES += libplatter_replay.la
 libplatter_replay_la_SOURCES = tests/fuzz/replay.c
 fuzz_ldadd = libplatter_replay.la libplatter_core.la
 endif
+
+fuzz_targets += \
+	tests/fuzz/fuzz-check \
+	tests/fuzz/fuzz-map \
+	tests/fuzz/fuzz-name \
+	tests/fuzz/fuzz-open \
+	tests/fuzz/fuzz-options \
+	tests/fuzz/fuzz-probe \
+	tests/fuzz/fuzz-read \
+	tests/fuzz/fuzz-write \
+	$(NULL)
+
+tests_fuzz_fuzz_check_SOURCES = tests/fuzz/fuzz-check.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_check_LDADD = $(fuzz_ldadd)
+tests_fuzz_fuzz_check_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_map_SOURCES = tests/fuzz/fuzz-map.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_map_LDADD = $(fuzz_ldadd)
+tests_fuzz_fuzz_map_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_name_SOURCES = tests/fuzz/fuzz-name.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_name_LDADD = $(fuzz_ldadd)
+tests_fuzz_fuzz_name_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_open_SOURCES = tests/fuzz/fuzz-open.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_open_LDADD = $(fuzz_ldadd)
+tests_fuzz_fuzz_open_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_options_SOURCES = tests/fuzz/fuzz-options.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_options_LDADD = $(fuzz_ldadd)
+tests_fuzz_fuzz_options_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_probe_SOURCES = tests/fuzz/fuzz-probe.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_probe_LDADD = $(fuzz_ldadd)
+tests_fuzz_fuzz_probe_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_read_SOURCES = tests/fuzz/fuzz-read.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_read_LDADD = $(fuzz_ldadd)
+tests_fuzz_fuzz_read_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_write_SOURCES = tests/fuzz/fuzz-write.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_write_LDADD = $(fuzz_ldadd)
+tests_fuzz_fuzz_write_LDFLAGS = $(fuzz_ldflags)
+
+check_helpers += tests/fuzz/make-images
+tests_fuzz_make_images_SOURCES = tests/fuzz/make-images.c
+
+script_tests += \
+	tests/fuzz/corpus.sh \
+	tests/fuzz/hostile.sh \
+	$(NULL)
+EXTRA_DIST += tests/fuzz/make-corpus.sh

@@ -526,6 +526,39 @@ START_TEST(test_writelog_records)
 }
 END_TEST
 
+/* Reserving space changes no byte, may lengthen, never shortens, and is recorded as such. */
+START_TEST(test_writelog_allocate)
+{
+	struct plt_store *low = memory("abc", 3, 0), *st;
+	const struct plt_log_record *r;
+	struct plt_writelog *log;
+	uint64_t size;
+	char buf[4];
+
+	ck_assert_int_eq(plt_writelog_new(&log), 0);
+	ck_assert_int_eq(plt_writelog_attach(log, low, &st), 0);
+	ck_assert_int_eq(plt_store_allocate(st, 1, 9, NULL), 0);
+	ck_assert_int_eq(plt_store_allocate(st, 0, 2, NULL), 0);
+	ck_assert_int_eq(plt_store_size(st, &size, NULL), 0);
+	ck_assert_uint_eq(size, 10);
+	ck_assert_int_eq(plt_store_read(st, 0, buf, 4, PLT_IO_DATA, NULL), 0);
+	ck_assert_mem_eq(buf, "abc\0", 4);
+	ck_assert_uint_eq(plt_writelog_records(log, &r), 2);
+	ck_assert(r[0].kind == PLT_LOG_ALLOCATE && r[0].off == 1 && r[0].len == 9 && !r[0].data);
+	plt_store_unref(st);
+	plt_store_unref(low);
+	/* below there is no room: it fails, and that is recorded as a change that may have begun */
+	low = memory("abc", 3, 4);
+	ck_assert_int_eq(plt_writelog_attach(log, low, &st), 0);
+	ck_assert_int_eq(plt_store_allocate(st, 0, 5, NULL), -ENOSPC);
+	ck_assert_uint_eq(plt_writelog_records(log, &r), 3);
+	ck_assert(r[2].kind == PLT_LOG_ALLOCATE && r[2].ended == UINT64_MAX);
+	plt_store_unref(st);
+	plt_store_unref(low);
+	plt_writelog_free(log);
+}
+END_TEST
+
 struct slow_write {
 	struct plt_store *st;
 	uint64_t off;
@@ -595,6 +628,7 @@ static Suite *suite(void)
 	tcase_add_test(tc, test_fault_tear);
 	tcase_add_test(tc, test_fault_hides_below);
 	tcase_add_test(tc, test_writelog_records);
+	tcase_add_test(tc, test_writelog_allocate);
 	tcase_add_test(tc, test_writelog_overlap);
 	suite_add_tcase(s, tc);
 	return s;

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+#
+# Benches print ratios against peers; they are not tests.
+
+EXTRA_PROGRAMS = bench/gen bench/blkbench
+bench_gen_SOURCES = bench/gen.c
+bench_gen_LDADD =
+bench_blkbench_SOURCES = bench/blkbench.c
+bench_blkbench_LDADD = libplatter_core.la
+
+EXTRA_DIST += \
+	bench/alloc.sh \
+	bench/compress.sh \
+	bench/convert.sh \
+	bench/lib.sh \
+	bench/metadata.sh \
+	bench/random.sh \
+	bench/read.sh \
+	bench/run.sh \
+	bench/sparse.sh \
+	$(NULL)
+
+CLEANFILES += bench/gen bench/blkbench
+
+bench: platter$(EXEEXT) bench/gen$(EXEEXT) bench/blkbench$(EXEEXT)
+	PLATTER=$(abs_top_builddir)/platter BENCH_BIN=$(abs_top_builddir)/bench \
+		$(BASH) $(srcdir)/bench/run.sh
+.PHONY: bench

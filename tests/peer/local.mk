@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+script_tests += \
+	tests/peer/bitmaps.sh \
+	tests/peer/errors.sh \
+	tests/peer/features.sh \
+	tests/peer/kernel.sh \
+	tests/peer/locks.sh \
+	tests/peer/options.sh \
+	tests/peer/roundtrip.sh \
+	tests/peer/snapshots.sh \
+	$(NULL)
+
+EXTRA_DIST += tests/peer/peer.sh
