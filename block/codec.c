@@ -198,7 +198,10 @@ static int64_t deflate_compress(struct thread_codecs *tc, int level, const void 
 		return zlib_compress(tc, Z_DEFAULT_COMPRESSION, in, len, out, cap);
 #endif
 	}
-	if (level == PLT_LEVEL_BEST || level > Z_BEST_COMPRESSION)
+	/* with a window of 2^12 levels above zlib's own take twice the time for a thousandth of the size */
+	if (level == PLT_LEVEL_BEST)
+		level = Z_DEFAULT_COMPRESSION;
+	else if (level > Z_BEST_COMPRESSION)
 		level = Z_BEST_COMPRESSION;
 	return zlib_compress(tc, level, in, len, out, cap);
 }

@@ -351,7 +351,7 @@ static void report_difference(void *arg, uint64_t cluster, uint64_t stored, uint
 }
 
 /* A file that ends inside a structure.  That it ends inside a data cluster is usual. */
-static void report_cut(struct qcow2_exam *x)
+static int report_cut(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
 	uint64_t size = x->c.file_size, rest = size & (q->cluster_size - 1),
@@ -360,7 +360,7 @@ static void report_cut(struct qcow2_exam *x)
 	const char *what = NULL;
 
 	if (!rest || !qcow2_references(&x->c, last))
-		return;
+		return 0;
 	if (last == q->l1_offset >> q->cluster_bits || (off > q->l1_offset && off < l1_end)) {
 		if (size < l1_end)
 			what = "the active L1 table";
@@ -379,10 +379,8 @@ static void report_cut(struct qcow2_exam *x)
 				 " bytes) inside %s at offset %#" PRIx64,
 				 size, what, off);
 	else if (!qcow2_is_metadata(&x->c, last))
-		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-TRUNC-LAST", off, q->cluster_size, 0, 0,
-				 "The last cluster is cut short by "
-				 "the end of the file (%" PRIu64 " of %" PRIu32 " bytes are there)",
-				 rest, q->cluster_size);
+		return qcow2_exam_cut(x, off, rest);
+	return 0;
 }
 
 static void report_header_notes(struct qcow2_exam *x)
@@ -449,8 +447,9 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 		.have_clusters = true,
 	};
 	report_overlaps(x);
-	report_cut(x);
-	r = qcow2_exam_beyond_end(x);
+	r = report_cut(x);
+	if (r == 0)
+		r = qcow2_exam_beyond_end(x);
 	return r < 0 ? plt_error_set(err, -r, "Out of memory") : 0;
 }
 

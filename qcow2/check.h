@@ -151,6 +151,8 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 int qcow2_exam_copied(struct qcow2_exam *x);
 /* Clusters that the active tree maps behind the end of the disk. */
 int qcow2_exam_beyond_end(struct qcow2_exam *x);
+/* The file ends @rest bytes into the data cluster at @off. */
+int qcow2_exam_cut(struct qcow2_exam *x, uint64_t off, uint64_t rest);
 
 /* check_refs.c: cells and stored counts */
 int qcow2_recount_init(struct qcow2_recount *c, struct plt_ctx *ctx, struct plt_store *file,

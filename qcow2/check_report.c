@@ -350,3 +350,58 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 				 b.found, b.size, b.last);
 	return r == -ENOMEM ? r : 0;
 }
+
+/* ---- the last cluster ------------------------------------------------------------------------ */
+
+struct cut {
+	struct qcow2_exam *x;
+	uint8_t *table;
+	uint64_t off, guest;
+	bool found;
+};
+
+static int cut_entry(void *arg, uint32_t index, uint64_t e)
+{
+	struct cut *c = arg;
+	const struct qcow2_state *q = &c->x->q;
+	uint64_t off = e & QCOW2_L1_OFFSET, guest = (uint64_t)index << (q->cluster_bits + q->l2_bits);
+
+	if (c->found || !off || (off & (q->cluster_size - 1)) || qcow2_l2_read(&c->x->c, off, c->table) < 0)
+		return 0;
+	for (const uint8_t *p = c->table; p < c->table + q->cluster_size; p += q->l2_entry_size) {
+		uint64_t entry = plt_get_be64(p);
+
+		if (qcow2_entry_type(&c->x->c, entry) == QCOW2_ENTRY_NORMAL && (entry & QCOW2_L2_OFFSET) == c->off) {
+			c->found = true;
+			c->guest = guest;
+			break;
+		}
+		guest += q->cluster_size;
+	}
+	return 0;
+}
+
+/*
+ * The file ends inside the data cluster at @off, @rest bytes into it.  Compressed clusters end where
+ * they end; of a plain one the guest has lost the rest, unless that lies behind the disk's end.
+ */
+int qcow2_exam_cut(struct qcow2_exam *x, uint64_t off, uint64_t rest)
+{
+	const struct qcow2_state *q = &x->q;
+	struct cut c = {.x = x, .off = off};
+	uint64_t lost;
+	int r;
+
+	c.table = plt_alloc_io(q->cluster_size);
+	if (!c.table)
+		return -ENOMEM;
+	r = qcow2_l1_each(&x->c, q->l1_offset, q->l1_size, cut_entry, &c);
+	free(c.table);
+	lost = c.guest + rest;
+	if (r == 0 && c.found && lost < q->virtual_size)
+		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-TRUNC-LAST", off, q->cluster_size, lost,
+				 PLT_MIN(c.guest + q->cluster_size, q->virtual_size) - lost,
+				 "ERROR the last cluster is cut short by the end of the file (%" PRIu64 " of %" PRIu32
+				 " bytes are there)", rest, q->cluster_size);
+	return r;
+}

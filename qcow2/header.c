@@ -84,15 +84,16 @@ int qcow2_check_table(const struct qcow2_state *q, uint64_t off, uint64_t entrie
 static int unsupported_features(const struct qcow2_state *q, uint64_t unknown,
 				struct plt_error *err)
 {
-	uint32_t n = q->feature_table_len / sizeof(struct qcow2_feature_name);
+	uint32_t n = plt_div_up(q->feature_table_len, sizeof(struct qcow2_feature_name));
 	char text[700];
 	size_t used = 0;
 
 	text[0] = 0;
 	for (uint32_t i = 0; i < n && used < 600; i++) {
-		struct qcow2_feature_name f;
+		struct qcow2_feature_name f = {0};
+		size_t at = (size_t)i * sizeof(f); /* the last one may be short */
 
-		memcpy(&f, q->feature_table + (size_t)i * sizeof(f), sizeof(f));
+		memcpy(&f, q->feature_table + at, PLT_MIN(sizeof(f), q->feature_table_len - at));
 		if (!f.name[0])
 			break;
 		if (f.type != 0 || f.bit > 63 || !(unknown >> f.bit & 1))

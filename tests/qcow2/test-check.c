@@ -52,7 +52,7 @@ static const struct {
 	{ SIZE_SMALL, 0, 0, 0, 1, "Q-HDR-SIZE", "ERROR 2 clusters are mapped behind the end of the disk (65536 bytes)" },
 	{ SIZE_ZERO, 0, 0, 0, 1, "Q-HDR-SIZE", "ERROR 3 clusters are mapped behind the end of the disk (0 bytes)" },
 	{ CUT_L2, 3, 0, 0, 1, "Q-TRUNC", "inside an L2 table" },
-	{ CUT_DATA, 0, 0, 0, 0, "Q-TRUNC-LAST", "The last cluster is cut short" },
+	{ CUT_DATA, 0, 0, 0, 1, "Q-TRUNC-LAST", "ERROR the last cluster is cut short" },
 	{ TWO_L1, 1, 0, 0, 0, "Q-REF-LOW", "ERROR cluster 4 refcount=1 reference=2" },
 	{ SNAP_BEYOND, 0, 0, 0, 1, "Q-SNAP", "Snapshot table lies beyond the end of the file" },
 	{ DIRTY, 0, 0, 0, 0, "Q-HDR-DIRTY", "not closed cleanly" },
