@@ -49,11 +49,11 @@ scattered() {
 
 now() { date +%s%N; }
 
-# seconds COMMAND: how long it took; its output goes to bench.log
+# seconds COMMAND: how long it took; what it says on stderr goes to bench.log
 seconds() {
 	local t0 t1
 	t0=$(now)
-	bash -c "$1" >>bench.log 2>&1 || { echo "failed: $1 (see $BENCH_DIR/bench.log)" >&2; echo failed; return; }
+	bash -c "$1" >/dev/null 2>>bench.log || { echo "failed: $1 (see $BENCH_DIR/bench.log)" >&2; echo failed; return; }
 	t1=$(now)
 	echo "$(((t1 - t0) / 1000))e-6"
 }
@@ -64,9 +64,9 @@ median() { sort -g | awk '{ v[NR] = $1 } END { printf "%.4f", v[int((NR + 1) / 2
 row() {
 	local name=$1 ours=$2 peer=$3 target=$4 before=${5:-:} a='' b='' i
 	for ((i = 0; i < BENCH_RUNS; i++)); do
-		bash -c "$before" >>bench.log 2>&1
+		bash -c "$before" >/dev/null 2>>bench.log
 		a+="$(seconds "$ours") "
-		bash -c "$before" >>bench.log 2>&1
+		bash -c "$before" >/dev/null 2>>bench.log
 		b+="$(seconds "$peer") "
 	done
 	a=$(printf '%s\n' $a | median)

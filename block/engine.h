@@ -113,6 +113,8 @@ struct plt_block {
 	struct plt_block *dirty_next, *dirty_prev;
 	struct plt_edge edge[PLT_BLOCK_EDGES];
 	unsigned nedges;
+	bool wanted;               /* a flush has waited for it long enough: no new edges */
+	uint64_t lower_upto;       /* not 0: waits for all of lower rank that was dirty at this dirty_seq */
 
 	/* cache.lock */
 	bool load_started;
@@ -124,6 +126,8 @@ struct plt_block {
 
 int plt_cache_new(struct plt_ctx *ctx, uint64_t bytes, struct plt_cache **ret);
 void plt_cache_free(struct plt_cache *cache);
+/* Before the driver closes: no other image's request writes back blocks of this one from here on. */
+void plt_cache_retire(struct plt_ctx *ctx, struct plt_engine *eng);
 /* Drop every block of an image that is being closed; dirty ones too. */
 void plt_cache_drop_image(struct plt_ctx *ctx, struct plt_engine *eng);
 /*
@@ -205,6 +209,7 @@ struct plt_engine {
 	_Atomic bool evicted;
 	_Atomic uint64_t evicted_mark;
 	unsigned users;                /* cache.lock: write-backs of this image by others under way */
+	bool retired;                  /* cache.lock: no more of them */
 };
 
 static inline struct plt_engine *plt_engine_of(const struct plt_image *img)

@@ -172,7 +172,8 @@ static int lock_image(struct plt_store *st, const struct plt_driver *drv, const 
 		return 0;
 	if (opts->flags & PLT_OPEN_WRITE)
 		perm |= PLT_PERM_WRITE | PLT_PERM_RESIZE;
-	if (drv->flags & PLT_DRIVER_NO_HEADER && opts->flags & PLT_OPEN_INSPECT)
+	/* (check opens the bytes as raw, whatever they mean) */
+	if (drv->flags & PLT_DRIVER_NO_HEADER && opts->flags & PLT_OPEN_INSPECT && !(opts->flags & PLT_OPEN_CHECK))
 		shared = PLT_PERM_ALL;
 	r = plt_store_lock(st, perm, shared, err);
 	return r == -ENOTSUP ? 0 : r;
@@ -513,6 +514,7 @@ int plt_image_close(struct plt_image *img, struct plt_error *err)
 		if (img->writable)
 			r = finish_writing(img, err);
 		img->engine->failed = r < 0;
+		plt_cache_retire(img->ctx, img->engine);
 		closed = img->drv->close(img, r < 0 ? NULL : err);
 		if (r == 0)
 			r = closed;
@@ -588,7 +590,8 @@ int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char 
 
 void plt_disk_attach_backing(struct plt_disk *disk, struct plt_disk *base)
 {
-	base->top->engine->depth = disk->top->engine->depth + 1;
+	for (struct plt_image *i = base->top; i; i = i->engine->backing) /* each deeper than the one above */
+		i->engine->depth += disk->top->engine->depth + 1;
 	disk->top->engine->backing = base->top;
 	free(base);
 }

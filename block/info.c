@@ -128,6 +128,11 @@ static int examine(struct plt_store *file, struct check *c, const char *format, 
 	if (!drv->examine)
 		return plt_error_set(err, ENOTSUP, "This image format does not support checks");
 	r = drv->examine(&c->ex, err);
+	if (r == -ENOTSUP) { /* of a feature: to the caller that would mean "nothing to check" */
+		r = -EINVAL;
+		if (err)
+			err->code = EINVAL;
+	}
 	c->ret->image_end_offset = c->ex.totals.image_end_offset;
 	c->ret->total_clusters = c->ex.totals.total_clusters;
 	c->ret->allocated_clusters = c->ex.totals.allocated_clusters;

@@ -18,8 +18,11 @@ void plt_limbo_add(struct plt_image *img, uint64_t host_off, uint64_t len, unsig
 		last->len += len;
 		return;
 	}
-	/* callers have asked plt_limbo_room(); past the bound a leak is the safe answer */
-	if (eng->nlimbo < PLT_LIMBO_MAX)
+	/*
+	 * Callers have asked plt_limbo_room(), perhaps before others came or took the list away: past the
+	 * bound a leak is the safe answer.
+	 */
+	if (plt_limbo_room(img))
 		eng->limbo[eng->nlimbo++] = (struct plt_limbo_entry){ host_off, len, kind };
 }
 

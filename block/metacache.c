@@ -32,6 +32,7 @@ struct plt_cache {
 	uint64_t bucket_mask;
 	uint64_t budget;            /* slots */
 	uint64_t nslots;            /* without overflow ones */
+	uint64_t noverflow;
 	struct plt_block *all;      /* every slot */
 	struct plt_block *hand;     /* clock */
 	struct privilege priv[PLT_MAX_DEPTH + 1];
@@ -118,7 +119,8 @@ static void pins_add(struct plt_pins *pins, struct plt_block *b)
 
 static bool key_is(struct plt_block *b, const struct plt_engine *eng, uint64_t off)
 {
-	return atomic_load_explicit(&b->owner, memory_order_relaxed) == eng &&
+	/* the offset is stored first: with the owner that goes with it, it cannot be of an earlier block */
+	return atomic_load_explicit(&b->owner, memory_order_acquire) == eng &&
 	       atomic_load_explicit(&b->off, memory_order_relaxed) == off;
 }
 
@@ -178,8 +180,8 @@ static void hash_insert(struct plt_cache *c, struct plt_block *b, struct plt_eng
 {
 	struct plt_block *_Atomic *p = bucket_of(c, eng, off);
 
-	atomic_store_explicit(&b->owner, eng, memory_order_relaxed);
 	atomic_store_explicit(&b->off, off, memory_order_relaxed);
+	atomic_store_explicit(&b->owner, eng, memory_order_release);
 	atomic_store_explicit(&b->hash_next, atomic_load_explicit(p, memory_order_relaxed),
 			      memory_order_release);
 	atomic_store_explicit(p, b, memory_order_release);
@@ -223,7 +225,8 @@ static bool try_evict(struct plt_cache *c, struct plt_block *b)
 
 		/* read back it will look clean: edges to it must still wait for the sync */
 		if (atomic_load(&b->written_ever) && !plt_store_durable(eng->img->file, mark)) {
-			atomic_store(&eng->evicted_mark, mark);
+			if (mark > atomic_load(&eng->evicted_mark))
+				atomic_store(&eng->evicted_mark, mark);
 			atomic_store(&eng->evicted, true);
 		}
 		hash_remove(c, b);
@@ -247,7 +250,9 @@ static struct plt_block *slot_make(struct plt_cache *c, bool overflow)
 	b->overflow = overflow;
 	b->all_next = c->all;
 	c->all = b;
-	if (!overflow)
+	if (overflow)
+		c->noverflow++;
+	else
 		c->nslots++;
 	return b;
 }
@@ -259,7 +264,7 @@ static struct plt_block *slot_take(struct plt_cache *c, bool privileged)
 
 	if (c->nslots < c->budget && (b = slot_make(c, false)))
 		return b;
-	for (uint64_t n = 2 * c->nslots + 2; n; n--) {
+	for (uint64_t n = 2 * (c->nslots + c->noverflow) + 2; n; n--) {
 		if (!c->hand)
 			c->hand = c->all;
 		b = c->hand;
@@ -285,6 +290,8 @@ static void slot_init(struct plt_block *b, struct plt_image *img, const struct p
 	b->dirty_seq = 0;
 	b->writing = false;
 	b->nedges = 0;
+	b->lower_upto = 0;
+	b->wanted = false;
 	b->load_started = false;
 	b->load_error = 0;
 	b->waiters = (struct plt_io_list){ 0 };
@@ -357,8 +364,8 @@ static int get_slow(struct plt_image *img, struct plt_pins *pins, const struct p
 	return -EAGAIN;
 }
 
-int plt_meta_get(struct plt_image *img, struct plt_pins *pins, const struct plt_meta_type *type,
-		 uint64_t off, struct plt_block **ret, struct plt_need *need, struct plt_error *err)
+static int get(struct plt_image *img, struct plt_pins *pins, const struct plt_meta_type *type,
+	       uint64_t off, struct plt_block **ret, struct plt_need *need, struct plt_error *err)
 {
 	struct plt_block *b;
 
@@ -375,6 +382,18 @@ int plt_meta_get(struct plt_image *img, struct plt_pins *pins, const struct plt_
 		return 0;
 	}
 	return get_slow(img, pins, type, off, ret, need, err);
+}
+
+int plt_meta_get(struct plt_image *img, struct plt_pins *pins, const struct plt_meta_type *type,
+		 uint64_t off, struct plt_block **ret, struct plt_need *need, struct plt_error *err)
+{
+	int r = get(img, pins, type, off, ret, need, err);
+
+	/* two tables of a damaged image in one place: neither can be trusted */
+	if (r == 0 && (*ret)->type != type)
+		return plt_error_set(err, EUCLEAN, "'%s': a %s at %#" PRIx64 " lies on a %s", img->name, type->name,
+				     off, (*ret)->type->name);
+	return r;
 }
 
 int plt_meta_load_wait(struct plt_image *img, struct plt_block *b, struct plt_error *err)
@@ -525,7 +544,7 @@ int plt_cache_make_room(struct plt_engine *eng, struct plt_error *err)
 	for (struct plt_block *b = c->all; b && !victim; b = b->all_next) {
 		struct plt_engine *o = atomic_load(&b->owner);
 
-		if (o && o->depth >= eng->depth && atomic_load(&b->dirty))
+		if (o && o->depth >= eng->depth && !o->retired && atomic_load(&b->dirty))
 			victim = o;
 	}
 	if (victim)
@@ -543,12 +562,22 @@ int plt_cache_make_room(struct plt_engine *eng, struct plt_error *err)
 	return 0;
 }
 
+void plt_cache_retire(struct plt_ctx *ctx, struct plt_engine *eng)
+{
+	struct plt_cache *c = ctx->cache;
+
+	PLT_LOCK_SCOPE(&c->lock);
+	eng->retired = true;
+	while (eng->users)
+		pthread_cond_wait(&c->idle, &c->lock);
+}
+
 void plt_cache_drop_image(struct plt_ctx *ctx, struct plt_engine *eng)
 {
 	struct plt_cache *c = ctx->cache;
 
 	PLT_LOCK_SCOPE(&c->lock);
-	while (eng->users)
+	while (eng->users) /* an image whose driver did not open was not retired, and has had no users */
 		pthread_cond_wait(&c->idle, &c->lock);
 	for (struct plt_block *b = c->all; b; b = b->all_next) {
 		if (atomic_load(&b->owner) != eng)

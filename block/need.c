@@ -61,7 +61,13 @@ static void meet_load(struct plt_io *io)
 
 static int make_room(struct plt_io *io, struct plt_io_op *iop)
 {
-	return plt_cache_make_room(io->eng, &iop->err);
+	(void)iop;
+	/*
+	 * What cannot be written back is no failure of this request, which may be a read: a flush will
+	 * report it.  Then there is no room, and the next try stands in line.
+	 */
+	(void)plt_cache_make_room(io->eng, NULL);
+	return 0;
 }
 
 static void meet_slot(struct plt_io *io)
@@ -91,10 +97,14 @@ static int limbo_flush(struct plt_io *io, struct plt_io_op *iop)
 	int r;
 
 	plt_limbo_take(io->img, &io->limbo, &io->nlimbo);
-	if (io->img->rules_off >> PLT_RULE_LIMBO_DURABLE & 1)
-		return 0;
-	r = plt_image_flush(io->img, &iop->err);
-	return r;
+	if (io->img->rules_off >> PLT_RULE_LIMBO_DURABLE & 1) {
+		r = plt_limbo_release(io->img, io->limbo, io->nlimbo, &iop->err);
+		io->limbo = NULL;
+		io->nlimbo = 0;
+		if (r < 0)
+			return r;
+	}
+	return plt_image_flush(io->img, &iop->err);
 }
 
 static int limbo_release(struct plt_io *io, struct plt_io_op *iop)

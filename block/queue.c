@@ -133,6 +133,7 @@ struct plt_io *plt_io_new(struct plt_queue *q, struct plt_io *parent, struct plt
 
 void plt_io_free(struct plt_io *io)
 {
+	io->step = NULL; /* a step after the end is a bug that shows */
 	io->next = io->q->free_ios;
 	io->q->free_ios = io;
 }
@@ -151,8 +152,9 @@ void plt_io_wake(struct plt_io *io)
 		io->woken = true;
 		plt_io_list_push(&q->ready, io);
 	}
-	pthread_mutex_unlock(&q->lock);
+	/* under the lock: once the frame can be found, its owner may run it and free the queue */
 	plt_ring_wake(q->ring);
+	pthread_mutex_unlock(&q->lock);
 }
 
 void plt_io_fail(struct plt_io *io, int error, const struct plt_error *text)

@@ -50,12 +50,26 @@ static void read_backing(struct plt_io *io, const struct plt_run *run)
 	plt_io_start(c);
 }
 
+/* The frame's own memory for all of the unit, if the unit is wanted whole and lies in one piece there. */
+static uint8_t *whole_unit(const struct plt_io *io, const struct plt_run *run)
+{
+	size_t at = io->iov_off + (size_t)(run->off - io->off);
+	struct iovec v;
+
+	if (run->len != run->unit_len || plt_iov_slice_count(io->iov, io->niov, at, run->unit_len) != 1)
+		return NULL;
+	plt_iov_slice(io->iov, io->niov, at, run->unit_len, &v);
+	return v.iov_base;
+}
+
 static int inflate_unit(struct plt_io *io, struct plt_io_op *iop)
 {
 	const struct plt_run *run = &iop->run;
 	size_t skip = (size_t)(run->off - run->unit_off);
+	uint8_t *direct = whole_unit(io, run);
 	PLT_AUTOFREE uint8_t *comp = plt_alloc_io(run->comp_len);
-	PLT_AUTOFREE uint8_t *unit = plt_alloc_io(run->unit_len);
+	PLT_AUTOFREE uint8_t *own = direct ? NULL : plt_alloc_io(run->unit_len);
+	uint8_t *unit = direct ? direct : own;
 	int r;
 
 	if (!comp || !unit)
@@ -68,8 +82,9 @@ static int inflate_unit(struct plt_io *io, struct plt_io_op *iop)
 		return plt_error_set(&iop->err, -r, "'%s': compressed cluster at %#" PRIx64
 				     " (guest offset %#" PRIx64 ") is damaged", io->img->name,
 				     run->host_off, run->unit_off);
-	plt_iov_from_buf(io->iov, io->niov, io->iov_off + (size_t)(run->off - io->off), unit + skip,
-			 (size_t)run->len);
+	if (!direct)
+		plt_iov_from_buf(io->iov, io->niov, io->iov_off + (size_t)(run->off - io->off), unit + skip,
+				 (size_t)run->len);
 	return 0;
 }
 

@@ -148,19 +148,30 @@ static int add_absent(struct walk *w, struct plt_image *img, const struct plt_ru
 	struct plt_image *below = img->engine->backing;
 	uint64_t size = below ? atomic_load(&below->size) : 0;
 	uint64_t n = run->off >= size ? 0 : PLT_MIN(run->len, size - run->off);
+	struct plt_extent x = { .off = run->off, .len = run->len, .depth = depth, .flags = PLT_EXTENT_ZERO };
 	int r = 0;
 
+	/* zeros for want of anything below: a place may be kept for them all the same */
+	if (run->flags & PLT_RUN_ALLOCATED) {
+		x.flags |= PLT_EXTENT_OFFSET;
+		x.host_off = run->host_off;
+		x.file = run->store->name;
+	}
 	if (!below || w->flags & PLT_STATUS_TOP_ONLY) {
-		add(w, &(struct plt_extent){ .off = run->off, .len = run->len, .depth = depth,
-					     .flags = below ? 0 : PLT_EXTENT_ZERO });
+		if (below)
+			x.flags = 0;
+		add(w, &x);
 		return 0;
 	}
 	if (n)
 		r = walk_layer(w, below, run->off, n, depth + 1, err);
 	/* zeros behind the end of a short layer: nobody has them, and the layer above it can say so */
-	if (r == 0 && n < run->len)
-		add(w, &(struct plt_extent){ .off = run->off + n, .len = run->len - n, .depth = depth,
-					     .flags = PLT_EXTENT_ZERO | PLT_EXTENT_EOF });
+	x.off += n;
+	x.len -= n;
+	x.host_off += x.file ? n : 0;
+	x.flags |= PLT_EXTENT_EOF;
+	if (r == 0)
+		add(w, &x);
 	return r;
 }
 

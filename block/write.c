@@ -49,7 +49,7 @@ static int guard(struct plt_io *io, struct plt_io_op *iop)
 
 	if (r < 0)
 		return r;
-	if (io->kind != PLT_IO_ZERO_REQ)
+	if (io->kind == PLT_IO_WRITE_REQ || io->kind == PLT_IO_COMPRESSED_REQ) /* zeros are no header */
 		plt_iov_to_buf(io->iov, io->niov, io->iov_off, buf + io->off,
 			       (size_t)PLT_MIN(io->len, sizeof(buf) - io->off));
 	if (plt_probe_buffer(buf, sizeof(buf), size) == plt_driver_find("raw"))
@@ -271,6 +271,9 @@ static int do_place(struct plt_io *io)
 
 	if (io->comp_buf)
 		req = (struct plt_place_req){ PLT_PLACE_COMPRESSED, io->off, io->len, (uint32_t)io->comp_len };
+	/* what earlier tries found may be of no use any more: others have taken what was free there */
+	if (io->pins.n > PLT_PINS_MAX - PLT_PINS_PLACE)
+		plt_pins_drop(&io->pins);
 	pthread_mutex_lock(&io->img->lock);
 	memset(&io->place, 0, sizeof(io->place));
 	r = io->img->drv->place(io->img, &io->pins, &req, &io->place, &io->need, &err);
@@ -301,6 +304,7 @@ void plt_write_step(struct plt_io *io)
 		switch (io->state) {
 		case START:
 			if (io->result) {
+				io->pos = io->off; /* what was in place may be what has failed */
 				if (!plt_io_retry_space(io))
 					plt_io_finish(io);
 				return;

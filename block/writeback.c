@@ -65,6 +65,7 @@ static void edges_drop(struct plt_block *b)
 		if (b->edge[i].before)
 			atomic_fetch_sub(&b->edge[i].before->dependents, 1);
 	b->nedges = 0;
+	b->lower_upto = 0;
 }
 
 void plt_block_discard(struct plt_block *b)
@@ -97,11 +98,38 @@ static bool edge_satisfied(const struct plt_edge *e)
 	return e->before ? block_durable(e->before, e->version) : plt_store_durable(e->store, e->mark);
 }
 
+static void sync_edge(struct plt_block *b, struct plt_store *st)
+{
+	uint64_t mark = plt_store_sync_mark(st);
+
+	for (unsigned i = 0; i < b->nedges; i++)
+		if (!b->edge[i].before && b->edge[i].store == st) {
+			b->edge[i].mark = mark;
+			return;
+		}
+	assert(b->nedges < PLT_BLOCK_EDGES);
+	b->edge[b->nedges++] = (struct plt_edge){ .store = st, .mark = mark };
+}
+
+/* Is something of lower rank dirty that was so when the edges of @b were collapsed? */
+static bool lower_is_dirty(const struct plt_engine *eng, const struct plt_block *b)
+{
+	for (struct plt_block *a = eng->dirty; a; a = a->dirty_next)
+		if (a->dirty_seq <= b->lower_upto && a->type->rank < b->type->rank)
+			return true;
+	return false;
+}
+
 /* Drop what is satisfied; true if nothing remains. */
 static bool edges_reduce(struct plt_block *b)
 {
+	struct plt_engine *eng = atomic_load(&b->owner);
 	unsigned n = 0;
 
+	if (b->lower_upto && !lower_is_dirty(eng, b)) {
+		b->lower_upto = 0;
+		sync_edge(b, eng->img->file); /* all of it is written: now it must be durable */
+	}
 	for (unsigned i = 0; i < b->nedges; i++) {
 		if (!edge_satisfied(&b->edge[i]))
 			b->edge[n++] = b->edge[i];
@@ -109,11 +137,38 @@ static bool edges_reduce(struct plt_block *b)
 			atomic_fetch_sub(&b->edge[i].before->dependents, 1);
 	}
 	b->nedges = n;
-	return n == 0;
+	return n == 0 && !b->lower_upto;
+}
+
+/*
+ * One more edge.  Room was found in place, but as many requests as are in flight may have found the
+ * same room.  Then all edges to blocks become one that is wider: everything of lower rank that is dirty
+ * now, and a sync behind it.
+ */
+static void edge_room(struct plt_block *b)
+{
+	struct plt_engine *eng = atomic_load(&b->owner);
+	unsigned n = 0;
+
+	if (b->nedges < PLT_BLOCK_EDGES - 1)
+		return;
+	edges_reduce(b);
+	if (b->nedges < PLT_BLOCK_EDGES - 1)
+		return;
+	for (unsigned i = 0; i < b->nedges; i++)
+		if (b->edge[i].before)
+			atomic_fetch_sub(&b->edge[i].before->dependents, 1);
+		else
+			b->edge[n++] = b->edge[i];
+	b->nedges = n;
+	b->lower_upto = eng->dirty_seq;
+	sync_edge(b, eng->img->file);
 }
 
 unsigned plt_block_room(struct plt_block *b)
 {
+	if (b->wanted)
+		return 0; /* its write-back comes first: see flush_locked() */
 	if (b->nedges > PLT_BLOCK_EDGES / 2)
 		edges_reduce(b);
 	return PLT_BLOCK_EDGES - b->nedges;
@@ -140,7 +195,7 @@ void plt_block_after_block(struct plt_block *b, struct plt_block *before)
 			b->edge[i].version = before->version;
 			return;
 		}
-	assert(b->nedges < PLT_BLOCK_EDGES);
+	edge_room(b);
 	b->edge[b->nedges++] = (struct plt_edge){ .before = before, .version = before->version };
 	atomic_fetch_add(&before->dependents, 1);
 }
@@ -148,17 +203,11 @@ void plt_block_after_block(struct plt_block *b, struct plt_block *before)
 void plt_block_after_sync(struct plt_block *b, struct plt_store *st)
 {
 	struct plt_engine *eng = atomic_load(&b->owner);
-	uint64_t mark = plt_store_sync_mark(st);
 
 	if (eng->img->unordered)
 		return;
-	for (unsigned i = 0; i < b->nedges; i++)
-		if (!b->edge[i].before && b->edge[i].store == st) {
-			b->edge[i].mark = mark;
-			return;
-		}
-	assert(b->nedges < PLT_BLOCK_EDGES);
-	b->edge[b->nedges++] = (struct plt_edge){ .store = st, .mark = mark };
+	edge_room(b);
+	sync_edge(b, st);
 }
 
 /* ---- flush ----------------------------------------------------------------------------------- */
@@ -179,27 +228,56 @@ static int by_offset(const void *x, const void *y)
 }
 
 /*
- * Collect what may be written, of what was dirty at @upto; *ret_left: something is left that must
- * wait.  *ret_file, *ret_other: the syncs it waits for.  Image lock held.
+ * A block of this flush may have come to wait for what became dirty after the flush had begun: that is
+ * then part of it too.  True: there was such a block.
  */
-static void collect(struct plt_engine *eng, struct round *r, uint64_t upto, bool *ret_left,
+static bool draw_in(struct plt_engine *eng, struct plt_block *b, uint64_t upto)
+{
+	bool some = false;
+
+	for (unsigned i = 0; i < b->nedges; i++) {
+		struct plt_block *a = b->edge[i].before;
+
+		if (a && atomic_load(&a->dirty) && a->dirty_seq > upto) {
+			a->dirty_seq = upto;
+			some = true;
+		}
+	}
+	for (struct plt_block *a = b->lower_upto ? eng->dirty : NULL; a; a = a->dirty_next)
+		if (a->dirty_seq > upto && a->dirty_seq <= b->lower_upto && a->type->rank < b->type->rank) {
+			a->dirty_seq = upto;
+			some = true;
+		}
+	return some;
+}
+
+enum left { NOTHING_LEFT, LEFT_FOR_SYNC, LEFT_FOR_NOW /* look again without a sync */ };
+
+/*
+ * Collect what may be written, of what was dirty at @upto, and say what is left that must wait;
+ * *ret_other: a store other than the file whose sync it waits for.  Image lock held.
+ */
+static void collect(struct plt_engine *eng, struct round *r, uint64_t upto, enum left *ret_left,
 		    struct plt_store **ret_other)
 {
 	r->n = 0;
-	*ret_left = false;
+	*ret_left = NOTHING_LEFT;
 	*ret_other = NULL;
 	for (struct plt_block *b = eng->dirty; b; b = b->dirty_next) {
 		if (b->dirty_seq > upto)
 			continue;
 		if (!edges_reduce(b)) {
-			*ret_left = true;
+			if (draw_in(eng, b, upto))
+				*ret_left = LEFT_FOR_NOW;
+			else if (*ret_left == NOTHING_LEFT)
+				*ret_left = LEFT_FOR_SYNC;
 			for (unsigned i = 0; i < b->nedges; i++)
 				if (!b->edge[i].before && b->edge[i].store != eng->img->file)
 					*ret_other = b->edge[i].store;
 			continue;
 		}
 		if (r->n == BATCH) {
-			*ret_left = true;
+			*ret_left = LEFT_FOR_NOW;
 			break;
 		}
 		r->b[r->n++] = b;
@@ -241,9 +319,24 @@ static int sync_file(struct plt_image *img, struct plt_error *err)
 	return r < 0 ? r : plt_store_sync(img->file, err);
 }
 
+/*
+ * While a sync runs, others publish into the very blocks that wait for it, and each publish makes the
+ * block wait for the next sync.  After a few rounds the blocks that this flush wants take no more:
+ * place is told to write back first, which waits for this flush.
+ */
+static void want(struct plt_engine *eng, uint64_t upto, bool on)
+{
+	for (struct plt_block *b = eng->dirty; b; b = b->dirty_next)
+		if (!on || b->dirty_seq <= upto)
+			b->wanted = on;
+}
+
+#define PATIENCE 3 /* syncs: counts and data, L2, L1 */
+
 static int flush_locked(struct plt_image *img, struct round *r, struct plt_error *err)
 {
 	struct plt_engine *eng = img->engine;
+	unsigned syncs = 0;
 	uint64_t upto;
 
 	pthread_mutex_lock(&img->lock);
@@ -251,7 +344,7 @@ static int flush_locked(struct plt_image *img, struct round *r, struct plt_error
 	pthread_mutex_unlock(&img->lock);
 	for (;;) {
 		struct plt_store *other;
-		bool left;
+		enum left left;
 		unsigned all;
 		uint64_t mark;
 		int rc = 0;
@@ -260,10 +353,17 @@ static int flush_locked(struct plt_image *img, struct round *r, struct plt_error
 		collect(eng, r, upto, &left, &other);
 		pthread_mutex_unlock(&img->lock);
 		if (!r->n) {
-			if (!left)
+			if (left == NOTHING_LEFT)
 				return 0;
+			if (left == LEFT_FOR_NOW)
+				continue;
 			if (other && (rc = plt_store_sync(other, err)) < 0)
 				return rc;
+			if (++syncs >= PATIENCE) {
+				pthread_mutex_lock(&img->lock);
+				want(eng, upto, true);
+				pthread_mutex_unlock(&img->lock);
+			}
 			rc = sync_file(img, err);
 			if (rc < 0)
 				return rc;
@@ -281,14 +381,16 @@ static int flush_locked(struct plt_image *img, struct round *r, struct plt_error
 			struct plt_block *b = r->b[i];
 
 			b->writing = false;
+			b->wanted = false;
 			if (i >= r->n)
 				continue;
 			b->written = r->version[i];
 			atomic_store(&b->written_mark, mark);
 			atomic_store(&b->written_ever, true);
-			dirty_unlink(eng, b);
 			if (b->version > b->written)
-				dirty_link(eng, b); /* changed meanwhile: dirty anew */
+				b->dirty_seq = ++eng->dirty_seq; /* changed meanwhile: dirty anew */
+			else
+				dirty_unlink(eng, b); /* the slot may be another's from here on */
 		}
 		pthread_mutex_unlock(&img->lock);
 		if (rc < 0)
@@ -314,6 +416,9 @@ int plt_meta_flush(struct plt_image *img, bool durable, struct plt_error *err)
 			return plt_error_set(err, ENOMEM, "out of memory");
 		}
 		rc = flush_locked(img, r, err);
+		pthread_mutex_lock(&img->lock);
+		want(eng, 0, false);
+		pthread_mutex_unlock(&img->lock);
 		free(r->buf);
 		free(r);
 	}

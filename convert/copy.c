@@ -330,6 +330,7 @@ static int check_options(struct job *job, unsigned n, struct plt_error *err)
 	const struct plt_convert_options *opts = job->opts;
 	struct plt_opts *o = plt_opts_new();
 	const char *prealloc, *backing = opts->backing;
+	const struct plt_driver *drv;
 	int ret = o ? 0 : -ENOMEM;
 
 	for (const char *const *t = opts->options; t && *t && !ret; t++)
@@ -342,7 +343,11 @@ static int check_options(struct job *job, unsigned n, struct plt_error *err)
 	if (!backing && !(opts->flags & PLT_CONVERT_NO_CREATE))
 		backing = option_value(o, "backing_file");
 	job->backing = backing && *backing;
-	if (job->backing && n > 1)
+	drv = plt_driver_find(opts->format ? opts->format : "raw");
+	if (opts->backing && *opts->backing && !(opts->flags & PLT_CONVERT_NO_CREATE) && drv &&
+	    !(drv->flags & PLT_DRIVER_BACKING))
+		ret = plt_error_set(err, ENOTSUP, "Backing file not supported for file format '%s'", drv->name);
+	else if (job->backing && n > 1)
 		ret = plt_error_set(err, EINVAL, "Having a backing file for the target makes no sense when "
 				    "concatenating multiple input images");
 	else if (job->backing && !(opts->flags & PLT_CONVERT_NO_CREATE) && !opts->backing_format &&

@@ -262,7 +262,8 @@ static int create_and_open(struct plt_target *t, const struct wishes *w, struct 
 	else
 		ret = plt_create(t->ctx, t->name, &co, NULL, err);
 	if (ret) {
-		plt_error_prefix(err, "%s: error while converting %s", t->name, t->format);
+		if (!err || strncmp(err->text, "Invalid parameter '", 19))
+			plt_error_prefix(err, "%s: error while converting %s", t->name, t->format);
 		return ret;
 	}
 	open_options(t, true, &oo);
@@ -307,9 +308,9 @@ static int begin(struct plt_target *t, const struct plt_driver *drv, uint64_t da
 		t->way = WAY_BY_NAME;
 		if (path)
 			ret = begin_file(t, path, &w, space_needed(drv, &w, t->src->size, data), err);
-		if (ret)
+		if (ret && (!err || strncmp(err->text, "Invalid parameter '", 19)))
 			plt_error_prefix(err, "%s: error while converting %s", t->name, t->format);
-		else
+		if (!ret)
 			ret = create_and_open(t, &w, err);
 	}
 	plt_opts_free(w.opts);

@@ -80,6 +80,7 @@ struct plt_need {
 
 /* The blocks that one request holds.  Owned by the engine's request; released by plt_pins_drop(). */
 #define PLT_PINS_MAX 12
+#define PLT_PINS_PLACE 6 /* the most that one call of place leaves pinned */
 struct plt_pins {
 	struct plt_block *b[PLT_PINS_MAX];
 	unsigned n;
@@ -179,7 +180,7 @@ enum plt_run_kind {
 
 enum {
 	PLT_RUN_IN_PLACE = 1 << 0,  /* DATA: a write may go there; no mapping changes */
-	PLT_RUN_ALLOCATED = 1 << 1, /* ZERO: host_off is a place kept for it */
+	PLT_RUN_ALLOCATED = 1 << 1, /* ZERO, ABSENT: host_off is a place kept for it */
 };
 
 enum plt_codec { PLT_CODEC_NONE, PLT_CODEC_DEFLATE, PLT_CODEC_ZSTD };
@@ -190,7 +191,7 @@ struct plt_run {
 	enum plt_run_kind kind;
 	unsigned flags;
 	uint64_t off, len;            /* guest range; runs of one answer are adjacent and ascending */
-	struct plt_store *store;      /* DATA, COMPRESSED, ZERO|ALLOCATED: borrowed from the image */
+	struct plt_store *store;      /* DATA, COMPRESSED, ...|ALLOCATED: borrowed from the image */
 	uint64_t host_off;            /* of off; COMPRESSED: of the unit's first byte */
 	/* COMPRESSED: the unit it belongs to */
 	enum plt_codec codec;

@@ -20,7 +20,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "qcow2/qcow2.h"
+#include "qcow2/mapping.h"
 
 #define MAX_CONTENT (UINT64_C(512) << 20) /* bytes of bits of one bitmap: QEMU's limit */
 
@@ -256,9 +256,15 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 	r = plt_store_size(img->file, &file_size, err);
 	if (r < 0)
 		return r;
-	r = qcow2_bitmap_directory(img->file, file_size, q, &why);
+	if (qcow2_on_metadata(q, q->bitmap_dir_offset, q->bitmap_dir_size)) /* marks would be written into it */
+		r = plt_error_set(&why, EUCLEAN, "The bitmap directory lies on other metadata");
+	else
+		r = qcow2_bitmap_directory(img->file, file_size, q, &why);
 	if (r == -ENOMEM)
 		return plt_error_set(err, ENOMEM, "%s", why.text);
+	if (r < 0 && r != -EUCLEAN && r != -ENOTSUP && r != -EFBIG && r != -EINVAL && img->writable)
+		/* not damaged, only out of reach: to go on writing would be the end of them */
+		return plt_error_set(err, -r, "bitmap directory: %s", why.text);
 	if (r < 0) {
 		plt_ctx_warn(img->ctx, "'%s': %s; the bitmaps cannot be used", img->name, why.text);
 		q->bitmaps_damaged = true;
@@ -442,10 +448,13 @@ static void free_old(struct plt_image *img, const struct stored *s)
 int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
+	struct plt_error local = PLT_ERROR_INIT;
 	PLT_AUTOFREE struct stored *s = NULL;
 	bool any = false, moved = false;
 	int r = 0;
 
+	if (!err) /* load_table() reports by it alone */
+		err = &local;
 	for (unsigned i = 0; i < q->nbitmaps; i++)
 		any |= q->bitmaps[i].recording && (q->bitmaps[i].flags & QCOW2_BITMAP_IN_USE);
 	if (!any || !(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))

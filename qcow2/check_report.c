@@ -356,9 +356,23 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 struct cut {
 	struct qcow2_exam *x;
 	uint8_t *table;
-	uint64_t off, guest;
+	uint64_t off, rest, lost; /* lost: first guest byte that is not there */
 	bool found;
 };
+
+/* Where in the cluster is the first byte that the entry claims and the file has not? */
+static uint64_t first_lost(const struct qcow2_state *q, const uint8_t *p, uint64_t rest)
+{
+	uint32_t alloc;
+
+	if (!q->extl2)
+		return rest;
+	alloc = (uint32_t)plt_get_be64(p + 8);
+	for (unsigned sub = (unsigned)(rest >> q->sub_bits); sub < QCOW2_SUBCLUSTERS; sub++)
+		if (alloc >> sub & 1)
+			return PLT_MAX(rest, (uint64_t)sub << q->sub_bits);
+	return q->cluster_size;
+}
 
 static int cut_entry(void *arg, uint32_t index, uint64_t e)
 {
@@ -372,8 +386,10 @@ static int cut_entry(void *arg, uint32_t index, uint64_t e)
 		uint64_t entry = plt_get_be64(p);
 
 		if (qcow2_entry_type(&c->x->c, entry) == QCOW2_ENTRY_NORMAL && (entry & QCOW2_L2_OFFSET) == c->off) {
-			c->found = true;
-			c->guest = guest;
+			uint64_t in = first_lost(q, p, c->rest);
+
+			c->found = in < q->cluster_size;
+			c->lost = guest + in;
 			break;
 		}
 		guest += q->cluster_size;
@@ -388,8 +404,7 @@ static int cut_entry(void *arg, uint32_t index, uint64_t e)
 int qcow2_exam_cut(struct qcow2_exam *x, uint64_t off, uint64_t rest)
 {
 	const struct qcow2_state *q = &x->q;
-	struct cut c = {.x = x, .off = off};
-	uint64_t lost;
+	struct cut c = {.x = x, .off = off, .rest = rest};
 	int r;
 
 	c.table = plt_alloc_io(q->cluster_size);
@@ -397,10 +412,9 @@ int qcow2_exam_cut(struct qcow2_exam *x, uint64_t off, uint64_t rest)
 		return -ENOMEM;
 	r = qcow2_l1_each(&x->c, q->l1_offset, q->l1_size, cut_entry, &c);
 	free(c.table);
-	lost = c.guest + rest;
-	if (r == 0 && c.found && lost < q->virtual_size)
-		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-TRUNC-LAST", off, q->cluster_size, lost,
-				 PLT_MIN(c.guest + q->cluster_size, q->virtual_size) - lost,
+	if (r == 0 && c.found && c.lost < q->virtual_size)
+		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-TRUNC-LAST", off, q->cluster_size, c.lost,
+				 PLT_MIN((c.lost | (q->cluster_size - 1)) + 1, q->virtual_size) - c.lost,
 				 "ERROR the last cluster is cut short by the end of the file (%" PRIu64 " of %" PRIu32
 				 " bytes are there)", rest, q->cluster_size);
 	return r;

@@ -26,10 +26,12 @@ const struct plt_meta_type qcow2_l1_type = { "L1 table", 3, PLT_IO_L1, NULL };
 
 bool qcow2_on_metadata(const struct qcow2_state *q, uint64_t host_off, uint64_t len)
 {
+	/* the length first: an old one with the new offset is part of the new table, the reverse is not */
+	uint64_t reftable_len = (uint64_t)q->reftable_clusters << q->cluster_bits;
+
 	return plt_ranges_overlap(host_off, len, 0, q->cluster_size) ||
 	       plt_ranges_overlap(host_off, len, q->l1_offset, (uint64_t)q->l1_size * 8) ||
-	       plt_ranges_overlap(host_off, len, q->reftable_offset,
-				  (uint64_t)q->reftable_clusters << q->cluster_bits);
+	       plt_ranges_overlap(host_off, len, q->reftable_offset, reftable_len);
 }
 
 int qcow2_l1_get(struct plt_image *img, struct plt_pins *pins, uint64_t l1_offset, uint64_t index,
@@ -94,10 +96,12 @@ bool qcow2_entry_bad(const struct plt_image *img, struct qcow2_entry e, uint64_t
 	const struct qcow2_state *q = qcow2_of(img);
 	bool external = q->incompatible & QCOW2_INCOMPAT_DATA_FILE;
 	uint64_t off = e.word & QCOW2_L2_OFFSET;
-	uint32_t alloc = (uint32_t)e.bitmap, zero = (uint32_t)(e.bitmap >> 32);
+	uint32_t alloc = (uint32_t)e.bitmap, zero = (uint32_t)(e.bitmap >> 32), len;
 
-	if (e.word & QCOW2_COMPRESSED)
-		return external || (q->extl2 && e.bitmap) || e.word & QCOW2_COPIED;
+	if (e.word & QCOW2_COMPRESSED) {
+		qcow2_packed_range(q, e.word, &off, &len);
+		return external || (q->extl2 && e.bitmap) || e.word & QCOW2_COPIED || qcow2_on_metadata(q, off, len);
+	}
 	if (e.word & QCOW2_L2_RESERVED || off & (q->cluster_size - 1))
 		return true;
 	if (e.word & QCOW2_L2_ZERO && (q->version < 3 || q->extl2))
@@ -157,9 +161,13 @@ static bool add_run(const struct plt_image *img, struct plt_runs *runs, struct q
 		r.host_off = 0;
 		break;
 	case QCOW2_ABSENT:
-	case QCOW2_ABSENT_KEPT:
 		r.kind = PLT_RUN_ABSENT;
 		r.host_off = 0;
+		break;
+	case QCOW2_ABSENT_KEPT:
+		r.kind = PLT_RUN_ABSENT;
+		r.flags = PLT_RUN_ALLOCATED;
+		r.store = img->data;
 		break;
 	case QCOW2_ZERO_PLAIN:
 		r.kind = PLT_RUN_ZERO;
@@ -167,6 +175,11 @@ static bool add_run(const struct plt_image *img, struct plt_runs *runs, struct q
 		break;
 	case QCOW2_ZERO_KEPT:
 		r.kind = PLT_RUN_ZERO;
+		/* (offset 0 of a data file: to QEMU a place only in an extended entry) */
+		if (!q->extl2 && !(e.word & QCOW2_L2_OFFSET)) {
+			r.host_off = 0;
+			break;
+		}
 		r.flags = PLT_RUN_ALLOCATED;
 		r.store = img->data;
 		break;

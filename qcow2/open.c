@@ -57,6 +57,22 @@ static int check_tables_in_file(const struct qcow2_state *q, uint64_t file_size,
 	return r;
 }
 
+/* Header, L1 and refcount table are written each on its own: they may not share a cluster. */
+static int check_tables_apart(const struct qcow2_state *q, struct plt_error *err)
+{
+	uint64_t cs = q->cluster_size, l1_len = plt_align_up((uint64_t)q->l1_size * 8, cs);
+	uint64_t rt_len = (uint64_t)q->reftable_clusters << q->cluster_bits;
+
+	if (plt_ranges_overlap(q->l1_offset, l1_len, 0, cs) || plt_ranges_overlap(q->reftable_offset, rt_len, 0, cs) ||
+	    plt_ranges_overlap(q->l1_offset, l1_len, q->reftable_offset, rt_len))
+		return plt_error_set(err, EUCLEAN,
+				     "The active L1 table (at offset %#" PRIx64 ") and the reference count table "
+				     "(at %#" PRIx64 ") overlap each other or the header; the image can be read, "
+				     "not written",
+				     q->l1_offset, q->reftable_offset);
+	return 0;
+}
+
 /* Certainly the same file?  What cannot be told apart by its descriptor counts as another. */
 static bool same_file(struct plt_store *a, const struct stat *b, bool have_b)
 {
@@ -267,6 +283,8 @@ int qcow2_open(struct plt_image *img, const struct plt_open_how *how, struct plt
 	r = refuse_encrypted(q, how, err);
 	if (!r && !lenient)
 		r = check_tables_in_file(q, file_size, err);
+	if (!r && img->writable && !how->check)
+		r = check_tables_apart(q, err);
 	if (!r)
 		r = choose_lazy(q, how, err);
 	if (!r)
@@ -300,7 +318,7 @@ fail:
 int qcow2_first_write(struct plt_image *img, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
-	uint64_t autoclear, incompatible;
+	uint64_t autoclear, incompatible, old_autoclear, old_incompatible;
 	bool keep_bitmaps = false;
 	int r;
 
@@ -327,13 +345,23 @@ int qcow2_first_write(struct plt_image *img, struct plt_error *err)
 		pthread_mutex_unlock(&img->lock);
 		return 0;
 	}
+	old_autoclear = q->autoclear;
+	old_incompatible = q->incompatible;
 	q->dirty_set = incompatible != q->incompatible;
 	q->dirty_on_disk |= q->dirty_set;
 	q->autoclear = autoclear;
 	q->incompatible = incompatible;
 	pthread_mutex_unlock(&img->lock);
-	return qcow2_header_switch(img, offsetof(struct qcow2_header, incompatible_features),
-				   offsetof(struct qcow2_header, refcount_order), err);
+	r = qcow2_header_switch(img, offsetof(struct qcow2_header, incompatible_features),
+				offsetof(struct qcow2_header, refcount_order), err);
+	if (r < 0) { /* the next attempt must not take it for done */
+		pthread_mutex_lock(&img->lock);
+		q->autoclear = old_autoclear;
+		q->incompatible = old_incompatible;
+		q->dirty_set = false;
+		pthread_mutex_unlock(&img->lock);
+	}
+	return r;
 }
 
 /* Take back what first_write marked.  Everything else is on the disk already. */

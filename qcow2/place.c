@@ -21,6 +21,7 @@
 #include "base/error.h"
 #include "qcow2/mapping.h"
 
+#define PUBLISH_EDGES 4 /* two refcount blocks, the table, the data: what order() may add */
 #define PLACE_MAX (UINT64_C(64) << 20) /* bytes in one answer */
 
 /* place->priv and place->blocks */
@@ -190,10 +191,6 @@ static int place_new(struct plt_image *img, struct plt_pins *pins, const struct 
 		*need = (struct plt_need){ .kind = PLT_NEED_LIMBO };
 		return -EAGAIN;
 	}
-	if (plt_block_room(s->l2) < 4) {
-		*need = (struct plt_need){ .kind = PLT_NEED_WRITEBACK, .block = s->l2 };
-		return -EAGAIN;
-	}
 	if (is_external(img)) {
 		f.cluster = req->off >> q->cluster_bits;
 		f.n = n;
@@ -240,10 +237,6 @@ static int place_packed(struct plt_image *img, struct plt_pins *pins, const stru
 
 	if (plt_limbo_room(img) < 1) {
 		*need = (struct plt_need){ .kind = PLT_NEED_LIMBO };
-		return -EAGAIN;
-	}
-	if (plt_block_room(s->l2) < 5) {
-		*need = (struct plt_need){ .kind = PLT_NEED_WRITEBACK, .block = s->l2 };
 		return -EAGAIN;
 	}
 	room = off ? ((tail + 1) << q->cluster_bits) - off : 0;
@@ -306,6 +299,10 @@ int qcow2_place(struct plt_image *img, struct plt_pins *pins, const struct plt_p
 	r = find_spot(img, pins, req->off, &s, need, err);
 	if (r < 0)
 		return r;
+	if (plt_block_room(s.l2) < PUBLISH_EDGES) {
+		*need = (struct plt_need){ .kind = PLT_NEED_WRITEBACK, .block = s.l2 };
+		return -EAGAIN;
+	}
 	e = qcow2_entry_get(q, s.l2, s.index);
 	if (qcow2_entry_bad(img, e, req->off))
 		return bad_entry(img, req->off, e, err);
@@ -329,6 +326,25 @@ int qcow2_place(struct plt_image *img, struct plt_pins *pins, const struct plt_p
 
 /* ---- publish --------------------------------------------------------------------------------- */
 
+/* What waits in limbo, done at once where its rule is off (tests only).  True: nothing is left to do. */
+static bool drop_early(struct plt_image *img, uint64_t off, uint64_t len)
+{
+	struct plt_pins pins = PLT_PINS_BLOCKING;
+	uint64_t cluster = off >> qcow2_of(img)->cluster_bits;
+	struct plt_block *rb = NULL, *rt;
+	struct plt_need need;
+
+	if (!qcow2_rule(img, QCOW2_RULE_GONE_PUNCH))
+		(void)plt_store_discard(img->file, off, len, NULL);
+	if (!qcow2_rule(img, QCOW2_RULE_GONE_COUNT) &&
+	    qcow2_count_block(img, &pins, cluster, &rb, &rt, &need, NULL) == 0 && rb) {
+		qcow2_count_write(img, rb, cluster, qcow2_count_read(img, rb, cluster) - 1);
+		plt_block_dirty(rb);
+	}
+	plt_pins_drop(&pins);
+	return rb;
+}
+
 void qcow2_drop_old(struct plt_image *img, struct qcow2_entry e)
 {
 	struct qcow2_state *q = qcow2_of(img);
@@ -339,7 +355,10 @@ void qcow2_drop_old(struct plt_image *img, struct qcow2_entry e)
 		qcow2_packed_range(q, e.word, &off, &len);
 		plt_limbo_add(img, off, len, QCOW2_LIMBO_PACKED);
 	} else if (e.word & QCOW2_L2_OFFSET && !is_external(img)) {
-		plt_limbo_add(img, e.word & QCOW2_L2_OFFSET, q->cluster_size, QCOW2_LIMBO_CLUSTERS);
+		off = e.word & QCOW2_L2_OFFSET;
+		if (img->rules_off && drop_early(img, off, q->cluster_size))
+			return;
+		plt_limbo_add(img, off, q->cluster_size, QCOW2_LIMBO_CLUSTERS);
 	}
 }
 
@@ -347,14 +366,15 @@ void qcow2_drop_old(struct plt_image *img, struct qcow2_entry e)
 static void order(struct plt_image *img, struct plt_place *p)
 {
 	struct plt_block *l2 = p->blocks[B_L2];
+	bool counts = !qcow2_of(img)->lazy; /* else the dirty bit, durable already, says that they may be behind */
 
-	if (qcow2_rule(img, QCOW2_RULE_COUNT_L2)) {
+	if (counts && qcow2_rule(img, QCOW2_RULE_COUNT_L2)) {
 		if (p->blocks[B_REFBLOCK])
 			plt_block_after_block(l2, p->blocks[B_REFBLOCK]);
 		if (p->blocks[B_REFBLOCK2])
 			plt_block_after_block(l2, p->blocks[B_REFBLOCK2]);
 	}
-	if (p->blocks[B_REFTABLE] && qcow2_rule(img, QCOW2_RULE_TABLE_PATH))
+	if (counts && p->blocks[B_REFTABLE] && qcow2_rule(img, QCOW2_RULE_TABLE_PATH))
 		plt_block_after_block(l2, p->blocks[B_REFTABLE]);
 	if (qcow2_rule(img, QCOW2_RULE_DATA_L2))
 		plt_block_after_sync(l2, p->store);
@@ -459,6 +479,8 @@ static int take_cluster(struct plt_image *img, struct plt_pins *pins, struct qco
 	int r;
 
 	for (;;) {
+		if (pins->n > PLT_PINS_MAX - PLT_PINS_PLACE)
+			plt_pins_drop(pins);
 		pthread_mutex_lock(&img->lock);
 		r = qcow2_find_free(img, pins, 1, f, &need, err);
 		if (r == 0) {
@@ -498,9 +520,9 @@ static int switch_l1(struct plt_image *img, struct plt_pins *pins, uint64_t inde
 	}
 	plt_block_set64(l1, word, f->cluster << q->cluster_bits | QCOW2_COPIED);
 	plt_block_dirty(l1);
-	if (qcow2_rule(img, QCOW2_RULE_COUNT_L1))
+	if (!q->lazy && qcow2_rule(img, QCOW2_RULE_COUNT_L1))
 		plt_block_after_block(l1, f->refblock);
-	if (qcow2_rule(img, QCOW2_RULE_TABLE_PATH))
+	if (!q->lazy && qcow2_rule(img, QCOW2_RULE_TABLE_PATH))
 		plt_block_after_block(l1, f->reftable);
 	if (qcow2_rule(img, QCOW2_RULE_TABLE_L1))
 		plt_block_after_sync(l1, img->file);
@@ -530,7 +552,7 @@ static int new_l2(struct plt_image *img, uint64_t index, struct plt_error *err)
 	bool fresh;
 	int r = l1_entry(img, index, &l1, err);
 
-	if (r < 0 || l1)
+	if (r < 0 || l1 & QCOW2_L1_OFFSET)
 		return r; /* somebody was faster */
 	r = take_cluster(img, &pins, &f, &fresh, err);
 	if (r == 0) {

@@ -78,8 +78,10 @@ struct qcow2_state {
 	uint32_t version, cluster_bits, refcount_order, header_length;
 	uint32_t crypt_method;
 	uint64_t virtual_size;          /* as recorded; img->size is its 512-byte floor */
-	uint64_t l1_offset, reftable_offset, snapshots_offset;
-	uint32_t l1_size, reftable_clusters, nb_snapshots;
+	uint64_t l1_offset, snapshots_offset;
+	uint32_t l1_size, nb_snapshots;
+	_Atomic uint64_t reftable_offset;   /* map reads these two without a lock while the table grows: the */
+	_Atomic uint32_t reftable_clusters; /* offset is stored first and loaded last */
 	uint64_t incompatible, compatible, autoclear;
 	enum qcow2_compression compression;
 	uint8_t *header_tail;           /* header bytes past 112, kept */

@@ -226,6 +226,11 @@ int qcow2_find_free(struct plt_image *img, struct plt_pins *pins, uint64_t n, st
 		first = c;
 		while (c < end && c - first < n && !qcow2_count_read(img, rb, c))
 			c++;
+		/* counts that call the header or a table free are wrong for more than that */
+		if (qcow2_on_metadata(q, first << q->cluster_bits, (c - first) << q->cluster_bits))
+			return plt_error_set(err, EUCLEAN, "'%s': the refcounts are damaged: a cluster at %#" PRIx64
+					     " that holds metadata has count 0; nothing is allocated", img->name,
+					     first << q->cluster_bits);
 		*ret = (struct qcow2_found){ first, c - first, rb, rt };
 		return 0;
 	}
@@ -358,6 +363,11 @@ int qcow2_new_refblock(struct plt_image *img, uint64_t index, struct plt_error *
 		r = plt_error_set(err, ENOSPC, "'%s': no room for a refcount block", img->name);
 		goto out;
 	}
+	if (qcow2_on_metadata(q, host_off, q->cluster_size)) {
+		r = plt_error_set(err, EUCLEAN, "'%s': the refcounts are damaged: metadata at %#" PRIx64
+				  " has no refcount block; nothing is allocated", img->name, host_off);
+		goto out;
+	}
 	plt_meta_forget(img, host_off, q->cluster_size);
 	r = write_refblock(img, host_off, 0, 1, err);
 	if (r < 0)
@@ -402,6 +412,10 @@ int qcow2_grow_reftable(struct plt_image *img, uint64_t entries, struct plt_erro
 	    start + blocks + table_clusters > cluster_limit(img))
 		return plt_error_set(err, ENOSPC, "'%s': the refcount table cannot grow beyond %" PRIu64 " entries",
 				     img->name, old_entries);
+	if (qcow2_on_metadata(q, start << q->cluster_bits, (blocks + table_clusters) << q->cluster_bits))
+		return plt_error_set(err, EUCLEAN, "'%s': the refcounts are damaged: there is metadata at or behind %#"
+				     PRIx64 ", which the refcount table does not reach; nothing is allocated",
+				     img->name, start << q->cluster_bits);
 	r = plt_meta_flush(img, true, err);
 	if (r < 0)
 		return r;
@@ -439,7 +453,8 @@ int qcow2_grow_reftable(struct plt_image *img, uint64_t entries, struct plt_erro
 		pthread_mutex_unlock(&img->lock);
 		return r;
 	}
-	plt_meta_forget(img, old_off, old_len);
+	if (qcow2_rule(img, QCOW2_RULE_FORGET))
+		plt_meta_forget(img, old_off, old_len);
 	return qcow2_count_add(img, old_off, old_len, -1, err);
 }
 
@@ -451,11 +466,19 @@ static int free_row(struct plt_image *img, uint64_t c, uint64_t n, struct plt_er
 	struct qcow2_state *q = qcow2_of(img);
 	uint64_t off = c << q->cluster_bits, len = n << q->cluster_bits;
 
+	int r;
+
 	if (!n)
 		return 0;
-	plt_meta_forget(img, off, len);
-	(void)plt_store_discard(img->file, off, len, NULL); /* advice; the space stays ours if refused */
-	return qcow2_count_add(img, off, len, -1, err);
+	if (qcow2_rule(img, QCOW2_RULE_FORGET))
+		plt_meta_forget(img, off, len);
+	if (qcow2_rule(img, QCOW2_RULE_GONE_REUSE)) {
+		(void)plt_store_discard(img->file, off, len, NULL); /* advice; the space stays ours if refused */
+		return qcow2_count_add(img, off, len, -1, err);
+	}
+	r = qcow2_count_add(img, off, len, -1, err);
+	(void)plt_store_discard(img->file, off, len, NULL);
+	return r;
 }
 
 int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsigned kind, struct plt_error *err)
@@ -467,17 +490,24 @@ int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsign
 
 	(void)kind;
 	for (uint64_t c = first; r == 0 && c <= last; c++) {
+		struct plt_pins pins = PLT_PINS_BLOCKING;
+		struct plt_block *rb, *rt;
 		uint64_t count;
 
-		r = qcow2_count_get(img, c << q->cluster_bits, &count, err);
-		if (r < 0)
+		r = count_block_wait(img, &pins, c, &rb, &rt, err);
+		if (r < 0) {
+			plt_pins_drop(&pins);
 			break;
+		}
+		/* in one step: a write that is packed into it in between would be punched with it */
 		pthread_mutex_lock(&img->lock);
+		count = rb ? qcow2_count_read(img, rb, c) : 0;
 		if ((count <= 1 || !qcow2_rule(img, QCOW2_RULE_PUNCH_AT_ZERO)) &&
 		    qcow2_rule(img, QCOW2_RULE_COMPRESSED_TAIL) && q->comp_tail &&
 		    (q->comp_tail - 1) >> q->cluster_bits == c)
 			q->comp_tail = 0; /* nothing more may be packed into it */
 		pthread_mutex_unlock(&img->lock);
+		plt_pins_drop(&pins);
 		if (count == 1 || !qcow2_rule(img, QCOW2_RULE_PUNCH_AT_ZERO)) {
 			if (!n)
 				row = c;

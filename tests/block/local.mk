@@ -7,3 +7,16 @@ tsan_tests += tests/block/test-codec
 
 unit_tests += tests/block/test-data
 tests_block_test_data_SOURCES = tests/block/test-data.c
+
+unit_tests += tests/block/test-races
+tests_block_test_races_SOURCES = tests/block/test-races.c tests/block/lab.c tests/block/lab.h
+
+unit_tests += tests/block/test-cache
+tests_block_test_cache_SOURCES = tests/block/test-cache.c tests/block/lab.c tests/block/lab.h
+
+unit_tests += tests/block/test-needs
+tests_block_test_needs_SOURCES = tests/block/test-needs.c tests/block/lab.c tests/block/lab.h
+
+unit_tests += tests/block/test-stress
+tests_block_test_stress_SOURCES = tests/block/test-stress.c tests/block/lab.c tests/block/lab.h
+tsan_tests += tests/block/test-stress

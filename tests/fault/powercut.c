@@ -22,12 +22,12 @@
 
 struct op {
 	const struct plt_log_record *r;
-	size_t index;      /* in the log */
+	size_t index; /* in the log */
 	bool durable, failed;
-	uint64_t first;    /* sector */
+	uint64_t first; /* sector */
 	unsigned sectors;
-	uint8_t *in;       /* [sectors]: pending and in the state */
-	bool resizes;      /* may change the length */
+	uint8_t *in;  /* [sectors]: pending and in the state */
+	bool resizes; /* may change the length */
 };
 
 enum length { LENGTH_NATURAL, LENGTH_OLD, LENGTH_NEW, LENGTH_RANDOM };
@@ -40,16 +40,16 @@ struct cuts {
 	size_t cap[POWERCUT_STORES]; /* bytes that any state of the store may need */
 	uint8_t *need[POWERCUT_STORES];
 
-	struct op *op;     /* the window's, behind the base, in log order */
+	struct op *op; /* the window's, behind the base, in log order */
 	size_t nop;
-	size_t *pending;   /* indices into op */
+	size_t *pending; /* indices into op */
 	size_t npending;
 
-	uint64_t *seen;    /* hash table of states */
+	uint64_t *seen; /* hash table of states */
 	size_t nseen, seen_cap;
 	uint64_t seed, mark;
 	unsigned window, in_window, window_max;
-	char what[200];
+	char what[300];
 	int (*fn)(void *arg, const struct powercut_state *state);
 	void *arg;
 	int result;
@@ -76,7 +76,8 @@ static uint64_t end_of(const struct plt_log_record *r)
 /* ---- applying -------------------------------------------------------------------------------- */
 
 /* Bytes [from, to) of the operation's range. */
-static void apply_bytes(struct powercut_disk *d, const struct plt_log_record *r, uint64_t from, uint64_t to)
+static void apply_bytes(struct powercut_disk *d, const struct plt_log_record *r, uint64_t from,
+			uint64_t to)
 {
 	switch (r->kind) {
 	case PLT_LOG_WRITE:
@@ -186,7 +187,8 @@ static void build(struct cuts *c, enum length mode)
 			if (from < to && (o->durable || o->in[k]))
 				apply_bytes(d, o->r, from, to);
 		}
-		if (o->r->kind == PLT_LOG_TRUNCATE && (o->durable || o->in[0]) && o->r->off < c->cap[o->r->store])
+		if (o->r->kind == PLT_LOG_TRUNCATE && (o->durable || o->in[0]) &&
+		    o->r->off < c->cap[o->r->store])
 			memset(d->bytes + o->r->off, 0, c->cap[o->r->store] - o->r->off);
 	}
 	for (unsigned s = 0; s < c->nstores; s++) {
@@ -206,7 +208,8 @@ static uint64_t hash_state(const struct cuts *c)
 		const uint8_t *p = c->disk[s].bytes;
 		uint64_t w;
 
-		for (size_t i = 0; i < c->disk[s].len; i += 8) { /* the capacity is rounded up to sectors */
+		for (size_t i = 0; i < c->disk[s].len;
+		     i += 8) { /* the capacity is rounded up to sectors */
 			memcpy(&w, p + i, 8);
 			h = (h ^ w) * UINT64_C(0x9e3779b97f4a7c15);
 			h ^= h >> 29;
@@ -244,7 +247,7 @@ static bool seen_before(struct cuts *c, uint64_t h)
 /* The choice that the bits describe.  False: enough of this window, or the caller has enough. */
 static bool show(struct cuts *c, enum length mode, const char *text)
 {
-	struct powercut_state st = { .mark = c->mark, .what = c->what };
+	struct powercut_state st = {.mark = c->mark, .what = c->what};
 
 	if (c->result || c->in_window >= c->window_max)
 		return false;
@@ -256,9 +259,12 @@ static bool show(struct cuts *c, enum length mode, const char *text)
 	}
 	c->in_window++;
 	c->count.states++;
-	snprintf(c->what, sizeof(c->what), "window %u (after flush %" PRIu64 "): %s%s", c->window, c->mark, text,
-		 mode == LENGTH_OLD ? ", old length" : mode == LENGTH_NEW ? ", new length" :
-		 mode == LENGTH_RANDOM ? ", some length" : "");
+	snprintf(c->what, sizeof(c->what), "window %u (after flush %" PRIu32 "): %s%s", c->window,
+		 (uint32_t)c->mark, text,
+		 mode == LENGTH_OLD	 ? ", old length"
+		 : mode == LENGTH_NEW	 ? ", new length"
+		 : mode == LENGTH_RANDOM ? ", some length"
+					 : "");
 	memcpy(st.disk, c->disk, sizeof(st.disk));
 	c->result = c->fn(c->arg, &st);
 	return !c->result;
@@ -278,12 +284,15 @@ static void choose_all(struct cuts *c, bool in)
 
 static const char *name_op(const struct op *o, char *buf, size_t len)
 {
-	static const char *const tags[] = { "data", "cow", "compressed", "header", "l1", "l2", "reftable", "refblock",
-					    "snapshots", "bitmap", "" };
-	static const char *const kinds[] = { "write", "zero", "discard", "truncate", "sync", "mark", "allocate" };
+	static const char *const tags[] = {"data", "cow",      "compressed", "header",	  "l1",
+					   "l2",   "reftable", "refblock",   "snapshots", "bitmap",
+					   ""};
+	static const char *const kinds[] = {"write", "zero", "discard", "truncate",
+					    "sync",  "mark", "allocate"};
 
 	snprintf(buf, len, "record %zu (%s %s %#" PRIx64 "+%#" PRIx64 ")", o->index,
-		 tags[o->r->tag < PLT_IO_TAGS ? o->r->tag : PLT_IO_OTHER], kinds[o->r->kind], o->r->off, o->r->len);
+		 tags[o->r->tag < PLT_IO_TAGS ? o->r->tag : PLT_IO_OTHER], kinds[o->r->kind],
+		 o->r->off, o->r->len);
 	return buf;
 }
 
@@ -319,14 +328,16 @@ static bool exhaust(struct cuts *c)
 
 static bool each_length(struct cuts *c, const char *text)
 {
-	return show(c, LENGTH_NATURAL, text) && show(c, LENGTH_OLD, text) && show(c, LENGTH_NEW, text);
+	return show(c, LENGTH_NATURAL, text) && show(c, LENGTH_OLD, text) &&
+	       show(c, LENGTH_NEW, text);
 }
 
 static bool by_op(struct cuts *c, size_t i)
 {
 	struct op *o = &c->op[c->pending[i]];
-	char name[100], text[140];
-	unsigned cut = o->sectors > 1 ? 1 + (unsigned)(plt_unit_random(&c->seed) % (o->sectors - 1)) : 0;
+	char name[100], text[160];
+	unsigned cut = o->sectors > 1 ? 1 + (unsigned)(plt_unit_random(&c->seed) % (o->sectors - 1))
+				      : 0;
 
 	name_op(o, name, sizeof(name));
 	choose_all(c, true);
@@ -337,7 +348,8 @@ static bool by_op(struct cuts *c, size_t i)
 	choose_all(c, false);
 	choose(o, 0, UINT32_MAX, true);
 	snprintf(text, sizeof(text), "only %s", name);
-	if (!show(c, LENGTH_NATURAL, text) || !show(c, LENGTH_NEW, text) || !show(c, LENGTH_OLD, text))
+	if (!show(c, LENGTH_NATURAL, text) || !show(c, LENGTH_NEW, text) ||
+	    !show(c, LENGTH_OLD, text))
 		return false;
 	for (size_t j = 0; j < i; j++)
 		choose(&c->op[c->pending[j]], 0, UINT32_MAX, true);
@@ -349,7 +361,8 @@ static bool by_op(struct cuts *c, size_t i)
 			choose_all(c, rest);
 			choose(o, 0, cut, !half);
 			choose(o, cut, UINT32_MAX, half);
-			snprintf(text, sizeof(text), "%s %s, torn at sector %u%s", rest ? "all of" : "only", name, cut,
+			snprintf(text, sizeof(text), "%s %s, torn at sector %u%s",
+				 rest ? "all of" : "only", name, cut,
 				 half ? ", the end there" : "");
 			if (!show(c, LENGTH_NATURAL, text))
 				return false;
@@ -385,7 +398,8 @@ static bool by_store(struct cuts *c)
 {
 	for (unsigned s = 0; c->nstores > 1 && s < c->nstores; s++) {
 		for (size_t i = 0; i < c->npending; i++)
-			choose(&c->op[c->pending[i]], 0, UINT32_MAX, (unsigned)c->op[c->pending[i]].r->store == s);
+			choose(&c->op[c->pending[i]], 0, UINT32_MAX,
+			       (unsigned)c->op[c->pending[i]].r->store == s);
 		if (!show(c, LENGTH_NATURAL, s ? "only the second store" : "only the first store"))
 			return false;
 	}
@@ -394,7 +408,7 @@ static bool by_store(struct cuts *c)
 
 static void at_random(struct cuts *c, unsigned n)
 {
-	static const unsigned chance[] = { 2, 8, 16, 24, 30 };
+	static const unsigned chance[] = {2, 8, 16, 24, 30};
 
 	for (unsigned i = 0; i < n; i++) {
 		unsigned p = chance[plt_unit_random(&c->seed) % PLT_ARRAY_SIZE(chance)];
@@ -444,7 +458,8 @@ static bool durable_at(const struct cuts *c, size_t i, size_t limit)
 	if (r->ended == UINT64_MAX)
 		return false;
 	for (size_t j = 0; j < limit; j++)
-		if (c->rec[j].kind == PLT_LOG_SYNC && c->rec[j].store == r->store && c->rec[j].begun > r->ended)
+		if (c->rec[j].kind == PLT_LOG_SYNC && c->rec[j].store == r->store &&
+		    c->rec[j].begun > r->ended)
 			return true;
 	return false;
 }
@@ -454,12 +469,16 @@ static void add_op(struct cuts *c, size_t i, bool durable)
 	struct op *o = &c->op[c->nop];
 	const struct plt_log_record *r = &c->rec[i];
 
-	*o = (struct op){ .r = r, .index = i, .durable = durable, .failed = r->ended == UINT64_MAX,
-			  .resizes = r->kind != PLT_LOG_DISCARD };
+	*o = (struct op){.r = r,
+			 .index = i,
+			 .durable = durable,
+			 .failed = r->ended == UINT64_MAX,
+			 .resizes = r->kind != PLT_LOG_DISCARD};
 	o->first = r->off / SECTOR;
 	/* what changes no byte still is one choice */
-	o->sectors = r->kind == PLT_LOG_TRUNCATE || r->kind == PLT_LOG_ALLOCATE || !r->len ? 1 :
-		     (unsigned)((r->off + r->len - 1) / SECTOR - o->first + 1);
+	o->sectors = r->kind == PLT_LOG_TRUNCATE || r->kind == PLT_LOG_ALLOCATE || !r->len
+			     ? 1
+			     : (unsigned)((r->off + r->len - 1) / SECTOR - o->first + 1);
 	o->in = need_memory(calloc(o->sectors, 1));
 	if (!durable)
 		c->pending[c->npending++] = c->nop;
@@ -511,7 +530,8 @@ static void measure(struct cuts *c)
 	for (size_t i = 0; i < c->nrec; i++)
 		if (is_change(&c->rec[i])) {
 			assert((unsigned)c->rec[i].store < c->nstores);
-			c->cap[c->rec[i].store] = PLT_MAX(c->cap[c->rec[i].store], end_of(&c->rec[i]));
+			c->cap[c->rec[i].store] =
+				PLT_MAX(c->cap[c->rec[i].store], end_of(&c->rec[i]));
 		}
 	for (unsigned s = 0; s < c->nstores; s++) {
 		c->cap[s] = plt_align_up(c->cap[s] + 1, SECTOR);
@@ -522,10 +542,11 @@ static void measure(struct cuts *c)
 }
 
 int powercut_each(struct plt_writelog *log, const struct powercut_disk *start, unsigned n,
-		  const struct powercut_limits *limits, int (*fn)(void *arg, const struct powercut_state *state),
-		  void *arg, struct powercut_count *ret_count)
+		  const struct powercut_limits *limits,
+		  int (*fn)(void *arg, const struct powercut_state *state), void *arg,
+		  struct powercut_count *ret_count)
 {
-	struct cuts c = { .nstores = n, .fn = fn, .arg = arg, .seed = limits->seed };
+	struct cuts c = {.nstores = n, .fn = fn, .arg = arg, .seed = limits->seed};
 	unsigned windows = 1;
 
 	assert(n <= POWERCUT_STORES);

@@ -32,8 +32,8 @@ static void judge(struct plt_store *st, uint64_t off, uint64_t len, int tag)
 
 	FUZZ_MUST(plt_store_read(below_of(st), 0, &h, sizeof(h), PLT_IO_OTHER, NULL) == 0);
 	bits = plt_be32_get(h.cluster_bits);
-	if (plt_be32_get(h.magic) != QCOW2_MAGIC || bits < 9 || bits > 21)
-		return;
+	if (plt_be32_get(h.magic) != QCOW2_MAGIC || plt_be32_get(h.version) < 2 || bits < 9 || bits > 21)
+		return; /* raw */
 	at[0] = 0;
 	n[0] = UINT64_C(1) << bits;
 	at[1] = plt_be64_get(h.l1_table_offset);

@@ -1,0 +1,714 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Waiting in the right order.  A request is parked at every need that a driver can have, and then every
+ * exclusive operation starts against it; nothing may hang, everything ends right, and while the gate
+ * is closed nothing passes that must not.  Then the parts by themselves: range locks, epochs, gates.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "qcow2/mapping.h"
+#include "tests/block/lab.h"
+
+#define K UINT64_C(1024)
+#define STEPS 3000
+
+/* ---- frames of the test's own ---------------------------------------------------------------- */
+
+static int nothing(struct plt_io *io, struct plt_io_op *iop)
+{
+	(void)io;
+	(void)iop;
+	return 0;
+}
+
+/* Closes the gate (level 0: only drains), holds it for one operation, and goes. */
+struct exclusive {
+	struct plt_io *io;
+	int level;
+	bool held, done;
+	unsigned seen; /* how often it was held */
+};
+
+static void exclusive_done(struct plt_io *io)
+{
+	struct exclusive *x = io->arg;
+
+	x->done = true;
+}
+
+static void exclusive_step(struct plt_io *io)
+{
+	struct exclusive *x = io->arg;
+
+	if (io->pending)
+		return;
+	switch (io->state) {
+	case 0:
+		if (x->level) {
+			if (!plt_gate_close(io->eng, io, x->level))
+				return;
+			io->owns_gate = true;
+		}
+		io->state = 1;
+		/* fall through */
+	case 1:
+		io->state = 2;
+		if (!plt_epoch_drained(io->eng, io))
+			return;
+		/* fall through */
+	case 2:
+		io->state = 3;
+		x->held = true;
+		x->seen++;
+		plt_io_call(io, nothing, NULL);
+		return;
+	default:
+		x->held = false;
+		plt_io_finish(io);
+	}
+}
+
+static void exclusive_start(struct plt_queue *q, struct plt_image *img, struct exclusive *x, int level)
+{
+	struct plt_io *io = plt_io_new(q, NULL, img, PLT_IO_EXCLUSIVE_REQ);
+
+	memset(x, 0, sizeof(*x));
+	x->io = io;
+	x->level = level;
+	io->step = exclusive_step;
+	io->done = exclusive_done;
+	io->arg = x;
+	plt_io_start(io);
+}
+
+/* ---- the needs ------------------------------------------------------------------------------- */
+
+enum parked { AT_LOAD, AT_SLOT, AT_WRITEBACK, AT_LIMBO, AT_NEW_L2, AT_UNSHARE, AT_REFBLOCK, AT_REFTABLE, PARKED };
+enum rival { BY_WORK, BY_LIMBO, BY_FLUSH, BY_GATE, BY_FULL_GATE, BY_DRAIN, RIVALS };
+
+static const char *const parked_names[] = { "load", "slot", "write-back", "limbo", "new L2", "unshare",
+					    "new refcount block", "growing the refcount table" };
+static const char *const rival_names[] = { "work", "limbo drain", "flush", "gate", "full gate", "epoch drain" };
+
+/* Guest layout: [0, old) is written; the parked request writes [target, +target_len). */
+struct stage {
+	enum parked parked;
+	struct plt_ctx *ctx;
+	struct plt_store *file;
+	uint64_t size, old, target, target_len;
+	struct plt_pins *pins; /* AT_SLOT */
+};
+
+static void paint(uint8_t *p, uint64_t off, uint64_t len, uint8_t value)
+{
+	for (uint64_t i = 0; i < len; i++)
+		p[i] = (uint8_t)(value + ((off + i) >> 9) * 7);
+}
+
+static void write_guest(struct plt_disk *disk, uint64_t off, uint64_t len, uint8_t value)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	uint8_t *buf = malloc(len);
+
+	paint(buf, off, len, value);
+	lab_must(plt_write(disk, off, buf, len, &err), &err);
+	free(buf);
+}
+
+static void stage_new(struct stage *st, enum parked parked)
+{
+	struct plt_disk *disk;
+
+	*st = (struct stage){ .parked = parked, .size = 8192 * K, .old = 1024 * K };
+	st->ctx = lab_ctx(1);
+	ck_assert_int_eq(plt_memory_new(NULL, 0, 0, &st->file), 0);
+	lab_create(st->ctx, st->file, parked == AT_REFTABLE ? "cluster_size=512,refcount_bits=64" : "cluster_size=512",
+		   st->size, false);
+	st->target = 4096 * K + 1024; /* its L2 table exists */
+	st->target_len = 2048;
+	disk = lab_open(st->ctx, st->file, NULL);
+	write_guest(disk, 4096 * K, 512, 1);
+	switch (parked) {
+	case AT_LIMBO: /* backwards, so that no two are neighbours in limbo */
+		st->old = 2048 * K;
+		for (uint64_t off = st->old; off; off -= 512)
+			write_guest(disk, off - 512, 512, 1);
+		break;
+	case AT_REFTABLE:
+		st->old = 1900 * K;
+		write_guest(disk, 0, st->old, 1);
+		break;
+	default:
+		write_guest(disk, 0, st->old, 1);
+	}
+	switch (parked) {
+	case AT_NEW_L2:
+		st->target = 5000 * K;
+		break;
+	case AT_UNSHARE:
+		st->target = 2 * K;
+		break;
+	case AT_REFBLOCK:
+	case AT_REFTABLE:
+		st->target_len = 200 * K;
+		break;
+	default:
+		break;
+	}
+	lab_close(disk);
+	if (parked == AT_UNSHARE)
+		lab_snapshot(&st->file);
+	lab_check(st->ctx, st->file, "the prepared image");
+}
+
+static void stage_free(struct stage *st)
+{
+	plt_store_unref(st->file);
+	plt_ctx_free(st->ctx);
+}
+
+static const struct plt_meta_type low_type = { "test table", 0, PLT_IO_OTHER, NULL };
+
+/* Where the guest's byte @off lies. */
+static uint64_t host_of(struct plt_disk *disk, uint64_t off)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_extent x;
+	unsigned n;
+
+	lab_must(plt_status(disk, off, 512, 0, &x, 1, &n, &err), &err);
+	lab_expect(x.flags & PLT_EXTENT_OFFSET, "no place");
+	return x.host_off;
+}
+
+#define PINS 300
+
+/* Every slot is pinned, by nobody who will need anything. */
+static void pin_all(struct stage *st, struct plt_disk *disk)
+{
+	struct plt_image *img = plt_disk_image(disk);
+	struct plt_need need = { 0 };
+	struct plt_block *b;
+	uint64_t host[PINS];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < PINS; i++)
+		host[i] = host_of(disk, i * 512);
+	st->pins = calloc(PINS, sizeof(*st->pins));
+	while (need.kind != PLT_NEED_SLOT) {
+		lab_expect(n < PINS, "more slots than the budget has");
+		if (plt_meta_get(img, &st->pins[n], &low_type, host[n], &b, &need, NULL) == 0)
+			n++;
+		else if (need.kind == PLT_NEED_LOAD)
+			lab_must(plt_meta_load_wait(img, need.block, NULL), NULL);
+	}
+}
+
+/* The L2 slice that the target is in waits for so much that it takes no more. */
+static void fill_edges(struct stage *st, struct plt_disk *disk)
+{
+	struct plt_image *img = plt_disk_image(disk);
+	struct qcow2_state *q = qcow2_of(img);
+	struct plt_pins pins = PLT_PINS_BLOCKING;
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_block *l1, *l2;
+	uint64_t at = q->l1_offset + (st->target >> 15) * 8;
+
+	lab_must(plt_meta_get_wait(img, &pins, &qcow2_l1_type, at, &l1, &err), &err);
+	at = plt_block_get64(l1, (unsigned)(at % img->slice / 8)) & QCOW2_L1_OFFSET;
+	lab_must(plt_meta_get_wait(img, &pins, &qcow2_l2_type, at, &l2, &err), &err);
+	for (unsigned i = 0; i < 13; i++) {
+		struct plt_pins one = PLT_PINS_BLOCKING;
+		struct plt_block *b;
+
+		lab_must(plt_meta_get_wait(img, &one, &low_type, host_of(disk, i * 512), &b, &err), &err);
+		pthread_mutex_lock(&img->lock);
+		plt_block_dirty(b);
+		plt_block_dirty(l2);
+		plt_block_after_block(l2, b);
+		pthread_mutex_unlock(&img->lock);
+		plt_pins_drop(&one);
+	}
+	plt_pins_drop(&pins);
+}
+
+static void prepare(struct stage *st, struct plt_disk *disk)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+
+	/* first_write is behind us */
+	write_guest(disk, 4096 * K, 512, 1);
+	lab_must(plt_flush(disk, &err), &err);
+	if (st->parked == AT_SLOT)
+		pin_all(st, disk);
+	if (st->parked == AT_WRITEBACK)
+		fill_edges(st, disk);
+	if (st->parked == AT_LIMBO) {
+		lab_must(plt_discard(disk, 0, st->old, &err), &err);
+		pthread_mutex_lock(&plt_disk_image(disk)->lock);
+		ck_assert_uint_eq(plt_limbo_room(plt_disk_image(disk)), 0);
+		pthread_mutex_unlock(&plt_disk_image(disk)->lock);
+	}
+}
+
+static bool is_parked(const struct stage *st, const struct plt_io *io)
+{
+	static const struct {
+		enum plt_need_kind kind;
+		int code;
+	} want[] = {
+		{ PLT_NEED_LOAD, 0 }, { PLT_NEED_SLOT, 0 }, { PLT_NEED_WRITEBACK, 0 }, { PLT_NEED_LIMBO, 0 },
+		{ PLT_NEED_WORK, QCOW2_WORK_NEW_L2 }, { PLT_NEED_WORK, QCOW2_WORK_UNSHARE_L2 },
+		{ PLT_NEED_WORK, QCOW2_WORK_NEW_REFBLOCK }, { PLT_NEED_WORK, QCOW2_WORK_GROW_REFTABLE },
+	};
+
+	return io && io->need.kind == want[st->parked].kind &&
+	       (io->need.kind != PLT_NEED_WORK || io->need.code == want[st->parked].code);
+}
+
+/* ---- one meeting ----------------------------------------------------------------------------- */
+
+struct meeting {
+	struct stage *st;
+	enum rival rival;
+	struct lab_queue lq;
+	struct lab_order *o;
+	struct lab_req a, b, other, read;
+	struct exclusive x;
+	struct plt_image *img;
+};
+
+static const char *meeting_name(const struct meeting *m)
+{
+	static char text[1400];
+
+	snprintf(text, sizeof(text), "parked at %s, against %s, order %s", parked_names[m->st->parked],
+		 rival_names[m->rival], lab_order_text(m->o));
+	return text;
+}
+
+/*
+ * While the gate is held nothing of the guest's is under way that it keeps out, and who is kept out
+ * has nothing in his hands.  The same while a driver's exclusive work runs.
+ */
+static unsigned watch(void *arg, struct plt_op *const *pending, unsigned n)
+{
+	struct meeting *m = arg;
+	struct plt_op *next = pending[m->lq.next];
+	struct plt_io *worker = ((struct plt_io_op *)next)->io;
+
+	for (struct plt_io *p = m->img->engine->gate_parked.head; p; p = p->next)
+		lab_expect(!p->has_range && !p->in_epoch && !p->pins.n && !p->pins.privileged,
+			   "%s: parked at the gate with something in hand", meeting_name(m));
+	for (unsigned i = 0; next->kind == PLT_OP_CALL && worker->owns_gate && i < n; i++)
+		lab_expect(pending[i]->kind != PLT_OP_WRITE, "%s: a write is under way during exclusive work",
+			   meeting_name(m));
+	for (unsigned i = 0; m->x.held && m->x.level && i < n; i++) {
+		bool data = pending[i]->tag == PLT_IO_DATA || pending[i]->tag == PLT_IO_COW;
+
+		lab_expect(pending[i]->kind == PLT_OP_CALL || !data ||
+			      (pending[i]->kind == PLT_OP_READ && m->x.level == 1),
+			      "%s: a data operation (%d) is under way behind the gate", meeting_name(m),
+			      pending[i]->kind);
+	}
+	return m->lq.next;
+}
+
+static void start_rival(struct meeting *m)
+{
+	struct plt_queue *q = m->lq.q;
+
+	switch (m->rival) {
+	case BY_WORK:
+		m->b = (struct lab_req){ .kind = PLT_IO_WRITE_REQ, .off = 6000 * K, .len = 1024 };
+		m->b.buf = malloc(m->b.len);
+		paint(m->b.buf, m->b.off, m->b.len, 3);
+		lab_start(q, m->img, &m->b, &m->lq.clock);
+		break;
+	case BY_LIMBO:
+	case BY_FLUSH:
+		m->b = (struct lab_req){ .kind = PLT_IO_FLUSH_REQ };
+		lab_start(q, m->img, &m->b, &m->lq.clock);
+		break;
+	default:
+		exclusive_start(q, m->img, &m->x, m->rival == BY_GATE ? 1 : m->rival == BY_FULL_GATE ? 2 : 0);
+	}
+}
+
+static bool all_done(const struct meeting *m)
+{
+	return m->a.done && m->other.done && m->read.done && (m->b.started ? m->b.done : m->x.done);
+}
+
+static void verify(struct meeting *m, struct plt_disk *disk)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	struct stage *st = m->st;
+	uint8_t *want = calloc(1, st->size), *got = malloc(st->size);
+
+	if (st->parked != AT_LIMBO)
+		paint(want, 0, st->old, 1);
+	paint(want + 4096 * K, 4096 * K, 512, 1);
+	if (m->rival == BY_LIMBO && st->parked != AT_LIMBO)
+		memset(want + 512 * K, 0, 1024);
+	paint(want + st->target, st->target, st->target_len, 2);
+	paint(want + m->other.off, m->other.off, m->other.len, 4);
+	if (m->rival == BY_WORK)
+		paint(want + m->b.off, m->b.off, m->b.len, 3);
+	lab_must(plt_read(disk, 0, got, st->size, &err), &err);
+	for (uint64_t i = 0; memcmp(want, got, st->size); i++)
+		lab_expect(want[i] == got[i], "%s: byte %" PRIu64 " is %#x, not %#x", meeting_name(m), i, got[i],
+			      want[i]);
+	free(want);
+	free(got);
+}
+
+static void meet(struct stage *st, enum rival rival, struct lab_order *o)
+{
+	struct plt_store *file = lab_copy(st->file);
+	struct plt_disk *disk = lab_open(st->ctx, file, NULL);
+	struct meeting m = { .st = st, .rival = rival, .o = o, .img = plt_disk_image(disk) };
+	struct plt_error err = PLT_ERROR_INIT;
+	unsigned n, steps = 0;
+	uint8_t seen[512];
+
+	prepare(st, disk);
+	if (rival == BY_LIMBO && st->parked != AT_LIMBO && st->parked != AT_UNSHARE)
+		lab_must(plt_discard(disk, 512 * K, 1024, &err), &err);
+	if (st->parked == AT_LOAD) { /* cold again */
+		lab_close(disk);
+		disk = lab_open(st->ctx, file, NULL);
+		m.img = plt_disk_image(disk);
+		if (rival == BY_LIMBO) /* the tables of the target stay cold */
+			lab_must(plt_discard(disk, 512 * K, 1024, &err), &err);
+	}
+	if (rival == BY_LIMBO && st->parked == AT_UNSHARE)
+		lab_must(plt_discard(disk, 512 * K, 1024, &err), &err);
+	lab_queue_new(&m.lq, st->ctx);
+	m.lq.choose = watch;
+	m.lq.arg = &m;
+	m.a = (struct lab_req){ .kind = PLT_IO_WRITE_REQ, .off = st->target, .len = st->target_len };
+	m.a.buf = malloc(m.a.len);
+	paint(m.a.buf, m.a.off, m.a.len, 2);
+	lab_start(m.lq.q, m.img, &m.a, &m.lq.clock);
+	while (!is_parked(st, m.a.io)) {
+		n = lab_settle(&m.lq);
+		lab_expect(n && !m.a.done, "%s is not reached", parked_names[st->parked]);
+		lab_complete(&m.lq, 0);
+	}
+	start_rival(&m);
+	/* others come too: a write that follows, and a read */
+	m.other = (struct lab_req){ .kind = PLT_IO_WRITE_REQ, .off = 300 * K, .len = 1536 };
+	m.other.buf = malloc(m.other.len);
+	paint(m.other.buf, m.other.off, m.other.len, 4);
+	lab_start(m.lq.q, m.img, &m.other, &m.lq.clock);
+	m.read = (struct lab_req){ .kind = PLT_IO_READ_REQ, .off = 4096 * K, .len = 512, .buf = seen };
+	lab_start(m.lq.q, m.img, &m.read, &m.lq.clock);
+	if (rival == BY_FULL_GATE)
+		ck_assert(!m.read.done);
+	while ((n = lab_settle(&m.lq))) {
+		lab_expect(++steps < STEPS, "%s does not end", meeting_name(&m));
+		lab_complete(&m.lq, lab_choose(o, n));
+	}
+	lab_expect(all_done(&m), "%s hangs: parked %d, rival %d, write %d, read %d", meeting_name(&m), m.a.done,
+		      m.b.started ? m.b.done : m.x.done, m.other.done, m.read.done);
+	lab_expect(!m.a.result && !m.b.result && !m.other.result && !m.read.result, "%s: %d %d %d %d %s",
+		      meeting_name(&m), m.a.result, m.b.result, m.other.result, m.read.result, m.a.err.text);
+	for (unsigned i = 0; st->pins && i < PINS; i++)
+		plt_pins_drop(&st->pins[i]);
+	free(st->pins);
+	st->pins = NULL;
+	lab_queue_free(&m.lq);
+	verify(&m, disk);
+	lab_close(disk);
+	lab_check(st->ctx, file, meeting_name(&m));
+	disk = lab_open(st->ctx, file, NULL);
+	verify(&m, disk);
+	lab_close(disk);
+	free(m.a.buf);
+	free(m.b.buf);
+	free(m.other.buf);
+	plt_store_unref(file);
+}
+
+START_TEST(every_need)
+{
+	uint64_t seed = plt_unit_seed();
+	bool slow = getenv("PLT_SANITIZER");
+	struct stage st;
+
+	stage_new(&st, (enum parked)_i);
+	for (enum rival r = 0; r < RIVALS; r++) {
+		struct lab_order o = { 0 };
+		unsigned left = slow ? 6 : 16;
+
+		do
+			meet(&st, r, &o);
+		while (--left && lab_next(&o));
+		for (unsigned i = 0; !left && i < (slow ? 6 : 16); i++) {
+			o = (struct lab_order){ .random = true, .seed = plt_unit_random(&seed) };
+			meet(&st, r, &o);
+		}
+	}
+	stage_free(&st);
+}
+END_TEST
+
+/* ---- frames that only wait ------------------------------------------------------------------- */
+
+struct bench {
+	struct plt_ctx *ctx;
+	struct plt_store *file;
+	struct plt_disk *disk;
+	struct plt_image *img;
+	struct lab_queue lq;
+	uint64_t seed;
+};
+
+static void bench_new(struct bench *b)
+{
+	memset(b, 0, sizeof(*b));
+	b->seed = plt_unit_seed();
+	b->ctx = lab_ctx(1);
+	ck_assert_int_eq(plt_memory_new(NULL, 0, 0, &b->file), 0);
+	lab_create(b->ctx, b->file, "cluster_size=4096", 1 << 20, false);
+	b->disk = lab_open(b->ctx, b->file, NULL);
+	b->img = plt_disk_image(b->disk);
+	lab_queue_new(&b->lq, b->ctx);
+}
+
+static void bench_free(struct bench *b)
+{
+	lab_queue_free(&b->lq);
+	lab_close(b->disk);
+	plt_store_unref(b->file);
+	plt_ctx_free(b->ctx);
+}
+
+struct waiter {
+	struct plt_io *io;
+	unsigned woken;
+	bool has;
+};
+
+static void waiter_step(struct plt_io *io)
+{
+	struct waiter *w = io->arg;
+
+	w->woken++;
+	w->has = true;
+}
+
+static void waiter_new(struct bench *b, struct waiter *w)
+{
+	memset(w, 0, sizeof(*w));
+	w->io = plt_io_new(b->lq.q, NULL, b->img, PLT_IO_EXCLUSIVE_REQ);
+	w->io->step = waiter_step;
+	w->io->arg = w;
+}
+
+/* ---- range locks ----------------------------------------------------------------------------- */
+
+#define WAITERS 64
+
+START_TEST(range_locks)
+{
+	struct waiter w[WAITERS];
+	struct { uint64_t off, end; } r[WAITERS];
+	struct bench b;
+	unsigned live = 0;
+
+	bench_new(&b);
+	for (unsigned round = 0; round < 40; round++) {
+		live = 0;
+		for (unsigned i = 0; i < WAITERS; i++) {
+			uint64_t off = plt_unit_random(&b.seed) % 200000, len = 1 + plt_unit_random(&b.seed) % 30000;
+
+			waiter_new(&b, &w[i]);
+			r[i].off = off / 4096 * 4096;
+			r[i].end = (off + len + 4095) / 4096 * 4096;
+			w[i].has = plt_range_lock(w[i].io, off, len);
+			live++;
+		}
+		while (live) {
+			unsigned held[WAITERS], n = 0;
+
+			lab_settle(&b.lq);
+			for (unsigned i = 0; i < WAITERS; i++) {
+				bool blocked = false;
+
+				if (!w[i].io)
+					continue;
+				/* it has its lock just when nothing that came before it overlaps */
+				for (unsigned j = 0; j < i; j++)
+					blocked |= w[j].io && r[j].off < r[i].end && r[i].off < r[j].end;
+				lab_expect(w[i].has == !blocked, "range %u: has it %d, blocked %d", i, w[i].has,
+					      blocked);
+				lab_expect(w[i].woken <= 1, "woken twice");
+				if (w[i].has)
+					held[n++] = i;
+			}
+			ck_assert_uint_gt(n, 0);
+			n = held[plt_unit_random(&b.seed) % n];
+			ck_assert(plt_range_lock(w[n].io, 0, 1)); /* held: asking again says so */
+			plt_io_finish(w[n].io);
+			w[n].io = NULL;
+			live--;
+		}
+		ck_assert_ptr_null(b.img->engine->ranges);
+		ck_assert_ptr_null(b.img->engine->ranges_tail);
+	}
+	bench_free(&b);
+}
+END_TEST
+
+/* ---- epochs ---------------------------------------------------------------------------------- */
+
+/* Drains start at any time, also while one is under way: each waits for who was in before, and no more. */
+START_TEST(epoch_drains)
+{
+	struct bench b;
+	struct { unsigned which; uint64_t since; bool in; } guest[16] = { 0 };
+	struct { struct waiter w; uint64_t since; bool live; } drain[16] = { 0 };
+	struct plt_engine *eng;
+	uint64_t clock = 0;
+
+	bench_new(&b);
+	eng = b.img->engine;
+	for (unsigned n = 0; n < 20000; n++) {
+		unsigned i = (unsigned)(plt_unit_random(&b.seed) % 16);
+
+		clock++;
+		if (plt_unit_random(&b.seed) % 4) {
+			if (guest[i].in)
+				plt_epoch_leave(eng, guest[i].which);
+			else
+				guest[i].which = plt_epoch_enter(eng);
+			guest[i].in = !guest[i].in;
+			guest[i].since = clock;
+		} else if (!drain[i].live) {
+			waiter_new(&b, &drain[i].w);
+			drain[i].live = true;
+			drain[i].since = clock;
+			if (plt_epoch_drained(eng, drain[i].w.io))
+				drain[i].w.has = true;
+		}
+		lab_settle(&b.lq);
+		for (unsigned k = 0; k < 16; k++) {
+			bool older = false;
+
+			for (unsigned g = 0; g < 16; g++)
+				older |= guest[g].in && guest[g].since < drain[k].since;
+			lab_expect(!drain[k].live || !drain[k].w.has || !older, "a drain ends although an older guest is in");
+			if (drain[k].live && drain[k].w.has) {
+				lab_expect(drain[k].w.woken <= 1, "woken twice");
+				plt_io_free(drain[k].w.io);
+				drain[k].live = false;
+			}
+		}
+	}
+	for (unsigned i = 0; i < 16; i++)
+		if (guest[i].in)
+			plt_epoch_leave(eng, guest[i].which);
+	lab_settle(&b.lq);
+	for (unsigned i = 0; i < 16; i++) /* nobody is in: nobody waits */
+		ck_assert(!drain[i].live || drain[i].w.has);
+	for (unsigned i = 0; i < 16; i++)
+		if (drain[i].live)
+			plt_io_free(drain[i].w.io);
+	ck_assert(!atomic_load(&eng->draining));
+	ck_assert_int_eq(atomic_load(&eng->in_epoch[0]), 0);
+	ck_assert_int_eq(atomic_load(&eng->in_epoch[1]), 0);
+	bench_free(&b);
+}
+END_TEST
+
+/* ---- gates ----------------------------------------------------------------------------------- */
+
+/* Three owners, one behind the other; what parked meanwhile goes when the last one has opened. */
+START_TEST(gates_are_handed_over)
+{
+	struct bench b;
+	struct exclusive x[3];
+	struct lab_req w = { .kind = PLT_IO_WRITE_REQ, .len = 512 }, r = { .kind = PLT_IO_READ_REQ, .len = 512 };
+	uint8_t wbuf[512] = "x", rbuf[512];
+	unsigned n, held = 0;
+
+	bench_new(&b);
+	for (unsigned i = 0; i < 3; i++)
+		exclusive_start(b.lq.q, b.img, &x[i], i == 1 ? 2 : 1);
+	w.buf = wbuf;
+	r.buf = rbuf;
+	lab_start(b.lq.q, b.img, &w, &b.lq.clock);
+	while ((n = lab_settle(&b.lq))) {
+		unsigned now = x[0].held + x[1].held + x[2].held;
+
+		ck_assert_uint_le(now, 1);
+		held += now;
+		if (x[1].held && !r.started) {
+			lab_start(b.lq.q, b.img, &r, &b.lq.clock);
+			ck_assert_uint_eq(lab_settle(&b.lq), n); /* it parks */
+		}
+		ck_assert(!w.done || x[2].done);
+		ck_assert(!r.done || x[1].done);
+		lab_complete(&b.lq, 0);
+	}
+	ck_assert_uint_ge(held, 3);
+	ck_assert(w.done && r.done && x[0].done && x[1].done && x[2].done);
+	ck_assert_int_eq(w.result, 0);
+	ck_assert_int_eq(r.result, 0);
+	ck_assert_int_eq(atomic_load(&b.img->engine->gate), 0);
+	ck_assert_ptr_null(b.img->engine->gate_owner);
+	bench_free(&b);
+}
+END_TEST
+
+/* Privilege goes from one to the next in the order of asking, also when a holder's request fails. */
+START_TEST(privilege_is_passed_on)
+{
+	struct waiter w[5];
+	struct bench b;
+
+	bench_new(&b);
+	for (unsigned i = 0; i < 5; i++) {
+		waiter_new(&b, &w[i]);
+		w[i].has = plt_cache_slot_wait(w[i].io);
+	}
+	for (unsigned i = 0; i < 5; i++) {
+		lab_settle(&b.lq);
+		for (unsigned j = 0; j < 5; j++)
+			ck_assert_int_eq(w[j].has, j <= i);
+		ck_assert(w[i].io->pins.privileged);
+		if (i % 2)
+			plt_io_fail(w[i].io, EIO, NULL);
+		plt_io_finish(w[i].io);
+	}
+	waiter_new(&b, &w[0]);
+	ck_assert(plt_cache_slot_wait(w[0].io));
+	plt_io_finish(w[0].io);
+	bench_free(&b);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+	Suite *s = suite_create("block/needs");
+	TCase *t = tcase_create("needs");
+
+	tcase_set_timeout(t, 120);
+	tcase_add_loop_test(t, every_need, 0, PARKED);
+	tcase_add_test(t, range_locks);
+	tcase_add_test(t, epoch_drains);
+	tcase_add_test(t, gates_are_handed_over);
+	tcase_add_test(t, privilege_is_passed_on);
+	suite_add_tcase(s, t);
+	return s;
+}
+
+int main(void)
+{
+	return plt_unit_main(suite());
+}

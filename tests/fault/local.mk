@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+if HAVE_CHECK
+check_LTLIBRARIES += libplatter_fault.la
+endif
+libplatter_fault_la_SOURCES = \
+	tests/fault/powercut.c \
+	tests/fault/powercut.h \
+	tests/fault/rig.c \
+	tests/fault/rig.h \
+	tests/fault/scenarios.c \
+	tests/fault/scenarios.h \
+	$(NULL)
+
+fault_ldadd = libplatter_fault.la $(LDADD)
+
+unit_tests += tests/fault/test-powercut
+tests_fault_test_powercut_SOURCES = tests/fault/test-powercut.c
+tests_fault_test_powercut_LDADD = $(fault_ldadd)
+
+unit_tests += tests/fault/test-powercut-rules
+tests_fault_test_powercut_rules_SOURCES = tests/fault/test-powercut-rules.c
+tests_fault_test_powercut_rules_LDADD = $(fault_ldadd)
+
+unit_tests += tests/fault/test-failing
+tests_fault_test_failing_SOURCES = tests/fault/test-failing.c
+tests_fault_test_failing_LDADD = $(fault_ldadd)
+
+unit_tests += tests/fault/test-races
+tests_fault_test_races_SOURCES = tests/fault/test-races.c
+tests_fault_test_races_LDADD = $(fault_ldadd)
+tsan_tests += tests/fault/test-races
+
+# What the peers make of the states.
+if HAVE_CHECK
+check_helpers += tests/fault/dump-states
+tests_fault_dump_states_SOURCES = tests/fault/dump-states.c
+tests_fault_dump_states_LDADD = $(fault_ldadd)
+endif
+script_tests += tests/fault/peer.sh

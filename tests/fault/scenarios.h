@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+#ifndef PLT_TESTS_FAULT_SCENARIOS_H
+#define PLT_TESTS_FAULT_SCENARIOS_H
+
+/*
+ * What a guest may do to a qcow2 image so that each way of changing its metadata is taken at least
+ * once. Played over a write log for the power cuts, and over failing stores for the errors.
+ */
+#include "tests/fault/rig.h"
+
+struct scenario {
+	const char *name;
+	struct rig_layout layout;
+	void (*prepare)(
+		struct rig *r);	   /* on the bare stores; leaves it closed.  NULL: a new image */
+	int (*run)(struct rig *r); /* on the open disk, as far as it succeeds; the caller closes */
+	unsigned states;	   /* most states to be looked at; 0: the suite's own bound */
+};
+
+extern const struct scenario scenarios[];
+extern const unsigned scenarios_count;
+const struct scenario *scenario_find(const char *name);
+
+/* Prepare, record a run with rules switched off, close.  Ready for rig_cut_power(). */
+struct rig *scenario_record(const struct scenario *s, uint64_t seed, uint64_t rules_off);
+
+#endif

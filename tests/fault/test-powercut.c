@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Power cuts: every scenario is played once, and each disk state that a cut could have left during
+ * it must open, hold all that had been flushed, and check as the order of writes promises. test-
+ * powercut-rules.c shows that this would be noticed.
+ */
+#include <stdio.h>
+
+#include "tests/fault/scenarios.h"
+#include "tests/unit.h"
+
+#define STATES 6000 /* of one scenario, if it says nothing else */
+
+START_TEST(test_cuts)
+{
+	const struct scenario *s = &scenarios[_i];
+	uint64_t seed = plt_unit_seed();
+	struct powercut_limits limits = {.seed = seed, .total = s->states ? s->states : STATES};
+	struct powercut_count count;
+	struct rig *r = scenario_record(s, seed, 0);
+	int ret = rig_cut_power(r, &limits, &count);
+
+	printf("# %s: %u states (%u more seen twice) in %u windows, %u of them complete\n", s->name,
+	       count.states, count.duplicates, count.windows, count.exhaustive);
+	ck_assert_msg(ret == 0, "%s: %s", s->name, r->violation);
+	ck_assert_uint_ge(count.states, 20);
+	rig_free(r);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+	Suite *s = suite_create("fault/powercut");
+	TCase *t = tcase_create("cuts");
+
+	tcase_add_loop_test(t, test_cuts, 0, (int)scenarios_count);
+	suite_add_tcase(s, t);
+	return s;
+}
+
+int main(void)
+{
+	return plt_unit_main(suite());
+}
