@@ -404,12 +404,14 @@ struct plt_io *plt_io_child(struct plt_io *io, struct plt_image *img, enum plt_i
 struct plt_disk {
 	struct plt_ctx *ctx;
 	struct plt_image *top;
-	struct plt_io *unused;
 };
 
 /* image.c */
 int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, unsigned depth,
 		   struct plt_image **ret, struct plt_error *err);
+/* Over an open store (which keeps its references); @format NULL: look. */
+int plt_image_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
+			 const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err);
 int plt_image_close(struct plt_image *img, struct plt_error *err);
 
 /* imagestore.c: an open image serves as a store; closes it with the store */

@@ -480,6 +480,14 @@ static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, str
 	return r;
 }
 
+int plt_image_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
+			 const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err)
+{
+	struct opening how = { .opts = opts };
+
+	return open_on_store(ctx, file, NULL, name, format, &how, ret, err);
+}
+
 int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, unsigned depth,
 		   struct plt_image **ret, struct plt_error *err)
 {
@@ -532,117 +540,4 @@ int plt_image_close(struct plt_image *img, struct plt_error *err)
 	free(img->name);
 	free(img);
 	return r;
-}
-
-/* ---- disks ----------------------------------------------------------------------------------- */
-
-static int disk_new(struct plt_image *img, struct plt_disk **ret, struct plt_error *err)
-{
-	struct plt_disk *d = calloc(1, sizeof(*d));
-
-	if (!d) {
-		plt_image_close(img, NULL);
-		return plt_error_set(err, ENOMEM, "out of memory");
-	}
-	d->ctx = img->ctx;
-	d->top = img;
-	*ret = d;
-	return 0;
-}
-
-int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
-		  struct plt_disk **ret, struct plt_error *err)
-{
-	static const struct plt_open_options defaults = PLT_OPEN_OPTIONS_INIT;
-	struct plt_image *img = NULL;
-	json_t *tree;
-	int r;
-
-	if (!opts)
-		opts = &defaults;
-	if (opts->flags & PLT_OPEN_FORCE_SHARE && opts->flags & PLT_OPEN_WRITE)
-		return plt_error_set(err, EINVAL, "an image in use by others cannot be opened for writing");
-	r = plt_name_parse(name, opts->flags & PLT_OPEN_IMAGE_OPTS, &tree, err);
-	if (r == 0) {
-		r = plt_image_open(ctx, tree, opts, 0, &img, err);
-		json_decref(tree);
-	}
-	if (r < 0) {
-		plt_error_prefix(err, "Could not open '%s'", name);
-		return r;
-	}
-	return disk_new(img, ret, err);
-}
-
-int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
-			const struct plt_open_options *opts, struct plt_disk **ret, struct plt_error *err)
-{
-	struct opening how = { .opts = opts };
-	struct plt_image *img;
-	int r = open_on_store(ctx, file, NULL, name, format, &how, &img, err);
-
-	if (r < 0) {
-		plt_error_prefix(err, "Could not open '%s'", name);
-		return r;
-	}
-	return disk_new(img, ret, err);
-}
-
-void plt_disk_attach_backing(struct plt_disk *disk, struct plt_disk *base)
-{
-	for (struct plt_image *i = base->top; i; i = i->engine->backing) /* each deeper than the one above */
-		i->engine->depth += disk->top->engine->depth + 1;
-	disk->top->engine->backing = base->top;
-	free(base);
-}
-
-int plt_disk_close(struct plt_disk *disk, struct plt_error *err)
-{
-	int r;
-
-	if (!disk)
-		return 0;
-	r = plt_image_close(disk->top, err);
-	free(disk);
-	return r;
-}
-
-uint64_t plt_disk_size(const struct plt_disk *disk)
-{
-	return atomic_load(&disk->top->size);
-}
-
-const char *plt_disk_format(const struct plt_disk *disk)
-{
-	return disk->top->drv->name;
-}
-
-const char *plt_disk_name(const struct plt_disk *disk)
-{
-	return disk->top->name;
-}
-
-uint32_t plt_disk_cluster_size(const struct plt_disk *disk)
-{
-	return disk->top->drv->cluster_size ? disk->top->drv->cluster_size(disk->top) : 0;
-}
-
-bool plt_disk_has_backing(const struct plt_disk *disk)
-{
-	return disk->top->engine->backing != NULL;
-}
-
-bool plt_disk_can_compress(const struct plt_disk *disk)
-{
-	return disk->top->drv->codec && disk->top->drv->codec(disk->top) != PLT_CODEC_NONE;
-}
-
-struct plt_image *plt_disk_image(struct plt_disk *disk)
-{
-	return disk->top;
-}
-
-struct plt_ctx *plt_disk_ctx(const struct plt_disk *disk)
-{
-	return disk->ctx;
 }

@@ -6,6 +6,7 @@ libplatter_core_la_SOURCES += \
 	block/codec.h \
 	block/context.c \
 	block/create.c \
+	block/disk.c \
 	block/engine.h \
 	block/epoch.c \
 	block/flush.c \

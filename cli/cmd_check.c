@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 
@@ -75,6 +76,8 @@ static void found(void *arg, const struct plt_check_finding *f)
 		fprintf(stderr, "%s\n", f->text);
 		return;
 	}
+	if (!rep->json && !strcmp(f->severity, "note") && !isatty(STDERR_FILENO))
+		return; /* worth knowing for a person; for a script stderr means trouble */
 	if (!rep->json) {
 		fprintf(stderr, "%s: %s [%s]\n", f->severity, f->text, f->id);
 		return;

@@ -29,6 +29,7 @@
 
 struct job {
 	const struct plt_convert_options *opts;
+	const char *name;       /* the target's, as the caller gave it */
 	struct plt_source src;
 	struct plt_target *target;
 	struct plt_disk *out;
@@ -52,17 +53,18 @@ struct job {
 };
 
 /*
- * qemu-img's line, and behind it what the layer below had to say, unless that is no more than the
- * system's word for the error.
+ * qemu-img's line, and behind it what the layer below had to say; if that is no more than the
+ * system's word for the error, the name of the file (NULL: not known).
  */
-static int io_error(const char *what, uint64_t off, int ret, const struct plt_error *why,
+static int io_error(const char *what, uint64_t off, const char *name, int ret, const struct plt_error *why,
 		    struct plt_error *err)
 {
 	const char *word = strerror(-ret);
 	size_t n = strlen(word), m = strlen(why->text);
 
 	if (!m || (m >= n && !strcmp(why->text + m - n, word)))
-		return plt_error_set(err, -ret, "error while %s at byte %" PRIu64 ": %s", what, off, word);
+		return plt_error_set(err, -ret, name ? "error while %s at byte %" PRIu64 ": %s ('%s')" :
+				     "error while %s at byte %" PRIu64 ": %s", what, off, word, name);
 	return plt_error_set(err, -ret, "error while %s at byte %" PRIu64 ": %s (%.600s)", what, off, word,
 			     why->text);
 }
@@ -116,7 +118,7 @@ static int put_zeros(struct job *job, uint64_t off, uint64_t len, struct plt_err
 		return 0;
 	ret = plt_write_zeroes(job->out, off, len, job->zero_flags, &why);
 	if (ret)
-		return io_error("writing", off, ret, &why, err);
+		return io_error("writing", off, job->name, ret, &why, err);
 	plt_target_touched(job->target);
 	return 0;
 }
@@ -142,7 +144,7 @@ static int put_data(struct job *job, uint64_t off, const uint8_t *buf, size_t le
 	else
 		ret = plt_write(job->out, off, buf, len, &why);
 	if (ret)
-		return io_error("writing", off, ret, &why, err);
+		return io_error("writing", off, job->name, ret, &why, err);
 	plt_target_touched(job->target);
 	return 0;
 }
@@ -210,7 +212,7 @@ static int copy_piece(struct job *job, const struct plt_piece *piece, uint64_t n
 	if (piece->kind == PLT_PIECE_DATA) {
 		ret = plt_source_read(&job->src, piece->off, buf, piece->len, &why);
 		if (ret)
-			return io_error("reading", piece->off, ret, &why, err);
+			return io_error("reading", piece->off, NULL, ret, &why, err);
 	}
 	if (!wait_turn(job, number))
 		return -ECANCELED;
@@ -489,6 +491,7 @@ int plt_convert(struct plt_ctx *ctx, struct plt_disk *const *sources, unsigned n
 	if (!job)
 		return plt_error_set(err, ENOMEM, "Out of memory");
 	job->opts = opts ? opts : &defaults;
+	job->name = target;
 	job->sparse = job->opts->sparse_size;
 	job->compress = job->opts->flags & PLT_CONVERT_COMPRESS;
 	ret = check_options(job, n, err);

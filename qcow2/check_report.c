@@ -294,6 +294,9 @@ struct beyond {
 	struct qcow2_exam *x;
 	uint8_t *table;
 	uint64_t size, found, last;
+	uint64_t vm_start;      /* where a VM's state would begin: behind the last L1 entry of the disk */
+	uint64_t vm_found;      /* of found, at or behind vm_start */
+	bool vm_first;          /* the first of them lies at vm_start itself */
 	uint32_t full; /* L1 entries that lie inside the disk whole */
 };
 
@@ -313,6 +316,8 @@ static int beyond_entry(void *arg, uint32_t index, uint64_t e)
 		if (guest >= b->size && type >= QCOW2_ENTRY_NORMAL) {
 			b->found++;
 			b->last = guest;
+			b->vm_found += guest >= b->vm_start;
+			b->vm_first |= guest == b->vm_start;
 		}
 		guest += q->cluster_size;
 	}
@@ -327,6 +332,7 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 	int r;
 
 	b.full = (uint32_t)(b.size >> (q->cluster_bits + q->l2_bits));
+	b.vm_start = qcow2_l1_entries(q, b.size) << (q->cluster_bits + q->l2_bits);
 	/*
 	 * VM state of a snapshot that was applied may lie behind the disk, from the next L1 entry
 	 * on.
@@ -339,7 +345,14 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 		return -ENOMEM;
 	r = qcow2_l1_each(&x->c, q->l1_offset, l1_size, beyond_entry, &b);
 	free(b.table);
-	if (b.found)
+	/*
+	 * A VM's state that is being saved, or whose saving was cut off, fills the place behind the disk from
+	 * its very beginning, and there is nothing else behind the disk.
+	 */
+	if (b.found && b.found == b.vm_found && b.vm_first && b.size)
+		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-VMSTATE", 0, 0, b.vm_start, b.last + q->cluster_size - b.vm_start,
+				 "%" PRIu64 " clusters hold the state of a VM that no snapshot names", b.found);
+	else if (b.found)
 		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-HDR-SIZE", 24, 8, b.size,
 				 b.last + q->cluster_size - b.size,
 				 "ERROR %" PRIu64

@@ -125,8 +125,8 @@ static void stage_new(struct stage *st, enum parked parked)
 	*st = (struct stage){ .parked = parked, .size = 8192 * K, .old = 1024 * K };
 	st->ctx = lab_ctx(1);
 	ck_assert_int_eq(plt_memory_new(NULL, 0, 0, &st->file), 0);
-	lab_create(st->ctx, st->file, parked == AT_REFTABLE ? "cluster_size=512,refcount_bits=64" : "cluster_size=512",
-		   st->size, false);
+	lab_create(st->ctx, st->file,
+		   parked == AT_REFTABLE ? "cluster_size=512,refcount_bits=64" : "cluster_size=512", st->size, false);
 	st->target = 4096 * K + 1024; /* its L2 table exists */
 	st->target_len = 2048;
 	disk = lab_open(st->ctx, st->file, NULL);
@@ -443,12 +443,12 @@ START_TEST(every_need)
 	stage_new(&st, (enum parked)_i);
 	for (enum rival r = 0; r < RIVALS; r++) {
 		struct lab_order o = { 0 };
-		unsigned left = slow ? 6 : 16;
+		unsigned left = slow ? 4 : 16;
 
 		do
 			meet(&st, r, &o);
 		while (--left && lab_next(&o));
-		for (unsigned i = 0; !left && i < (slow ? 6 : 16); i++) {
+		for (unsigned i = 0; !left && i < (slow ? 4 : 16); i++) {
 			o = (struct lab_order){ .random = true, .seed = plt_unit_random(&seed) };
 			meet(&st, r, &o);
 		}
@@ -602,7 +602,8 @@ START_TEST(epoch_drains)
 
 			for (unsigned g = 0; g < 16; g++)
 				older |= guest[g].in && guest[g].since < drain[k].since;
-			lab_expect(!drain[k].live || !drain[k].w.has || !older, "a drain ends although an older guest is in");
+			lab_expect(!drain[k].live || !drain[k].w.has || !older,
+				   "a drain ends although an older guest is in");
 			if (drain[k].live && drain[k].w.has) {
 				lab_expect(drain[k].w.woken <= 1, "woken twice");
 				plt_io_free(drain[k].w.io);
