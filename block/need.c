@@ -134,7 +134,11 @@ static void limbo_step(struct plt_io *io)
 	void (*back)(struct plt_io *) = io->saved_step;
 
 	if (io->result) {
-		/* what could not be released leaks; nothing is lost */
+		/* back to where they were: a later flush may succeed (past the bound they leak, no more) */
+		pthread_mutex_lock(&io->img->lock);
+		for (unsigned i = 0; io->limbo && i < io->nlimbo; i++)
+			plt_limbo_add(io->img, io->limbo[i].off, io->limbo[i].len, io->limbo[i].kind);
+		pthread_mutex_unlock(&io->img->lock);
 		free(io->limbo);
 		io->limbo = NULL;
 		limbo_end(io, back);

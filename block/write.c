@@ -315,7 +315,7 @@ void plt_write_step(struct plt_io *io)
 			}
 			plt_range_unlock(io);
 			if (!plt_io_may_change(io)) {
-				if (io->result && !io->pending)
+				if (io->result && !io->pending && !io->woken)
 					plt_io_finish(io);
 				return;
 			}

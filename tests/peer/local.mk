@@ -3,6 +3,8 @@
 
 script_tests += \
 	tests/peer/bitmaps.sh \
+	tests/peer/cells.sh \
+	tests/peer/chains.sh \
 	tests/peer/errors.sh \
 	tests/peer/features.sh \
 	tests/peer/kernel.sh \

@@ -1,0 +1,277 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+#
+# The calls that libvirt, OpenStack, libguestfs and others make, as they make them: the same exit
+# code, stdout, stderr and images from qemu-img and from a link of that name to platter.
+
+. "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
+requires qemu-img qemu-io prlimit
+. "$srcdir/tests/peer/peer.sh"
+is_qemu_7 || skip_all 'qemu-img 7.2 is not installed'
+
+# q ARGUMENTS: one call; what it says goes to the log.  No stdin, as libvirt has it.
+q() {
+	printf '$ %s\n' "$*"
+	"$QI" "$@" </dev/null >out 2>err
+	printf 'status %d\n' $?
+	sed -e 's/^/out: /' out
+	sed -e 's/^/err: /' err
+	rm -f out err
+}
+
+filter() {
+	sed -E -e 's/disk size: .*/disk size: SIZE/' -e 's/"actual-size": [0-9]+/"actual-size": SIZE/' \
+		-e "s#$SCRATCH/(a|b)/#/#g"
+}
+
+# call NAME FUNCTION: FUNCTION's calls, by each program in a folder of its own, where the files of
+# prepare() lie.  One point for what is said, one for each image that has been made.
+call() {
+	local who file text
+
+	for who in a b; do
+		rm -rf "${SCRATCH:?}/$who"
+		mkdir "$SCRATCH/$who"
+		cp -a "$SCRATCH/given/." "$SCRATCH/$who"
+		if [ $who = a ]; then QI=qemu-img; else QI=$QEMU_IMG_LINK; fi
+		(cd "$SCRATCH/$who" && "$2") 2>&1 | filter >"$SCRATCH/$who.log"
+	done
+	is_output "$SCRATCH/b.log" "$SCRATCH/a.log" "$1: says the same"
+	is "$(cd "$SCRATCH/b" && find . -type f | sort)" "$(cd "$SCRATCH/a" && find . -type f | sort)" "$1: makes the same files"
+	for file in "$SCRATCH"/a/*; do
+		file=${file##*/}
+		[ -e "$SCRATCH/given/$file" ] && cmp -s "$SCRATCH/given/$file" "$SCRATCH/a/$file" &&
+			cmp -s "$SCRATCH/given/$file" "$SCRATCH/b/$file" && continue
+		text=$(same_image "$file" 2>&1)
+		is "$text" '' "$1: $file is the same"
+	done
+}
+
+# same_image FILE: how a/FILE and b/FILE differ.
+same_image() {
+	local a b
+
+	a=$(qemu-img info --output=json "$SCRATCH/a/$1" | filter)
+	b=$(qemu-img info --output=json "$SCRATCH/b/$1" | filter)
+	[ "$a" = "$b" ] || printf 'info:\n%s\n%s\n' "$a" "$b"
+	case $a in
+	*'"format": "qcow2"'*)
+		case $1 in
+		*-preallocated) # where its tables lie is not agreed on
+			cmp -n 40 "$SCRATCH/a/$1" "$SCRATCH/b/$1"
+			cmp -i 60 -n 452 "$SCRATCH/a/$1" "$SCRATCH/b/$1"
+			;;
+		*) cmp -n 512 "$SCRATCH/a/$1" "$SCRATCH/b/$1" ;;
+		esac
+		(cd "$SCRATCH/b" && qemu-img check -q "$1")
+		;;
+	*) [ "$(stat -c %s "$SCRATCH/a/$1")" = "$(stat -c %s "$SCRATCH/b/$1")" ] || echo 'lengths differ' ;;
+	esac
+	# (A data file is looked for in the current folder.)
+	(cd "$SCRATCH/a" && qemu-img convert -O raw "$1" "$SCRATCH/a.raw")
+	(cd "$SCRATCH/b" && qemu-img convert -O raw "$1" "$SCRATCH/b.raw")
+	cmp "$SCRATCH/a.raw" "$SCRATCH/b.raw"
+}
+
+# ---- what is given -------------------------------------------------------------------------------
+
+mkdir "$SCRATCH/given"
+(
+	cd "$SCRATCH/given" || exit
+	truncate -s 5M raw
+	seq 1 90000 | dd of=raw bs=64k seek=7 conv=notrunc status=none
+	truncate -s 1000000 odd
+	printf 'odd' | dd of=odd bs=1 seek=999990 conv=notrunc status=none
+	qemu-img convert -f raw -O qcow2 raw base.qcow2
+	qemu-img convert -c -f raw -O qcow2 raw small.qcow2
+	qemu-img create -q -f qcow2 -F qcow2 -b base.qcow2 over.qcow2 8M
+	qemu-io -f qcow2 -c 'write -P 7 1M 100k' -c 'write -z 2M 64k' over.qcow2 >/dev/null
+	qemu-img create -q -f qcow2 -F raw -b raw overraw.qcow2
+	qemu-img create -q -f qcow2 -o compat=0.10 old.qcow2 3M
+	qemu-img create -q -f qcow2 -o extended_l2=on,cluster_size=131072,lazy_refcounts=on new.qcow2 3M
+	cp base.qcow2 kept.qcow2
+	qemu-img snapshot -c one kept.qcow2
+	qemu-img bitmap --add kept.qcow2 b0
+	cp small.qcow2 bent.qcow2
+	printf '\0\0' | dd of=bent.qcow2 bs=1 seek=131080 conv=notrunc status=none
+	head -c 700 /dev/zero | tr '\0' x >text
+	: >empty
+)
+
+# ---- libvirt -------------------------------------------------------------------------------------
+
+libvirt_create() {
+	local d=$PWD
+
+	q create -f qcow2 -o compat=0.10 "$d/1" 262144K
+	q create -f qcow2 -o compat=1.1,lazy_refcounts "$d/2" 131072K
+	q create -f qcow2 -o compat=1.1,cluster_size=131072 "$d/3" 131072K
+	q create -f qcow2 -o compat=1.1,cluster_size=131072,extended_l2=on "$d/4" 131072K
+	q create -f qcow2 -o preallocation=falloc,compat=0.10 "$d/5-preallocated" 8192K
+	q create -f qcow2 -o preallocation=metadata,compat=1.1,lazy_refcounts "$d/6" 1048576K
+	q create -f qcow2 -b base.qcow2 -o backing_fmt=qcow2,compat=1.1,lazy_refcounts 7 1048576K
+	q create -f qcow2 -o backing_fmt=qcow2,backing_file=base.qcow2 8
+	q create -f qcow2 -o backing_fmt=raw,backing_file=raw 9
+	q create -f raw "$d/10" 65536K
+	q create -f raw -o preallocation=falloc 11 1M
+	q create -f raw -o preallocation=full 12 1M
+}
+call 'libvirt create' libvirt_create
+
+libvirt_convert() {
+	q convert -f qcow2 -O raw base.qcow2 1
+	q convert -f qcow2 -O qcow2 -o compat=1.1,cluster_size=65536 base.qcow2 2
+	q convert -f qcow2 -O qcow2 -o compat=1.1,lazy_refcounts base.qcow2 3
+	q convert -f raw -O qcow2 -o compat=0.10 raw 4
+	q convert -f qcow2 -O raw over.qcow2 5
+	q create -f raw 6 5M
+	q convert --image-opts -n --target-image-opts driver=raw,file.filename=raw driver=raw,file.filename=6
+	q convert --image-opts -n --target-image-opts driver=qcow2,file.driver=file,file.filename=base.qcow2 driver=raw,file.filename=6
+}
+call 'libvirt convert' libvirt_convert
+
+# ---- OpenStack -----------------------------------------------------------------------------------
+
+openstack_info() {
+	local f
+
+	for f in raw odd empty text base.qcow2 small.qcow2 over.qcow2 old.qcow2 new.qcow2 kept.qcow2; do
+		# oslo reads no snapshot table of this release, but it is the same.
+		q info "$f" | sed -E 's/[0-9]{4}-[0-9-]+ [0-9:]+/DATE/; s/"date-n?sec": [0-9]+/"date": N/'
+		q info --output=json "$f" | sed -E 's/"date-n?sec": [0-9]+/"date": N/'
+		q info "$f" --force-share --output=json | sed -E 's/"date-n?sec": [0-9]+/"date": N/'
+		q info "$f" --force-share --output=json -f raw
+	done
+	for f in raw qcow2; do
+		q info -f $f --output=json raw
+	done
+	q info -f qcow2 --output=json --force-share base.qcow2
+	q info -f qcow2 --output=json text
+	q info --backing-chain over.qcow2
+	q info --backing-chain --output json over.qcow2
+	q info not-there
+	q info --output=json not-there
+	q info --output=xml raw
+	q info -f nosuch raw
+	q info
+	q info raw odd
+}
+call 'OpenStack info' openstack_info
+
+openstack_create() {
+	q create -f raw 1 536870912
+	q create -f raw 2 1G
+	q create -f qcow2 3 536870912
+	q create -f qcow2 4 1G
+	q create -f qcow2 -b raw -F raw 5 5242880
+	q create -f qcow2 -o data_file=6.data,data_file_raw=on 6 5242880
+	q create -f qcow2 -o preallocation=metadata 7 1073741824
+	q create -f qcow2 -o backing_file=base.qcow2,backing_fmt=qcow2 8
+	q create -f qcow2 -o backing_file=base.qcow2,backing_fmt=qcow2,cluster_size=131072 9 1G
+	q create -f qcow2 -o backing_file=base.qcow2 -o backing_fmt=qcow2 -o cluster_size=131072 10 1G
+	q create 11 -f qcow2 47926476 -o preallocation=metadata
+	q create 12 1M -q -f qcow2
+}
+call 'OpenStack create' openstack_create
+
+openstack_convert() {
+	q convert -t none -O raw -f qcow2 base.qcow2 1
+	q convert -t none -O qcow2 -f qcow2 -c base.qcow2 2
+	q convert -t writeback -O qcow2 -f qcow2 small.qcow2 3
+	q convert -O qcow2 -c -f raw raw 4
+	q convert -O raw -f raw odd 5
+	q convert -f raw -O qcow2 odd 6
+	q convert -f qcow2 -O raw over.qcow2 7
+	q convert -f raw -O raw empty 8
+	q convert -f qcow2 -O raw not-there 9
+	q convert base.qcow2 10 -O raw -f qcow2
+	q convert -O raw -f qcow2 text 11
+	q convert -f raw -O qcow2 -S 0 raw 12
+	q convert -n -f raw -O raw raw 13
+	q convert -f qcow2 -O raw -l one kept.qcow2 14
+	q convert -f qcow2 -O raw --salvage bent.qcow2 15 | sed -E 's/^err: .*//'
+}
+call 'OpenStack convert' openstack_convert
+
+# ---- libguestfs ----------------------------------------------------------------------------------
+
+libguestfs() {
+	q info -U --output json base.qcow2
+	q info -U --output json over.qcow2
+	q create -f qcow2 ./1 67108864
+	q create -f qcow2 -o preallocation=metadata ./2 47926476
+	q create -f qcow2 -o preallocation=metadata,compat=1.1,cluster_size=131072 ./3 47926476
+	q create -f qcow2 -o backing_file=raw,backing_fmt=raw 4
+	q create -f qcow2 -o backing_file=base.qcow2,backing_fmt=qcow2 5
+	q create -f qcow2 -o backing_file=base.qcow2,backing_fmt=qcow2,compat=1.1 6
+}
+call libguestfs libguestfs
+like "$("$QEMU_IMG_LINK" --help)" '\binfo\b.*-U\b' 'libguestfs finds -U in the help'
+like "$("$QEMU_IMG_LINK" --version | head -n 1)" '^qemu-img version [0-9]+\.[0-9.]*[0-9]' 'cinder finds a version'
+
+others() {
+	q convert -f raw -O qcow2 raw 1
+	q convert -O qcow2 base.qcow2 odd 2
+	q convert -f raw -O qcow2 raw odd raw 3
+}
+call 'cloud-localds and genimage' others
+
+# ---- map, compare, check -------------------------------------------------------------------------
+
+looking() {
+	local f
+
+	for f in raw base.qcow2 small.qcow2 over.qcow2 overraw.qcow2 old.qcow2 new.qcow2 kept.qcow2; do
+		q map "$f"
+		q map --output=json "$f"
+		q map "$f" --output json -U -f "${f##*.}"
+		q map --output=json "$f" -s 1000000 -l 3000000
+		q check "$f"
+		q check --output=json "$f"
+		q check -q "$f"
+		q check "$f" --output json -U
+		q compare "$f" raw
+		q compare raw "$f" -s
+		q compare "$f" base.qcow2 -q -F qcow2
+	done
+	q check -f qcow2 raw
+	q check --output=json bent.qcow2
+	q check bent.qcow2
+	q map -f qcow2 raw
+	q compare raw not-there
+	q compare not-there raw
+	q compare raw
+	q compare -f qcow2 raw raw
+	q map --image-opts driver=qcow2,file.filename=base.qcow2
+	q check --image-opts driver=qcow2,file.filename=base.qcow2
+	q compare --image-opts driver=qcow2,file.filename=base.qcow2 driver=raw,file.filename=raw
+	q info --image-opts driver=qcow2,file.filename=base.qcow2
+	q info 'json:{"driver":"qcow2","file":{"driver":"file","filename":"base.qcow2"}}'
+	q map 'json:{"driver":"raw","file":{"driver":"file","filename":"raw"}}' --output=json
+	q info file:base.qcow2
+}
+call 'map, compare, check' looking
+
+# ---- limits --------------------------------------------------------------------------------------
+
+# limited PROGRAM...: in an address space of 1 GiB and two seconds, as glance runs it.
+limited() {
+	(cd "$SCRATCH/given" && env LC_ALL=C LANG=C prlimit --as=1073741824 --cpu=2 -- "$@" </dev/null 2>&1)
+}
+if [ "$SANITIZER" = 1 ]; then
+	skip 'info within limits' 'a sanitizer takes more address space'
+else
+	qemu-img create -q -f qcow2 -o cluster_size=512 "$SCRATCH/given/long.qcow2" 16G
+	qemu-img create -q -f qcow2 "$SCRATCH/given/large.qcow2" 64T
+	for f in raw base.qcow2 over.qcow2 kept.qcow2 long.qcow2 large.qcow2; do
+		is "$(limited "$QEMU_IMG_LINK" info --output=json "$f" --force-share)" \
+			"$(cd "$SCRATCH/given" && qemu-img info --output=json "$f")" "info within limits: $f"
+		limited "$QEMU_IMG_LINK" map --output=json "$f" >/dev/null
+		is $? 0 "map within limits: $f"
+	done
+fi
+# No file descriptor above 2, and stdin closed.
+is "$(cd "$SCRATCH/given" && "$QEMU_IMG_LINK" info --output=json base.qcow2 <&- 2>&1)" \
+	"$(cd "$SCRATCH/given" && qemu-img info --output=json base.qcow2 <&- 2>&1)" 'stdin may be closed'
+done_testing
