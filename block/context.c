@@ -58,7 +58,6 @@ int plt_ctx_new(const struct plt_ctx_options *opts, struct plt_ctx **ret, struct
 		return plt_error_set(err, ENOMEM, "out of memory");
 	pthread_mutex_init(&ctx->lock, NULL);
 	ctx->policy = opts->policy;
-	ctx->ring = opts->ring;
 	ctx->warn = opts->warn;
 	ctx->warn_arg = opts->warn_arg;
 	if ((opts->allow_dirs && !(ctx->allow_dirs = copy_dirs(opts->allow_dirs))) ||

@@ -115,7 +115,8 @@ static int gather(struct making *m, const struct plt_create_options *o, struct p
 					     m->drv->name);
 		r = plt_opts_set(m->opts, "backing_fmt", o->backing_format);
 	}
-	if (r == 0 && o->virtual_size != PLT_SIZE_UNSET && plt_opts_get(m->opts, "size"))
+	if (r == 0 && o->virtual_size != PLT_SIZE_UNSET && !(o->flags & PLT_CREATE_OWN_SIZE) &&
+	    plt_opts_get(m->opts, "size"))
 		return plt_error_set(err, EINVAL, "The image size must be specified only once");
 	if (r == 0 && o->virtual_size != PLT_SIZE_UNSET) {
 		snprintf(num, sizeof(num), "%" PRIu64, o->virtual_size);
@@ -308,6 +309,20 @@ static const char *plain_path(const char *name)
 	return strncmp(name, "file:", 5) ? name : name + 5;
 }
 
+/* A name that means something else than a file of that name must not become a file of that name. */
+static int check_name(const char *name, struct plt_error *err)
+{
+	json_t *tree;
+	int r;
+
+	if (!strncmp(name, "json:", 5))
+		return plt_error_set(err, ENOTSUP, "a new image needs a plain file name");
+	r = plt_name_parse(name, false, &tree, err); /* "Unknown protocol 'nbd'" */
+	if (r == 0)
+		json_decref(tree);
+	return r;
+}
+
 int plt_create(struct plt_ctx *ctx, const char *name, const struct plt_create_options *opts, char **ret_line,
 	       struct plt_error *err)
 {
@@ -321,8 +336,8 @@ int plt_create(struct plt_ctx *ctx, const char *name, const struct plt_create_op
 	if (ret_line)
 		*ret_line = NULL;
 	r = prepare(&m, opts, ret_line, err);
-	if (r == 0 && !strncmp(name, "json:", 5))
-		r = plt_error_set(err, ENOTSUP, "a new image needs a plain file name");
+	if (r == 0)
+		r = check_name(name, err);
 	if (r == 0 && stat(path, &sb) == 0 && (S_ISBLK(sb.st_mode) || sb.st_size))
 		r = rehearse(&m, err);
 	if (r < 0)

@@ -64,6 +64,7 @@ void plt_disk_attach_backing(struct plt_disk *disk, struct plt_disk *base)
 	for (struct plt_image *i = base->top; i; i = i->engine->backing) /* each deeper than the one above */
 		i->engine->depth += disk->top->engine->depth + 1;
 	disk->top->engine->backing = base->top;
+	disk->top->has_backing = true;
 	free(base);
 }
 

@@ -65,7 +65,6 @@ struct plt_ctx {
 	struct plt_cache *cache;
 	enum plt_policy policy;
 	char **allow_dirs;
-	int ring;
 	void (*warn)(void *arg, const char *text);
 	void *warn_arg;
 
@@ -173,7 +172,6 @@ struct plt_engine {
 	struct plt_image *backing;     /* the layer below, owned; NULL: none */
 	unsigned depth;
 	unsigned file_flags;           /* PLT_FILE_* of the cache mode, for references */
-	bool failed;                   /* the last flush before close failed: close must not write */
 	bool guard_probe;              /* raw by guess: no format header may be written */
 
 	/* epochs (epoch.c).  A request is in epoch i if it has counted itself in in_epoch[i & 1]. */

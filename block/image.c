@@ -436,6 +436,7 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 		plt_image_close(img, NULL);
 		return r;
 	}
+	img->has_backing = img->backing_name || img->engine->backing;
 	*ret = img;
 	return 0;
 }
@@ -521,7 +522,8 @@ int plt_image_close(struct plt_image *img, struct plt_error *err)
 	if (img->drv) {
 		if (img->writable)
 			r = finish_writing(img, err);
-		img->engine->failed = r < 0;
+		if (r < 0)
+			img->writable = false; /* close releases, and writes nothing more */
 		plt_cache_retire(img->ctx, img->engine);
 		closed = img->drv->close(img, r < 0 ? NULL : err);
 		if (r == 0)

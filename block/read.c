@@ -101,10 +101,17 @@ static void read_compressed(struct plt_io *io, const struct plt_run *run)
 	plt_io_op_submit(iop);
 }
 
-static void read_run(struct plt_io *io, const struct plt_run *run)
+/* Chains are deep and each layer has a frame on the stack: texts are made elsewhere. */
+static __attribute__((noinline)) void damaged(struct plt_io *io, const struct plt_run *run)
 {
 	struct plt_error err = PLT_ERROR_INIT;
 
+	plt_error_set(&err, EIO, "'%s': the mapping of guest offset %#" PRIx64 " is damaged", io->img->name, run->off);
+	plt_io_fail(io, EIO, &err);
+}
+
+static void read_run(struct plt_io *io, const struct plt_run *run)
+{
 	switch (run->kind) {
 	case PLT_RUN_DATA:
 		io->all_zero = false;
@@ -125,17 +132,25 @@ static void read_run(struct plt_io *io, const struct plt_run *run)
 		read_backing(io, run);
 		return;
 	case PLT_RUN_DAMAGED:
-		plt_error_set(&err, EIO, "'%s': the mapping of guest offset %#" PRIx64 " is damaged",
-			      io->img->name, run->off);
-		plt_io_fail(io, EIO, &err);
+		damaged(io, run);
 		return;
 	}
+}
+
+/* As damaged(): the text of a failed map must not lie on the stack while the layers below run. */
+static __attribute__((noinline)) int map_here(struct plt_io *io, uint64_t end)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	int r = io->img->drv->map(io->img, &io->pins, io->pos, end - io->pos, &io->runs, &io->need, &err);
+
+	if (r < 0 && r != -EAGAIN)
+		plt_io_fail(io, r, &err);
+	return r;
 }
 
 void plt_read_step(struct plt_io *io)
 {
 	uint64_t end = io->off + io->len;
-	struct plt_error err;
 	int r;
 
 	if (io->pending || !plt_io_enter(io))
@@ -143,19 +158,15 @@ void plt_read_step(struct plt_io *io)
 	io->pending++; /* so that completions inside the loop do not finish the frame */
 	while (io->pos < end && !io->result) {
 		io->runs.n = 0;
-		err.code = 0;
-		err.text[0] = 0;
-		r = io->img->drv->map(io->img, &io->pins, io->pos, end - io->pos, &io->runs, &io->need, &err);
+		r = map_here(io, end);
 		if (r == -EAGAIN) {
 			/* a need is met with nothing under way: then the frame waits for one thing only */
 			if (--io->pending == 0)
 				plt_io_meet(io);
 			return;
 		}
-		if (r < 0) {
-			plt_io_fail(io, r, &err);
+		if (r < 0)
 			break;
-		}
 		plt_pins_drop(&io->pins);
 		for (unsigned i = 0; i < io->runs.n && !io->result; i++) {
 			read_run(io, &io->run[i]);

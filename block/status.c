@@ -13,16 +13,6 @@
 
 #define RUNS 64
 
-/* Blocking: make the cache hold @b. */
-static void load_wait(struct plt_image *img, struct plt_block *b)
-{
-	uint8_t buf[PLT_SLICE] __attribute__((aligned(PLT_SLICE)));
-	struct plt_error text = PLT_ERROR_INIT;
-	int r = plt_store_read(img->file, plt_block_host_off(b), buf, b->len, b->type->tag, &text);
-
-	plt_cache_loaded(img->engine, b, buf, -r, &text);
-}
-
 int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
 		       struct plt_error *err)
 {
@@ -36,7 +26,7 @@ int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct
 		if (r != -EAGAIN)
 			break;
 		assert(need.kind == PLT_NEED_LOAD); /* maps need nothing else, and slots are brought along */
-		load_wait(img, need.block);
+		(void)plt_meta_load_wait(img, need.block, NULL);
 		if (runs->n) { /* what it has found so far will do */
 			r = 0;
 			break;

@@ -58,6 +58,9 @@ int plt_run_request(struct plt_image *img, const struct plt_request *r, struct p
 	while (!c.done)
 		plt_queue_poll(q, true);
 	plt_ctx_give_queue(img->ctx, q);
+	/* writethrough: what was changed is durable, with the entries that lead to it, when the call returns */
+	if (c.result == 0 && img->file->writethrough && r->kind != PLT_IO_READ_REQ && r->kind != PLT_IO_FLUSH_REQ)
+		return plt_run_request(img, &(struct plt_request){ .kind = PLT_IO_FLUSH_REQ }, err);
 	return c.result;
 }
 

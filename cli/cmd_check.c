@@ -22,7 +22,7 @@ static int run(struct cli_args *a);
 
 static const struct cli_opt opts[] = {
 	{ 'f', "format", "fmt", "format of the image", CLI_FORMAT },
-	{ 'r', "repair", "leaks|all", "refused: this release finds damage and repairs none",
+	{ 'r', "repair", "leaks|all", "this release repairs nothing: it ends with 1 if there is something to repair",
 	  CLI_REPAIR },
 	{ 'T', "cache", "src_cache", "how to read the image: none, writeback, ...", CLI_CACHE },
 	{ 0 },
@@ -221,16 +221,13 @@ static int run(struct cli_args *a)
 		cli_error("Invalid source cache option: %s", cache);
 		return 1;
 	}
-	if (repair) {
-		cli_error(
-			"-r %s: repair is not supported in this release; without -r the image is "
-			"checked and left as it is",
-			repair);
-		return 1;
-	}
 	if (cli_context(a, &ctx) < 0)
 		return 1;
 	status = check(a, ctx, a->argv[optind], &o);
 	plt_ctx_free(ctx);
+	if (repair && status) { /* a sound image is repaired already */
+		cli_error("-r %s: repair is not supported in this release; the image is left as it is", repair);
+		return 1;
+	}
 	return status;
 }

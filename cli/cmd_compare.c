@@ -37,7 +37,7 @@ const struct cli_command cli_compare = {
 		NULL,
 	},
 	.examples = (const char *const[]){
-		"platter compare old.vhd new.qcow2", "whatever their formats are",
+		"platter compare old.raw new.qcow2", "whatever their formats are",
 		"platter compare -s a.qcow2 b.qcow2", "what is allocated must be the same too",
 		NULL,
 	},

@@ -72,7 +72,7 @@ const struct cli_command cli_convert = {
 		NULL,
 	},
 	.examples = (const char *const[]){
-		"platter convert -p -O qcow2 disk.vhd disk.qcow2", "another format, with progress",
+		"platter convert -p -O qcow2 disk.raw disk.qcow2", "another format, with progress",
 		"platter convert -c -O qcow2 --compress-level best disk.raw small.qcow2",
 		"compressed",
 		"platter convert -n -O raw disk.qcow2 /dev/vg/volume", "into a device that exists",

@@ -104,12 +104,12 @@ static void show_line(struct cli_progress *p, uint64_t done, uint64_t total)
 int cli_progress_tick(void *arg, uint64_t done, uint64_t total)
 {
 	struct cli_progress *p = arg;
-	double percent = total ? 100.0 * (double)done / (double)total : 100.0;
+	double percent = total ? 100.0 * (double)done / (double)total : 0; /* 0: still being found out */
 
 	if (percent > 100)
 		percent = 100;
-	/* 100 % comes with the last byte, and again from cli_progress_done(), as with qemu-img */
-	if (p->mode == MODE_PLAIN)
+	/* 100 % is for cli_progress_done(): the last byte is not the last of the work. */
+	if (p->mode == MODE_PLAIN && percent < 100)
 		show_plain(p, percent);
 	else if (p->mode != MODE_PLAIN && asked)
 		fprintf(stderr, "    (%3.2f/100%%)\n", percent);

@@ -19,7 +19,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 
-#define STACK_BYTES (512 * 1024)
+#define STACK_BYTES (2 * 1024 * 1024) /* a chain may be 256 layers deep */
 
 #define TICK_NS UINT64_C(100000000)
 #define STEPS 50 /* front ends that print steps of 2 % get each of them */

@@ -392,6 +392,8 @@ static int link_new(struct plt_replace *r, bool *ret_final, struct plt_error *er
 	*ret_final = !r->exists && linkat(AT_FDCWD, self, AT_FDCWD, r->final, AT_SYMLINK_FOLLOW) == 0;
 	if (*ret_final)
 		return 0;
+	if (!r->exists && errno == EEXIST)
+		return plt_error_set(err, EEXIST, "'%s' has been made by somebody else meanwhile", r->final);
 	for (int tries = 0; tries < 100; tries++) {
 		r->temp = temp_name(r);
 		if (!r->temp)
@@ -406,6 +408,19 @@ static int link_new(struct plt_replace *r, bool *ret_final, struct plt_error *er
 	return plt_error_errno(err, errno, "Could not create '%s'", r->final);
 }
 
+/* Is the old file, which we have locked, still the one under the final name? */
+static int still_ours(const struct plt_replace *r, struct plt_error *err)
+{
+	struct stat held, named;
+	int fd = r->exists && r->old ? plt_store_fd(r->old) : -1;
+
+	if (fd < 0 || fstat(fd, &held) < 0)
+		return 0;
+	if (stat(r->final, &named) < 0 || held.st_dev != named.st_dev || held.st_ino != named.st_ino)
+		return plt_error_set(err, EBUSY, "'%s' has been replaced by somebody else meanwhile", r->final);
+	return 0;
+}
+
 int plt_replace_commit(struct plt_replace *r, struct plt_error *err)
 {
 	bool unsafe = r->made->unsafe, linked = false;
@@ -417,7 +432,10 @@ int plt_replace_commit(struct plt_replace *r, struct plt_error *err)
 		if (!ret && !unsafe && fsync(plt_store_fd(r->made)) < 0)
 			ret = plt_error_errno(err, errno, "Could not flush '%s'", r->final);
 	}
-	if (!ret && !linked && rename(r->temp, r->final) < 0)
+	if (!ret && !linked)
+		ret = still_ours(r, err);
+	if (!ret && !linked && renameat2(AT_FDCWD, r->temp, AT_FDCWD, r->final, r->exists ? 0 : RENAME_NOREPLACE) < 0 &&
+	    !(errno == EINVAL && !r->exists && rename(r->temp, r->final) == 0))
 		ret = plt_error_errno(err, errno, "Could not rename the finished image to '%s'", r->final);
 	if (ret) {
 		if (linked)

@@ -17,6 +17,7 @@
  *
  * What is written is copy.c's affair.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -118,6 +119,7 @@ static void create_options(const struct plt_target *t, struct plt_create_options
 	co->format = t->format;
 	co->options = t->opts->options;
 	co->virtual_size = t->src->size;
+	co->flags = PLT_CREATE_OWN_SIZE;
 	co->backing = t->opts->backing;
 	co->backing_format = t->opts->backing_format;
 	if (t->opts->flags & PLT_CONVERT_UNCHECKED_BACKING)
@@ -161,14 +163,29 @@ static int destroy_old(struct plt_target *t, struct plt_error *err)
 
 	if (ret)
 		return ret;
+	t->destroyed = true;
 	if (size) {
-		t->destroyed = true;
 		ret = plt_store_write(st, 0, zeros, PLT_MIN(size, OLD_HEADER), PLT_IO_HEADER, err);
 		if (!ret)
 			ret = plt_store_sync(st, err);
 	}
 	if (!ret && t->rep.regular)
 		ret = plt_store_truncate(st, 0, err);
+	return ret;
+}
+
+/* A device has the size that it has: too small a one is refused before its content is lost. */
+static int check_device(const struct plt_target *t, struct plt_store *st, struct plt_error *err)
+{
+	uint64_t size;
+	int ret;
+
+	if (st->limits.can_grow || !t->no_header)
+		return 0;
+	ret = plt_store_size(st, &size, err);
+	if (!ret && size < t->src->size)
+		ret = plt_error_set(err, ENOSPC, "the device is too small (%" PRIu64 " bytes, %" PRIu64 " are needed)",
+				    size, t->src->size);
 	return ret;
 }
 
@@ -187,6 +204,8 @@ static int begin_in_place(struct plt_target *t, unsigned flags, const struct wis
 		/* Options that the driver refuses must not cost the old content. */
 		create_options(t, &co);
 		ret = plt_rehearse(t->ctx, t->name, &co, w->opts, err);
+		if (!ret)
+			ret = check_device(t, st, err);
 		if (!ret)
 			ret = destroy_old(t, err);
 		if (ret)
@@ -294,6 +313,46 @@ static int begin_existing(struct plt_target *t, struct plt_error *err)
 	return ret;
 }
 
+/* A name that means something else than a file of that name: refused before a file is made. */
+static int check_name(const char *name, struct plt_error *err)
+{
+	json_t *tree;
+	int ret = plt_name_parse(name, false, &tree, err);
+
+	if (!ret)
+		json_decref(tree);
+	return ret;
+}
+
+/*
+ * The data file that the options name will be emptied.  Whether it can be had, and whether somebody
+ * reads from it, is found out before anything of the target is touched.
+ */
+static int check_data_file(const struct plt_target *t, const char *name, struct plt_error *err)
+{
+	struct plt_store *st;
+	struct stat sb;
+	bool fresh;
+	int ret;
+
+	if (!name)
+		return 0;
+	fresh = stat(name, &sb) < 0 && errno == ENOENT;
+	ret = plt_file_open(name, PLT_FILE_WRITE | PLT_FILE_CREATE, &st, err);
+	if (ret)
+		return ret;
+	ret = plt_store_lock(st, PLT_PERM_READ | PLT_PERM_WRITE | PLT_PERM_RESIZE,
+			     PLT_PERM_READ | PLT_PERM_WRITE_UNCHANGED, err);
+	if (ret == -ENOTSUP)
+		ret = 0;
+	if (!ret && plt_source_uses(t->src, st))
+		ret = plt_error_set(err, EBUSY, "'%s' is read from by this conversion", name);
+	plt_store_unref(st);
+	if (fresh)
+		(void)unlink(name);
+	return ret;
+}
+
 static int begin(struct plt_target *t, const struct plt_driver *drv, uint64_t data, struct plt_error *err)
 {
 	PLT_AUTOFREE char *path = NULL;
@@ -302,7 +361,11 @@ static int begin(struct plt_target *t, const struct plt_driver *drv, uint64_t da
 
 	if (t->opts->flags & PLT_CONVERT_NO_CREATE)
 		return begin_existing(t, err);
-	ret = wishes_read(&w, t->opts, err);
+	ret = check_name(t->name, err);
+	if (!ret)
+		ret = wishes_read(&w, t->opts, err);
+	if (!ret)
+		ret = check_data_file(t, w.data_file, err);
 	if (!ret) {
 		path = plain_path(t->name);
 		t->way = WAY_BY_NAME;

@@ -271,6 +271,7 @@ struct plt_image {
 	uint32_t slice;                /* metadata slice length, <= PLT_SLICE, a power of two >= 512 */
 	char *backing_name;            /* as recorded; NULL: none.  Owned, malloc */
 	char *backing_format;          /* as recorded; NULL: not recorded */
+	bool has_backing;              /* recorded or given by the user: absent may not mean zeros.  block/ sets it */
 
 	/*
 	 * Rules of write order that are switched off, one bit each (the driver's numbering; the engine's own

@@ -16,6 +16,11 @@
  * front ends warn as qemu-img does.
  */
 const struct plt_driver *plt_probe_buffer(const uint8_t *buf, size_t len, uint64_t size);
+/*
+ * The name of a format that is known by its mark but has no driver here; NULL: none.  Such an image
+ * must not be taken for raw, silently: its bytes are not the guest's.
+ */
+const char *plt_probe_foreign(const uint8_t *buf, size_t len);
 int plt_probe(struct plt_store *st, const struct plt_driver **ret, struct plt_error *err);
 
 #endif

@@ -52,13 +52,10 @@ struct plt_ctx_options {
 	unsigned workers;             /* 0: one a core */
 	enum plt_policy policy;
 	const char *const *allow_dirs;/* NULL-terminated */
-	int ring;                     /* 0: best available; PLT_RING_* to insist */
 	void (*warn)(void *arg, const char *text); /* something a person should know; NULL: dropped */
 	void *warn_arg;
 };
-#define PLT_CTX_OPTIONS_INIT { sizeof(struct plt_ctx_options), 0, 0, PLT_POLICY_TRUST, NULL, 0, NULL, NULL }
-
-enum { PLT_RING_AUTO, PLT_RING_URING, PLT_RING_THREADS };
+#define PLT_CTX_OPTIONS_INIT { sizeof(struct plt_ctx_options), 0, 0, PLT_POLICY_TRUST, NULL, NULL, NULL }
 
 int plt_ctx_new(const struct plt_ctx_options *opts /* NULL: defaults */, struct plt_ctx **ret, struct plt_error *err);
 void plt_ctx_free(struct plt_ctx *ctx); /* every disk must be closed.  NULL allowed */
@@ -173,6 +170,7 @@ struct plt_create_options {
 };
 enum {
 	PLT_CREATE_UNCHECKED_BACKING = 1 << 0, /* -u: the backing file is not opened */
+	PLT_CREATE_OWN_SIZE = 1 << 1,          /* virtual_size wins over a size among the options */
 };
 #define PLT_CREATE_OPTIONS_INIT { sizeof(struct plt_create_options), NULL, NULL, PLT_SIZE_UNSET, NULL, NULL, 0 }
 /*

@@ -18,6 +18,7 @@
 #include "qcow2/check.h"
 
 #define MAX_OVERLAPS 1000 /* more add nothing */
+#define MAX_OVERFLOWS 100 /* one by one for each cluster */
 
 /* ---- where metadata lies --------------------------------------------------------------------- */
 
@@ -308,6 +309,18 @@ static void report_overflow(struct qcow2_exam *x)
 		uint64_t refs = qcow2_references(c, k);
 
 		for (uint64_t n = q->refcount_max; n < refs; n++) {
+			if (n - q->refcount_max == MAX_OVERFLOWS) { /* the rest at once */
+				plt_emit(x->ex,
+					 &(struct plt_finding){.id = "Q-REF-OVERFLOW",
+							       .severity = PLT_CORRUPTION,
+							       .count = refs - n,
+							       .host_off = k << q->cluster_bits,
+							       .host_len = q->cluster_size},
+					 "ERROR: overflow cluster offset=0x%" PRIx64 ": %" PRIu64
+					 " times more",
+					 k << q->cluster_bits, refs - n);
+				break;
+			}
 			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-OVERFLOW", k << q->cluster_bits,
 				  q->cluster_size, "ERROR: overflow cluster offset=0x%" PRIx64,
 				  k << q->cluster_bits);
@@ -393,6 +406,12 @@ static void report_header_notes(struct qcow2_exam *x)
 	if (q->incompatible & QCOW2_INCOMPAT_CORRUPT)
 		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-HDR-CORRUPT", 72, 8, 0, 0,
 				 "The image is marked as corrupt");
+	/* The last cluster of a file may be cut short, but a table must begin in the file. */
+	if (q->l1_size && q->l1_offset <= INT64_MAX / 2 && q->l1_offset >= x->c.file_size &&
+	    !qcow2_exceeds(&x->c, q->l1_offset, (uint64_t)q->l1_size * 8))
+		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-TRUNC", q->l1_offset, (uint64_t)q->l1_size * 8, 0, 0,
+				 "ERROR the active L1 table at offset %#" PRIx64 " lies behind the end of the file (at %"
+				 PRIu64 " bytes)", q->l1_offset, x->c.file_size);
 	if (!q->reftable_clusters)
 		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-REF-TABLE", 56, 4, 0, 0,
 				 "ERROR the header names no refcount table");

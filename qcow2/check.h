@@ -24,6 +24,7 @@ struct qcow2_l2ref {
 	uint64_t off;
 	uint32_t active, others; /* how many entries of the active L1, of snapshots' L1s, name it */
 	bool flagged;		 /* something in it wants a second look */
+	uint32_t walk, seen;	 /* how often the present walk of an L1 has looked at it */
 };
 
 struct qcow2_overflow {
@@ -119,6 +120,7 @@ struct qcow2_exam {
 	struct qcow2_overlap *overlaps; /* metadata found where metadata is already */
 	unsigned noverlaps;
 	bool refblock_said; /* an unaligned refcount block has been named */
+	uint32_t walks;	    /* walks of L1 tables so far */
 };
 
 #define QCOW2_SAY(x, level, class, off, len, ...)                                                  \

@@ -175,6 +175,22 @@ static void report_table(struct qcow2_exam *x, const uint8_t *table, uint64_t gu
 
 /* ---- L1 -------------------------------------------------------------------------------------- */
 
+/*
+ * Millions of L1 entries may name one L2 table: reading it for each would never end.  @l may be NULL.
+ */
+#define MAX_LOOKS 16
+
+static bool look_again(const struct qcow2_exam *x, struct qcow2_l2ref *l)
+{
+	if (!l)
+		return false;
+	if (l->walk != x->walks) {
+		l->walk = x->walks;
+		l->seen = 0;
+	}
+	return l->seen++ < MAX_LOOKS;
+}
+
 struct walk {
 	struct qcow2_exam *x;
 	bool active;
@@ -201,7 +217,7 @@ static int report_l1_entry(void *arg, uint32_t index, uint64_t e)
 			  "not cluster aligned; L1 entry corrupted",
 			  off);
 	l = qcow2_l2_find(&x->c, off);
-	if (!l || !l->flagged)
+	if (!l || !l->flagged || !look_again(x, l))
 		return 0;
 	if (qcow2_l2_read(&x->c, off, w->table) < 0)
 		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", off, q->cluster_size,
@@ -223,6 +239,7 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 	w.table = plt_alloc_io(x->q.cluster_size);
 	if (!w.table)
 		return -ENOMEM;
+	x->walks++;
 	r = qcow2_l1_each(&x->c, l1_off, l1_size, report_l1_entry, &w);
 	free(w.table);
 	if (r < 0 && r != -ENOMEM) {
@@ -271,7 +288,7 @@ static int copied_entry(void *arg, uint32_t index, uint64_t e)
 			  "l1_index=%" PRIu32 " l1_entry=%" PRIx64 " refcount=%" PRIu64,
 			  index, e, stored);
 	l = qcow2_l2_find(&x->c, off);
-	if (l && l->flagged && qcow2_l2_read(&x->c, off, w->table) == 0)
+	if (l && l->flagged && look_again(x, l) && qcow2_l2_read(&x->c, off, w->table) == 0)
 		copied_table(x, w->table);
 	return 0;
 }
@@ -283,6 +300,7 @@ int qcow2_exam_copied(struct qcow2_exam *x)
 
 	if (!w.table)
 		return -ENOMEM;
+	x->walks++;
 	r = qcow2_l1_each(&x->c, x->q.l1_offset, x->q.l1_size, copied_entry, &w);
 	free(w.table);
 	return r == -ENOMEM ? r : 0;
@@ -308,7 +326,7 @@ static int beyond_entry(void *arg, uint32_t index, uint64_t e)
 		 guest = (uint64_t)index << (q->cluster_bits + q->l2_bits);
 
 	if (index < b->full || !off || (off & (q->cluster_size - 1)) ||
-	    qcow2_l2_read(&b->x->c, off, b->table) < 0)
+	    !look_again(b->x, qcow2_l2_find(&b->x->c, off)) || qcow2_l2_read(&b->x->c, off, b->table) < 0)
 		return 0;
 	for (const uint8_t *p = b->table; p < b->table + q->cluster_size; p += q->l2_entry_size) {
 		enum qcow2_entry_type type = qcow2_entry_type(&b->x->c, plt_get_be64(p));
@@ -343,6 +361,7 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 	b.table = plt_alloc_io(q->cluster_size);
 	if (!b.table)
 		return -ENOMEM;
+	x->walks++;
 	r = qcow2_l1_each(&x->c, q->l1_offset, l1_size, beyond_entry, &b);
 	free(b.table);
 	/*
@@ -393,7 +412,8 @@ static int cut_entry(void *arg, uint32_t index, uint64_t e)
 	const struct qcow2_state *q = &c->x->q;
 	uint64_t off = e & QCOW2_L1_OFFSET, guest = (uint64_t)index << (q->cluster_bits + q->l2_bits);
 
-	if (c->found || !off || (off & (q->cluster_size - 1)) || qcow2_l2_read(&c->x->c, off, c->table) < 0)
+	if (c->found || !off || (off & (q->cluster_size - 1)) ||
+	    !look_again(c->x, qcow2_l2_find(&c->x->c, off)) || qcow2_l2_read(&c->x->c, off, c->table) < 0)
 		return 0;
 	for (const uint8_t *p = c->table; p < c->table + q->cluster_size; p += q->l2_entry_size) {
 		uint64_t entry = plt_get_be64(p);
@@ -423,6 +443,7 @@ int qcow2_exam_cut(struct qcow2_exam *x, uint64_t off, uint64_t rest)
 	c.table = plt_alloc_io(q->cluster_size);
 	if (!c.table)
 		return -ENOMEM;
+	x->walks++;
 	r = qcow2_l1_each(&x->c, q->l1_offset, q->l1_size, cut_entry, &c);
 	free(c.table);
 	if (r == 0 && c.found && c.lost < q->virtual_size)

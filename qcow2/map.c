@@ -8,7 +8,7 @@
  *
  * Every entry is a claim and is checked when it is used, one by one: a bad one makes its own cluster
  * damaged and no other.  A data cluster that lies on the header, the active L1 table, the refcount
- * table or the snapshot table is damaged too: what the guest would read there is not its data, and
+ * table, the snapshot table or the bitmap directory is damaged too: what the guest would read there is not its data, and
  * what it would write there would be the end of the image.
  */
 #include "base/checked.h"
@@ -32,6 +32,14 @@ bool qcow2_on_metadata(const struct qcow2_state *q, uint64_t host_off, uint64_t 
 	return plt_ranges_overlap(host_off, len, 0, q->cluster_size) ||
 	       plt_ranges_overlap(host_off, len, q->l1_offset, (uint64_t)q->l1_size * 8) ||
 	       plt_ranges_overlap(host_off, len, q->reftable_offset, reftable_len);
+}
+
+/* The same, and what a guest's data may not lie on either. */
+static bool on_any_table(const struct qcow2_state *q, uint64_t host_off, uint64_t len)
+{
+	return qcow2_on_metadata(q, host_off, len) ||
+	       (q->nb_snapshots && plt_ranges_overlap(host_off, len, q->snapshots_offset, q->snapshots_size)) ||
+	       (q->nb_bitmaps && plt_ranges_overlap(host_off, len, q->bitmap_dir_offset, q->bitmap_dir_size));
 }
 
 int qcow2_l1_get(struct plt_image *img, struct plt_pins *pins, uint64_t l1_offset, uint64_t index,
@@ -100,7 +108,7 @@ bool qcow2_entry_bad(const struct plt_image *img, struct qcow2_entry e, uint64_t
 
 	if (e.word & QCOW2_COMPRESSED) {
 		qcow2_packed_range(q, e.word, &off, &len);
-		return external || (q->extl2 && e.bitmap) || e.word & QCOW2_COPIED || qcow2_on_metadata(q, off, len);
+		return external || (q->extl2 && e.bitmap) || e.word & QCOW2_COPIED || on_any_table(q, off, len);
 	}
 	if (e.word & QCOW2_L2_RESERVED || off & (q->cluster_size - 1))
 		return true;
@@ -110,7 +118,7 @@ bool qcow2_entry_bad(const struct plt_image *img, struct qcow2_entry e, uint64_t
 		return true;
 	if (external)
 		return (off || e.word & QCOW2_COPIED) && off != plt_align_down(guest_off, q->cluster_size);
-	return off && qcow2_on_metadata(q, off, q->cluster_size);
+	return off && on_any_table(q, off, q->cluster_size);
 }
 
 enum qcow2_kind qcow2_entry_kind(const struct plt_image *img, struct qcow2_entry e, uint64_t guest_off, unsigned sub)
@@ -243,7 +251,7 @@ static unsigned alike(const struct plt_image *img, const struct plt_block *b, un
 	} while (i + n < end && plt_block_get64(b, i + n) == next);
 	/* all are good if the first is, unless the row runs into other metadata */
 	if (n > 1 && (qcow2_entry_bad(img, (struct qcow2_entry){ word, 0 }, off) ||
-		      (step && qcow2_on_metadata(q, word & QCOW2_L2_OFFSET, (uint64_t)n * q->cluster_size))))
+		      (step && on_any_table(q, word & QCOW2_L2_OFFSET, (uint64_t)n * q->cluster_size))))
 		return 1;
 	return n;
 }

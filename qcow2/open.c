@@ -127,9 +127,22 @@ static int open_recorded_data_file(struct plt_image *img, const char *name, bool
 	return 0;
 }
 
+/* Guest data in the image's own tables: what the guest wrote would be its map. */
+static int refuse_itself(struct plt_image *img, struct plt_error *err)
+{
+	struct stat st;
+	int fd = plt_store_fd(img->data);
+
+	if (fd < 0 || fstat(fd, &st) < 0 || !same_file(img->file, &st, true))
+		return 0;
+	return plt_error_set(err, ELOOP, "The external data file '%s' is the image itself", img->data->name);
+}
+
 static int open_data_store(struct plt_image *img, const struct plt_open_how *how,
 			   struct plt_error *err)
 {
+	int r;
+
 	struct qcow2_state *q = qcow2_of(img);
 	bool external = q->incompatible & QCOW2_INCOMPAT_DATA_FILE;
 
@@ -139,7 +152,7 @@ static int open_data_store(struct plt_image *img, const struct plt_open_how *how
 			"'data-file' can only be set for images with an external data file");
 	if (external && how->data_file) {
 		img->data = plt_store_ref(how->data_file);
-		return 0;
+		return refuse_itself(img, err);
 	}
 	if (!external || how->no_refs) {
 		if (external)
@@ -149,7 +162,8 @@ static int open_data_store(struct plt_image *img, const struct plt_open_how *how
 	}
 	if (!q->data_file_name || !*q->data_file_name)
 		return plt_error_set(err, EINVAL, "'data-file' is required for this image");
-	return open_recorded_data_file(img, q->data_file_name, img->writable, err);
+	r = open_recorded_data_file(img, q->data_file_name, img->writable, err);
+	return r < 0 ? r : refuse_itself(img, err);
 }
 
 static const struct qcow2_snapshot *find_snapshot(const struct qcow2_state *q,

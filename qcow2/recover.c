@@ -190,18 +190,21 @@ static int take_bitmaps(struct recover *v)
 	for (unsigned i = 0; !r && i < q->nbitmaps; i++) {
 		const struct qcow2_bitmap *b = &q->bitmaps[i];
 		uint64_t bytes = (uint64_t)b->table_size * 8;
-		uint8_t e[8];
+		uint8_t buf[4096];
 
 		r = take(v, b->table_offset, bytes, "a bitmap table is misplaced");
-		for (uint64_t at = 0; !r && at < bytes; at += 8) {
-			uint64_t off;
+		for (uint64_t at = 0; !r && at < bytes; at += sizeof(buf)) {
+			uint64_t n = PLT_MIN(sizeof(buf), bytes - at);
 
-			r = plt_store_read(v->c.file, b->table_offset + at, e, 8, PLT_IO_BITMAP,
+			r = plt_store_read(v->c.file, b->table_offset + at, buf, n, PLT_IO_BITMAP,
 					   v->err);
-			off = plt_get_be64(e) & QCOW2_BITMAP_TABLE_OFFSET;
-			if (!r && off)
-				r = take(v, off, q->cluster_size,
-					 "a bitmap's cluster is misplaced");
+			for (uint64_t k = 0; !r && k < n; k += 8) {
+				uint64_t off = plt_get_be64(buf + k) & QCOW2_BITMAP_TABLE_OFFSET;
+
+				if (off)
+					r = take(v, off, q->cluster_size,
+						 "a bitmap's cluster is misplaced");
+			}
 		}
 	}
 	qcow2_bitmaps_release(q); /* loaded anew when the image is opened further */

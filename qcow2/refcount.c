@@ -305,14 +305,18 @@ int qcow2_alloc(struct plt_image *img, uint64_t n, uint64_t *ret_host_off, struc
 			have += f.n;
 		}
 		pthread_mutex_unlock(&img->lock);
+		if (r == -EAGAIN && need.kind == PLT_NEED_LOAD) { /* while the block is still pinned */
+			r = plt_meta_load_wait(img, need.block, err);
+			plt_pins_drop(&pins);
+			if (r == 0)
+				continue;
+		}
 		plt_pins_drop(&pins);
 		if (r == 0 && have == n) {
 			*ret_host_off = start << q->cluster_bits;
 			return 0;
 		}
-		if (r == -EAGAIN && need.kind == PLT_NEED_LOAD)
-			r = plt_meta_load_wait(img, need.block, err);
-		else if (r == -EAGAIN && need.kind == PLT_NEED_WORK)
+		if (r == -EAGAIN && need.kind == PLT_NEED_WORK)
 			r = qcow2_work(img, need.code, need.arg, err);
 		else if (r == -EAGAIN)
 			r = plt_error_set(err, ENOSPC, "'%s': no free cluster is left", img->name);

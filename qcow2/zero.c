@@ -30,13 +30,13 @@ static bool reads_zero(struct plt_image *img, struct qcow2_entry e, uint64_t off
 	if (e.word & QCOW2_COMPRESSED)
 		return false;
 	if (q->extl2)
-		return e.bitmap == UINT64_C(0xffffffff00000000) || (!img->backing_name && !(uint32_t)e.bitmap);
+		return e.bitmap == UINT64_C(0xffffffff00000000) || (!img->has_backing && !(uint32_t)e.bitmap);
 	switch (qcow2_entry_kind(img, e, off, 0)) {
 	case QCOW2_ZERO_PLAIN:
 	case QCOW2_ZERO_KEPT:
 		return true;
 	case QCOW2_ABSENT:
-		return !img->backing_name;
+		return !img->has_backing;
 	default:
 		return false;
 	}
@@ -105,7 +105,7 @@ static int do_slice(struct plt_image *img, const struct op *op, uint64_t off, ui
 	r = qcow2_l1_check(img, index, l1, err);
 	if (r < 0)
 		goto out;
-	if (!(l1 & QCOW2_L1_OFFSET) && !img->backing_name && (op->discard || q->version < 3)) {
+	if (!(l1 & QCOW2_L1_OFFSET) && !img->has_backing && (op->discard || q->version < 3)) {
 		*ret_done = PLT_MIN(len, ((index + 1) << l1_shift) - off); /* nothing here: zeros already */
 		goto out;
 	}
@@ -174,7 +174,7 @@ int qcow2_write_zeroes(struct plt_image *img, uint64_t off, uint64_t len, bool u
 	*ret_done = 0;
 	if (is_external(img))
 		return -ENOTSUP; /* zeros go to the data file, as data */
-	if (q->version < 3 && img->backing_name)
+	if (q->version < 3 && img->has_backing)
 		return -ENOTSUP;
 	return change(img, &op, off, len, ret_done, need, err);
 }
@@ -187,11 +187,11 @@ int qcow2_discard(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *r
 	int r;
 
 	*ret_done = 0;
-	if (q->version < 3 && img->backing_name)
+	if (q->version < 3 && img->has_backing)
 		return -ENOTSUP;
 	if (is_external(img)) {
 		/* the place stays mapped, or stays absent; what is there becomes zeros */
-		if (img->backing_name)
+		if (img->has_backing)
 			return -ENOTSUP;
 		r = plt_store_zero(img->data, off, len, PLT_ZERO_MAY_UNMAP | PLT_ZERO_NO_FALLBACK, PLT_IO_DATA, err);
 		if (r == 0)

@@ -82,7 +82,7 @@ for c in amend bench bitmap commit dd measure rebase resize snapshot; do
 	fails 1 "$c is refused" "$PLATTER" $c x
 	like "$("$PLATTER" $c x 2>&1)" "^platter: $c: this command is not supported" "$c: says so"
 done
-for type in secret tls-creds-x509 foo; do
+for type in tls-creds-psk tls-creds-x509 foo; do
 	fails 1 "--object $type is refused" "$PLATTER" info --object "$type,id=a,data=x" a
 	like "$("$PLATTER" info --object "$type,id=a" a 2>&1)" "^platter: --object $type is not supported" \
 		"--object $type: says so"

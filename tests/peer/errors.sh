@@ -185,7 +185,7 @@ if [ "$(id -u)" != 0 ]; then
 elif ! mount -t tmpfs -o size=1m platter-test small 2>mount.log; then
 	skip 'a full disk' "$(cat mount.log)"
 else
-	trap 'umount "$SCRATCH/work/small"; tap_cleanup' EXIT
+	trap 'status=$?; umount "$SCRATCH/work/small"; (exit $status); tap_cleanup' EXIT
 	full_disk
 fi
 if [ "$(id -u)" != 0 ]; then

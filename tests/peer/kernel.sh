@@ -42,7 +42,7 @@ release() {
 	mounted=
 	loop=
 }
-trap 'release; tap_cleanup' EXIT
+trap 'status=$?; release; (exit $status); tap_cleanup' EXIT
 
 # Something to keep: many small files, a large one, a sparse one, links.
 mkdir -p files/dir/deep mnt
