@@ -15,6 +15,7 @@ script_tests += \
 	tests/convert/backing.sh \
 	tests/convert/compare.sh \
 	tests/convert/hash.sh \
+	tests/convert/refused.sh \
 	tests/convert/roundtrip.sh \
 	tests/convert/salvage.sh \
 	tests/convert/target.sh \
