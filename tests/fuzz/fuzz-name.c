@@ -24,7 +24,8 @@ static void parse(const char *name, bool image_opts)
 	if (plt_name_parse(text, false, &again, NULL) == 0) {
 		text2 = plt_name_text(again);
 		FUZZ_MUST(text2);
-		if (strcmp(text, text2)) {
+		/* what is not text has been replaced, and the order of keys goes by their bytes */
+		if (strcmp(text, text2) && !strstr(text, "\\uFFFD")) {
 			fprintf(stderr, "%s\n%s\n%s\n", name, text, text2);
 			abort();
 		}

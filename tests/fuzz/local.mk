@@ -65,4 +65,7 @@ script_tests += \
 	tests/fuzz/corpus.sh \
 	tests/fuzz/hostile.sh \
 	$(NULL)
-EXTRA_DIST += tests/fuzz/make-corpus.sh
+EXTRA_DIST += \
+	tests/fuzz/corpus \
+	tests/fuzz/make-corpus.sh \
+	$(NULL)

@@ -567,7 +567,7 @@ IMAGE(disk_2e_full) /* the same, and every L1 entry names the one L2 table */
 	if (!v)
 		die("memory");
 	for (size_t i = 0; i < 32 << 20; i += 8)
-		plt_put_be64(v + i, at(m, L2));
+		plt_put_be64(v + i, at(m, L2) | QCOW2_COPIED);
 	disk_2e(m);
 	put(m, UINT64_C(32) << 20, v, 32 << 20);
 	free(v);
