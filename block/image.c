@@ -347,7 +347,8 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 		}
 		json_decref(named);
 	}
-	if (r < 0)
+	/* each layer adds its words, as in QEMU, until the reason would be pushed out at the other end */
+	if (r < 0 && err && strlen(err->text) < sizeof(err->text) / 2)
 		plt_error_prefix(err, "Could not open backing file");
 	return r;
 }

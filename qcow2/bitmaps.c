@@ -23,6 +23,7 @@
 #include "qcow2/mapping.h"
 
 #define MAX_CONTENT (UINT64_C(512) << 20) /* bytes of bits of one bitmap: QEMU's limit */
+#define MAX_LOADED (UINT64_C(192) << 20)  /* of all that an image makes us keep in memory */
 
 /* ---- the directory --------------------------------------------------------------------------- */
 
@@ -181,7 +182,7 @@ static void take_bits(struct qcow2_bitmap *b, uint64_t first, uint64_t n, const 
 }
 
 static int load_content(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size,
-			struct plt_error *err)
+			uint64_t loaded, struct plt_error *err)
 {
 	const struct qcow2_state *q = qcow2_of(img);
 	uint64_t per = cluster_bits_of(q);
@@ -199,6 +200,11 @@ static int load_content(struct plt_image *img, struct qcow2_bitmap *b, uint64_t 
 	if (plt_div_up(b->nbits, 8) > MAX_CONTENT)
 		return plt_error_set(err, EFBIG, "Bitmap of %" PRIu64 " bits is too large",
 				     b->nbits);
+	if (plt_div_up(b->nbits, 8) > MAX_LOADED - loaded)
+		return plt_error_set(err, EFBIG,
+				     "The image's bitmaps would take more than %" PRIu64
+				     " MiB of memory",
+				     MAX_LOADED >> 20);
 	if (!plt_in_range(b->table_offset, (uint64_t)b->table_size * 8, file_size))
 		return plt_error_set(err, EUCLEAN,
 				     "Bitmap table at offset %#" PRIx64
@@ -236,7 +242,7 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
 	struct plt_error why = PLT_ERROR_INIT;
-	uint64_t file_size;
+	uint64_t file_size, loaded = 0;
 	int r;
 
 	if (q->bitmaps_damaged)
@@ -282,7 +288,7 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 			b->inconsistent = true;
 		if (!img->writable || b->inconsistent || !(b->flags & QCOW2_BITMAP_AUTO))
 			continue;
-		r = load_content(img, b, file_size, &why);
+		r = load_content(img, b, file_size, loaded, &why);
 		if (r == -ENOMEM)
 			return plt_error_set(err, ENOMEM, "Bitmap '%s': %s", b->name, why.text);
 		if (r < 0)
@@ -291,6 +297,12 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 		b->inconsistent = r <
 				  0; /* and is marked so on the disk before anything is written */
 		b->recording = r == 0;
+		if (b->recording) {
+			loaded += plt_div_up(b->nbits, 8);
+		} else {
+			free((void *)b->words);
+			b->words = NULL;
+		}
 		q->bitmaps_recording |= b->recording;
 	}
 	return 0;

@@ -111,9 +111,16 @@ static int unsupported_features(const struct qcow2_state *q, uint64_t unknown,
 	return plt_error_set(err, ENOTSUP, "Unsupported qcow2 feature(s): %s", text);
 }
 
-static int keep_unknown(struct qcow2_state *q, uint32_t type, const uint8_t *data, uint32_t len)
+#define MAX_UNKNOWN 4096 /* extensions that are kept; a first cluster of 2 MiB has room for a quarter million */
+
+static int keep_unknown(struct qcow2_state *q, uint32_t type, const uint8_t *data, uint32_t len,
+			struct plt_error *err)
 {
-	struct qcow2_unknown_ext *v = realloc(q->unknown, (q->nunknown + 1) * sizeof(*v));
+	struct qcow2_unknown_ext *v;
+
+	if (q->nunknown == MAX_UNKNOWN)
+		return plt_error_set(err, EFBIG, "More than %d unknown header extensions", MAX_UNKNOWN);
+	v = realloc(q->unknown, (q->nunknown + 1) * sizeof(*v));
 
 	if (!v)
 		return -ENOMEM;
@@ -131,7 +138,8 @@ static int keep_unknown(struct qcow2_state *q, uint32_t type, const uint8_t *dat
  * The bitmaps extension.  What is wrong with it costs the bitmaps, not the disk: it is kept as an
  * unknown one and the state says that no bitmap may be trusted.
  */
-static int parse_bitmaps_ext(struct qcow2_state *q, const uint8_t *data, uint32_t len)
+static int parse_bitmaps_ext(struct qcow2_state *q, const uint8_t *data, uint32_t len,
+			     struct plt_error *err)
 {
 	struct qcow2_ext_bitmaps e;
 
@@ -150,7 +158,7 @@ static int parse_bitmaps_ext(struct qcow2_state *q, const uint8_t *data, uint32_
 	q->nb_bitmaps = 0;
 	q->bitmap_dir_size = q->bitmap_dir_offset = 0;
 	q->bitmaps_damaged = true;
-	return keep_unknown(q, QCOW2_EXT_BITMAPS, data, len);
+	return keep_unknown(q, QCOW2_EXT_BITMAPS, data, len, err);
 }
 
 static int parse_ext(struct qcow2_state *q, uint32_t type, const uint8_t *data, uint32_t len,
@@ -211,9 +219,9 @@ static int parse_ext(struct qcow2_state *q, uint32_t type, const uint8_t *data, 
 					     q->luks_length);
 		return 0;
 	case QCOW2_EXT_BITMAPS:
-		return parse_bitmaps_ext(q, data, len);
+		return parse_bitmaps_ext(q, data, len, err);
 	default:
-		return keep_unknown(q, type, data, len);
+		return keep_unknown(q, type, data, len, err);
 	}
 }
 

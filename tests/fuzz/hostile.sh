@@ -41,7 +41,7 @@ explained() {
 	check:[023] | check:63 | compare:1) return 0 ;;
 	*:0) [ "$lines" -eq 0 ] ;;
 	check:1) grep -q . err ;;
-	create:1) grep -q "^platter: .*$2" err ;; # and qemu-img's second line
+	create:1) grep -q '^platter: target: ' err ;; # and qemu-img's second line
 	map:1) [ "$lines" -eq 1 ] && grep -q -e "^platter: .*$2" -e 'external, encrypted or compressed' err ;;
 	*) [ "$lines" -eq 1 ] && grep -q "^platter: .*$2" err ;;
 	esac
@@ -186,6 +186,23 @@ like "$(cat err)" 'infinite loop' 'and says so'
 limited "$PLATTER" info --backing-chain backing-other
 is "$status" 1 'info --backing-chain sees a loop of two'
 rm -f target target2
+
+# ---- memory of opening for writing ---------------------------------------------------------------
+
+cp bitmap-claims writable
+limited "$PLATTER" convert -n -O qcow2 sound writable
+is "$status" 0 'an image whose bitmaps claim 2 GiB of memory can be written'
+like "$(cat err)" 'more than 192 MiB of memory' 'and it is said that they are not kept'
+cp sound writable
+limited "$PLATTER" convert -n -O qcow2 counts-zero writable
+is "$status" 0 'writing into a sound image'
+for name in counts-zero rt-empty l1-in-header rt-on-l1 rt-far; do
+	cp --sparse=always "$name" writable
+	limited "$PLATTER" convert -n -f raw -O qcow2 secret writable
+	is "$status" 1 "writing into $name is refused"
+	is "$(cmp -n 104 "$name" writable 2>&1)" '' 'and its header is what it was'
+done
+rm writable
 
 # ---- names given by the caller -----------------------------------------------------------------
 

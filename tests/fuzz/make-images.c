@@ -385,6 +385,7 @@ IMAGE(rt_far) /* the L1 lies where the refcount table does not reach */
 	put64(m, 40, far);
 	put64(m, far, at(m, L2) | QCOW2_COPIED);
 	length(m, far + m->cs);
+	rt_all_one(m);
 	counts_max(m); /* nothing is free below: the table must grow, onto the L1 */
 }
 
@@ -543,6 +544,19 @@ IMAGE(bitmap_on_header)
 	put64(m, at(m, NCLUSTERS + 1), at(m, RT));
 	length(m, at(m, NCLUSTERS + 2));
 }
+IMAGE(bitmap_claims) /* four bitmaps of 512 MiB, all of it ones, in a few bytes; 2 MiB clusters */
+{
+	put64(m, 24, UINT64_C(1) << 41);
+	put32(m, 36, 4);
+	bitmaps(m, 4, 4 * 32, at(m, NCLUSTERS));
+	for (unsigned i = 0; i < 4; i++) {
+		bitmap_entry(m, at(m, NCLUSTERS) + i * 32, at(m, NCLUSTERS + 1), 256, 2);
+		count(m, NCLUSTERS + i % 2, 1);
+	}
+	for (unsigned i = 0; i < 256; i++)
+		put64(m, at(m, NCLUSTERS + 1) + i * 8, QCOW2_BITMAP_TABLE_ONES);
+	length(m, at(m, NCLUSTERS + 2));
+}
 IMAGE(bitmap_table_on_header)
 {
 	bitmaps(m, 1, 32, at(m, NCLUSTERS));
@@ -650,7 +664,7 @@ static const struct {
 	QCOW2(bitmaps_on_rt, "bitmaps-on-rt"), QCOW2(bitmap_table_huge, "bitmap-table-huge"),
 	QCOW2(bitmap_table_sparse, "bitmap-table-sparse"), QCOW2(bitmap_on_header, "bitmap-on-rt"),
 	QCOW2(bitmap_table_on_header, "bitmap-table-on-rt"),
-	QCOW2(file_8t, "file-8t"), QCOW2(file_max, "file-max"), { "disk-2e", 21, disk_2e },
+	{ "bitmap-claims", 21, bitmap_claims }, QCOW2(file_8t, "file-8t"), QCOW2(file_max, "file-max"), { "disk-2e", 21, disk_2e },
 	{ "disk-2e-full", 21, disk_2e_full }, QCOW2(snaps_64m, "snaps-64m"),
 };
 
@@ -748,7 +762,8 @@ static uint64_t data_bytes(void)
 
 /*
  * Opening takes at most 2 x (L1 + refcount table) + 8 MiB, and never more than 256 MiB.  The limit is
- * set when everything that belongs to the process (context, threads, the first image) exists.
+ * set when everything that belongs to the process (context, threads, the first image) exists.  The
+ * list of snapshots, of which there are 65536 at most, comes on top.
  */
 static int opens(const char *path, const char *first)
 {
@@ -779,6 +794,8 @@ static int opens(const char *path, const char *first)
 	if (tables > (uint64_t)sb.st_size)
 		tables = (uint64_t)sb.st_size;
 	tables = 2 * tables + (8 << 20);
+	if (plt_get_be32(h + 60) <= QCOW2_MAX_SNAPSHOTS)
+		tables += (uint64_t)plt_get_be32(h + 60) * 320;
 	lim.rlim_cur = lim.rlim_max = data_bytes() + (tables < most ? tables : most);
 	if (setrlimit(RLIMIT_DATA, &lim) < 0)
 		die("setrlimit");
