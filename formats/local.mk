@@ -10,6 +10,8 @@ libplatter_core_la_SOURCES += \
 	formats/options.c \
 	formats/options.h \
 	formats/policy.c \
+	formats/policy.h \
 	formats/probe.c \
+	formats/probe.h \
 	formats/registry.c \
 	$(NULL)

@@ -14,6 +14,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/header.c \
 	qcow2/header_write.c \
 	qcow2/map.c \
+	qcow2/mapping.h \
 	qcow2/ondisk.h \
 	qcow2/open.c \
 	qcow2/place.c \

@@ -326,11 +326,9 @@ START_TEST(edges_are_obeyed)
 		if (rec[i].kind != PLT_LOG_WRITE || rec[i].tag != PLT_IO_OTHER || rec[i].len % PLT_SLICE)
 			continue;
 		for (unsigned k = 0; k < BLOCKS; k++) {
-			const uint8_t *data = rec[i].data + (b->host[k] - rec[i].off);
-
 			if (b->host[k] < rec[i].off || b->host[k] >= rec[i].off + rec[i].len)
 				continue;
-			check_block(data, k, durable);
+			check_block(rec[i].data + (b->host[k] - rec[i].off), k, durable);
 			checked++;
 		}
 		for (unsigned k = 0; k < BLOCKS; k++)
