@@ -120,10 +120,11 @@ struct qcow2_state {
 	uint64_t free_hint;             /* cluster index: none below is known to be free */
 	uint64_t file_clusters;         /* clusters that the file's length covers, rounded up: above, all is fresh */
 	uint64_t comp_tail;             /* next free byte of the last compressed host cluster; 0: none */
-	struct plt_pins reft_pins;
 	bool lazy;                      /* lazy refcounts in force: compatible bit and option */
 	bool dirty_on_disk;
-	void *alloc;                    /* refcount.c's own */
+
+	struct qcow2_guard *_Atomic guard; /* guard.c; NULL until the first write */
+	_Atomic bool corrupt;           /* a write on metadata was prevented: no more of them */
 
 	/* header.c, open.c, snaptable.c, bitmaps.c */
 	bool bitmaps_damaged;           /* extension or directory unusable: clusters kept, bitmaps not */
