@@ -634,10 +634,15 @@ static int unshare_l2(struct plt_image *img, uint64_t index, struct plt_error *e
 
 int qcow2_work(struct plt_image *img, int code, uint64_t arg, struct plt_error *err)
 {
+	int r;
+
 	if (atomic_load(&qcow2_of(img)->corrupt))
 		return qcow2_refuse_corrupt(img, err);
 	if (code == QCOW2_WORK_MARK_CORRUPT)
 		return qcow2_mark_corrupt(img, arg, err);
+	r = qcow2_header_settle(img, err);
+	if (r < 0)
+		return r;
 	switch (code) {
 	case QCOW2_WORK_NEW_L2:
 		return new_l2(img, arg, err);

@@ -457,7 +457,11 @@ int qcow2_grow_reftable(struct plt_image *img, uint64_t entries, struct plt_erro
 	pthread_mutex_unlock(&img->lock);
 	r = qcow2_header_switch(img, 48, 60, err);
 	if (r < 0) {
-		/* either header may be on disk: keep to the old one, whose table is still right; nothing was freed */
+		/*
+		 * Either header may be on disk.  In memory the old table stays: all that it counts, the new one
+		 * counts in the same blocks.  Nothing is freed, and no table is changed, before the header has
+		 * been written as it is now (qcow2_header_settle).
+		 */
 		pthread_mutex_lock(&img->lock);
 		q->reftable_offset = old_off;
 		q->reftable_clusters = (uint32_t)(old_len >> q->cluster_bits);
