@@ -9,7 +9,6 @@ libplatter_core_la_SOURCES += \
 	convert/hash.c \
 	convert/hold.c \
 	convert/limits.c \
-	convert/rehearse.c \
 	convert/replace.c \
 	convert/source.c \
 	convert/target.c \

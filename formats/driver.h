@@ -327,6 +327,11 @@ struct plt_create {
 	const struct plt_opts *opts;    /* every create option, defaults filled in */
 	uint64_t size;
 	const char *name;               /* final name of the image, for messages */
+	/*
+	 * The files are thrown away: only what would be refused is wanted.  All is checked, nothing is
+	 * reserved, and no more need be written than it takes to find out.
+	 */
+	bool trial;
 };
 
 struct plt_bitmap_info {
