@@ -412,6 +412,8 @@ struct plt_driver {
 	/* "format-specific": {"type":…, "data":{…}}, a new reference, NULL if there is nothing to say. */
 	json_t *(*info)(struct plt_image *img);
 	uint32_t (*cluster_size)(struct plt_image *img); /* 0: none */
+	/* Blocking: at least @n clusters of the file are in use by the format.  NULL: all that it is long. */
+	bool (*uses_at_least)(struct plt_image *img, uint64_t n);
 	bool (*dirty_flag)(struct plt_image *img);
 	enum plt_codec (*codec)(struct plt_image *img); /* of place(COMPRESSED); NULL or NONE: cannot */
 	int (*snapshots)(struct plt_image *img, const struct plt_snapshot_info **ret, unsigned *ret_n);
@@ -427,5 +429,9 @@ struct plt_driver {
 /* formats/registry.c: the one table of drivers, in probe order. */
 extern const struct plt_driver *const plt_drivers[];
 const struct plt_driver *plt_driver_find(const char *name); /* by name or alias; NULL */
+/* A format that is in the table or that QEMU has: what an image may record of its backing file. */
+bool plt_format_is_known(const char *name);
+/* EINVAL for a format that is not in the table; says what there is instead of one that QEMU has. */
+int plt_format_unknown(const char *name, struct plt_error *err);
 
 #endif

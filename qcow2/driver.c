@@ -116,6 +116,7 @@ const struct plt_driver qcow2_driver = {
 	.measure = qcow2_measure,
 	.info = qcow2_info,
 	.cluster_size = cluster_size,
+	.uses_at_least = qcow2_counts_at_least,
 	.dirty_flag = dirty_flag,
 	.codec = codec,
 	.snapshots = qcow2_snapshots_list,

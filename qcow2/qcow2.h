@@ -208,6 +208,8 @@ int qcow2_discard(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *r
 int qcow2_alloc(struct plt_image *img, uint64_t n, uint64_t *ret_host_off, struct plt_error *err);
 /* Blocking: add @delta to each cluster's count.  Lowering expects the removal to be durable already. */
 int qcow2_count_add(struct plt_image *img, uint64_t host_off, uint64_t len, int delta, struct plt_error *err);
+/* At least @n clusters of the file are in use.  Blocking; false too if that cannot be found out. */
+bool qcow2_counts_at_least(struct plt_image *img, uint64_t n);
 int qcow2_count_get(struct plt_image *img, uint64_t host_off, uint64_t *ret, struct plt_error *err);
 int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsigned kind, struct plt_error *err);
 
