@@ -40,7 +40,9 @@ int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_o
 		json_decref(tree);
 	}
 	if (r < 0) {
-		plt_error_prefix(err, "Could not open '%s'", name);
+		/* (that one is said of an image that did open) */
+		if (!err || strncmp(err->text, "Failed to load snapshot: ", 25))
+			plt_error_prefix(err, "Could not open '%s'", name);
 		return r;
 	}
 	return disk_new(img, ret, err);

@@ -80,6 +80,9 @@ extern const struct cli_opt cli_quiet_opts[];	 /* -q */
 extern const struct cli_opt cli_progress_opts[]; /* -p */
 extern const struct cli_opt cli_output_opts[];	 /* --output */
 
+/* What cli_cache_mode() takes, for help texts. */
+#define CLI_CACHE_WORDS "none, writeback, writethrough, directsync or unsafe"
+
 #define CLI_DIRS_MAX 64
 
 /* The command line of one command. */
@@ -162,6 +165,7 @@ struct cli_progress {
 	double skip, last; /* percent */
 	uint64_t begin_ns, shown_ns;
 	bool shown;
+	bool any; /* there has been something to do */
 };
 
 /* @skip: percent between two lines of the plain form. */

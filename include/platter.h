@@ -70,6 +70,9 @@ enum {
 	PLT_OPEN_IMAGE_OPTS = 1 << 4,  /* the name is "driver=qcow2,file.filename=..." */
 	PLT_OPEN_CHECK = 1 << 5,       /* open what refuses ordinary use, to examine it */
 	PLT_OPEN_UNORDERED = 1 << 6,   /* nobody reads the file before it is complete: keep no write order */
+	PLT_OPEN_SHARE_RAW = 1 << 7,   /* others may write to a raw image meanwhile, if they let us: no metadata
+					* of ours can change under us.  qemu-img has it for all but the sources
+					* of convert */
 };
 
 struct plt_open_options {

@@ -144,7 +144,7 @@ int qcow2_create_parse(const struct plt_opts *o, struct qcow2_state *q,
 	if (compat && word_index(compat_words, compat) < 0)
 		return plt_error_set(err, EINVAL, "Parameter 'version' does not accept value '%s'",
 				     compat);
-	if (format && strlen(format) > QCOW2_MAX_BACKING_FORMAT)
+	if (format && !plt_format_is_known(format))
 		return plt_error_set(err, EINVAL,
 				     "Parameter 'backing-fmt' does not accept value '%s'", format);
 	r = refuse_encryption(o, err);

@@ -29,7 +29,8 @@ static int raw_open(struct plt_image *img, const struct plt_open_how *how, struc
 	if (r < 0)
 		return r;
 	if (how->snapshot || how->snapshot_id || how->snapshot_name)
-		return plt_error_set(err, ENOTSUP, "the raw format has no internal snapshots");
+		return plt_error_set(err, ENOTSUP, "Failed to load snapshot: Block format 'raw' used by device '' "
+				     "does not support temporarily loading internal snapshots");
 	if (how->opts && (plt_opts_get(how->opts, "offset") || plt_opts_get(how->opts, "size"))) {
 		off = plt_opts_u64(how->opts, "offset");
 		want = plt_opts_get(how->opts, "size") ? plt_opts_u64(how->opts, "size") : UINT64_MAX;
