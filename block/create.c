@@ -126,6 +126,26 @@ static int gather(struct making *m, const struct plt_create_options *o, struct p
 	return plt_error_default(err, -r, "options");
 }
 
+int plt_read_create_options(const char *format, const char *const *texts, uint64_t size,
+			    const struct plt_driver **ret_drv, struct plt_opts **ret, struct plt_error *err)
+{
+	struct plt_create_options o = PLT_CREATE_OPTIONS_INIT;
+	struct making m = { 0 };
+	int r;
+
+	o.format = format;
+	o.options = texts;
+	o.virtual_size = size;
+	o.flags = PLT_CREATE_OWN_SIZE;
+	r = gather(&m, &o, err);
+	*ret_drv = m.drv;
+	*ret = r == 0 ? m.opts : NULL;
+	if (r == 0)
+		m.opts = NULL;
+	release(&m);
+	return r;
+}
+
 /* The backing file must open and have a recorded format; without a size of our own its size counts. */
 static int look_at_backing(struct making *m, const struct plt_create_options *o, struct plt_error *err)
 {

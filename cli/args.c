@@ -272,6 +272,53 @@ int cli_format_help(const char *format, bool with_file)
 	return 0;
 }
 
+/* ---- "-l" ------------------------------------------------------------------------------------ */
+
+/* "ID_OR_NAME", or "snapshot.id=ID,snapshot.name=NAME". */
+bool cli_snapshot_parse(struct cli_snapshot *s, const char *text, struct plt_open_options *o)
+{
+	char *p, *value, *end, *w;
+
+	o->snapshot = o->snapshot_id = o->snapshot_name = NULL;
+	free(s->copy);
+	s->copy = strdup(text);
+	if (!s->copy) {
+		cli_error("out of memory");
+		return false;
+	}
+	if (strncmp(text, "snapshot.", 9)) {
+		o->snapshot = s->copy;
+		return true;
+	}
+	for (p = s->copy; *p; p = end) {
+		value = p + strcspn(p, "=,");
+		end = value;
+		if (*value == '=') {
+			*value++ = '\0';
+			/* Up to a comma that stands alone; two are one. */
+			for (end = w = value; *end; *w++ = *end++)
+				if (*end == ',' && *++end != ',')
+					break;
+		} else {
+			if (*end)
+				end++;
+			*value = '\0';
+			w = NULL;
+		}
+		if (w && !strcmp(p, "snapshot.id")) {
+			o->snapshot_id = value;
+		} else if (w && !strcmp(p, "snapshot.name")) {
+			o->snapshot_name = value;
+		} else {
+			cli_error("Invalid parameter '%s'", p);
+			cli_error("Failed in parsing snapshot param '%s'", text);
+			return false;
+		}
+		*w = '\0';
+	}
+	return true;
+}
+
 /* ---- arguments ------------------------------------------------------------------------------- */
 
 bool cli_size(const char *what, const char *text, uint64_t *ret)

@@ -46,6 +46,7 @@ enum {
 	OPT_DIGEST,
 	OPT_FLAT,
 	OPT_MAN,
+	OPT_SIZE,
 };
 
 struct cli_opt {
@@ -121,6 +122,12 @@ bool cli_list_wants_help(const struct cli_list *l);
 /* -o help: prints what FORMAT knows; the exit status. */
 int cli_format_help(const char *format, bool with_file);
 
+/* "-l": fills in the snapshot of @o, which points into ->copy; free() that.  False: error printed. */
+struct cli_snapshot {
+	char *copy;
+};
+bool cli_snapshot_parse(struct cli_snapshot *s, const char *text, struct plt_open_options *o);
+
 /* A size argument with qemu-img's words; false: error printed. */
 bool cli_size(const char *what, const char *text, uint64_t *ret);
 /* Is @mode a cache mode?  *ret: its name for the library. */
@@ -188,6 +195,6 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 /* ---- commands -------------------------------------------------------------------------------- */
 
 extern const struct cli_command cli_check, cli_compare, cli_convert, cli_create, cli_hash, cli_info,
-	cli_map;
+	cli_map, cli_measure;
 
 #endif

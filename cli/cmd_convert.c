@@ -101,7 +101,7 @@ struct job {
 	struct plt_open_options src;
 	struct plt_convert_options dst;
 	struct cli_list texts;
-	char *snapshot; /* a copy of -l that src points into */
+	struct cli_snapshot snapshot;
 	const char *src_cache, *dst_cache;
 	bool sparse_given, level_given;
 	struct plt_disk **disks;
@@ -161,51 +161,6 @@ static bool parse_level(struct job *j, const char *text)
 	return true;
 }
 
-/* "ID_OR_NAME", or "snapshot.id=ID,snapshot.name=NAME". */
-static bool parse_snapshot(struct job *j, const char *text)
-{
-	char *p, *value, *end, *w;
-
-	j->src.snapshot = j->src.snapshot_id = j->src.snapshot_name = NULL;
-	free(j->snapshot);
-	j->snapshot = strdup(text);
-	if (!j->snapshot) {
-		cli_error("out of memory");
-		return false;
-	}
-	if (strncmp(text, "snapshot.", 9)) {
-		j->src.snapshot = j->snapshot;
-		return true;
-	}
-	for (p = j->snapshot; *p; p = end) {
-		value = p + strcspn(p, "=,");
-		end = value;
-		if (*value == '=') {
-			*value++ = '\0';
-			/* Up to a comma that stands alone; two are one. */
-			for (end = w = value; *end; *w++ = *end++)
-				if (*end == ',' && *++end != ',')
-					break;
-		} else {
-			if (*end)
-				end++;
-			*value = '\0';
-			w = NULL;
-		}
-		if (w && !strcmp(p, "snapshot.id")) {
-			j->src.snapshot_id = value;
-		} else if (w && !strcmp(p, "snapshot.name")) {
-			j->src.snapshot_name = value;
-		} else {
-			cli_error("Invalid parameter '%s'", p);
-			cli_error("Failed in parsing snapshot param '%s'", text);
-			return false;
-		}
-		*w = '\0';
-	}
-	return true;
-}
-
 static bool take(struct job *j, int c, const char *arg)
 {
 	struct plt_convert_options *d = &j->dst;
@@ -218,7 +173,7 @@ static bool take(struct job *j, int c, const char *arg)
 		j->src_cache = arg;
 		return true;
 	case 'l':
-		return parse_snapshot(j, arg);
+		return cli_snapshot_parse(&j->snapshot, arg, &j->src);
 	case 'O':
 		d->format = arg;
 		return true;
@@ -411,7 +366,7 @@ static int run(struct cli_args *a)
 	status = convert(a, &j, a->argv + optind, (unsigned)n, a->argv[a->argc - 1]) < 0;
 out:
 	cli_list_release(&j.texts);
-	free(j.snapshot);
+	free(j.snapshot.copy);
 	free(j.disks);
 	return status;
 }

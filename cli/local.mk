@@ -11,6 +11,7 @@ platter_SOURCES += \
 	cli/cmd_hash.c \
 	cli/cmd_info.c \
 	cli/cmd_map.c \
+	cli/cmd_measure.c \
 	cli/help.c \
 	cli/json.c \
 	cli/main.c \

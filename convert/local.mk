@@ -9,6 +9,7 @@ libplatter_core_la_SOURCES += \
 	convert/hash.c \
 	convert/hold.c \
 	convert/limits.c \
+	convert/measure.c \
 	convert/rehearse.c \
 	convert/replace.c \
 	convert/source.c \

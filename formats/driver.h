@@ -332,7 +332,8 @@ struct plt_create {
 struct plt_bitmap_info {
 	char *name;
 	uint32_t granularity;
-	bool in_use, autoload;
+	bool inconsistent;              /* its content cannot be trusted */
+	bool enabled;                   /* records what is written */
 };
 
 struct plt_snapshot_info {
@@ -409,6 +410,12 @@ struct plt_driver {
 	/* Bytes that an image of @size with @data bytes in whole units would take; both may be the same. */
 	int (*measure)(const struct plt_opts *opts, uint64_t size, uint64_t data, uint64_t *ret_required,
 		       uint64_t *ret_full, struct plt_error *err);
+	/*
+	 * What @n bitmaps of a source of @size bytes would take besides.  NULL, -ENOTSUP: an image with
+	 * these options cannot have any.
+	 */
+	int (*measure_bitmaps)(const struct plt_opts *opts, uint64_t size, const struct plt_bitmap_info *v,
+			       unsigned n, uint64_t *ret);
 	/* "format-specific": {"type":…, "data":{…}}, a new reference, NULL if there is nothing to say. */
 	json_t *(*info)(struct plt_image *img);
 	uint32_t (*cluster_size)(struct plt_image *img); /* 0: none */
@@ -417,6 +424,8 @@ struct plt_driver {
 	bool (*dirty_flag)(struct plt_image *img);
 	enum plt_codec (*codec)(struct plt_image *img); /* of place(COMPRESSED); NULL or NONE: cannot */
 	int (*snapshots)(struct plt_image *img, const struct plt_snapshot_info **ret, unsigned *ret_n);
+	/* Persistent dirty bitmaps; valid until one is added.  NULL, -ENOTSUP: this image can have none. */
+	int (*bitmaps)(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 	/*
 	 * Find everything wrong in the structure.  Takes stores, not an open image: the image may not
 	 * open.  Findings go to ex->emit().  -ENOTSUP where a format has nothing to check.

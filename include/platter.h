@@ -275,6 +275,26 @@ enum {
 int plt_convert(struct plt_ctx *ctx, struct plt_disk *const *sources, unsigned n, const char *target,
 		const struct plt_convert_options *opts, struct plt_error *err);
 
+struct plt_measure_options {
+	size_t size;
+	const char *format;            /* of the image that would be made; NULL: raw */
+	const char *const *options;    /* "-o" texts */
+	uint64_t virtual_size;         /* without a source; PLT_SIZE_UNSET: what the options say */
+};
+#define PLT_MEASURE_OPTIONS_INIT { sizeof(struct plt_measure_options), NULL, NULL, PLT_SIZE_UNSET }
+struct plt_measure_result {
+	uint64_t required;             /* bytes of a file that holds what @src holds now; never too few */
+	uint64_t fully_allocated;      /* once the guest has written everything */
+	bool have_bitmaps;             /* both formats can have persistent bitmaps */
+	uint64_t bitmaps;              /* what those of @src would take besides */
+};
+/*
+ * How large a new image would be: with the content of @src, or (NULL) empty.  Writes nothing.  An
+ * error in the options ends with a second line that says so.
+ */
+int plt_measure(struct plt_disk *src, const struct plt_measure_options *opts, struct plt_measure_result *ret,
+		struct plt_error *err);
+
 struct plt_compare_result {
 	bool same;
 	uint64_t first_difference; /* offset, if not the same content */

@@ -129,6 +129,28 @@ int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qc
 	return r;
 }
 
+int qcow2_bitmaps_list(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n)
+{
+	struct qcow2_state *q = qcow2_of(img);
+
+	if (q->version < 3)
+		return -ENOTSUP;
+	free(q->bitmap_infos);
+	q->bitmap_infos = calloc(q->nbitmaps + 1, sizeof(*q->bitmap_infos));
+	if (!q->bitmap_infos)
+		return -ENOMEM;
+	for (unsigned i = 0; i < q->nbitmaps; i++)
+		q->bitmap_infos[i] = (struct plt_bitmap_info){
+			.name = q->bitmaps[i].name,
+			.granularity = UINT32_C(1) << q->bitmaps[i].granularity_bits,
+			.inconsistent = q->bitmaps[i].inconsistent,
+			.enabled = q->bitmaps[i].flags & QCOW2_BITMAP_AUTO,
+		};
+	*ret = q->bitmap_infos;
+	*ret_n = q->nbitmaps;
+	return 0;
+}
+
 void qcow2_bitmaps_release(struct qcow2_state *q)
 {
 	for (unsigned i = 0; i < q->nbitmaps; i++) {
@@ -137,6 +159,8 @@ void qcow2_bitmaps_release(struct qcow2_state *q)
 		free((void *)q->bitmaps[i].words);
 	}
 	free(q->bitmaps);
+	free(q->bitmap_infos);
+	q->bitmap_infos = NULL;
 	q->bitmaps = NULL;
 	q->nbitmaps = 0;
 	q->bitmaps_recording = false;

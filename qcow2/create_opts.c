@@ -229,5 +229,8 @@ int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q,
 		return plt_error_set(err, EINVAL, "Invalid compatibility level: '%s'", compat);
 	*ret_prealloc = (enum qcow2_prealloc)p;
 	r = parse_geometry(o, q, err);
+	if (r == 0 && q->version < 3 && q->refcount_order != 4)
+		r = plt_error_set(err, EINVAL, "Different refcount widths than 16 bits require compatibility "
+				  "level 1.1 or above (use compat=1.1 or greater)");
 	return r < 0 ? r : refuse_encryption(o, err);
 }

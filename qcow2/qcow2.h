@@ -132,6 +132,7 @@ struct qcow2_state {
 	const char *unmappable;         /* why guest data cannot be reached here; NULL: it can */
 	uint64_t snapshots_size;        /* bytes of the snapshot table as found */
 	struct plt_snapshot_info *snapshot_infos; /* what snapshots_list() hands out */
+	struct plt_bitmap_info *bitmap_infos;     /* what bitmaps_list() hands out */
 };
 
 static inline struct qcow2_state *qcow2_of(const struct plt_image *img)
@@ -227,6 +228,8 @@ int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q,
 int qcow2_create(const struct plt_create *how, struct plt_error *err);
 int qcow2_measure(const struct plt_opts *opts, uint64_t size, uint64_t data, uint64_t *ret_required,
 		  uint64_t *ret_full, struct plt_error *err);
+int qcow2_measure_bitmaps(const struct plt_opts *opts, uint64_t size, const struct plt_bitmap_info *v,
+			  unsigned n, uint64_t *ret);
 
 /* snaptable.c */
 int qcow2_snapshots_load(struct plt_image *img, struct plt_error *err);
@@ -243,6 +246,7 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err);   /* from
 /* The directory alone, from a bare store: fills q->bitmaps.  -EUCLEAN: damaged. */
 int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err);
 void qcow2_bitmaps_release(struct qcow2_state *q);
+int qcow2_bitmaps_list(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 
 /* check.c */
 int qcow2_examine(struct plt_examine *ex, struct plt_error *err);

@@ -142,7 +142,7 @@ static int raw_measure(const struct plt_opts *opts, uint64_t size, uint64_t data
 	(void)opts;
 	(void)data;
 	(void)err;
-	*ret_required = *ret_full = size;
+	*ret_required = *ret_full = plt_align_up(size, 512);
 	return 0;
 }
 

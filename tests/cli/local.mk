@@ -10,6 +10,7 @@ script_tests += \
 	tests/cli/help.sh \
 	tests/cli/info.sh \
 	tests/cli/map.sh \
+	tests/cli/measure.sh \
 	tests/cli/progress.sh \
 	tests/cli/usage.sh \
 	$(NULL)
@@ -25,6 +26,8 @@ EXTRA_DIST += \
 	tests/cli/info-chain.out \
 	tests/cli/info.out \
 	tests/cli/map.out \
+	tests/cli/measure-refused.out \
+	tests/cli/measure.out \
 	tests/cli/transcript.sh \
 	tests/cli/usage.out \
 	$(NULL)
