@@ -441,6 +441,12 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 		plt_image_close(img, NULL);
 		return r;
 	}
+	if (img->engine->guard_probe && img->writable)
+		plt_ctx_warn(ctx, "WARNING: Image format was not specified for '%s' and probing guessed %s.\n"
+			     "         Automatically detecting the format is dangerous for raw images, write "
+			     "operations on block 0 will be restricted.\n"
+			     "         Specify the '%s' format explicitly to remove the restrictions.", name, drv->name,
+			     drv->name);
 	img->has_backing = img->backing_name || img->engine->backing;
 	*ret = img;
 	return 0;

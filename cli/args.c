@@ -8,6 +8,7 @@
  * match on them.
  */
 #include <getopt.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -323,6 +324,11 @@ bool cli_snapshot_parse(struct cli_snapshot *s, const char *text, struct plt_ope
 
 bool cli_size(const char *what, const char *text, uint64_t *ret)
 {
+	return cli_size_between(what, text, 0, INT64_MAX, ret);
+}
+
+bool cli_size_between(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *ret)
+{
 	uint64_t v = 0;
 	int r = plt_number_size(text, &v);
 
@@ -332,13 +338,23 @@ bool cli_size(const char *what, const char *text, uint64_t *ret)
 		cli_error("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");
 		return false;
 	}
-	if (r < 0 || v > INT64_MAX) {
-		cli_error("Invalid %s specified. Must be between 0 and %lld.", what,
-			  (long long)INT64_MAX);
+	if (r < 0 || v < min || v > max) {
+		cli_error("Invalid %s specified. Must be between %" PRIu64 " and %" PRIu64 ".", what, min,
+			  max);
 		return false;
 	}
 	*ret = v;
 	return true;
+}
+
+bool cli_format_exists(const char *format)
+{
+	const char *name;
+
+	for (unsigned i = 0; (name = plt_format_name(i)); i++)
+		if (!strcmp(name, format))
+			return true;
+	return false;
 }
 
 bool cli_cache_mode(const char *mode, const char **ret)

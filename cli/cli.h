@@ -47,6 +47,9 @@ enum {
 	OPT_FLAT,
 	OPT_MAN,
 	OPT_SIZE,
+	OPT_PATTERN,
+	OPT_FLUSH_INTERVAL,
+	OPT_NO_DRAIN,
 };
 
 struct cli_opt {
@@ -130,6 +133,9 @@ bool cli_snapshot_parse(struct cli_snapshot *s, const char *text, struct plt_ope
 
 /* A size argument with qemu-img's words; false: error printed. */
 bool cli_size(const char *what, const char *text, uint64_t *ret);
+bool cli_size_between(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *ret);
+/* One of the library's formats, by its own name. */
+bool cli_format_exists(const char *format);
 /* Is @mode a cache mode?  *ret: its name for the library. */
 bool cli_cache_mode(const char *mode, const char **ret);
 
@@ -194,7 +200,7 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 
 /* ---- commands -------------------------------------------------------------------------------- */
 
-extern const struct cli_command cli_check, cli_compare, cli_convert, cli_create, cli_hash, cli_info,
-	cli_map, cli_measure;
+extern const struct cli_command cli_bench, cli_check, cli_compare, cli_convert, cli_create, cli_dd, cli_hash,
+	cli_info, cli_map, cli_measure;
 
 #endif

@@ -500,8 +500,16 @@ int plt_convert(struct plt_ctx *ctx, struct plt_disk *const *sources, unsigned n
 	ret = plt_source_init(&job->src, sources, n, err);
 	if (ret)
 		goto out;
+	if (job->opts->flags & PLT_CONVERT_WINDOW) {
+		if (n != 1 || !plt_in_range(job->opts->window_offset, job->opts->window_length, job->src.size)) {
+			ret = plt_error_set(err, EINVAL, "The part to be copied is not inside the one source image");
+			goto out_source;
+		}
+		plt_source_window(&job->src, job->opts->window_offset, job->opts->window_length);
+	}
 	source_options(job);
 	ret = prepare_and_run(job, ctx, target, err);
+out_source:
 	plt_source_release(&job->src);
 out:
 	free(job);

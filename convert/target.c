@@ -393,7 +393,7 @@ int plt_target_begin(struct plt_ctx *ctx, const char *name, const struct plt_con
 	struct plt_target *t;
 	int r;
 
-	/* With -n the format may be left to be found out: plt_disk_open() then says what is wrong. */
+	/* With -n an unknown format is found by plt_disk_open(), which says it as qemu-img does. */
 	if (!drv && !(opts->flags & PLT_CONVERT_NO_CREATE))
 		return plt_format_unknown(format, err);
 	if (opts->flags & PLT_CONVERT_COMPRESS && drv && !(drv->flags & PLT_DRIVER_COMPRESS))
@@ -405,7 +405,7 @@ int plt_target_begin(struct plt_ctx *ctx, const char *name, const struct plt_con
 	}
 	t->ctx = ctx;
 	t->opts = opts;
-	t->format = opts->flags & PLT_CONVERT_NO_CREATE ? opts->format : drv->name;
+	t->format = opts->flags & PLT_CONVERT_TARGET_OPTS ? opts->format : drv ? drv->name : opts->format;
 	t->no_header = drv && drv->flags & PLT_DRIVER_NO_HEADER;
 	t->backing_size = UINT64_MAX;
 	t->src = src;

@@ -252,6 +252,7 @@ struct plt_convert_options {
 	void *progress_arg;
 	void (*salvaged)(void *arg, uint64_t off, uint64_t len, const char *why); /* each unreadable range */
 	void *salvaged_arg;
+	uint64_t window_offset, window_length; /* with PLT_CONVERT_WINDOW */
 };
 enum {
 	PLT_CONVERT_COMPRESS = 1 << 0,
@@ -265,6 +266,7 @@ enum {
 	PLT_CONVERT_BITMAPS = 1 << 8,
 	PLT_CONVERT_SKIP_BROKEN = 1 << 9,
 	PLT_CONVERT_UNCHECKED_BACKING = 1 << 10, /* -u */
+	PLT_CONVERT_WINDOW = 1 << 11,       /* only this range of the one source, whatever its alignment */
 };
 #define PLT_CONVERT_OPTIONS_INIT { .size = sizeof(struct plt_convert_options), .sparse_size = 4096 }
 /*
@@ -316,6 +318,24 @@ struct plt_hash_options {
 #define PLT_HASH_OPTIONS_INIT { .size = sizeof(struct plt_hash_options) }
 int plt_hash(struct plt_disk *disk, const struct plt_hash_options *opts, uint8_t ret[64], size_t *ret_len,
 	     struct plt_error *err);
+
+struct plt_bench_options {
+	size_t size;
+	bool write;
+	uint64_t count;           /* requests */
+	unsigned depth;           /* how many are under way at once, at least 1 */
+	uint64_t offset;          /* of the first; the others follow, and begin anew behind the disk's end */
+	uint32_t length, step;    /* of each; from one to the next (0: length) */
+	uint8_t pattern;          /* what is written */
+	unsigned flush_interval;  /* a flush after this many writes; 0: none */
+	bool no_drain;            /* requests go on beside a flush */
+	const char *aio;          /* threads native io_uring; NULL: the best there is */
+};
+#define PLT_BENCH_OPTIONS_INIT \
+	{ .size = sizeof(struct plt_bench_options), .count = 75000, .depth = 64, .length = 4096 }
+/* Send requests through a queue of its own, as a virtual machine does, and measure the time. */
+int plt_bench(struct plt_disk *disk, const struct plt_bench_options *opts, double *ret_seconds,
+	      struct plt_error *err);
 
 /* ---- formats --------------------------------------------------------------------------------- */
 

@@ -2,10 +2,12 @@
 # Copyright (c) the platter authors
 
 script_tests += \
+	tests/cli/bench.sh \
 	tests/cli/check.sh \
 	tests/cli/compare.sh \
 	tests/cli/convert.sh \
 	tests/cli/create.sh \
+	tests/cli/dd.sh \
 	tests/cli/hash.sh \
 	tests/cli/help.sh \
 	tests/cli/info.sh \
@@ -16,6 +18,7 @@ script_tests += \
 	$(NULL)
 
 EXTRA_DIST += \
+	tests/cli/bench.out \
 	tests/cli/check.out \
 	tests/cli/compare.out \
 	tests/cli/convert-refused.out \
@@ -23,6 +26,8 @@ EXTRA_DIST += \
 	tests/cli/create-help.out \
 	tests/cli/create-refused.out \
 	tests/cli/create.out \
+	tests/cli/dd-refused.out \
+	tests/cli/dd.out \
 	tests/cli/info-chain.out \
 	tests/cli/info.out \
 	tests/cli/map.out \
