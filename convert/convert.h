@@ -178,6 +178,13 @@ int plt_hold_new(struct plt_store *below, struct plt_store **ret);
 /* Write what was held: the first sector last, syncs before and after (unless the store is unsafe). */
 int plt_hold_release(struct plt_store *st, struct plt_error *err);
 
+/* ---- bitmaps.c ------------------------------------------------------------------------------- */
+
+/* Before anything is opened for writing; before data is copied; when all data is in the target. */
+int plt_bitmaps_check_source(struct plt_disk *const *disks, unsigned n, bool skip_broken, struct plt_error *err);
+int plt_bitmaps_check_target(struct plt_disk *source, struct plt_disk *target, struct plt_error *err);
+int plt_bitmaps_copy(struct plt_disk *source, struct plt_disk *target, struct plt_error *err);
+
 /* ---- verify.c -------------------------------------------------------------------------------- */
 
 struct plt_verify;

@@ -2,6 +2,7 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	convert/bitmaps.c \
 	convert/compare.c \
 	convert/convert.h \
 	convert/copy.c \

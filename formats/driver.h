@@ -426,6 +426,12 @@ struct plt_driver {
 	int (*snapshots)(struct plt_image *img, const struct plt_snapshot_info **ret, unsigned *ret_n);
 	/* Persistent dirty bitmaps; valid until one is added.  NULL, -ENOTSUP: this image can have none. */
 	int (*bitmaps)(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
+	/* What is set in the @i-th: bit n of word n / 64 is granule n.  free() it. */
+	int (*bitmap_read)(struct plt_image *img, unsigned i, uint64_t **ret, uint64_t *ret_nbits,
+			   struct plt_error *err);
+	/* Durable on return.  A failure says so if it cost the bitmaps that were there.  The caller is exclusive. */
+	int (*bitmap_add)(struct plt_image *img, const struct plt_bitmap_info *info, const uint64_t *bits,
+			  uint64_t nbits, struct plt_error *err);
 	/*
 	 * Find everything wrong in the structure.  Takes stores, not an open image: the image may not
 	 * open.  Findings go to ex->emit().  -ENOTSUP where a format has nothing to check.

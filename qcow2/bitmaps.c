@@ -205,8 +205,8 @@ static void take_bits(struct qcow2_bitmap *b, uint64_t first, uint64_t n, const 
 	}
 }
 
-static int load_content(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size,
-			uint64_t loaded, struct plt_error *err)
+int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size,
+		      uint64_t loaded, struct plt_error *err)
 {
 	const struct qcow2_state *q = qcow2_of(img);
 	uint64_t per = cluster_bits_of(q);
@@ -312,7 +312,7 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 			b->inconsistent = true;
 		if (!img->writable || b->inconsistent || !(b->flags & QCOW2_BITMAP_AUTO))
 			continue;
-		r = load_content(img, b, file_size, loaded, &why);
+		r = qcow2_bitmap_load(img, b, file_size, loaded, &why);
 		if (r == -ENOMEM)
 			return plt_error_set(err, ENOMEM, "Bitmap '%s': %s", b->name, why.text);
 		if (r < 0)
@@ -415,8 +415,8 @@ static bool cluster_is_zero(const struct qcow2_bitmap *b, uint64_t first, uint64
 }
 
 /* Data and table of one bitmap into fresh clusters, whose counts are in the cache. */
-static int store_content(struct plt_image *img, struct qcow2_bitmap *b, struct stored *s,
-			 struct plt_error *err)
+int qcow2_bitmap_store(struct plt_image *img, struct qcow2_bitmap *b, uint64_t *ret_table,
+		       struct plt_error *err)
 {
 	const struct qcow2_state *q = qcow2_of(img);
 	uint64_t per = cluster_bits_of(q), used = 0, data = 0, table_clusters, next;
@@ -430,7 +430,7 @@ static int store_content(struct plt_image *img, struct qcow2_bitmap *b, struct s
 		return plt_error_set(err, ENOMEM, "Out of memory");
 	for (uint32_t i = 0; i < b->table_size; i++)
 		used += !cluster_is_zero(b, i * per, PLT_MIN(per, b->nbits - i * per));
-	r = qcow2_alloc(img, table_clusters, &s->table_offset, err);
+	r = qcow2_alloc(img, table_clusters, ret_table, err);
 	if (!r && used)
 		r = qcow2_alloc(img, used, &data, err);
 	next = data;
@@ -448,9 +448,8 @@ static int store_content(struct plt_image *img, struct qcow2_bitmap *b, struct s
 		next += q->cluster_size;
 	}
 	if (!r)
-		r = plt_store_write(img->file, s->table_offset, table,
+		r = plt_store_write(img->file, *ret_table, table,
 				    table_clusters << q->cluster_bits, PLT_IO_BITMAP, err);
-	s->new_place = r == 0;
 	return r;
 }
 
@@ -506,7 +505,8 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
 		s[i].old_table_offset = b->table_offset;
 		s[i].old_size = b->table_size;
 		s[i].old_table = load_table(img, b, err);
-		r = s[i].old_table ? store_content(img, b, &s[i], err) : -err->code;
+		r = s[i].old_table ? qcow2_bitmap_store(img, b, &s[i].table_offset, err) : -err->code;
+		s[i].new_place = r == 0;
 		moved |= s[i].new_place;
 	}
 	if (!r && moved)

@@ -122,6 +122,8 @@ const struct plt_driver qcow2_driver = {
 	.codec = codec,
 	.snapshots = qcow2_snapshots_list,
 	.bitmaps = qcow2_bitmaps_list,
+	.bitmap_read = qcow2_bitmap_read,
+	.bitmap_add = qcow2_bitmap_add,
 	.examine = qcow2_examine,
 	.set_backing = qcow2_set_backing,
 };

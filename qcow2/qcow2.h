@@ -246,6 +246,16 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err);   /* from
 /* The directory alone, from a bare store: fills q->bitmaps.  -EUCLEAN: damaged. */
 int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err);
 void qcow2_bitmaps_release(struct qcow2_state *q);
+/* Fill in b->words.  @loaded: bytes of bits that the image's other bitmaps keep in memory. */
+int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size, uint64_t loaded,
+		      struct plt_error *err);
+/* Data and table of one bitmap into fresh clusters, whose counts are in the cache. */
+int qcow2_bitmap_store(struct plt_image *img, struct qcow2_bitmap *b, uint64_t *ret_table, struct plt_error *err);
+
+/* bitmap_copy.c */
+int qcow2_bitmap_read(struct plt_image *img, unsigned i, uint64_t **ret, uint64_t *ret_nbits, struct plt_error *err);
+int qcow2_bitmap_add(struct plt_image *img, const struct plt_bitmap_info *info, const uint64_t *bits,
+		     uint64_t nbits, struct plt_error *err);
 int qcow2_bitmaps_list(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 
 /* check.c */
