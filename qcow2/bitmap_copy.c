@@ -39,7 +39,7 @@ int qcow2_bitmap_read(struct plt_image *img, unsigned i, uint64_t **ret, uint64_
 		v[w] = atomic_load_explicit(&b->words[w], memory_order_relaxed);
 	*ret = v;
 	*ret_nbits = b->nbits;
-	if (!b->recording) { /* one at a time is enough */
+	if (!b->loaded) { /* one at a time is enough */
 		free((void *)b->words);
 		b->words = NULL;
 	}
@@ -154,7 +154,7 @@ static int fill(struct qcow2_bitmap *b, const struct qcow2_state *q, const struc
 	b->nbits = nbits;
 	b->granularity_bits = (uint32_t)__builtin_ctz(info->granularity);
 	b->table_size = (uint32_t)plt_div_up(plt_div_up(nbits, 8), q->cluster_size);
-	b->recording = info->enabled;
+	b->recording = b->loaded = info->enabled;
 	b->flags = info->enabled ? QCOW2_BITMAP_AUTO | QCOW2_BITMAP_IN_USE : 0;
 	return 0;
 }
@@ -191,10 +191,13 @@ int qcow2_bitmap_add(struct plt_image *img, const struct plt_bitmap_info *info, 
 		r = qcow2_first_write(img, err);
 	if (r < 0)
 		return r;
+	pthread_rwlock_wrlock(&q->bitmaps_lock);
 	v = realloc(q->bitmaps, (q->nbitmaps + 1) * sizeof(*v));
+	if (v)
+		q->bitmaps = v;
+	pthread_rwlock_unlock(&q->bitmaps_lock);
 	if (!v)
 		return plt_error_set(err, ENOMEM, "Out of memory");
-	q->bitmaps = v;
 	b = &v[q->nbitmaps];
 	memset(b, 0, sizeof(*b));
 	r = fill(b, q, info, bits, nbits, err);

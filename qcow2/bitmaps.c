@@ -416,7 +416,7 @@ static int load_others(struct plt_image *img, struct plt_error *err)
 
 		if (b->loaded)
 			continue;
-		r = load_content(img, b, file_size, 0, err);
+		r = qcow2_bitmap_load(img, b, file_size, 0, err);
 		b->loaded = r == 0;
 		if (r < 0) {
 			free((void *)b->words);
