@@ -28,9 +28,17 @@ const struct cli_opt cli_object_opts[] = {
 	{ 0 },
 };
 
+#define IMAGE_OPTS \
+	{ OPT_IMAGE_OPTS, "image-opts", NULL, \
+	  "file names are lists of options (driver=qcow2,file.filename=disk.qcow2)", CLI_ANY }
+
+const struct cli_opt cli_image_opts_opts[] = {
+	IMAGE_OPTS,
+	{ 0 },
+};
+
 const struct cli_opt cli_open_opts[] = {
-	{ OPT_IMAGE_OPTS, "image-opts", NULL,
-	  "file names are lists of options (driver=qcow2,file.filename=disk.qcow2)", CLI_ANY },
+	IMAGE_OPTS,
 	{ 'U', "force-share", NULL, "open the image even if another program is writing to it",
 	  CLI_ANY },
 	{ 0 },

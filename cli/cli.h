@@ -50,6 +50,8 @@ enum {
 	OPT_PATTERN,
 	OPT_FLUSH_INTERVAL,
 	OPT_NO_DRAIN,
+	OPT_SHRINK,
+	OPT_PREALLOCATION,
 };
 
 struct cli_opt {
@@ -79,6 +81,7 @@ const struct cli_command *cli_command_find(const char *name);
 /* Tables that several commands have; every command that opens an image has cli_open_opts. */
 extern const struct cli_opt cli_object_opts[];	 /* --object */
 extern const struct cli_opt cli_open_opts[];	 /* --image-opts, -U */
+extern const struct cli_opt cli_image_opts_opts[]; /* --image-opts alone, for commands that write */
 extern const struct cli_opt cli_policy_opts[];	 /* --untrusted, --allow-dir, --no-backing */
 extern const struct cli_opt cli_quiet_opts[];	 /* -q */
 extern const struct cli_opt cli_progress_opts[]; /* -p */
@@ -201,6 +204,6 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 /* ---- commands -------------------------------------------------------------------------------- */
 
 extern const struct cli_command cli_bench, cli_check, cli_compare, cli_convert, cli_create, cli_dd, cli_hash,
-	cli_info, cli_map, cli_measure;
+	cli_info, cli_map, cli_measure, cli_resize;
 
 #endif

@@ -14,6 +14,7 @@ platter_SOURCES += \
 	cli/cmd_info.c \
 	cli/cmd_map.c \
 	cli/cmd_measure.c \
+	cli/cmd_resize.c \
 	cli/help.c \
 	cli/json.c \
 	cli/main.c \

@@ -94,8 +94,7 @@ static int raw_resize(struct plt_image *img, uint64_t size, const char *prealloc
 		else if (!strcmp(preallocation, "full"))
 			r = plt_store_zero(img->file, old, size - old, 0, PLT_IO_DATA, err);
 		else
-			r = plt_error_set(err, ENOTSUP, "Preallocation mode '%s' is not supported for raw images",
-					  preallocation);
+			r = plt_error_set(err, ENOTSUP, "Unsupported preallocation mode: %s", preallocation);
 	}
 	if (r == 0)
 		atomic_store(&img->size, plt_align_up(size, 512));

@@ -14,6 +14,7 @@ script_tests += \
 	tests/cli/map.sh \
 	tests/cli/measure.sh \
 	tests/cli/progress.sh \
+	tests/cli/resize.sh \
 	tests/cli/usage.sh \
 	$(NULL)
 
@@ -33,6 +34,8 @@ EXTRA_DIST += \
 	tests/cli/map.out \
 	tests/cli/measure-refused.out \
 	tests/cli/measure.out \
+	tests/cli/resize-refused.out \
+	tests/cli/resize.out \
 	tests/cli/transcript.sh \
 	tests/cli/usage.out \
 	$(NULL)
