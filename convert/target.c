@@ -302,6 +302,7 @@ static int begin_existing(struct plt_target *t, struct plt_error *err)
 
 	t->way = WAY_EXISTING;
 	open_options(t, true, &oo);
+	oo.flags |= PLT_OPEN_SHARE_RAW;
 	ret = plt_disk_open(t->ctx, t->name, &oo, &t->disk, err);
 	if (!ret && plt_source_uses(t->src, plt_disk_image(t->disk)->file))
 		ret = plt_error_set(err, EBUSY, "'%s' is read from by this conversion", t->name);
@@ -362,8 +363,11 @@ static int begin(struct plt_target *t, const struct plt_driver *drv, uint64_t da
 	ret = check_name(t->name, err);
 	if (!ret)
 		ret = wishes_read(&w, t->opts, err);
-	if (!ret)
+	if (!ret) {
 		ret = check_data_file(t, w.data_file, err);
+		if (ret)
+			plt_error_prefix(err, "%s: error while converting %s", t->name, t->format);
+	}
 	if (!ret) {
 		path = plain_path(t->name);
 		ret = path ? begin_file(t, path, &w, space_needed(drv, &w, t->src->size, data), err) :
@@ -386,9 +390,9 @@ int plt_target_begin(struct plt_ctx *ctx, const char *name, const struct plt_con
 	struct plt_target *t;
 	int r;
 
-	/* With -n the format may be left to be found out: plt_disk_open() then says what is wrong. */
+	/* With -n an unknown format is found by plt_disk_open(), which says it as qemu-img does. */
 	if (!drv && !(opts->flags & PLT_CONVERT_NO_CREATE))
-		return plt_error_set(err, EINVAL, "Unknown file format '%s'", format);
+		return plt_format_unknown(format, err);
 	if (opts->flags & PLT_CONVERT_COMPRESS && drv && !(drv->flags & PLT_DRIVER_COMPRESS))
 		return plt_error_set(err, ENOTSUP, "Compression not supported for this file format");
 	t = calloc(1, sizeof(*t));
@@ -398,7 +402,7 @@ int plt_target_begin(struct plt_ctx *ctx, const char *name, const struct plt_con
 	}
 	t->ctx = ctx;
 	t->opts = opts;
-	t->format = opts->flags & PLT_CONVERT_NO_CREATE ? opts->format : drv->name;
+	t->format = opts->flags & PLT_CONVERT_TARGET_OPTS ? opts->format : drv ? drv->name : opts->format;
 	t->no_header = drv && drv->flags & PLT_DRIVER_NO_HEADER;
 	t->backing_size = UINT64_MAX;
 	t->src = src;

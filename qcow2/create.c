@@ -457,3 +457,27 @@ int qcow2_measure(const struct plt_opts *opts, uint64_t size, uint64_t data, uin
 				  PLT_MIN(virt, plt_align_up(PLT_MIN(data, virt), q.cluster_size));
 	return 0;
 }
+
+int qcow2_measure_bitmaps(const struct plt_opts *opts, uint64_t size, const struct plt_bitmap_info *v,
+			  unsigned n, uint64_t *ret)
+{
+	struct qcow2_state q = {0};
+	enum qcow2_prealloc mode;
+	uint64_t directory = 0;
+
+	if (qcow2_measure_parse(opts, &q, &mode, NULL) < 0 || q.version < 3)
+		return -ENOTSUP;
+	qcow2_state_derive(&q);
+	*ret = 0;
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t bytes = plt_div_up(plt_div_up(size, v[i].granularity), 8);
+		uint64_t clusters = plt_div_up(bytes, q.cluster_size);
+
+		/* Its bits, all of them stored; its table; its entry in the directory. */
+		*ret += clusters << q.cluster_bits;
+		*ret += plt_align_up(clusters * 8, q.cluster_size);
+		directory += plt_align_up(sizeof(struct qcow2_bitmap_entry) + strlen(v[i].name), 8);
+	}
+	*ret += plt_align_up(directory, q.cluster_size);
+	return 0;
+}

@@ -2,6 +2,7 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	qcow2/bitmap_copy.c \
 	qcow2/bitmaps.c \
 	qcow2/check.c \
 	qcow2/check.h \

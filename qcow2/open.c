@@ -200,7 +200,7 @@ static int choose_view(struct plt_image *img, const struct plt_open_how *how, ui
 	if (how->snapshot || how->snapshot_id || how->snapshot_name) {
 		s = find_snapshot(q, how);
 		if (!s)
-			return plt_error_set(err, ENOENT, "Can't find snapshot");
+			return plt_error_set(err, ENOENT, "Failed to load snapshot: Can't find snapshot");
 		if (img->writable)
 			return plt_error_set(err, EACCES,
 					     "An internal snapshot can only be opened read-only");
@@ -219,6 +219,8 @@ static int choose_view(struct plt_image *img, const struct plt_open_how *how, ui
 					     " entries is too small "
 					     "for a disk of %" PRIu64 " bytes",
 					     s->info.name, s->l1_size, size);
+		/* The disk has grown since: qemu-img shows what is below it, or zeros, up to its end of today. */
+		size = PLT_MAX(size, q->virtual_size);
 		q->view_l1_offset = s->l1_offset;
 		q->view_l1_size = s->l1_size;
 		q->view_snapshot = true;

@@ -60,6 +60,7 @@ static const char *const played[] = {
 	"lazy",
 	"lazy, synced",
 	"bitmap",
+	"bitmap, added",
 	"bitmap, lazy",
 	"pressure",
 };
