@@ -9,6 +9,7 @@ libplatter_core_la_SOURCES += \
 	block/disk.c \
 	block/engine.h \
 	block/epoch.c \
+	block/faults.c \
 	block/flush.c \
 	block/image.c \
 	block/imagestore.c \
@@ -20,7 +21,9 @@ libplatter_core_la_SOURCES += \
 	block/queue.c \
 	block/range.c \
 	block/read.c \
+	block/scratch.c \
 	block/status.c \
+	block/submit.c \
 	block/sync.c \
 	block/write.c \
 	block/writeback.c \
