@@ -21,6 +21,7 @@ libplatter_core_la_SOURCES += \
 	block/queue.c \
 	block/range.c \
 	block/read.c \
+	block/resize.c \
 	block/scratch.c \
 	block/status.c \
 	block/submit.c \

@@ -24,3 +24,7 @@ tsan_tests += tests/block/test-stress
 unit_tests += tests/block/test-queue
 tests_block_test_queue_SOURCES = tests/block/test-queue.c
 tsan_tests += tests/block/test-queue
+
+unit_tests += tests/block/test-resize
+tests_block_test_resize_SOURCES = tests/block/test-resize.c tests/block/lab.c tests/block/lab.h
+tsan_tests += tests/block/test-resize
