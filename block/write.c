@@ -161,6 +161,7 @@ static bool copy_part(struct plt_io *io, uint64_t off, uint64_t len, uint8_t **b
 	c->iov = iov;
 	c->niov = 1;
 	c->arg = zero;
+	c->tag = PLT_IO_COW;
 	c->done = plt_copy_read_done;
 	plt_io_start(c);
 	return true;
