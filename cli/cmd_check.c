@@ -6,10 +6,12 @@
  * as it does.  What is found beyond them is printed apart and gets a key of its own in JSON, so that
  * a script reads the same numbers from both programs; it makes the exit status 2 all the same.
  */
+#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 

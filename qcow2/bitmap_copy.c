@@ -184,7 +184,7 @@ int qcow2_bitmap_add(struct plt_image *img, const struct plt_bitmap_info *info, 
 {
 	struct qcow2_state *q = qcow2_of(img);
 	struct qcow2_bitmap *v, *b;
-	uint64_t off, len;
+	uint64_t off = 0, len = 0;
 	int r = check(img, info, nbits, err);
 
 	if (!r)
