@@ -248,10 +248,11 @@ static void give_hints(struct making *m, struct plt_store *st)
 	}
 }
 
-static int format_store(struct making *m, struct plt_store *file, struct plt_store *data, struct plt_error *err)
+static int format_store(struct making *m, struct plt_store *file, struct plt_store *data, bool rehearsal,
+			struct plt_error *err)
 {
 	struct plt_create how = { .ctx = m->ctx, .file = file, .data_file = data, .opts = m->opts, .size = m->size,
-				  .name = m->name };
+				  .name = m->name, .rehearsal = rehearsal };
 
 	return plt_error_default(err, -m->drv->create(&how, err), "'%s' cannot be formatted", m->name);
 }
@@ -272,7 +273,7 @@ static int rehearse(struct making *m, struct plt_error *err)
 	if (r == 0 && plt_opts_get(m->opts, "data_file"))
 		r = plt_null_new(m->size, &data);
 	if (r == 0)
-		r = format_store(m, mem, data, err);
+		r = format_store(m, mem, data, true, err);
 	plt_store_unref(mem);
 	plt_store_unref(data);
 	if (kept)
@@ -352,7 +353,7 @@ int plt_create(struct plt_ctx *ctx, const char *name, const struct plt_create_op
 			goto fail;
 	}
 	give_hints(&m, file);
-	r = format_store(&m, file, data, err);
+	r = format_store(&m, file, data, false, err);
 	if (r == 0)
 		goto out;
 fail:
@@ -382,7 +383,7 @@ int plt_create_store(struct plt_ctx *ctx, struct plt_store *file, const char *na
 		r = open_target(plt_opts_get(m.opts, "data_file"), &new_data, &data, err);
 	if (r == 0) {
 		give_hints(&m, file);
-		r = format_store(&m, file, data, err);
+		r = format_store(&m, file, data, opts->flags & PLT_CREATE_REHEARSAL, err);
 		if (r < 0 && new_data)
 			(void)unlink(plt_opts_get(m.opts, "data_file"));
 	}

@@ -5,6 +5,7 @@ libplatter_core_la_SOURCES += \
 	block/codec.c \
 	block/codec.h \
 	block/context.c \
+	block/crypt.c \
 	block/create.c \
 	block/disk.c \
 	block/engine.h \
@@ -20,6 +21,7 @@ libplatter_core_la_SOURCES += \
 	block/queue.c \
 	block/range.c \
 	block/read.c \
+	block/secret.c \
 	block/status.c \
 	block/sync.c \
 	block/write.c \

@@ -139,6 +139,8 @@ void plt_target_abort(struct plt_target *t, struct plt_error *err);
  */
 int plt_rehearse(struct plt_ctx *ctx, const char *name, const struct plt_create_options *co,
 		 const struct plt_opts *opts, struct plt_error *err);
+/* "key=value" as an -o text: commas doubled; malloc.  NULL: out of memory. */
+char *plt_option_text(const char *key, const char *value);
 
 /* replace.c: a file that will take another's place by its name */
 struct plt_replace {

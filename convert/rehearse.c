@@ -23,8 +23,7 @@ static bool left_out(const char *key)
 	return !strcmp(key, "preallocation") || !strcmp(key, "data_file") || !strcmp(key, "data_file_raw");
 }
 
-/* "key=value" as an -o text: commas doubled.  NULL: out of memory. */
-static char *option_text(const char *key, const char *value)
+char *plt_option_text(const char *key, const char *value)
 {
 	char *ret = malloc(strlen(key) + 2 * strlen(value) + 2), *p = ret;
 
@@ -56,11 +55,12 @@ int plt_rehearse(struct plt_ctx *ctx, const char *name, const struct plt_create_
 
 		if (left_out(key))
 			continue;
-		v[used] = option_text(key, plt_opts_get(opts, key));
+		v[used] = plt_option_text(key, plt_opts_get(opts, key));
 		if (!v[used++])
 			ret = plt_error_set(err, ENOMEM, "Out of memory");
 	}
 	trial.options = (const char *const *)v;
+	trial.flags |= PLT_CREATE_REHEARSAL;
 	fd = memfd_create("platter", MFD_CLOEXEC);
 	if (!ret && fd >= 0) { /* without such files there is no rehearsal */
 		ret = plt_file_from_fd(fd, name, PLT_FILE_WRITE | PLT_FILE_UNSAFE | PLT_FILE_NO_LOCK, &st, err);

@@ -45,7 +45,10 @@ size_t plt_cipher_key_bytes(const struct plt_cipher_spec *spec);
 #define PLT_KEY_MAX 64
 
 struct plt_cipher;
+struct plt_secret;
 
+/* legacy.c: the AES of qcow, and of qcow2 before LUKS; numbered by the guest's sectors. */
+int plt_cipher_new_legacy(const struct plt_secret *secret, struct plt_cipher **ret, struct plt_error *err);
 /* The key is copied.  -EINVAL, -ENOTSUP with text. */
 int plt_cipher_new(const struct plt_cipher_spec *spec, const uint8_t *key, size_t len, struct plt_cipher **ret,
 		   struct plt_error *err);

@@ -6,6 +6,7 @@ libplatter_core_la_SOURCES += \
 	crypt/cipher.h \
 	crypt/hash.c \
 	crypt/hash.h \
+	crypt/legacy.c \
 	crypt/luks.h \
 	crypt/luks_amend.c \
 	crypt/luks_header.c \

@@ -194,6 +194,9 @@ static bool add_run(const struct plt_image *img, struct plt_runs *runs, struct q
 	case QCOW2_DATA:
 		r.kind = PLT_RUN_DATA;
 		r.store = img->data;
+		r.cipher = q->cipher;
+		if (q->cipher)
+			r.iv_sector = qcow2_iv_sector(q, off, r.host_off);
 		if (e.word & QCOW2_COPIED && !q->view_snapshot)
 			r.flags = PLT_RUN_IN_PLACE;
 		break;
