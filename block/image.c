@@ -48,6 +48,11 @@ struct plt_image *plt_image_backing(const struct plt_image *img)
 	return img->engine->backing;
 }
 
+const char *plt_image_base(const struct plt_image *img)
+{
+	return strncmp(img->name, "json:", 5) ? img->name : img->file->name;
+}
+
 bool plt_runs_add(struct plt_runs *runs, const struct plt_run *run)
 {
 	struct plt_run *last = runs->n ? &runs->v[runs->n - 1] : NULL;
@@ -225,7 +230,7 @@ int plt_ref_open(struct plt_image *img, enum plt_ref_role role, const char *name
 	if (from_cwd)
 		full = strdup(name);
 	else
-		r = plt_name_resolve(img->name, name, &full, err);
+		r = plt_name_resolve(plt_image_base(img), name, &full, err);
 	if (!full)
 		return from_cwd ? plt_error_set(err, ENOMEM, "out of memory") : r;
 	r = plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, roles[role], full, err);
@@ -360,7 +365,7 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 	} else {
 		if (!img->backing_name)
 			return 0;
-		r = plt_name_resolve(img->name, img->backing_name, &full, err);
+		r = plt_name_resolve(plt_image_base(img), img->backing_name, &full, err);
 		if (r == 0)
 			r = plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, "backing file", full, err);
 		if (r == 0)

@@ -36,7 +36,7 @@ int plt_disk_info(struct plt_disk *disk, struct plt_info **ret, struct plt_error
 	in->pub.dirty = img->drv->dirty_flag && img->drv->dirty_flag(img);
 	in->pub.backing_filename = img->backing_name;
 	in->pub.backing_format = img->backing_format;
-	if (img->backing_name && plt_name_resolve(img->name, img->backing_name, &in->full, NULL) == 0)
+	if (img->backing_name && plt_name_resolve(plt_image_base(img), img->backing_name, &in->full, NULL) == 0)
 		in->pub.full_backing_filename = in->full;
 	if (img->drv->info) {
 		json_t *j = img->drv->info(img);
