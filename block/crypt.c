@@ -19,6 +19,7 @@
 #include "crypt/cipher.h"
 
 #define PIECE (UINT64_C(512) << 10) /* long enough that its overhead does not matter */
+#define SMALL (UINT64_C(128) << 10) /* read and decrypted at once: it is still in the cache then */
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
@@ -60,6 +61,14 @@ static void read_done(struct plt_io *io, struct plt_io_op *iop)
 	work->op.call = plt_io_op_call;
 	work->work = decrypt;
 	plt_io_op_submit(work);
+}
+
+/* Blocking queues do both in one go. */
+static int read_and_decrypt(struct plt_io *io, struct plt_io_op *iop)
+{
+	int r = plt_store_readv(iop->op.store, iop->op.off, iop->op.iov, iop->op.niov, PLT_IO_DATA, &iop->err);
+
+	return r < 0 ? r : decrypt(io, iop);
 }
 
 static bool whole_sectors(const struct iovec *v, int n)
@@ -104,7 +113,7 @@ void plt_io_read_cipher(struct plt_io *io, const struct plt_run *run)
 	uint64_t done = 0, n;
 
 	for (; done < run->len && !io->result; done += n) {
-		struct plt_io_op *iop = plt_io_op_new(io, read_done);
+		struct plt_io_op *iop = plt_io_op_new(io, io->q->is_inline ? NULL : read_done);
 		uint64_t off = run->off + done;
 		struct plt_store *st;
 		uint64_t at, len;
@@ -112,7 +121,7 @@ void plt_io_read_cipher(struct plt_io *io, const struct plt_run *run)
 		if (!iop)
 			return;
 		/* pieces end where sectors end */
-		n = PLT_MIN(run->len - done, PIECE - off % PLT_SECTOR);
+		n = PLT_MIN(run->len - done, (io->q->is_inline ? SMALL : PIECE) - off % PLT_SECTOR);
 		iop->run = *run;
 		iop->run.off = off;
 		iop->run.len = n;
@@ -129,6 +138,11 @@ void plt_io_read_cipher(struct plt_io *io, const struct plt_run *run)
 		if (plt_store_resolve(run->store, iop->op.off, iop->op.len, &st, &at, &len) == 0 && len == iop->op.len) {
 			iop->op.store = st;
 			iop->op.off = at;
+		}
+		if (io->q->is_inline) {
+			iop->op.kind = PLT_OP_CALL;
+			iop->op.call = plt_io_op_call;
+			iop->work = read_and_decrypt;
 		}
 		plt_io_op_submit(iop);
 	}
