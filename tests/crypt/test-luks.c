@@ -266,6 +266,7 @@ START_TEST(power_cut)
 	struct plt_luks_params p = params("aes-128", "xts", NULL, NULL);
 	struct plt_store *mem = made(0, &p), *copy, *st;
 	const struct plt_log_record *rec;
+	struct plt_luks *l = NULL;
 	struct plt_writelog *log;
 	struct plt_error err = PLT_ERROR_INIT;
 	uint8_t key[PLT_KEY_MAX], *before;
@@ -282,27 +283,34 @@ START_TEST(power_cut)
 	ck_assert_int_eq(change(st, true, &err), 0);
 	n = plt_writelog_records(log, &rec);
 	for (size_t cut = 0; cut <= n; cut++) {
-		size_t synced = 0;
+		long synced = -1;
 		bool acked = false;
 
 		for (size_t i = 0; i < cut; i++) {
-			synced = rec[i].kind == PLT_LOG_SYNC ? i : synced;
+			synced = rec[i].kind == PLT_LOG_SYNC ? (long)i : synced;
 			acked = acked || rec[i].kind == PLT_LOG_MARK;
 		}
-		for (unsigned keep = 0; keep < 10; keep++) { /* 0: none since the sync; 9: all; else so many sectors */
+		/* of what came since the sync 0: nothing; 1..8: so many sectors each; 9: all; 10: the last alone */
+		for (unsigned keep = 0; keep <= 10; keep++) {
 			ck_assert_int_eq(plt_memory_new(before, len, 0, &copy), 0);
 			for (size_t i = 0; i < cut; i++) {
 				uint64_t bytes = rec[i].len;
 
-				if (rec[i].kind != PLT_LOG_WRITE || (i > synced && !keep))
+				if (rec[i].kind != PLT_LOG_WRITE || ((long)i > synced && !keep) ||
+				    ((long)i > synced && keep == 10 && i + 1 < cut))
 					continue;
-				if (i > synced && keep < 9)
+				if ((long)i > synced && keep < 9)
 					bytes = bytes < keep * 512 ? bytes : keep * 512;
 				ck_assert_int_eq(plt_store_write(copy, rec[i].off, rec[i].data, bytes, PLT_IO_DATA, NULL),
 						 0);
 			}
 			ck_assert_msg(try_open(copy, 0, &one, key) == 0, "cut %zu keep %u", cut, keep);
-			if (acked && synced + 1 >= cut && rec[cut - 1].kind == PLT_LOG_MARK)
+			/* a slot that is said to be active is whole */
+			ck_assert_int_eq(plt_luks_read(copy, 0, UINT64_MAX, &l, &err), 0);
+			if (l->slot[1].active)
+				ck_assert_msg(try_open(copy, 0, &two, key) == 0, "cut %zu keep %u: slot 1", cut, keep);
+			plt_luks_free(l);
+			if (acked && synced + 2 >= (long)cut && rec[cut - 1].kind == PLT_LOG_MARK)
 				ck_assert_int_eq(try_open(copy, 0, &two, key), 0);
 			states++;
 			plt_store_unref(copy);
