@@ -37,7 +37,12 @@ int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_o
 				     "images", name);
 	r = plt_name_parse(name, opts->flags & PLT_OPEN_IMAGE_OPTS, &tree, err);
 	if (r == 0) {
-		r = plt_image_open(ctx, tree, opts, 0, &img, err);
+		for (unsigned i = 0; r == 0 && opts->options && opts->options[i]; i++)
+			r = plt_name_merge(tree, opts->options[i], err);
+		if (r == 0 && opts->flags & PLT_OPEN_SCRATCH)
+			r = plt_scratch_open(ctx, tree, opts, &img, err);
+		else if (r == 0)
+			r = plt_image_open(ctx, tree, opts, 0, &img, err);
 		json_decref(tree);
 	}
 	if (r < 0) {
@@ -62,12 +67,17 @@ int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char 
 	return disk_new(img, ret, err);
 }
 
+void plt_image_attach_backing(struct plt_image *img, struct plt_image *base)
+{
+	for (struct plt_image *i = base; i; i = i->engine->backing) /* each deeper than the one above */
+		i->engine->depth += img->engine->depth + 1;
+	img->engine->backing = base;
+	img->has_backing = true;
+}
+
 void plt_disk_attach_backing(struct plt_disk *disk, struct plt_disk *base)
 {
-	for (struct plt_image *i = base->top; i; i = i->engine->backing) /* each deeper than the one above */
-		i->engine->depth += disk->top->engine->depth + 1;
-	disk->top->engine->backing = base->top;
-	disk->top->has_backing = true;
+	plt_image_attach_backing(disk->top, base->top);
 	free(base);
 }
 

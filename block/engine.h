@@ -292,6 +292,7 @@ struct plt_io {
 	size_t iov_off;         /* where the frame's range starts in iov */
 	unsigned flags;
 	int level;              /* compression */
+	enum plt_io_tag tag;    /* of reads: DATA, or COW */
 
 	unsigned pending;       /* operations and child frames under way */
 	int result;             /* first error */
@@ -327,7 +328,8 @@ struct plt_io {
 	uint64_t comp_len;
 	bool head_zero, tail_zero;
 	bool all_zero;          /* reads: nothing but zeros has been met */
-	bool guarded, compressed;
+	bool compressed;
+	bool guarded, guard_passed; /* a write to the head of a guessed raw image: holds its range; has been looked at */
 
 	/* zeroes and discards: the part under way */
 	uint64_t part_end, work_done;
@@ -354,6 +356,10 @@ struct plt_queue {
 	struct plt_io *free_ios;
 	struct plt_io_op *free_ops;
 	struct plt_queue *next;
+
+	/* submit.c: what a caller of the public interface has under way, and what has completed */
+	struct plt_slot *free_slots, *completed, *completed_last;
+	unsigned pending;
 };
 
 /* queue.c */
@@ -387,6 +393,9 @@ void plt_io_submit_data(struct plt_io *io, enum plt_op_kind kind, struct plt_sto
 /* CPU or blocking work: work() on a worker (inline queues: here), then fn() and step() on the owner. */
 void plt_io_call(struct plt_io *io, int (*work)(struct plt_io *, struct plt_io_op *),
 		 void (*fn)(struct plt_io *, struct plt_io_op *));
+
+/* submit.c */
+void plt_queue_free_slots(struct plt_queue *q);
 
 /* need.c: meet io->need, then call step() again. */
 void plt_io_meet(struct plt_io *io);
@@ -426,8 +435,21 @@ int plt_image_open_store(struct plt_ctx *ctx, struct plt_store *file, const char
 			 const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err);
 int plt_image_close(struct plt_image *img, struct plt_error *err);
 
+/* disk.c: put @base (given away) below @img, before the first request */
+void plt_image_attach_backing(struct plt_image *img, struct plt_image *base);
+
+/* scratch.c: the image of @tree, read-only, below an overlay that nobody else sees and that goes with it */
+int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, struct plt_image **ret,
+		     struct plt_error *err);
+
+/* faults.c: the node of a blkdebug: rules over @below (a reference is taken) */
+int plt_faults_open(const json_t *tree, struct plt_store *below, struct plt_store **ret, struct plt_error *err);
+/* The blkdebug among the stores of @img, or NULL. */
+struct plt_store *plt_faults_find(struct plt_image *img);
+
 /* imagestore.c: an open image serves as a store; closes it with the store */
 int plt_image_store_new(struct plt_image *img, struct plt_store **ret);
+struct plt_image *plt_image_of_store(struct plt_store *st); /* NULL: it is no such store */
 
 /* status.c: plt_image_map_wait() for one who is in the image's epoch already (a frame's work) */
 int plt_image_map_inside(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
@@ -448,5 +470,10 @@ struct plt_request {
 	void *on_place_arg;
 };
 int plt_run_request(struct plt_image *img, const struct plt_request *r, struct plt_error *err);
+/* Inside the disk?  -EIO. */
+int plt_image_check_range(struct plt_image *img, uint64_t off, uint64_t len, struct plt_error *err);
+/* Can the disk be written compressed, and is this (inside it) one whole cluster? */
+int plt_image_check_compressed(struct plt_disk *disk, uint64_t off, uint64_t len, unsigned *ret_codec,
+			       struct plt_error *err);
 
 #endif

@@ -123,16 +123,42 @@ static int tree_bool(const json_t *tree, const char *key, bool *ret, struct plt_
 	return plt_error_set(err, EINVAL, "Parameter '%s' expects 'on' or 'off'", key);
 }
 
+static int open_file_child(struct plt_ctx *ctx, json_t *child, struct opening *how, struct plt_store **ret,
+			   struct plt_error *err);
+
+/* Fault rules over another node. */
+static int open_blkdebug(struct plt_ctx *ctx, json_t *tree, struct opening *how, struct plt_store **ret,
+			 struct plt_error *err)
+{
+	json_t *image = json_object_get(tree, "image");
+	struct opening inner = { .opts = how->opts, .parent = how, .depth = how->depth + 1 };
+	struct plt_store *below;
+	int r;
+
+	if (!image)
+		return plt_error_set(err, EINVAL, "A block device must be specified for \"image\"");
+	if (inner.depth >= PLT_MAX_DEPTH)
+		return plt_error_set(err, ELOOP, "more than %d layers", PLT_MAX_DEPTH);
+	r = open_file_child(ctx, image, &inner, &below, err);
+	if (r < 0)
+		return r;
+	r = plt_faults_open(tree, below, ret, err);
+	plt_store_unref(below);
+	return r;
+}
+
 /* A protocol node. */
-static int open_protocol(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts,
-			 struct plt_store **ret, struct plt_error *err)
+static int open_protocol(struct plt_ctx *ctx, json_t *tree, struct opening *how, struct plt_store **ret,
+			 struct plt_error *err)
 {
 	const char *driver = tree_string(tree, "driver"), *filename = tree_string(tree, "filename");
+	const struct plt_open_options *opts = how->opts;
 	bool write = opts->flags & PLT_OPEN_WRITE;
 	unsigned flags;
 	int r;
 
-	(void)ctx;
+	if (driver && !strcmp(driver, "blkdebug"))
+		return open_blkdebug(ctx, tree, how, ret, err);
 	if (driver && !strncmp(driver, "null-", 5)) {
 		const json_t *size = json_object_get(tree, "size");
 		uint64_t n = UINT64_C(1) << 30;
@@ -201,7 +227,7 @@ static int open_file_child(struct plt_ctx *ctx, json_t *child, struct opening *h
 				     "A block device must be specified for \"file\"%s",
 				     json_is_string(child) ? json_string_value(child) : "");
 	if (!driver || plt_name_is_protocol(driver))
-		return open_protocol(ctx, child, how->opts, ret, err);
+		return open_protocol(ctx, child, how, ret, err);
 	if (!plt_driver_find(driver))
 		return plt_error_set(err, EINVAL, "Unknown driver '%s'", driver);
 	opts.format = driver;

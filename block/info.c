@@ -32,6 +32,7 @@ int plt_disk_info(struct plt_disk *disk, struct plt_info **ret, struct plt_error
 	in->pub.virtual_size = atomic_load(&img->size);
 	in->pub.actual_size = plt_store_allocated(img->file);
 	in->pub.cluster_size = plt_disk_cluster_size(disk);
+	in->pub.vm_state_offset = img->drv->vm_state_offset ? img->drv->vm_state_offset(img) : 0;
 	in->pub.dirty = img->drv->dirty_flag && img->drv->dirty_flag(img);
 	in->pub.backing_filename = img->backing_name;
 	in->pub.backing_format = img->backing_format;

@@ -19,6 +19,12 @@ int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char 
  */
 int plt_create_store(struct plt_ctx *ctx, struct plt_store *file, const char *name,
 		     const struct plt_create_options *opts, char **ret_line, struct plt_error *err);
+/*
+ * Would creating this be refused?  Tried on memory, before an old target is given up for it; touches no
+ * file.
+ */
+int plt_create_rehearse(struct plt_ctx *ctx, const char *name, const struct plt_create_options *opts,
+			struct plt_error *err);
 
 /*
  * The create options of @format that "-o" texts set, with defaults, and @size (PLT_SIZE_UNSET: none)

@@ -11,6 +11,7 @@ libplatter_core_la_SOURCES += \
 	block/disk.c \
 	block/engine.h \
 	block/epoch.c \
+	block/faults.c \
 	block/flush.c \
 	block/image.c \
 	block/imagestore.c \
@@ -23,7 +24,9 @@ libplatter_core_la_SOURCES += \
 	block/range.c \
 	block/read.c \
 	block/resize.c \
+	block/scratch.c \
 	block/status.c \
+	block/submit.c \
 	block/sync.c \
 	block/write.c \
 	block/writeback.c \

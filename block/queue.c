@@ -43,6 +43,7 @@ void plt_queue_free(struct plt_queue *q)
 		q->free_ops = iop->next_free;
 		free(iop);
 	}
+	plt_queue_free_slots(q);
 	pthread_mutex_destroy(&q->lock);
 	free(q);
 }

@@ -102,7 +102,9 @@ static int store_part(struct plt_io *io, struct plt_io_op *iop)
 				return -ENOTSUP;
 			if (io->kind == PLT_IO_ZERO_REQ)
 				r = plt_store_zero(v[i].store, v[i].host_off, v[i].len,
-						   io->flags & PLT_ZERO_UNMAP ? PLT_ZERO_MAY_UNMAP : 0,
+						   (io->flags & PLT_ZERO_UNMAP ? PLT_ZERO_MAY_UNMAP : 0) |
+							   (io->flags & PLT_AIO_NO_FALLBACK ?
+								    PLT_ZERO_NO_FALLBACK : 0),
 						   PLT_IO_DATA, &iop->err);
 			else
 				r = plt_store_discard(v[i].store, v[i].host_off, v[i].len, &iop->err);
@@ -143,7 +145,8 @@ static void step(struct plt_io *io)
 				plt_io_finish(io);
 				return;
 			}
-			plt_range_unlock(io);
+			if (!io->guarded)
+				plt_range_unlock(io);
 			if (!plt_io_may_change(io)) {
 				if (io->result && !io->pending && !io->woken)
 					plt_io_finish(io);
@@ -160,7 +163,7 @@ static void step(struct plt_io *io)
 		case LOCK:
 			io->state = UNITS;
 			io->units_result = 1;
-			if (!plt_range_lock(io, io->pos, io->part_end - io->pos))
+			if (!io->guarded && !plt_range_lock(io, io->pos, io->part_end - io->pos))
 				return;
 			break;
 		case UNITS:
@@ -226,6 +229,12 @@ static void step(struct plt_io *io)
 			plt_io_leave(io);
 			if (io->part_zero)
 				io->pos = io->part_end;
+			else if (io->flags & PLT_AIO_NO_FALLBACK)
+				plt_io_fail(io, ENOTSUP, NULL);
+			if (io->result) {
+				io->state = START;
+				break;
+			}
 			if (io->pos >= io->part_end) {
 				io->state = START;
 				break;

@@ -146,6 +146,8 @@ bool cli_cache_mode(const char *mode, const char **ret);
 /* ---- opening: open.c ------------------------------------------------------------------------- */
 
 int cli_context(const struct cli_args *a, struct plt_ctx **ret); /* errors are printed */
+/* The same with other options of the context than the defaults. */
+int cli_context_with(const struct cli_args *a, struct plt_ctx_options *opts, struct plt_ctx **ret);
 /* Adds what the common options say to opts->flags.  Errors are printed, as by all below. */
 int cli_open(const struct cli_args *a, struct plt_ctx *ctx, const char *name,
 	     struct plt_open_options *opts, struct plt_disk **ret);
@@ -204,7 +206,7 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 
 /* ---- commands -------------------------------------------------------------------------------- */
 
-extern const struct cli_command cli_amend, cli_bench, cli_check, cli_compare, cli_convert, cli_create, cli_dd, cli_hash,
-	cli_info, cli_map, cli_measure, cli_resize;
+extern const struct cli_command cli_amend, cli_bench, cli_check, cli_compare, cli_convert, cli_create,
+	cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_resize;
 
 #endif

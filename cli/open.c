@@ -24,14 +24,20 @@ static void warn(void *arg, const char *text)
 int cli_context(const struct cli_args *a, struct plt_ctx **ret)
 {
 	struct plt_ctx_options opts = PLT_CTX_OPTIONS_INIT;
+
+	return cli_context_with(a, &opts, ret);
+}
+
+int cli_context_with(const struct cli_args *a, struct plt_ctx_options *opts, struct plt_ctx **ret)
+{
 	struct plt_error err = PLT_ERROR_INIT;
 	int r;
 
-	opts.policy = a->policy;
-	opts.allow_dirs = a->allow_dirs;
-	opts.warn = warn;
-	opts.warn_arg = (void *)(uintptr_t)a;
-	r = plt_ctx_new(&opts, ret, &err);
+	opts->policy = a->policy;
+	opts->allow_dirs = a->allow_dirs;
+	opts->warn = warn;
+	opts->warn_arg = (void *)(uintptr_t)a;
+	r = plt_ctx_new(opts, ret, &err);
 	if (r < 0)
 		cli_error("%s", err.text);
 	return r;

@@ -136,13 +136,6 @@ int plt_target_commit(struct plt_target *t, struct plt_error *err);
 /* Remove what was begun; where something remains, @err (already set) says what. */
 void plt_target_abort(struct plt_target *t, struct plt_error *err);
 
-/*
- * rehearse.c: whether an image can be created with these options, tried on a file in memory.  @opts: the
- * same as co->options, parsed.
- */
-int plt_rehearse(struct plt_ctx *ctx, const char *name, const struct plt_create_options *co,
-		 const struct plt_opts *opts, struct plt_error *err);
-
 /* replace.c: a file that will take another's place by its name */
 struct plt_replace {
 	char *final;         /* the file itself, symbolic links resolved */

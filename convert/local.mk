@@ -11,7 +11,6 @@ libplatter_core_la_SOURCES += \
 	convert/hold.c \
 	convert/limits.c \
 	convert/measure.c \
-	convert/rehearse.c \
 	convert/replace.c \
 	convert/source.c \
 	convert/target.c \

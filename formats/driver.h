@@ -327,6 +327,11 @@ struct plt_create {
 	const struct plt_opts *opts;    /* every create option, defaults filled in */
 	uint64_t size;
 	const char *name;               /* final name of the image, for messages */
+	/*
+	 * The files are thrown away: only what would be refused is wanted.  All is checked, nothing is
+	 * reserved, and no more need be written than it takes to find out.
+	 */
+	bool trial;
 };
 
 struct plt_bitmap_info {
@@ -441,6 +446,7 @@ struct plt_driver {
 	uint32_t (*cluster_size)(struct plt_image *img); /* 0: none */
 	/* Blocking: at least @n clusters of the file are in use by the format.  NULL: all that it is long. */
 	bool (*uses_at_least)(struct plt_image *img, uint64_t n);
+	uint64_t (*vm_state_offset)(struct plt_image *img); /* behind the guest's disk; NULL: it keeps none */
 	bool (*dirty_flag)(struct plt_image *img);
 	enum plt_codec (*codec)(struct plt_image *img); /* of place(COMPRESSED); NULL or NONE: cannot */
 	int (*snapshots)(struct plt_image *img, const struct plt_snapshot_info **ret, unsigned *ret_n);

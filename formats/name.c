@@ -33,7 +33,7 @@ static void json_freep(json_t **v)
 }
 #define JSON_AUTOFREE PLT_CLEANUP(json_freep)
 
-static const char *const protocols[] = { "file", "host_device", "null-co", "null-aio" };
+static const char *const protocols[] = { "file", "host_device", "null-co", "null-aio", "blkdebug" };
 
 bool plt_name_is_protocol(const char *driver)
 {
@@ -131,7 +131,7 @@ static int nest(const json_t *obj, unsigned depth, json_t **ret, struct plt_erro
 }
 
 /* The children that name other nodes.  A text there is the name of a node that exists elsewhere. */
-static const char *const child_keys[] = { "file", "backing", "data-file" };
+static const char *const child_keys[] = { "file", "backing", "data-file", "image" };
 
 /*
  * Check the shape of one node and complete it: a leaf that has a file name and no driver is a file.
@@ -167,8 +167,7 @@ static int settle(json_t *node, bool leaf, unsigned depth, struct plt_error *err
 			return plt_error_set(err, EINVAL,
 					     "Invalid parameter type for '%s', expected: object",
 					     key);
-		r = settle(child, !strcmp(key, "file") || !strcmp(key, "data-file"), depth + 1,
-			   err);
+		r = settle(child, strcmp(key, "backing") != 0, depth + 1, err);
 		if (r < 0)
 			return r;
 	}
@@ -198,7 +197,7 @@ static int finish(const json_t *flat, json_t **ret, struct plt_error *err)
 	if (r < 0)
 		return r;
 	driver = json_string_value(json_object_get(tree, "driver"));
-	if (driver && plt_name_is_protocol(driver)) {
+	if (driver && plt_name_is_protocol(driver)) { /* shows its bytes as they are */
 		json_t *outer = json_pack("{s:s, s:O}", "driver", "raw", "file", tree);
 
 		if (!outer)
@@ -233,6 +232,66 @@ static int parse_image_opts(const char *text, json_t **ret, struct plt_error *er
 	}
 	plt_opts_free(o);
 	return r < 0 ? r : finish(flat, ret, err);
+}
+
+/*
+ * "driver=FORMAT" for a node that is a file by its name: the format is shown over that file.  1: done,
+ * or said already; 0: nothing of the kind.
+ */
+static int merge_driver(json_t *tree, const char *key, const char *value)
+{
+	size_t len = strlen(key);
+	const char *have;
+	json_t *inner, *node = tree;
+
+	if (strcmp(key, "driver") && (len < 8 || strcmp(key + len - 7, ".driver")))
+		return 0;
+	for (const char *p = key; strcmp(p, "driver"); p += strcspn(p, ".") + 1) {
+		char *step PLT_AUTOFREE = strndup(p, strcspn(p, "."));
+
+		node = step ? json_object_get(node, step) : NULL;
+		if (!node)
+			return 0;
+	}
+	have = json_string_value(json_object_get(node, "driver"));
+	if (!have || !strcmp(have, value))
+		return have != NULL;
+	if (!plt_name_is_protocol(have) || plt_name_is_protocol(value))
+		return 0;
+	inner = json_copy(node);
+	json_object_clear(node);
+	return json_object_set_new(node, "driver", json_string(value)) < 0 ||
+			       json_object_set_new(node, "file", inner) < 0 ?
+		       -ENOMEM :
+		       1;
+}
+
+int plt_name_merge(json_t *tree, const char *options, struct plt_error *err)
+{
+	struct plt_opts *o = plt_opts_new();
+	int r = o ? plt_opts_parse(o, options, NULL, err) : plt_error_errno(err, ENOMEM, "name");
+	const char *driver = r == 0 ? plt_opts_get(o, "driver") : NULL;
+	json_t *node = tree;
+
+	/* a protocol: the options are those of the node of bytes, which is shown as it is */
+	if (driver && plt_name_is_protocol(driver) && !json_object_get(tree, "driver")) {
+		node = json_object_get(tree, "file");
+		if (!node || json_object_set_new(tree, "driver", json_string("raw")) < 0)
+			r = plt_error_errno(err, ENOMEM, "name");
+	}
+	for (size_t i = 0; r == 0 && i < plt_opts_count(o); i++) {
+		const char *key = plt_opts_key(o, i), *value = plt_opts_get(o, key);
+
+		r = merge_driver(node, key, value);
+		if (r < 0)
+			r = plt_error_errno(err, ENOMEM, "name");
+		else if (r == 0)
+			r = insert_dotted(node, key, json_string_nocheck(value), err);
+		else
+			r = 0;
+	}
+	plt_opts_free(o);
+	return r < 0 ? r : settle(tree, false, 0, err);
 }
 
 /* ---- json: ----------------------------------------------------------------------------------- */
@@ -314,6 +373,41 @@ static int parse_path(const char *name, json_t **ret, struct plt_error *err)
 	return 0;
 }
 
+/*
+ * "blkdebug:CONF:NAME": faults, by the rules of the file CONF (none if that is empty), on what NAME
+ * means.
+ */
+static int parse_blkdebug(const char *name, unsigned depth, json_t **ret, struct plt_error *err)
+{
+	const char *colon = strchr(name, ':');
+	json_t *image JSON_AUTOFREE = NULL, *node JSON_AUTOFREE = NULL;
+	int r;
+
+	if (!colon)
+		return plt_error_set(err, EINVAL, "blkdebug requires both config file and image path");
+	if (depth > NAME_DEPTH)
+		return plt_error_set(err, EINVAL, "Options are nested too deeply");
+	if (!strncmp(colon + 1, "blkdebug:", 9)) {
+		r = parse_blkdebug(colon + 1 + 9, depth + 1, &image, err);
+	} else {
+		r = plt_name_parse(colon + 1, false, &image, err);
+		if (r == 0 && !json_object_get(image, "driver")) { /* a name of bytes: not the layer that shows them */
+			json_t *file = json_incref(json_object_get(image, "file"));
+
+			json_decref(image);
+			image = file;
+		}
+	}
+	if (r < 0)
+		return r;
+	node = json_pack("{s:s, s:O}", "driver", "blkdebug", "image", image);
+	if (!node || (colon > name &&
+		      json_object_set_new_nocheck(node, "config", json_stringn_nocheck(name, (size_t)(colon - name))) < 0))
+		return plt_error_errno(err, ENOMEM, "name");
+	*ret = plt_steal(&node);
+	return 0;
+}
+
 int plt_name_parse(const char *name, bool image_opts, json_t **ret, struct plt_error *err)
 {
 	json_t *tree, *file = NULL;
@@ -328,6 +422,10 @@ int plt_name_parse(const char *name, bool image_opts, json_t **ret, struct plt_e
 		return parse_json(name + 5, ret, err);
 	if (!strcmp(name, "null-co://") || !strcmp(name, "null-aio://")) {
 		file = json_pack("{s:s%}", "driver", name, strlen(name) - 3);
+	} else if (!strncmp(name, "blkdebug:", 9)) {
+		r = parse_blkdebug(name + 9, 0, &file, err);
+		if (r < 0)
+			return r;
 	} else {
 		r = parse_path(name, &file, err);
 		if (r < 0)
@@ -346,8 +444,11 @@ int plt_name_parse(const char *name, bool image_opts, json_t **ret, struct plt_e
 static bool is_strong(const char *key)
 {
 	static const char *const keys[] = {
-		"driver", "filename", "file",	    "backing",	  "data-file",	 "offset",
-		"size",	  "encrypt",  "key-secret", "latency-ns", "read-zeroes", "snapshot",
+		"driver",	  "filename",	    "file",	    "backing",	  "data-file",
+		"offset",	  "size",	    "encrypt",	    "key-secret", "latency-ns",
+		"read-zeroes",	  "snapshot",	    "image",	    "config",	  "inject-error",
+		"set-state",	  "align",	    "max-transfer", "opt-write-zero",
+		"max-write-zero", "opt-discard",    "max-discard",
 	};
 
 	for (size_t i = 0; i < PLT_ARRAY_SIZE(keys); i++)
@@ -373,35 +474,43 @@ static json_t *strong_copy(const json_t *node, unsigned depth)
 	return out;
 }
 
-/* The path that alone says all that @node (strong options only) says, or NULL. */
-static const char *plain_path(const json_t *node)
+/* The name that alone says all that the node of a protocol says; malloc, or NULL. */
+static char *plain_name(const json_t *file)
 {
-	const json_t *file = json_object_get(node, "file");
 	const char *driver = json_string_value(json_object_get(file, "driver"));
 	const char *path = json_string_value(json_object_get(file, "filename"));
+	const char *config = json_string_value(json_object_get(file, "config"));
+	char *image PLT_AUTOFREE = NULL, *ret;
 
-	if (json_object_size(node) != 1u + !!json_object_get(node, "driver") || !driver)
+	if (!driver)
 		return NULL;
 	if (json_object_size(file) == 1 && !strcmp(driver, "null-co"))
-		return "null-co://";
+		return strdup("null-co://");
 	if (json_object_size(file) == 1 && !strcmp(driver, "null-aio"))
-		return "null-aio://";
+		return strdup("null-aio://");
+	if (!strcmp(driver, "blkdebug") && json_object_size(file) == 2u + !!config) {
+		image = plain_name(json_object_get(file, "image"));
+		if (!image || asprintf(&ret, "blkdebug:%s:%s", config ? config : "", image) < 0)
+			return NULL;
+		return ret;
+	}
 	if (json_object_size(file) != 2 || !path ||
 	    (strcmp(driver, "file") && strcmp(driver, "host_device")))
 		return NULL;
-	return path;
+	return strdup(path);
 }
 
 char *plt_name_text(const json_t *tree)
 {
 	json_t *strong JSON_AUTOFREE = strong_copy(tree, 0);
-	const char *path = plain_path(strong);
 	char *ret = NULL;
 	size_t len;
 	FILE *out;
 
-	if (path)
-		return strdup(path);
+	if (json_object_size(strong) == 1u + !!json_object_get(strong, "driver"))
+		ret = plain_name(json_object_get(strong, "file"));
+	if (ret)
+		return ret;
 	out = open_memstream(&ret, &len);
 	if (!out)
 		return NULL;
@@ -416,13 +525,17 @@ char *plt_name_text(const json_t *tree)
 
 int plt_name_resolve(const char *base, const char *ref, char **ret, struct plt_error *err)
 {
-	const char *start = base, *slash = strrchr(base, '/');
+	const char *start, *slash;
 	size_t len;
 
 	if (!*ref || *ref == '/' || plt_name_has_protocol(ref)) {
 		*ret = strdup(ref);
 		return *ret ? 0 : plt_error_errno(err, ENOMEM, "name");
 	}
+	while (!strncmp(base, "blkdebug:", 9) && strchr(base + 9, ':')) /* beside the file that it is laid over */
+		base = strchr(base + 9, ':') + 1;
+	start = base;
+	slash = strrchr(base, '/');
 	if (!*base || !strncmp(base, "json:", 5))
 		return plt_error_set(err, EINVAL, "Cannot use relative backing file names for '%s'",
 				     base);

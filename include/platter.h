@@ -73,6 +73,7 @@ enum {
 	PLT_OPEN_SHARE_RAW = 1 << 7,   /* others may write to a raw image meanwhile, if they let us: no metadata
 					* of ours can change under us.  qemu-img has it for all but the sources
 					* of convert */
+	PLT_OPEN_SCRATCH = 1 << 8,     /* writable, but what is written goes to a temporary file, and away at close */
 };
 
 struct plt_open_options {
@@ -83,8 +84,9 @@ struct plt_open_options {
 	const char *snapshot;      /* show this internal snapshot (id or name); read-only */
 	const char *snapshot_id;   /* more exact than .snapshot: both must match where both are given */
 	const char *snapshot_name;
+	const char *const *options; /* NULL-terminated "key=value,..." texts that are added to the name's; NULL: none */
 };
-#define PLT_OPEN_OPTIONS_INIT { sizeof(struct plt_open_options), NULL, 0, NULL, NULL, NULL, NULL }
+#define PLT_OPEN_OPTIONS_INIT { sizeof(struct plt_open_options), NULL, 0, NULL, NULL, NULL, NULL, NULL }
 
 /*
  * @name: a path, "file:path", "json:{...}" with nested drivers, or (PLT_OPEN_IMAGE_OPTS) a
@@ -139,7 +141,90 @@ enum { PLT_RESIZE_SHRINK = 1 << 0 };
 int plt_resize(struct plt_disk *disk, uint64_t size, unsigned flags, const char *preallocation,
 	       struct plt_error *err);
 
-/* What the guest's bytes are made of. */
+/* ---- requests side by side ------------------------------------------------------------------- */
+
+/*
+ * A queue runs many requests at once, on any disks of its context: submit, reap what has completed,
+ * sleep on its descriptor in between.  It belongs to one thread: only that one calls plt_queue_*().
+ * Several threads have a queue each, on the same disks if they like.
+ *
+ * The thread that owns a queue with requests under way makes no blocking call on the same disks that
+ * changes them, closes, resizes or flushes: such a call can wait for a request that only this
+ * thread's plt_queue_reap() moves on.  It submits those too, or reaps until nothing is under way.
+ */
+struct plt_queue;
+
+enum plt_aio_kind {
+	PLT_AIO_READ,
+	PLT_AIO_WRITE,
+	PLT_AIO_WRITE_COMPRESSED, /* one cluster, as plt_write_compressed() */
+	PLT_AIO_WRITE_ZEROES,
+	PLT_AIO_DISCARD,
+	PLT_AIO_FLUSH,            /* what had completed when it was submitted is durable */
+};
+
+enum {
+	/* the first bit is PLT_ZERO_UNMAP's */
+	PLT_AIO_FUA = 1 << 1,          /* what changes the disk: durable when it completes */
+	PLT_AIO_NO_FALLBACK = 1 << 2,  /* WRITE_ZEROES: -ENOTSUP rather than zeros written byte by byte */
+};
+
+struct plt_aio {
+	size_t size;
+	enum plt_aio_kind kind;
+	struct plt_disk *disk;
+	uint64_t off, len;       /* len: of WRITE_ZEROES and DISCARD; otherwise it is the iovec's total */
+	const struct iovec *iov; /* array and buffers stay until the request has been reaped */
+	int niov;
+	unsigned flags;          /* PLT_ZERO_UNMAP, PLT_AIO_* */
+	int level;               /* of compression: 0 fast, 1..9, -1 best */
+	void *cookie;
+	struct plt_error *err;   /* NULL, or where the text of a failure goes; stays as the buffers do */
+};
+#define PLT_AIO_INIT { .size = sizeof(struct plt_aio) }
+
+struct plt_completion {
+	void *cookie;
+	int result; /* 0 or a negative errno */
+};
+
+enum { PLT_QUEUE_THREADS = 1 << 0 /* no io_uring, even where there is one */ };
+int plt_queue_open(struct plt_ctx *ctx, unsigned flags, struct plt_queue **ret, struct plt_error *err);
+/* Nothing may be under way or unreaped.  NULL allowed. */
+void plt_queue_close(struct plt_queue *queue);
+/*
+ * Take a request; it starts at the latest in the next plt_queue_reap().  Whatever is wrong with it
+ * (its range, say) is the result of its completion; an error here means that there will be none.
+ */
+int plt_queue_submit(struct plt_queue *queue, const struct plt_aio *req, struct plt_error *err);
+/*
+ * Move requests on and take up to @max completions, in the order in which they finished; returns how
+ * many.  With @wait at least one, unless nothing is under way.
+ */
+unsigned plt_queue_reap(struct plt_queue *queue, struct plt_completion *v, unsigned max, bool wait);
+/* Requests submitted and not yet reaped. */
+unsigned plt_queue_pending(const struct plt_queue *queue);
+/* Readable when plt_queue_reap() has something to do; poll() it after a reap that returned 0. */
+int plt_queue_fd(struct plt_queue *queue);
+
+/* ---- breakpoints ----------------------------------------------------------------------------- */
+
+/*
+ * Of a disk whose name has a "blkdebug" node: hold the next request that raises an event, look
+ * whether it is held, let it go.  Holding blocks a worker of the context: it needs more workers than
+ * there are breakpoints.  -ENOTSUP: there is no such node.
+ */
+enum plt_debug_verb {
+	PLT_DEBUG_BREAK,     /* the next request at @event is held under the name @tag; -ENOENT: no such event */
+	PLT_DEBUG_RESUME,    /* let one that is held go; -ENOENT: there is none */
+	PLT_DEBUG_REMOVE,    /* the breakpoints named @tag, and let what they hold go; -ENOENT: there are none */
+	PLT_DEBUG_SUSPENDED, /* 1: one is held; 0: none is */
+	PLT_DEBUG_RELEASE,   /* remove all breakpoints, let everything go */
+};
+int plt_debug(struct plt_disk *disk, enum plt_debug_verb verb, const char *event, const char *tag);
+
+/* ---- what the guest's bytes are made of -------------------------------------------------------- */
+
 enum {
 	PLT_EXTENT_DATA = 1 << 0,       /* some layer stores data for it */
 	PLT_EXTENT_ZERO = 1 << 1,       /* reads as zeros for certain */
@@ -224,6 +309,7 @@ struct plt_info {
 	uint64_t virtual_size;
 	int64_t actual_size;              /* allocated on the host; -1 unknown */
 	uint32_t cluster_size;            /* 0: none */
+	uint64_t vm_state_offset;         /* where a virtual machine's state would be kept; 0: nowhere */
 	bool encrypted, compressed, dirty;
 	const char *backing_filename;     /* as recorded; NULL: none */
 	const char *full_backing_filename;/* as it would be opened; NULL if that cannot be said */

@@ -12,6 +12,7 @@
  * Zero clusters become absent ones, or over a backing file data (the engine writes it) before the
  * version changes.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -355,6 +356,9 @@ static int switch_header(struct plt_image *img, const struct saved *old, struct 
 
 	if (r < 0) {
 		restore(q, old);
+		/* Which of the two the disk has nobody knows: it gets the old one, or nothing more is written. */
+		if (qcow2_header_replace(img, NULL) < 0)
+			atomic_store(&img->file->sync_error, EIO);
 		return r;
 	}
 	if (old->feature_table != q->feature_table)

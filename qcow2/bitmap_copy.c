@@ -19,7 +19,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "qcow2/qcow2.h"
+#include "qcow2/mapping.h"
 
 int qcow2_bitmap_read(struct plt_image *img, unsigned i, uint64_t **ret, uint64_t *ret_nbits,
 		      struct plt_error *err)
@@ -136,7 +136,7 @@ static int switch_directory(struct plt_image *img, uint64_t off, uint64_t len, s
 	/* What goes wrong here leaks space and nothing else. */
 	if (!r && old_len)
 		(void)qcow2_count_add(img, old_off, old_len, -1, NULL);
-	return r;
+	return r < 0 ? r : qcow2_guard_reload(img, err);
 }
 
 static int fill(struct qcow2_bitmap *b, const struct qcow2_state *q, const struct plt_bitmap_info *info,
@@ -184,7 +184,7 @@ int qcow2_bitmap_add(struct plt_image *img, const struct plt_bitmap_info *info, 
 {
 	struct qcow2_state *q = qcow2_of(img);
 	struct qcow2_bitmap *v, *b;
-	uint64_t off, len;
+	uint64_t off = 0, len = 0;
 	int r = check(img, info, nbits, err);
 
 	if (!r)

@@ -408,8 +408,9 @@ int qcow2_create(const struct plt_create *how, struct plt_error *err)
 	if (!r && q.version >= 3 &&
 	    q.cluster_size > 4096) /* it would crowd a small first cluster */
 		r = qcow2_feature_table_default(&q);
-	if (!r)
-		r = write_image(how, &q, &l, mode, guest_clusters, err);
+	if (!r) /* (the header is the one thing that may still turn out not to fit) */
+		r = how->trial ? write_header(how, &q, err) :
+				 write_image(how, &q, &l, mode, guest_clusters, err);
 	if (r == -EFBIG)
 		plt_error_set(err, EFBIG, TOO_LARGE);
 	else if (r < 0)

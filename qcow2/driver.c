@@ -5,6 +5,7 @@
  * when opening, and one gate: an image whose guest data cannot be reached answers map and place
  * with the reason, so that no path can take its entries for readable data.
  */
+#include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "qcow2/mapping.h"
@@ -88,6 +89,14 @@ static enum plt_codec codec(struct plt_image *img)
 	return q->compression == QCOW2_COMPRESSION_ZSTD ? PLT_CODEC_ZSTD : PLT_CODEC_DEFLATE;
 }
 
+/* Behind the part of the guest's space that whole L2 tables cover. */
+static uint64_t vm_state_offset(struct plt_image *img)
+{
+	struct qcow2_state *q = qcow2_of(img);
+
+	return plt_align_up(atomic_load(&img->size), UINT64_C(1) << (q->cluster_bits + q->l2_bits));
+}
+
 static bool dirty_flag(struct plt_image *img)
 {
 	PLT_LOCK_SCOPE(&img->lock);
@@ -124,6 +133,7 @@ const struct plt_driver qcow2_driver = {
 	.info = qcow2_info,
 	.cluster_size = cluster_size,
 	.uses_at_least = qcow2_counts_at_least,
+	.vm_state_offset = vm_state_offset,
 	.dirty_flag = dirty_flag,
 	.codec = codec,
 	.snapshots = qcow2_snapshots_list,

@@ -18,7 +18,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "formats/name.h"
-#include "qcow2/qcow2.h"
+#include "qcow2/mapping.h"
 
 int qcow2_probe(const uint8_t *buf, size_t len, uint64_t size)
 {
@@ -266,6 +266,7 @@ static void release(struct plt_image *img)
 
 	qcow2_bitmaps_release(q);
 	qcow2_snapshots_release(q);
+	qcow2_guard_free(q);
 	qcow2_state_release(q);
 	plt_store_unref(img->data);
 	img->data = NULL;
@@ -338,10 +339,10 @@ int qcow2_first_write(struct plt_image *img, struct plt_error *err)
 	struct qcow2_state *q = qcow2_of(img);
 	uint64_t autoclear, incompatible, old_autoclear, old_incompatible;
 	bool keep_bitmaps = false;
-	int r;
+	int r = qcow2_guard_load(img, err);
 
-	if (q->version < 3)
-		return 0;
+	if (r < 0 || q->version < 3)
+		return r;
 	if (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS) {
 		/*
 		 * Bitmaps that we maintain are marked first: a cut here leaves them unusable, not
@@ -388,6 +389,8 @@ static int finish(struct plt_image *img, struct plt_error *err)
 	struct qcow2_state *q = qcow2_of(img);
 	int r = plt_store_check_writable(img->file, err);
 
+	if (atomic_load(&q->corrupt)) /* nothing that would need the tables to be right */
+		return r;
 	if (!r)
 		r = qcow2_bitmaps_store(img, err);
 	if (r < 0 || !q->dirty_set)

@@ -123,16 +123,18 @@ struct qcow2_state {
 	uint64_t free_hint;             /* cluster index: none below is known to be free */
 	uint64_t file_clusters;         /* clusters that the file's length covers, rounded up: above, all is fresh */
 	uint64_t comp_tail;             /* next free byte of the last compressed host cluster; 0: none */
-	struct plt_pins reft_pins;
 	bool lazy;                      /* lazy refcounts in force: compatible bit and option */
 	bool dirty_on_disk;
-	void *alloc;                    /* refcount.c's own */
+
+	struct qcow2_guard *_Atomic guard; /* guard.c; NULL until the first write */
+	_Atomic bool corrupt;           /* a write on metadata was prevented: no more of them */
 
 	/* header.c, open.c, snaptable.c, bitmaps.c */
 	bool bitmaps_damaged;           /* extension or directory unusable: clusters kept, bitmaps not */
 	bool bitmaps_recording;         /* some bitmap records our writes */
 	pthread_rwlock_t bitmaps_lock;  /* read: record; write: a bitmap gets another length */
 	bool dirty_set;                 /* we set the dirty bit, and clear it when closing */
+	unsigned unsettled_from, unsettled_to; /* header bytes of a switch that failed: see qcow2_header_settle() */
 	const char *unmappable;         /* why guest data cannot be reached here; NULL: it can */
 	uint64_t snapshots_size;        /* bytes of the snapshot table as found */
 	struct plt_snapshot_info *snapshot_infos; /* what snapshots_list() hands out */
@@ -162,6 +164,12 @@ int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struc
  * first sector; the names of the features follow.  Durable.  -ENOSPC: too long for a sector.
  */
 int qcow2_header_replace(struct plt_image *img, struct plt_error *err);
+/*
+ * After a switch that failed the disk may have either header.  Whoever changes a table that only one of
+ * them names calls this first: it writes what the switch had written, as q describes it now (which is as
+ * before the switch), and must succeed.
+ */
+int qcow2_header_settle(struct plt_image *img, struct plt_error *err);
 void qcow2_state_release(struct qcow2_state *q);
 
 /* amend.c */

@@ -7,6 +7,7 @@
  * the new ones, which do not know of the old table and blocks.  So a power cut leaves neither leaks nor
  * a count too low.  The work is that of the blocks that exist, not of the file's length.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -324,10 +325,12 @@ static int switch_counts(struct change *c, struct plt_error *err)
 	r = qcow2_header_switch(c->img, offsetof(struct qcow2_header, refcount_table_offset),
 				offsetof(struct qcow2_header, header_length), err);
 	if (r < 0) {
-		/* Either header may be on the disk; both tables say the same of all that is in use. */
 		pthread_mutex_lock(&c->img->lock);
 		set_counts(q, old_offset, old_clusters, old_order);
 		pthread_mutex_unlock(&c->img->lock);
+		/* Either header may be on the disk: it gets the old one, or nothing more is written. */
+		if (qcow2_header_settle(c->img, NULL) < 0)
+			atomic_store(&c->img->file->sync_error, EIO);
 		return r;
 	}
 	/* Free already; nothing of them may come back from the cache, and the host may have the space. */
@@ -337,7 +340,7 @@ static int switch_counts(struct change *c, struct plt_error *err)
 		plt_meta_forget(c->img, c->old.offset[i], cs);
 		(void)plt_store_discard(c->img->file, c->old.offset[i], cs, NULL);
 	}
-	return 0;
+	return qcow2_guard_reload(c->img, err);
 }
 
 int qcow2_change_width(struct plt_image *img, uint32_t order, struct plt_error *err)

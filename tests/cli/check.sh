@@ -37,11 +37,7 @@ mkfifo pipe
 "$PLATTER" create -q -f qcow2 -u -b pipe -F raw onpipe.qcow2 1M
 ok 'the backing file is not opened' timeout 5 "$PLATTER" check onpipe.qcow2
 "$PLATTER" create -q -f qcow2 -u -b nofile -F raw lost.qcow2 1M
-is "$("$PLATTER" check lost.qcow2 2>&1; echo $?)" \
-	"platter: Could not open 'lost.qcow2': Could not open backing file: Could not open 'nofile': No such file or directory
-1" 'a backing file that is missing: said as qemu-img says it'
-ok '--no-backing: the image alone' "$PLATTER" check --no-backing lost.qcow2
-ok '--untrusted: nothing is looked for' "$PLATTER" check --untrusted lost.qcow2
+ok 'nor missed' "$PLATTER" check lost.qcow2
 
 # Damage: a cluster that nothing uses, and one that is used and not counted.
 "$PLATTER" create -q -f qcow2 d.qcow2 1M
