@@ -260,7 +260,7 @@ void plt_block_discard(struct plt_block *b);
 /* ---- frames ---------------------------------------------------------------------------------- */
 
 enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT_IO_ZERO_REQ,
-		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ };
+		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ, PLT_IO_EXCLUSIVE_REQ };
 
 #define PLT_IO_RUNS 16
 #define PLT_OP_IOVS 4
@@ -345,6 +345,9 @@ struct plt_io {
 	const char *preallocation;
 	bool shown;             /* img->size says the new size already */
 
+	int (*exclusive)(struct plt_image *img, void *arg, struct plt_error *err);
+	void *exclusive_arg;
+
 	struct plt_io *next;    /* on a list of waiting frames, the ready list or the free list */
 	bool woken;
 };
@@ -424,6 +427,7 @@ void plt_zero_step(struct plt_io *io);
 void plt_discard_step(struct plt_io *io);
 void plt_flush_step(struct plt_io *io);
 void plt_resize_step(struct plt_io *io);
+void plt_exclusive_step(struct plt_io *io);
 /* Before the first change: driver->first_write, the raw guard, a poisoned store.  True: go on. */
 bool plt_io_may_change(struct plt_io *io);
 void plt_io_placed(struct plt_io *io);
@@ -475,6 +479,8 @@ struct plt_request {
 	unsigned flags;
 	int level;
 	const char *preallocation;
+	int (*exclusive)(struct plt_image *img, void *arg, struct plt_error *err);
+	void *exclusive_arg;
 	void (*on_place)(void *arg);
 	void *on_place_arg;
 };

@@ -33,6 +33,9 @@ int plt_create_rehearse(struct plt_ctx *ctx, const char *name, const struct plt_
 int plt_read_create_options(const char *format, const char *const *texts, uint64_t size,
 			    const struct plt_driver **ret_drv, struct plt_opts **ret, struct plt_error *err);
 
+/* One line an option of @table, sorted; free() it.  NULL: no memory. */
+char *plt_options_text(const struct plt_opt_desc *table);
+
 /* plt_check() of a store. */
 int plt_check_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg,

@@ -51,6 +51,8 @@ int plt_run_request(struct plt_image *img, const struct plt_request *r, struct p
 	io->flags = r->flags;
 	io->level = r->level;
 	io->preallocation = r->preallocation;
+	io->exclusive = r->exclusive;
+	io->exclusive_arg = r->exclusive_arg;
 	io->on_place = r->on_place;
 	io->on_place_arg = r->on_place_arg;
 	io->done = call_done;

@@ -52,6 +52,7 @@ enum {
 	OPT_NO_DRAIN,
 	OPT_SHRINK,
 	OPT_PREALLOCATION,
+	OPT_FORCE,
 };
 
 struct cli_opt {
@@ -208,7 +209,7 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 
 /* ---- commands -------------------------------------------------------------------------------- */
 
-extern const struct cli_command cli_bench, cli_check, cli_compare, cli_convert, cli_create, cli_dd, cli_hash,
-	cli_info, cli_io, cli_map, cli_measure, cli_resize;
+extern const struct cli_command cli_amend, cli_bench, cli_check, cli_compare, cli_convert, cli_create,
+	cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_resize;
 
 #endif

@@ -359,6 +359,8 @@ struct plt_snapshot_info {
 	int64_t icount;                 /* -1: none */
 };
 
+enum plt_amend_phase { PLT_AMEND_FIRST, PLT_AMEND_LAST };
+
 struct plt_driver {
 	const char *name;               /* as qemu-img calls it */
 	const char *alias;              /* or NULL */
@@ -428,6 +430,15 @@ struct plt_driver {
 	 */
 	int (*grow)(struct plt_image *img, uint64_t size, struct plt_error *err);
 	int (*resize)(struct plt_image *img, uint64_t size, const char *preallocation, struct plt_error *err);
+
+	/*
+	 * Amend: in PLT_AMEND_FIRST everything is judged and then all is done but what must come after a
+	 * resize (PLT_AMEND_LAST).  The caller is exclusive, and passes only options of amend_opts.
+	 * *ret_plain: between the two the engine turns zero clusters over a backing file into data.
+	 */
+	const struct plt_opt_desc *amend_opts; /* ends with .name == NULL */
+	int (*amend)(struct plt_image *img, const struct plt_opts *opts, enum plt_amend_phase phase, bool *ret_plain,
+		     struct plt_error *err);
 
 	/* whole-image work */
 	int (*create)(const struct plt_create *how, struct plt_error *err);

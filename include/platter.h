@@ -285,6 +285,21 @@ enum {
 int plt_create(struct plt_ctx *ctx, const char *name, const struct plt_create_options *opts, char **ret_line,
 	       struct plt_error *err);
 
+/* ---- amending -------------------------------------------------------------------------------- */
+
+/* Called at most ten times a second, from any thread, one at a time; non-zero cancels (-ECANCELED). */
+typedef int (*plt_progress_fn)(void *arg, uint64_t done, uint64_t total);
+enum { PLT_AMEND_FORCE = 1 << 0 /* do what may cost data: a size that is smaller */ };
+/*
+ * Change options of an image where it is ("-o" texts, as for create).  What cannot be is refused before
+ * anything is changed; what is done is durable when the call returns.  A power cut leaves the image
+ * as it was, or with the options, each of them whole, that had been changed by then.
+ */
+int plt_amend(struct plt_disk *disk, const char *const *options, unsigned flags, plt_progress_fn progress,
+	      void *arg, struct plt_error *err);
+/* The options of amend, as `amend -f FORMAT -o help` lists them; free() it. */
+int plt_amend_help(const char *format, char **ret, struct plt_error *err);
+
 /* ---- key slots ------------------------------------------------------------------------------- */
 
 struct plt_key_change {
@@ -356,9 +371,6 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 	      struct plt_check_result *ret, struct plt_error *err);
 
 /* ---- whole-image work ------------------------------------------------------------------------ */
-
-/* Called at most ten times a second, from any thread, one at a time; non-zero cancels (-ECANCELED). */
-typedef int (*plt_progress_fn)(void *arg, uint64_t done, uint64_t total);
 
 struct plt_convert_options {
 	size_t size;

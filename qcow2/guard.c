@@ -355,6 +355,12 @@ int qcow2_guard_load(struct plt_image *img, struct plt_error *err)
 	return 0;
 }
 
+int qcow2_guard_reload(struct plt_image *img, struct plt_error *err)
+{
+	qcow2_guard_free(qcow2_of(img));
+	return qcow2_guard_load(img, err);
+}
+
 /* ---- looking --------------------------------------------------------------------------------- */
 
 bool qcow2_guarded(const struct qcow2_state *q, uint64_t off, uint64_t len)

@@ -56,6 +56,8 @@ enum qcow2_meta {
 /* Blocking, before the first write: read what there is.  Nothing to do the second time. */
 int qcow2_guard_load(struct plt_image *img, struct plt_error *err);
 void qcow2_guard_free(struct qcow2_state *q);
+/* After tables that are ranges, or all counts, have moved.  All is flushed, the caller is exclusive. */
+int qcow2_guard_reload(struct plt_image *img, struct plt_error *err);
 /*
  * Does [off, +len) touch a table that the guard knows, the three of the header apart?  Any thread, no
  * lock; false before the first write.

@@ -166,12 +166,25 @@ int qcow2_header_write(struct plt_image *img, struct plt_error *err);
  */
 int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struct plt_error *err);
 /*
+ * All of it as q describes it now, in place of anything: what counts is switched by one write of the
+ * first sector; the names of the features follow.  Durable.  -ENOSPC: too long for a sector.
+ */
+int qcow2_header_replace(struct plt_image *img, struct plt_error *err);
+/*
  * After a switch that failed the disk may have either header.  Whoever changes a table that only one of
  * them names calls this first: it writes what the switch had written, as q describes it now (which is as
  * before the switch), and must succeed.
  */
 int qcow2_header_settle(struct plt_image *img, struct plt_error *err);
 void qcow2_state_release(struct qcow2_state *q);
+
+/* amend.c */
+extern const struct plt_opt_desc qcow2_amend_opts[];
+int qcow2_amend(struct plt_image *img, const struct plt_opts *opts, enum plt_amend_phase phase, bool *ret_plain,
+		struct plt_error *err);
+/* recount.c: counts of another width.  EINVAL from check_width: one of them does not fit. */
+int qcow2_check_width(struct plt_image *img, uint32_t order, struct plt_error *err);
+int qcow2_change_width(struct plt_image *img, uint32_t order, struct plt_error *err);
 
 int qcow2_state_derive(struct qcow2_state *q); /* the fields under "derived", from the header's */
 /* Entries that an L1 for @size guest bytes needs. */

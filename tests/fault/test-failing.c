@@ -60,6 +60,8 @@ static const char *const played[] = {
 	"lazy",
 	"lazy, synced",
 	"bitmap",
+	"amended widths",
+	"amended versions, backing",
 	"bitmap, added",
 	"bitmap, lazy",
 	"pressure",
