@@ -9,6 +9,7 @@ script_tests += \
 	tests/cli/hash.sh \
 	tests/cli/help.sh \
 	tests/cli/info.sh \
+	tests/cli/io.sh \
 	tests/cli/map.sh \
 	tests/cli/progress.sh \
 	tests/cli/usage.sh \
@@ -24,6 +25,10 @@ EXTRA_DIST += \
 	tests/cli/create.out \
 	tests/cli/info-chain.out \
 	tests/cli/info.out \
+	tests/cli/io-aio.out \
+	tests/cli/io-data.out \
+	tests/cli/io-image.out \
+	tests/cli/io-rest.out \
 	tests/cli/map.out \
 	tests/cli/transcript.sh \
 	tests/cli/usage.out \
