@@ -3,25 +3,25 @@
 
 /*
  * Creating an image: options from all their sources, the backing file looked at, the file made, the
- * driver's create run on it.  Everything that can be refused is refused before the file is touched; a
- * file that is there already is formatted in memory first, so that what the driver refuses leaves it
- * as it was.
+ * driver's create run on it.  Everything that can be refused is refused before a file is touched: where
+ * there is one already, the driver is tried on memory first, so that what it refuses leaves that as it
+ * was.  What fails later removes the files that it made, and names those that were there and are empty
+ * now.
  */
 #include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "block/engine.h"
 #include "formats/name.h"
 
-static const char *const preallocation_values[] = { "off", "falloc", "full", NULL };
-
 /* What the file itself can be told, whatever the format. */
 static const struct plt_opt_desc file_opts[] = {
 	{ .name = "nocow", .type = PLT_OPT_BOOL, .help = "Turn off copy-on-write (valid only on btrfs)" },
-	{ .name = "preallocation", .type = PLT_OPT_STRING, .values = preallocation_values,
+	{ .name = "preallocation", .type = PLT_OPT_STRING,
 	  .help = "Preallocation mode (allowed values: off, falloc, full)" },
 	{ .name = "extent_size_hint", .type = PLT_OPT_SIZE,
 	  .help = "Extent size hint for the image file, 0 to disable" },
@@ -92,7 +92,7 @@ static int gather(struct making *m, const struct plt_create_options *o, struct p
 
 	m->drv = plt_driver_find(o->format ? o->format : "raw");
 	if (!m->drv)
-		return plt_error_set(err, EINVAL, "Unknown file format '%s'", o->format);
+		return plt_format_unknown(o->format, err);
 	if (!m->drv->create)
 		return plt_error_set(err, ENOTSUP, "Format driver '%s' does not support image creation", m->drv->name);
 	m->table = join_tables(m->drv->create_opts);
@@ -111,7 +111,7 @@ static int gather(struct making *m, const struct plt_create_options *o, struct p
 	}
 	if (r == 0 && o->backing_format) {
 		if (!find(m->table, "backing_fmt"))
-			return plt_error_set(err, ENOTSUP, "Backing format not supported for file format '%s'",
+			return plt_error_set(err, ENOTSUP, "Backing file format not supported for file format '%s'",
 					     m->drv->name);
 		r = plt_opts_set(m->opts, "backing_fmt", o->backing_format);
 	}
@@ -126,6 +126,26 @@ static int gather(struct making *m, const struct plt_create_options *o, struct p
 	if (r == 0)
 		r = plt_opts_validate(m->opts, tables, err);
 	return plt_error_default(err, -r, "options");
+}
+
+int plt_read_create_options(const char *format, const char *const *texts, uint64_t size,
+			    const struct plt_driver **ret_drv, struct plt_opts **ret, struct plt_error *err)
+{
+	struct plt_create_options o = PLT_CREATE_OPTIONS_INIT;
+	struct making m = { 0 };
+	int r;
+
+	o.format = format;
+	o.options = texts;
+	o.virtual_size = size;
+	o.flags = PLT_CREATE_OWN_SIZE;
+	r = gather(&m, &o, err);
+	*ret_drv = m.drv;
+	*ret = r == 0 ? m.opts : NULL;
+	if (r == 0)
+		m.opts = NULL;
+	release(&m);
+	return r;
 }
 
 /* The backing file must open and have a recorded format; without a size of our own its size counts. */
@@ -146,8 +166,6 @@ static int look_at_backing(struct making *m, const struct plt_create_options *o,
 	if (!strcmp(backing, m->name))
 		return plt_error_set(err, EINVAL, "Error: Trying to create an image with the same filename as the "
 				     "backing file");
-	if (fmt && !plt_driver_find(fmt))
-		return plt_error_set(err, EINVAL, "Unknown backing file format '%s'", fmt);
 	if (o->flags & PLT_CREATE_UNCHECKED_BACKING)
 		return fmt ? 0 : plt_error_set(err, EINVAL, "Backing file specified without backing format");
 	r = plt_name_resolve(m->name, backing, &full, err);
@@ -156,12 +174,13 @@ static int look_at_backing(struct making *m, const struct plt_create_options *o,
 	if (r < 0)
 		return r;
 	bo.format = fmt;
+	bo.flags = PLT_OPEN_SHARE_RAW; /* no more than its size is read */
 	r = plt_image_open(m->ctx, tree, &bo, 0, &img, err);
 	json_decref(tree);
 	if (r < 0) {
 		size_t n = err ? strlen(err->text) : 0;
 
-		if (err && strncmp(err->text, "Could not open '", 16))
+		if (err && strncmp(err->text, "Could not open '", 16) && strncmp(err->text, "Unknown driver '", 16))
 			plt_error_prefix(err, "Could not open '%s'", full), n = strlen(err->text);
 		if (err)
 			snprintf(err->text + n, sizeof(err->text) - n, "\nCould not open backing image.");
@@ -176,6 +195,19 @@ static int look_at_backing(struct making *m, const struct plt_create_options *o,
 	}
 	plt_image_close(img, NULL);
 	return r;
+}
+
+/* Where the format leaves preallocation to the file; judged after the "Formatting" line, as QEMU does. */
+static int check_preallocation(const struct making *m, struct plt_error *err)
+{
+	const char *v = plt_opts_get(m->opts, "preallocation");
+
+	if (!v || find(m->drv->create_opts, "preallocation") || !strcmp(v, "off") || !strcmp(v, "falloc") ||
+	    !strcmp(v, "full"))
+		return 0;
+	if (!strcmp(v, "metadata"))
+		return plt_error_set(err, ENOTSUP, "Unsupported preallocation mode: %s", v);
+	return plt_error_set(err, EINVAL, "invalid parameter value: %s", v);
 }
 
 static char *formatting_line(const struct making *m)
@@ -223,7 +255,7 @@ static int prepare(struct making *m, const struct plt_create_options *o, char **
 	m->size = plt_align_up(m->size, 512);
 	if (ret_line)
 		*ret_line = formatting_line(m);
-	return 0;
+	return check_preallocation(m, err);
 }
 
 /* ---- making ---------------------------------------------------------------------------------- */
@@ -248,60 +280,100 @@ static void give_hints(struct making *m, struct plt_store *st)
 	}
 }
 
-static int format_store(struct making *m, struct plt_store *file, struct plt_store *data, struct plt_error *err)
+static int format_store(struct making *m, struct plt_store *file, struct plt_store *data, bool trial,
+			struct plt_error *err)
 {
 	struct plt_create how = { .ctx = m->ctx, .file = file, .data_file = data, .opts = m->opts, .size = m->size,
-				  .name = m->name };
+				  .name = m->name, .trial = trial };
 
 	return plt_error_default(err, -m->drv->create(&how, err), "'%s' cannot be formatted", m->name);
 }
 
-/* What the driver would refuse, found out on memory. */
+/* What the driver would refuse, found out on a file in memory. */
 static int rehearse(struct making *m, struct plt_error *err)
 {
-	const char *pre = plt_opts_get(m->opts, "preallocation");
-	PLT_AUTOFREE char *kept = pre ? strdup(pre) : NULL;
-	struct plt_store *mem, *data = NULL;
-	int r;
+	struct plt_store *file = NULL, *data = NULL;
+	int r, fd;
 
 	if (m->drv->flags & PLT_DRIVER_NO_HEADER)
 		return 0;
-	if (pre && strcmp(pre, "off") && (!kept || plt_opts_set(m->opts, "preallocation", "off") < 0))
-		return plt_error_set(err, ENOMEM, "out of memory");
-	r = plt_memory_new(NULL, 0, 0, &mem);
+	fd = memfd_create("platter", MFD_CLOEXEC);
+	if (fd < 0)
+		r = plt_memory_new(NULL, 0, 0, &file);
+	else
+		r = plt_file_from_fd(fd, m->name, PLT_FILE_WRITE | PLT_FILE_UNSAFE | PLT_FILE_NO_LOCK, &file, err);
+	if (r < 0 && fd >= 0)
+		close(fd);
 	if (r == 0 && plt_opts_get(m->opts, "data_file"))
 		r = plt_null_new(m->size, &data);
 	if (r == 0)
-		r = format_store(m, mem, data, err);
-	plt_store_unref(mem);
+		r = format_store(m, file, data, true, err);
+	plt_store_unref(file);
 	plt_store_unref(data);
-	if (kept)
-		(void)plt_opts_set(m->opts, "preallocation", kept);
 	return plt_error_default(err, -r, "out of memory");
 }
 
-static int open_target(const char *path, bool *ret_new, struct plt_store **ret, struct plt_error *err)
+int plt_create_rehearse(struct plt_ctx *ctx, const char *name, const struct plt_create_options *opts,
+			struct plt_error *err)
+{
+	struct making m = { .ctx = ctx, .name = name };
+	int r = prepare(&m, opts, NULL, err);
+
+	if (r == 0)
+		r = rehearse(&m, err);
+	release(&m);
+	return r;
+}
+
+/* ---- the files ------------------------------------------------------------------------------- */
+
+struct target {
+	const char *path;      /* NULL: none */
+	struct plt_store *st;
+	bool made;             /* by us: there was no such file */
+	bool emptied;          /* what it held before is gone */
+};
+
+/* Open and lock; nothing of what it holds is touched. */
+static int open_target(struct target *t, const char *path, struct plt_error *err)
 {
 	struct stat sb;
 	int r;
 
-	*ret_new = stat(path, &sb) < 0 && errno == ENOENT;
-	r = plt_file_open(path, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_UNSAFE, ret, err);
+	if (!path)
+		return 0;
+	t->made = stat(path, &sb) < 0 && errno == ENOENT;
+	r = plt_file_open(path, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_UNSAFE, &t->st, err);
 	if (r < 0)
 		return r;
-	r = plt_store_lock(*ret, PLT_PERM_READ | PLT_PERM_WRITE | PLT_PERM_RESIZE,
+	t->path = path;
+	r = plt_store_lock(t->st, PLT_PERM_READ | PLT_PERM_WRITE | PLT_PERM_RESIZE,
 			   PLT_PERM_READ | PLT_PERM_WRITE_UNCHANGED, err);
-	if (r == -ENOTSUP)
-		r = 0;
-	if (r == 0 && (*ret)->limits.can_grow)
-		r = plt_store_truncate(*ret, 0, err);
-	if (r < 0) {
-		plt_store_unref(*ret);
-		*ret = NULL;
-		if (*ret_new)
-			(void)unlink(path); /* ours, and empty */
+	return r == -ENOTSUP ? 0 : r;
+}
+
+static int empty_target(struct target *t, struct plt_error *err)
+{
+	uint64_t size;
+
+	if (!t->st || !t->st->limits.can_grow)
+		return 0;
+	t->emptied = !t->made && (plt_store_size(t->st, &size, NULL) < 0 || size);
+	return plt_store_truncate(t->st, 0, err);
+}
+
+/* After a failure (@r < 0, with @err): as it was, or said by name. */
+static void close_target(struct target *t, int r, struct plt_error *err)
+{
+	if (r < 0 && t->made && t->path)
+		(void)unlink(t->path);
+	else if (r < 0 && t->emptied && err) {
+		char old[sizeof(err->text)];
+
+		snprintf(old, sizeof(old), "%s", err->text);
+		plt_error_set(err, -r, "%s; '%s' has lost its old content", old, t->path);
 	}
-	return r;
+	plt_store_unref(t->st);
 }
 
 static const char *plain_path(const char *name)
@@ -327,9 +399,8 @@ int plt_create(struct plt_ctx *ctx, const char *name, const struct plt_create_op
 	       struct plt_error *err)
 {
 	struct making m = { .ctx = ctx, .name = name };
-	struct plt_store *file = NULL, *data = NULL;
+	struct target file = { 0 }, data = { 0 };
 	const char *path = plain_path(name), *data_path;
-	bool new_file = false, new_data = false;
 	struct stat sb;
 	int r;
 
@@ -338,31 +409,24 @@ int plt_create(struct plt_ctx *ctx, const char *name, const struct plt_create_op
 	r = prepare(&m, opts, ret_line, err);
 	if (r == 0)
 		r = check_name(name, err);
-	if (r == 0 && stat(path, &sb) == 0 && (S_ISBLK(sb.st_mode) || sb.st_size))
+	data_path = r == 0 ? plt_opts_get(m.opts, "data_file") : NULL;
+	if (r == 0 && ((stat(path, &sb) == 0 && (S_ISBLK(sb.st_mode) || sb.st_size)) ||
+		       (data_path && stat(data_path, &sb) == 0 && sb.st_size)))
 		r = rehearse(&m, err);
-	if (r < 0)
-		goto out;
-	r = open_target(path, &new_file, &file, err);
-	if (r < 0)
-		goto out;
-	data_path = plt_opts_get(m.opts, "data_file");
-	if (data_path) {
-		r = open_target(data_path, &new_data, &data, err);
-		if (r < 0)
-			goto fail;
-	}
-	give_hints(&m, file);
-	r = format_store(&m, file, data, err);
 	if (r == 0)
-		goto out;
-fail:
-	if (new_file)
-		(void)unlink(path);
-	if (new_data && data_path)
-		(void)unlink(data_path);
-out:
-	plt_store_unref(file);
-	plt_store_unref(data);
+		r = open_target(&file, path, err);
+	if (r == 0)
+		r = open_target(&data, data_path, err);
+	if (r == 0)
+		r = empty_target(&file, err);
+	if (r == 0)
+		r = empty_target(&data, err);
+	if (r == 0) {
+		give_hints(&m, file.st);
+		r = format_store(&m, file.st, data.st, false, err);
+	}
+	close_target(&data, r, err);
+	close_target(&file, r, err);
 	release(&m);
 	return r;
 }
@@ -371,22 +435,21 @@ int plt_create_store(struct plt_ctx *ctx, struct plt_store *file, const char *na
 		     const struct plt_create_options *opts, char **ret_line, struct plt_error *err)
 {
 	struct making m = { .ctx = ctx, .name = name };
-	struct plt_store *data = NULL;
-	bool new_data = false;
+	struct target data = { 0 };
 	int r;
 
 	if (ret_line)
 		*ret_line = NULL;
 	r = prepare(&m, opts, ret_line, err);
-	if (r == 0 && plt_opts_get(m.opts, "data_file"))
-		r = open_target(plt_opts_get(m.opts, "data_file"), &new_data, &data, err);
+	if (r == 0)
+		r = open_target(&data, plt_opts_get(m.opts, "data_file"), err);
+	if (r == 0)
+		r = empty_target(&data, err);
 	if (r == 0) {
 		give_hints(&m, file);
-		r = format_store(&m, file, data, err);
-		if (r < 0 && new_data)
-			(void)unlink(plt_opts_get(m.opts, "data_file"));
+		r = format_store(&m, file, data.st, false, err);
 	}
-	plt_store_unref(data);
+	close_target(&data, r, err);
 	release(&m);
 	return r;
 }
@@ -413,7 +476,7 @@ int plt_format_help(const char *format, bool with_file, char **ret, struct plt_e
 	FILE *f;
 
 	if (!drv)
-		return plt_error_set(err, EINVAL, "Unknown file format '%s'", format);
+		return plt_format_unknown(format, err);
 	t = with_file ? join_tables(drv->create_opts) : copy_table(drv->create_opts);
 	f = t ? open_memstream(ret, &len) : NULL;
 	if (!f) {

@@ -33,7 +33,8 @@ int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_o
 	if (!opts)
 		opts = &defaults;
 	if (opts->flags & PLT_OPEN_FORCE_SHARE && opts->flags & PLT_OPEN_WRITE)
-		return plt_error_set(err, EINVAL, "an image in use by others cannot be opened for writing");
+		return plt_error_set(err, EINVAL, "Could not open '%s': force-share=on can only be used with read-only "
+				     "images", name);
 	r = plt_name_parse(name, opts->flags & PLT_OPEN_IMAGE_OPTS, &tree, err);
 	if (r == 0) {
 		if (opts->options)
@@ -45,7 +46,9 @@ int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_o
 		json_decref(tree);
 	}
 	if (r < 0) {
-		plt_error_prefix(err, "Could not open '%s'", name);
+		/* (that one is said of an image that did open) */
+		if (!err || strncmp(err->text, "Failed to load snapshot: ", 25))
+			plt_error_prefix(err, "Could not open '%s'", name);
 		return r;
 	}
 	return disk_new(img, ret, err);

@@ -328,7 +328,8 @@ struct plt_io {
 	uint64_t comp_len;
 	bool head_zero, tail_zero;
 	bool all_zero;          /* reads: nothing but zeros has been met */
-	bool guarded, compressed;
+	bool compressed;
+	bool guarded, guard_passed; /* a write to the head of a guessed raw image: holds its range; has been looked at */
 
 	/* zeroes and discards: the part under way */
 	uint64_t part_end, work_done;

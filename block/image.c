@@ -188,22 +188,26 @@ static int open_protocol(struct plt_ctx *ctx, json_t *tree, struct opening *how,
 
 /*
  * What we read nobody may write or resize meanwhile, and what we write we have alone, as qemu-img has
- * it.  A raw image that is only looked at (info) has no metadata that could change under us.
+ * it.  A raw image has no metadata that could change under us: the caller may share it with those
+ * who share it too.
  */
 static int lock_image(struct plt_store *st, const struct plt_driver *drv, const struct plt_open_options *opts,
 		      struct plt_error *err)
 {
 	unsigned perm = PLT_PERM_READ, shared = PLT_PERM_READ | PLT_PERM_WRITE_UNCHANGED;
+	bool share;
 	int r;
 
 	if (opts->flags & PLT_OPEN_FORCE_SHARE)
 		return 0;
 	if (opts->flags & PLT_OPEN_WRITE)
 		perm |= PLT_PERM_WRITE | PLT_PERM_RESIZE;
-	/* (check opens the bytes as raw, whatever they mean) */
-	if (drv->flags & PLT_DRIVER_NO_HEADER && opts->flags & PLT_OPEN_INSPECT && !(opts->flags & PLT_OPEN_CHECK))
+	share = drv->flags & PLT_DRIVER_NO_HEADER && opts->flags & (PLT_OPEN_INSPECT | PLT_OPEN_SHARE_RAW);
+	if (share && !(opts->flags & PLT_OPEN_WRITE))
 		shared = PLT_PERM_ALL;
-	r = plt_store_lock(st, perm, shared, err);
+	r = plt_store_lock(st, perm, shared, share ? NULL : err);
+	if (r < 0 && r != -ENOTSUP && share) /* nobody may come in beside our writes; who is there already, and shares, may stay */
+		r = plt_store_lock(st, perm, PLT_PERM_ALL, err);
 	return r == -ENOTSUP ? 0 : r;
 }
 
@@ -350,7 +354,7 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 	PLT_AUTOFREE char *full = NULL;
 	int r;
 
-	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT);
+	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT | PLT_OPEN_SHARE_RAW);
 	opts.cache = how->opts->cache;
 	if (how->opts->flags & (PLT_OPEN_NO_BACKING | PLT_OPEN_INSPECT) || json_is_null(child) ||
 	    (json_is_string(child) && !*json_string_value(child)))
@@ -470,6 +474,12 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 		plt_image_close(img, NULL);
 		return r;
 	}
+	if (img->engine->guard_probe && img->writable)
+		plt_ctx_warn(ctx, "WARNING: Image format was not specified for '%s' and probing guessed %s.\n"
+			     "         Automatically detecting the format is dangerous for raw images, write "
+			     "operations on block 0 will be restricted.\n"
+			     "         Specify the '%s' format explicitly to remove the restrictions.", name, drv->name,
+			     drv->name);
 	img->has_backing = img->backing_name || img->engine->backing;
 	*ret = img;
 	return 0;

@@ -161,6 +161,7 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 {
 	static const struct plt_open_options defaults = PLT_OPEN_OPTIONS_INIT;
 	struct plt_open_options o = opts ? *opts : defaults;
+	const struct plt_driver *drv = NULL;
 	struct plt_image *img = NULL;
 	const char *format;
 	json_t *tree;
@@ -179,14 +180,23 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 			json_object_del(tree, "driver");
 			o.format = "raw";
 		}
-		o.flags |= PLT_OPEN_INSPECT | PLT_OPEN_CHECK;
+		o.flags |= PLT_OPEN_INSPECT;
 		o.flags &= ~(unsigned)(PLT_OPEN_WRITE | PLT_OPEN_IMAGE_OPTS);
 		r = plt_image_open(ctx, tree, &o, 0, &img, err);
 		json_decref(tree);
-		if (r == 0) {
-			r = plt_check_store(ctx, img->file, img->name, format, found, arg, ret, err);
-			plt_image_close(img, NULL);
+		if (r == 0 && format)
+			drv = plt_driver_find(format);
+		else if (r == 0)
+			r = plt_probe(img->file, &drv, err);
+		/* what is examined may not change meanwhile; what cannot be examined may */
+		if (r == 0 && drv && drv->examine && !(o.flags & PLT_OPEN_FORCE_SHARE)) {
+			r = plt_store_lock(img->file, PLT_PERM_READ, PLT_PERM_READ | PLT_PERM_WRITE_UNCHANGED, err);
+			if (r == -ENOTSUP)
+				r = 0;
 		}
+		if (r == 0)
+			r = plt_check_store(ctx, img->file, img->name, drv ? drv->name : format, found, arg, ret, err);
+		plt_image_close(img, NULL);
 		free(own);
 	}
 	if (r < 0 && r != -ENOTSUP)

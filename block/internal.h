@@ -19,6 +19,19 @@ int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char 
  */
 int plt_create_store(struct plt_ctx *ctx, struct plt_store *file, const char *name,
 		     const struct plt_create_options *opts, char **ret_line, struct plt_error *err);
+/*
+ * Would creating this be refused?  Tried on memory, before an old target is given up for it; touches no
+ * file.
+ */
+int plt_create_rehearse(struct plt_ctx *ctx, const char *name, const struct plt_create_options *opts,
+			struct plt_error *err);
+
+/*
+ * The create options of @format that "-o" texts set, with defaults, and @size (PLT_SIZE_UNSET: none)
+ * for an option "size".  *ret_drv is set also where they are wrong, NULL if there is no such format.
+ */
+int plt_read_create_options(const char *format, const char *const *texts, uint64_t size,
+			    const struct plt_driver **ret_drv, struct plt_opts **ret, struct plt_error *err);
 
 /* plt_check() of a store. */
 int plt_check_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,

@@ -57,7 +57,7 @@ void plt_range_unlock(struct plt_io *io)
 		return;
 	PLT_LOCK_SCOPE(&eng->lock);
 	assert(l->held);
-	io->has_range = false;
+	io->has_range = io->guarded = io->guard_passed = false;
 	if (l->prev)
 		l->prev->next = l->next;
 	else

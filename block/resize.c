@@ -35,7 +35,8 @@ static uint64_t zero_end(const struct plt_io *io, uint64_t old)
 {
 	const struct plt_image *below = io->eng->backing;
 	uint64_t unit_end = plt_align_up(old, io->img->alloc_unit);
-	uint64_t below_end = below ? atomic_load(&below->size) : 0;
+	/* (a backing file that was not opened may be as long as it likes) */
+	uint64_t below_end = below ? atomic_load(&below->size) : io->img->has_backing ? UINT64_MAX : 0;
 
 	return PLT_MIN(io->len, PLT_MAX(unit_end, below_end));
 }

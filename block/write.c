@@ -39,7 +39,8 @@ static int first_write(struct plt_io *io, struct plt_io_op *iop)
 
 /*
  * An image whose format was guessed to be raw may not be given a format's header by its guest: the
- * next one to open it would guess otherwise, and follow the names in it.
+ * next one to open it would guess otherwise, and follow the names in it.  The range lock is held from
+ * the look until what was looked at has been written, so that two writes cannot make a header together.
  */
 static int guard(struct plt_io *io, struct plt_io_op *iop)
 {
@@ -49,11 +50,15 @@ static int guard(struct plt_io *io, struct plt_io_op *iop)
 
 	if (r < 0)
 		return r;
-	if (io->kind == PLT_IO_WRITE_REQ || io->kind == PLT_IO_COMPRESSED_REQ) /* zeros are no header */
+	if (io->kind == PLT_IO_WRITE_REQ || io->kind == PLT_IO_COMPRESSED_REQ)
 		plt_iov_to_buf(io->iov, io->niov, io->iov_off, buf + io->off,
 			       (size_t)PLT_MIN(io->len, sizeof(buf) - io->off));
-	if (plt_probe_buffer(buf, sizeof(buf), size) == plt_driver_find("raw"))
+	else
+		memset(buf + io->off, 0, (size_t)PLT_MIN(io->len, sizeof(buf) - io->off));
+	if (plt_probe_buffer(buf, sizeof(buf), size) == plt_driver_find("raw")) {
+		io->guard_passed = true;
 		return 0;
+	}
 	return plt_error_set(&iop->err, EPERM, "'%s': the image format was not given and was guessed to be raw: "
 			     "writing the header of another format to it is refused; give the format explicitly",
 			     io->img->name);
@@ -84,12 +89,15 @@ bool plt_io_may_change(struct plt_io *io)
 		plt_io_call(io, first_write, NULL);
 		return false;
 	}
-	if (io->eng->guard_probe && io->off < PLT_PROBE_LEN && !io->guarded) {
-		io->guarded = true;
+	if (!io->eng->guard_probe || io->off >= PLT_PROBE_LEN || io->guard_passed ||
+	    (io->parent && io->parent->guarded && io->parent->eng == io->eng))
+		return true;
+	io->guarded = true;
+	if (plt_range_lock(io, 0, PLT_MAX(io->off + io->len, (uint64_t)PLT_PROBE_LEN)))
 		plt_io_call(io, guard, NULL);
-		return false;
-	}
-	return true;
+	else if (io->pins.privileged) /* the holder may be in need of a slot */
+		plt_cache_slot_done(io);
+	return false;
 }
 
 /* ---- in place -------------------------------------------------------------------------------- */
@@ -314,7 +322,8 @@ void plt_write_step(struct plt_io *io)
 				plt_io_finish(io);
 				return;
 			}
-			plt_range_unlock(io);
+			if (!io->guarded)
+				plt_range_unlock(io);
 			if (!plt_io_may_change(io)) {
 				if (io->result && !io->pending && !io->woken)
 					plt_io_finish(io);
@@ -344,7 +353,7 @@ void plt_write_step(struct plt_io *io)
 			break;
 		case LOCK:
 			io->state = PLACE;
-			if (!plt_range_lock(io, io->pos, end - io->pos)) {
+			if (!io->guarded && !plt_range_lock(io, io->pos, end - io->pos)) {
 				/* the holder may be in need of a slot */
 				if (io->pins.privileged)
 					plt_cache_slot_done(io);

@@ -181,7 +181,8 @@ static void step(struct plt_io *io)
 				plt_io_finish(io);
 				return;
 			}
-			plt_range_unlock(io);
+			if (!io->guarded)
+				plt_range_unlock(io);
 			if (!plt_io_may_change(io)) {
 				if (io->result && !io->pending && !io->woken)
 					plt_io_finish(io);
@@ -197,7 +198,7 @@ static void step(struct plt_io *io)
 		case LOCK:
 			io->state = UNITS;
 			io->units_result = 1;
-			if (!plt_range_lock(io, io->pos, io->part_end - io->pos))
+			if (!io->guarded && !plt_range_lock(io, io->pos, io->part_end - io->pos))
 				return;
 			break;
 		case UNITS:

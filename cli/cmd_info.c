@@ -19,7 +19,7 @@ static int run(struct cli_args *a);
 static const struct cli_opt opts[] = {
 	{ 'f', "format", "fmt", "format of the image", CLI_FORMAT },
 	{ OPT_BACKING_CHAIN, "backing-chain", NULL, "describe the backing files too", CLI_ANY },
-	{ 't', "cache", "cache", "how to open the image: none, writeback, ...", CLI_CACHE },
+	{ 't', "cache", "cache", "how to open the image: " CLI_CACHE_WORDS " (writeback)", CLI_CACHE },
 	{ 0 },
 };
 

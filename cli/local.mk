@@ -4,14 +4,18 @@
 platter_SOURCES += \
 	cli/args.c \
 	cli/cli.h \
+	cli/cmd_bench.c \
 	cli/cmd_check.c \
 	cli/cmd_compare.c \
 	cli/cmd_convert.c \
 	cli/cmd_create.c \
+	cli/cmd_dd.c \
 	cli/cmd_hash.c \
 	cli/cmd_info.c \
 	cli/cmd_io.c \
 	cli/cmd_map.c \
+	cli/cmd_measure.c \
+	cli/cmd_resize.c \
 	cli/help.c \
 	cli/io.h \
 	cli/io_args.c \

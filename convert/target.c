@@ -36,7 +36,7 @@
 
 #define OLD_HEADER 4096 /* what is zeroed of an old image: every header that a probe looks at */
 
-enum way { WAY_NEW, WAY_IN_PLACE, WAY_EXISTING, WAY_BY_NAME };
+enum way { WAY_NEW, WAY_IN_PLACE, WAY_EXISTING };
 
 struct plt_target {
 	struct plt_ctx *ctx;
@@ -46,9 +46,11 @@ struct plt_target {
 	char *name;                /* as given */
 	enum way way;
 	struct plt_replace rep;
-	struct plt_store *store;   /* what is formatted and written (a reference); NULL: opened by name */
+	struct plt_store *store;   /* what is formatted and written (a reference); NULL: existing, opened by name */
 	struct plt_store *hold;    /* store, if it is one that holds back */
 	struct plt_disk *disk;
+	char *data_file;           /* an external data file that is made or overwritten besides */
+	bool data_made, data_begun; /* there was none before; it is there, and whatever it held is gone */
 	uint64_t backing_size;
 	bool zero, no_header;
 	bool destroyed;            /* in place: the old content is gone */
@@ -189,8 +191,7 @@ static int check_device(const struct plt_target *t, struct plt_store *st, struct
 	return ret;
 }
 
-static int begin_in_place(struct plt_target *t, unsigned flags, const struct wishes *w,
-			  struct plt_error *err)
+static int begin_in_place(struct plt_target *t, unsigned flags, struct plt_error *err)
 {
 	struct plt_store *st = t->rep.old;
 	int ret;
@@ -203,7 +204,7 @@ static int begin_in_place(struct plt_target *t, unsigned flags, const struct wis
 			return plt_error_set(err, EBUSY, "'%s' is read from by this conversion", t->name);
 		/* Options that the driver refuses must not cost the old content. */
 		create_options(t, &co);
-		ret = plt_rehearse(t->ctx, t->name, &co, w->opts, err);
+		ret = plt_create_rehearse(t->ctx, t->name, &co, err);
 		if (!ret)
 			ret = check_device(t, st, err);
 		if (!ret)
@@ -250,7 +251,7 @@ static int begin_file(struct plt_target *t, const char *path, const struct wishe
 			return ret;
 	}
 	if (r->why)
-		return begin_in_place(t, flags, w, err);
+		return begin_in_place(t, flags, err);
 	t->way = WAY_NEW;
 	t->store = plt_store_ref(r->made);
 	return 0;
@@ -276,20 +277,15 @@ static int create_and_open(struct plt_target *t, const struct wishes *w, struct 
 	int ret;
 
 	create_options(t, &co);
-	if (t->store)
-		ret = plt_create_store(t->ctx, t->store, t->name, &co, NULL, err);
-	else
-		ret = plt_create(t->ctx, t->name, &co, NULL, err);
+	ret = plt_create_store(t->ctx, t->store, t->name, &co, NULL, err);
+	t->data_begun = !ret && t->data_file;
 	if (ret) {
 		if (!err || strncmp(err->text, "Invalid parameter '", 19))
 			plt_error_prefix(err, "%s: error while converting %s", t->name, t->format);
 		return ret;
 	}
 	open_options(t, true, &oo);
-	if (t->store)
-		ret = plt_disk_open_store(t->ctx, t->store, t->name, t->format, &oo, &t->disk, err);
-	else
-		ret = plt_disk_open(t->ctx, t->name, &oo, &t->disk, err);
+	ret = plt_disk_open_store(t->ctx, t->store, t->name, t->format, &oo, &t->disk, err);
 	if (ret)
 		return ret;
 	t->zero = !w->backing && fresh_is_zero(t, w);
@@ -306,6 +302,7 @@ static int begin_existing(struct plt_target *t, struct plt_error *err)
 
 	t->way = WAY_EXISTING;
 	open_options(t, true, &oo);
+	oo.flags |= PLT_OPEN_SHARE_RAW;
 	ret = plt_disk_open(t->ctx, t->name, &oo, &t->disk, err);
 	if (!ret && plt_source_uses(t->src, plt_disk_image(t->disk)->file))
 		ret = plt_error_set(err, EBUSY, "'%s' is read from by this conversion", t->name);
@@ -328,16 +325,18 @@ static int check_name(const char *name, struct plt_error *err)
  * The data file that the options name will be emptied.  Whether it can be had, and whether somebody
  * reads from it, is found out before anything of the target is touched.
  */
-static int check_data_file(const struct plt_target *t, const char *name, struct plt_error *err)
+static int check_data_file(struct plt_target *t, const char *name, struct plt_error *err)
 {
 	struct plt_store *st;
 	struct stat sb;
-	bool fresh;
 	int ret;
 
 	if (!name)
 		return 0;
-	fresh = stat(name, &sb) < 0 && errno == ENOENT;
+	t->data_file = strdup(name);
+	if (!t->data_file)
+		return plt_error_set(err, ENOMEM, "Out of memory");
+	t->data_made = stat(name, &sb) < 0 && errno == ENOENT;
 	ret = plt_file_open(name, PLT_FILE_WRITE | PLT_FILE_CREATE, &st, err);
 	if (ret)
 		return ret;
@@ -348,7 +347,7 @@ static int check_data_file(const struct plt_target *t, const char *name, struct 
 	if (!ret && plt_source_uses(t->src, st))
 		ret = plt_error_set(err, EBUSY, "'%s' is read from by this conversion", name);
 	plt_store_unref(st);
-	if (fresh)
+	if (t->data_made)
 		(void)unlink(name);
 	return ret;
 }
@@ -364,13 +363,15 @@ static int begin(struct plt_target *t, const struct plt_driver *drv, uint64_t da
 	ret = check_name(t->name, err);
 	if (!ret)
 		ret = wishes_read(&w, t->opts, err);
-	if (!ret)
+	if (!ret) {
 		ret = check_data_file(t, w.data_file, err);
+		if (ret)
+			plt_error_prefix(err, "%s: error while converting %s", t->name, t->format);
+	}
 	if (!ret) {
 		path = plain_path(t->name);
-		t->way = WAY_BY_NAME;
-		if (path)
-			ret = begin_file(t, path, &w, space_needed(drv, &w, t->src->size, data), err);
+		ret = path ? begin_file(t, path, &w, space_needed(drv, &w, t->src->size, data), err) :
+			     plt_error_set(err, ENOTSUP, "a new image needs a plain file name");
 		if (ret && (!err || strncmp(err->text, "Invalid parameter '", 19)))
 			plt_error_prefix(err, "%s: error while converting %s", t->name, t->format);
 		if (!ret)
@@ -389,9 +390,9 @@ int plt_target_begin(struct plt_ctx *ctx, const char *name, const struct plt_con
 	struct plt_target *t;
 	int r;
 
-	/* With -n the format may be left to be found out: plt_disk_open() then says what is wrong. */
+	/* With -n an unknown format is found by plt_disk_open(), which says it as qemu-img does. */
 	if (!drv && !(opts->flags & PLT_CONVERT_NO_CREATE))
-		return plt_error_set(err, EINVAL, "Unknown file format '%s'", format);
+		return plt_format_unknown(format, err);
 	if (opts->flags & PLT_CONVERT_COMPRESS && drv && !(drv->flags & PLT_DRIVER_COMPRESS))
 		return plt_error_set(err, ENOTSUP, "Compression not supported for this file format");
 	t = calloc(1, sizeof(*t));
@@ -401,7 +402,7 @@ int plt_target_begin(struct plt_ctx *ctx, const char *name, const struct plt_con
 	}
 	t->ctx = ctx;
 	t->opts = opts;
-	t->format = opts->flags & PLT_CONVERT_NO_CREATE ? opts->format : drv->name;
+	t->format = opts->flags & PLT_CONVERT_TARGET_OPTS ? opts->format : drv ? drv->name : opts->format;
 	t->no_header = drv && drv->flags & PLT_DRIVER_NO_HEADER;
 	t->backing_size = UINT64_MAX;
 	t->src = src;
@@ -468,6 +469,7 @@ static void target_free(struct plt_target *t)
 {
 	plt_store_unref(t->store);
 	plt_replace_release(&t->rep);
+	free(t->data_file);
 	free(t->name);
 	free(t);
 }
@@ -476,7 +478,12 @@ int plt_target_commit(struct plt_target *t, struct plt_error *err)
 {
 	int ret = 0;
 
-	if (t->way == WAY_NEW)
+	/* an image that is whole names no data file whose name a power cut takes away */
+	if (t->data_begun && t->data_made && !t->store->unsafe)
+		ret = plt_sync_folder(t->data_file, err);
+	if (ret)
+		;
+	else if (t->way == WAY_NEW)
 		ret = plt_replace_commit(&t->rep, err);
 	else if (t->hold)
 		ret = plt_hold_release(t->hold, err);
@@ -495,6 +502,10 @@ void plt_target_abort(struct plt_target *t, struct plt_error *err)
 		return;
 	if (t->disk)
 		(void)plt_disk_close(t->disk, NULL); /* the first error is the one to report */
+	if (t->data_begun && t->data_made)
+		(void)unlink(t->data_file);
+	else if (t->data_begun)
+		append(err, "the content of its data file '%s'%s is incomplete", t->data_file, "");
 	if (t->way == WAY_IN_PLACE && t->destroyed && !t->rep.exists)
 		(void)unlink(t->rep.final);
 	else if (t->way == WAY_IN_PLACE && t->destroyed && t->no_header)

@@ -327,12 +327,18 @@ struct plt_create {
 	const struct plt_opts *opts;    /* every create option, defaults filled in */
 	uint64_t size;
 	const char *name;               /* final name of the image, for messages */
+	/*
+	 * The files are thrown away: only what would be refused is wanted.  All is checked, nothing is
+	 * reserved, and no more need be written than it takes to find out.
+	 */
+	bool trial;
 };
 
 struct plt_bitmap_info {
 	char *name;
 	uint32_t granularity;
-	bool in_use, autoload;
+	bool inconsistent;              /* its content cannot be trusted */
+	bool enabled;                   /* records what is written */
 };
 
 struct plt_snapshot_info {
@@ -418,13 +424,29 @@ struct plt_driver {
 	/* Bytes that an image of @size with @data bytes in whole units would take; both may be the same. */
 	int (*measure)(const struct plt_opts *opts, uint64_t size, uint64_t data, uint64_t *ret_required,
 		       uint64_t *ret_full, struct plt_error *err);
+	/*
+	 * What @n bitmaps of a source of @size bytes would take besides.  NULL, -ENOTSUP: an image with
+	 * these options cannot have any.
+	 */
+	int (*measure_bitmaps)(const struct plt_opts *opts, uint64_t size, const struct plt_bitmap_info *v,
+			       unsigned n, uint64_t *ret);
 	/* "format-specific": {"type":…, "data":{…}}, a new reference, NULL if there is nothing to say. */
 	json_t *(*info)(struct plt_image *img);
 	uint32_t (*cluster_size)(struct plt_image *img); /* 0: none */
+	/* Blocking: at least @n clusters of the file are in use by the format.  NULL: all that it is long. */
+	bool (*uses_at_least)(struct plt_image *img, uint64_t n);
 	uint64_t (*vm_state_offset)(struct plt_image *img); /* behind the guest's disk; NULL: it keeps none */
 	bool (*dirty_flag)(struct plt_image *img);
 	enum plt_codec (*codec)(struct plt_image *img); /* of place(COMPRESSED); NULL or NONE: cannot */
 	int (*snapshots)(struct plt_image *img, const struct plt_snapshot_info **ret, unsigned *ret_n);
+	/* Persistent dirty bitmaps; valid until one is added.  NULL, -ENOTSUP: this image can have none. */
+	int (*bitmaps)(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
+	/* What is set in the @i-th: bit n of word n / 64 is granule n.  free() it. */
+	int (*bitmap_read)(struct plt_image *img, unsigned i, uint64_t **ret, uint64_t *ret_nbits,
+			   struct plt_error *err);
+	/* Durable on return.  A failure says so if it cost the bitmaps that were there.  The caller is exclusive. */
+	int (*bitmap_add)(struct plt_image *img, const struct plt_bitmap_info *info, const uint64_t *bits,
+			  uint64_t nbits, struct plt_error *err);
 	/*
 	 * Find everything wrong in the structure.  Takes stores, not an open image: the image may not
 	 * open.  Findings go to ex->emit().  -ENOTSUP where a format has nothing to check.
@@ -437,5 +459,9 @@ struct plt_driver {
 /* formats/registry.c: the one table of drivers, in probe order. */
 extern const struct plt_driver *const plt_drivers[];
 const struct plt_driver *plt_driver_find(const char *name); /* by name or alias; NULL */
+/* A format that is in the table or that QEMU has: what an image may record of its backing file. */
+bool plt_format_is_known(const char *name);
+/* EINVAL for a format that is not in the table; says what there is instead of one that QEMU has. */
+int plt_format_unknown(const char *name, struct plt_error *err);
 
 #endif

@@ -70,7 +70,10 @@ enum {
 	PLT_OPEN_IMAGE_OPTS = 1 << 4,  /* the name is "driver=qcow2,file.filename=..." */
 	PLT_OPEN_CHECK = 1 << 5,       /* open what refuses ordinary use, to examine it */
 	PLT_OPEN_UNORDERED = 1 << 6,   /* nobody reads the file before it is complete: keep no write order */
-	PLT_OPEN_SCRATCH = 1 << 7,     /* writable, but what is written goes to a temporary file, and away at close */
+	PLT_OPEN_SHARE_RAW = 1 << 7,   /* others may write to a raw image meanwhile, if they let us: no metadata
+					* of ours can change under us.  qemu-img has it for all but the sources
+					* of convert */
+	PLT_OPEN_SCRATCH = 1 << 8,     /* writable, but what is written goes to a temporary file, and away at close */
 };
 
 struct plt_open_options {
@@ -346,6 +349,7 @@ struct plt_convert_options {
 	void *progress_arg;
 	void (*salvaged)(void *arg, uint64_t off, uint64_t len, const char *why); /* each unreadable range */
 	void *salvaged_arg;
+	uint64_t window_offset, window_length; /* with PLT_CONVERT_WINDOW */
 };
 enum {
 	PLT_CONVERT_COMPRESS = 1 << 0,
@@ -359,6 +363,7 @@ enum {
 	PLT_CONVERT_BITMAPS = 1 << 8,
 	PLT_CONVERT_SKIP_BROKEN = 1 << 9,
 	PLT_CONVERT_UNCHECKED_BACKING = 1 << 10, /* -u */
+	PLT_CONVERT_WINDOW = 1 << 11,       /* only this range of the one source, whatever its alignment */
 };
 #define PLT_CONVERT_OPTIONS_INIT { .size = sizeof(struct plt_convert_options), .sparse_size = 4096 }
 /*
@@ -368,6 +373,26 @@ enum {
  */
 int plt_convert(struct plt_ctx *ctx, struct plt_disk *const *sources, unsigned n, const char *target,
 		const struct plt_convert_options *opts, struct plt_error *err);
+
+struct plt_measure_options {
+	size_t size;
+	const char *format;            /* of the image that would be made; NULL: raw */
+	const char *const *options;    /* "-o" texts */
+	uint64_t virtual_size;         /* without a source; PLT_SIZE_UNSET: what the options say */
+};
+#define PLT_MEASURE_OPTIONS_INIT { sizeof(struct plt_measure_options), NULL, NULL, PLT_SIZE_UNSET }
+struct plt_measure_result {
+	uint64_t required;             /* bytes of a file that holds what @src holds now; never too few */
+	uint64_t fully_allocated;      /* once the guest has written everything */
+	bool have_bitmaps;             /* both formats can have persistent bitmaps */
+	uint64_t bitmaps;              /* what those of @src would take besides */
+};
+/*
+ * How large a new image would be: with the content of @src, or (NULL) empty.  Writes nothing.  An
+ * error in the options ends with a second line that says so.
+ */
+int plt_measure(struct plt_disk *src, const struct plt_measure_options *opts, struct plt_measure_result *ret,
+		struct plt_error *err);
 
 struct plt_compare_result {
 	bool same;
@@ -390,6 +415,24 @@ struct plt_hash_options {
 #define PLT_HASH_OPTIONS_INIT { .size = sizeof(struct plt_hash_options) }
 int plt_hash(struct plt_disk *disk, const struct plt_hash_options *opts, uint8_t ret[64], size_t *ret_len,
 	     struct plt_error *err);
+
+struct plt_bench_options {
+	size_t size;
+	bool write;
+	uint64_t count;           /* requests */
+	unsigned depth;           /* how many are under way at once, at least 1 */
+	uint64_t offset;          /* of the first; the others follow, and begin anew behind the disk's end */
+	uint32_t length, step;    /* of each; from one to the next (0: length) */
+	uint8_t pattern;          /* what is written */
+	unsigned flush_interval;  /* a flush after this many writes; 0: none */
+	bool no_drain;            /* requests go on beside a flush */
+	const char *aio;          /* threads native io_uring; NULL: the best there is */
+};
+#define PLT_BENCH_OPTIONS_INIT \
+	{ .size = sizeof(struct plt_bench_options), .count = 75000, .depth = 64, .length = 4096 }
+/* Send requests through a queue of its own, as a virtual machine does, and measure the time. */
+int plt_bench(struct plt_disk *disk, const struct plt_bench_options *opts, double *ret_seconds,
+	      struct plt_error *err);
 
 /* ---- formats --------------------------------------------------------------------------------- */
 

@@ -408,8 +408,9 @@ int qcow2_create(const struct plt_create *how, struct plt_error *err)
 	if (!r && q.version >= 3 &&
 	    q.cluster_size > 4096) /* it would crowd a small first cluster */
 		r = qcow2_feature_table_default(&q);
-	if (!r)
-		r = write_image(how, &q, &l, mode, guest_clusters, err);
+	if (!r) /* (the header is the one thing that may still turn out not to fit) */
+		r = how->trial ? write_header(how, &q, err) :
+				 write_image(how, &q, &l, mode, guest_clusters, err);
 	if (r == -EFBIG)
 		plt_error_set(err, EFBIG, TOO_LARGE);
 	else if (r < 0)
@@ -454,5 +455,29 @@ int qcow2_measure(const struct plt_opts *opts, uint64_t size, uint64_t data, uin
 			? *ret_full
 			: (meta << q.cluster_bits) +
 				  PLT_MIN(virt, plt_align_up(PLT_MIN(data, virt), q.cluster_size));
+	return 0;
+}
+
+int qcow2_measure_bitmaps(const struct plt_opts *opts, uint64_t size, const struct plt_bitmap_info *v,
+			  unsigned n, uint64_t *ret)
+{
+	struct qcow2_state q = {0};
+	enum qcow2_prealloc mode;
+	uint64_t directory = 0;
+
+	if (qcow2_measure_parse(opts, &q, &mode, NULL) < 0 || q.version < 3)
+		return -ENOTSUP;
+	qcow2_state_derive(&q);
+	*ret = 0;
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t bytes = plt_div_up(plt_div_up(size, v[i].granularity), 8);
+		uint64_t clusters = plt_div_up(bytes, q.cluster_size);
+
+		/* Its bits, all of them stored; its table; its entry in the directory. */
+		*ret += clusters << q.cluster_bits;
+		*ret += plt_align_up(clusters * 8, q.cluster_size);
+		directory += plt_align_up(sizeof(struct qcow2_bitmap_entry) + strlen(v[i].name), 8);
+	}
+	*ret += plt_align_up(directory, q.cluster_size);
 	return 0;
 }

@@ -144,7 +144,7 @@ int qcow2_create_parse(const struct plt_opts *o, struct qcow2_state *q,
 	if (compat && word_index(compat_words, compat) < 0)
 		return plt_error_set(err, EINVAL, "Parameter 'version' does not accept value '%s'",
 				     compat);
-	if (format && strlen(format) > QCOW2_MAX_BACKING_FORMAT)
+	if (format && !plt_format_is_known(format))
 		return plt_error_set(err, EINVAL,
 				     "Parameter 'backing-fmt' does not accept value '%s'", format);
 	r = refuse_encryption(o, err);
@@ -229,5 +229,8 @@ int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q,
 		return plt_error_set(err, EINVAL, "Invalid compatibility level: '%s'", compat);
 	*ret_prealloc = (enum qcow2_prealloc)p;
 	r = parse_geometry(o, q, err);
+	if (r == 0 && q->version < 3 && q->refcount_order != 4)
+		r = plt_error_set(err, EINVAL, "Different refcount widths than 16 bits require compatibility "
+				  "level 1.1 or above (use compat=1.1 or greater)");
 	return r < 0 ? r : refuse_encryption(o, err);
 }

@@ -197,9 +197,21 @@ int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struc
 			    err);
 	if (!r)
 		r = plt_store_sync(img->file, err);
-	if (r < 0)
+	if (r < 0) {
+		q->unsettled_from = q->unsettled_to ? PLT_MIN(q->unsettled_from, from) : from;
+		q->unsettled_to = PLT_MAX(q->unsettled_to, to);
 		plt_error_prefix(err, "Could not update the qcow2 header");
+	} else if (from <= q->unsettled_from && to >= q->unsettled_to) {
+		q->unsettled_from = q->unsettled_to = 0;
+	}
 	return r;
+}
+
+int qcow2_header_settle(struct plt_image *img, struct plt_error *err)
+{
+	const struct qcow2_state *q = qcow2_of(img);
+
+	return q->unsettled_to ? qcow2_header_switch(img, q->unsettled_from, q->unsettled_to, err) : 0;
 }
 
 int qcow2_set_backing(struct plt_image *img, const char *name, const char *format,

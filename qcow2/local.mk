@@ -2,6 +2,7 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	qcow2/bitmap_copy.c \
 	qcow2/bitmaps.c \
 	qcow2/check.c \
 	qcow2/check.h \
@@ -11,6 +12,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/create.c \
 	qcow2/create_opts.c \
 	qcow2/driver.c \
+	qcow2/guard.c \
 	qcow2/header.c \
 	qcow2/header_write.c \
 	qcow2/map.c \

@@ -8,8 +8,9 @@
  *
  * Every entry is a claim and is checked when it is used, one by one: a bad one makes its own cluster
  * damaged and no other.  A data cluster that lies on the header, the active L1 table, the refcount
- * table, the snapshot table or the bitmap directory is damaged too: what the guest would read there is not its data, and
- * what it would write there would be the end of the image.
+ * table, the snapshot table or the bitmap directory is damaged too: what the guest would read there is
+ * not its data, and what it would write there would be the end of the image.  One on any other table
+ * is never written in place (guard.c).
  */
 #include "base/checked.h"
 #include "base/error.h"
@@ -193,7 +194,9 @@ static bool add_run(const struct plt_image *img, struct plt_runs *runs, struct q
 	case QCOW2_DATA:
 		r.kind = PLT_RUN_DATA;
 		r.store = img->data;
-		if (e.word & QCOW2_COPIED && !q->view_snapshot)
+		/* what lies on a table may be read, and place says what is wrong with writing it */
+		if (e.word & QCOW2_COPIED && !q->view_snapshot && !atomic_load_explicit(&q->corrupt, memory_order_relaxed) &&
+		    (img->data != img->file || !qcow2_guarded(q, r.host_off, len)))
 			r.flags = PLT_RUN_IN_PLACE;
 		break;
 	case QCOW2_PACKED:

@@ -7,6 +7,8 @@
  * What map.c, place.c, zero.c and refcount.c share: reading and writing single entries of the tables
  * through the metadata cache.
  */
+#include <errno.h>
+
 #include "qcow2/qcow2.h"
 
 /* What driver->work() is asked for; all of it exclusive. */
@@ -15,12 +17,14 @@ enum qcow2_work {
 	QCOW2_WORK_UNSHARE_L2,  /* arg: L1 index whose table a snapshot shares */
 	QCOW2_WORK_NEW_REFBLOCK,/* arg: index of the block */
 	QCOW2_WORK_GROW_REFTABLE,/* arg: entries it must have at least */
+	QCOW2_WORK_MARK_CORRUPT, /* arg: host offset of the metadata that would have been written over */
 };
 
 /* Kinds of limbo entries. */
 enum qcow2_limbo {
 	QCOW2_LIMBO_CLUSTERS = 0, /* whole clusters; neighbours may be joined */
 	QCOW2_LIMBO_PACKED = 1,   /* one compressed range: -1 on each cluster that it touches */
+	QCOW2_LIMBO_TABLE = 2,    /* one L2 table: the guard forgets it with the last reference */
 };
 
 struct qcow2_entry {
@@ -37,6 +41,47 @@ enum qcow2_kind {
 	QCOW2_PACKED,
 	QCOW2_BAD,
 };
+
+/*
+ * guard.c.  What holds metadata; the three by their place in the header first.
+ */
+enum qcow2_meta {
+	QCOW2_META_NONE,
+	QCOW2_META_HEADER, QCOW2_META_ACTIVE_L1, QCOW2_META_REFTABLE,
+	QCOW2_META_SNAPSHOT_TABLE, QCOW2_META_INACTIVE_L1, QCOW2_META_BITMAP_DIRECTORY, QCOW2_META_BITMAP_TABLE,
+	QCOW2_META_CRYPTO,
+	QCOW2_META_REFBLOCK, QCOW2_META_ACTIVE_L2, QCOW2_META_INACTIVE_L2,
+	QCOW2_META_TANGLED, /* two tables in one place: neither may be written */
+};
+/* Blocking, before the first write: read what there is.  Nothing to do the second time. */
+int qcow2_guard_load(struct plt_image *img, struct plt_error *err);
+void qcow2_guard_free(struct qcow2_state *q);
+/*
+ * Does [off, +len) touch a table that the guard knows, the three of the header apart?  Any thread, no
+ * lock; false before the first write.
+ */
+bool qcow2_guarded(const struct qcow2_state *q, uint64_t off, uint64_t len);
+/* The cluster at @off holds a table of that kind and nothing else; true before the first write. */
+bool qcow2_guard_is(const struct qcow2_state *q, uint64_t off, enum qcow2_meta kind);
+/* The first metadata in [off, +len), all kinds. */
+enum qcow2_meta qcow2_guard_find(const struct qcow2_state *q, uint64_t off, uint64_t len, uint64_t *ret_at);
+/* The entry names a place with metadata (at *ret_at): that is neither written nor given up. */
+bool qcow2_entry_unsafe(const struct plt_image *img, struct qcow2_entry e, uint64_t *ret_at);
+/* Blocking, before a table is made: room for @n more.  Then add() and forget(), image lock held, cannot fail. */
+int qcow2_guard_reserve(struct plt_image *img, uint64_t n, struct plt_error *err);
+void qcow2_guard_add(struct plt_image *img, uint64_t off, enum qcow2_meta kind);
+void qcow2_guard_forget(struct plt_image *img, uint64_t off);
+/* -EAGAIN: the need of a request that would write at @host_off, where metadata is.  Meeting it fails. */
+static inline int qcow2_unsafe(uint64_t host_off, struct plt_need *need)
+{
+	*need = (struct plt_need){ .kind = PLT_NEED_WORK, .code = QCOW2_WORK_MARK_CORRUPT, .arg = host_off,
+				   .exclusive = true };
+	return -EAGAIN;
+}
+/* Blocking: a write at @off has been prevented.  Marks the image and returns -EIO, always. */
+int qcow2_mark_corrupt(struct plt_image *img, uint64_t off, struct plt_error *err);
+/* -EIO: it has been marked before. */
+int qcow2_refuse_corrupt(const struct plt_image *img, struct plt_error *err);
 
 /* Does [host_off, +len) touch the header, the active L1 table or the refcount table? */
 bool qcow2_on_metadata(const struct qcow2_state *q, uint64_t host_off, uint64_t len);

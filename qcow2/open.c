@@ -18,7 +18,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "formats/name.h"
-#include "qcow2/qcow2.h"
+#include "qcow2/mapping.h"
 
 int qcow2_probe(const uint8_t *buf, size_t len, uint64_t size)
 {
@@ -200,7 +200,7 @@ static int choose_view(struct plt_image *img, const struct plt_open_how *how, ui
 	if (how->snapshot || how->snapshot_id || how->snapshot_name) {
 		s = find_snapshot(q, how);
 		if (!s)
-			return plt_error_set(err, ENOENT, "Can't find snapshot");
+			return plt_error_set(err, ENOENT, "Failed to load snapshot: Can't find snapshot");
 		if (img->writable)
 			return plt_error_set(err, EACCES,
 					     "An internal snapshot can only be opened read-only");
@@ -219,6 +219,8 @@ static int choose_view(struct plt_image *img, const struct plt_open_how *how, ui
 					     " entries is too small "
 					     "for a disk of %" PRIu64 " bytes",
 					     s->info.name, s->l1_size, size);
+		/* The disk has grown since: qemu-img shows what is below it, or zeros, up to its end of today. */
+		size = PLT_MAX(size, q->virtual_size);
 		q->view_l1_offset = s->l1_offset;
 		q->view_l1_size = s->l1_size;
 		q->view_snapshot = true;
@@ -264,6 +266,7 @@ static void release(struct plt_image *img)
 
 	qcow2_bitmaps_release(q);
 	qcow2_snapshots_release(q);
+	qcow2_guard_free(q);
 	qcow2_state_release(q);
 	plt_store_unref(img->data);
 	img->data = NULL;
@@ -336,10 +339,10 @@ int qcow2_first_write(struct plt_image *img, struct plt_error *err)
 	struct qcow2_state *q = qcow2_of(img);
 	uint64_t autoclear, incompatible, old_autoclear, old_incompatible;
 	bool keep_bitmaps = false;
-	int r;
+	int r = qcow2_guard_load(img, err);
 
-	if (q->version < 3)
-		return 0;
+	if (r < 0 || q->version < 3)
+		return r;
 	if (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS) {
 		/*
 		 * Bitmaps that we maintain are marked first: a cut here leaves them unusable, not
@@ -386,6 +389,8 @@ static int finish(struct plt_image *img, struct plt_error *err)
 	struct qcow2_state *q = qcow2_of(img);
 	int r = plt_store_check_writable(img->file, err);
 
+	if (atomic_load(&q->corrupt)) /* nothing that would need the tables to be right */
+		return r;
 	if (!r)
 		r = qcow2_bitmaps_store(img, err);
 	if (r < 0 || !q->dirty_set)

@@ -70,6 +70,8 @@ static int find_spot(struct plt_image *img, struct plt_pins *pins, uint64_t off,
 					   .code = l1 & QCOW2_L1_OFFSET ? QCOW2_WORK_UNSHARE_L2 : QCOW2_WORK_NEW_L2 };
 		return -EAGAIN;
 	}
+	if (!qcow2_guard_is(q, l1 & QCOW2_L1_OFFSET, QCOW2_META_ACTIVE_L2))
+		return qcow2_unsafe(l1 & QCOW2_L1_OFFSET, need);
 	l2_index = off >> q->cluster_bits & ((UINT64_C(1) << q->l2_bits) - 1);
 	r = plt_meta_get(img, pins, &qcow2_l2_type, (l1 & QCOW2_L1_OFFSET) + l2_index * q->l2_entry_size, &ret->l2,
 			 need, err);
@@ -151,8 +153,10 @@ static uint64_t count_new(struct plt_image *img, const struct spot *s, uint64_t 
 	for (; n < want; n++) {
 		uint64_t at = plt_align_down(off, cs) + n * cs;
 		struct qcow2_entry e = qcow2_entry_get(q, s->l2, s->index + (unsigned)n);
+		uint64_t table;
 
-		if (qcow2_entry_bad(img, e, at) || owned(img, e))
+		if (qcow2_entry_bad(img, e, at) || owned(img, e) ||
+		    (e.word && qcow2_entry_unsafe(img, e, &table)))
 			break;
 	}
 	return n;
@@ -293,9 +297,12 @@ int qcow2_place(struct plt_image *img, struct plt_pins *pins, const struct plt_p
 {
 	struct qcow2_state *q = qcow2_of(img);
 	struct qcow2_entry e;
+	uint64_t table;
 	struct spot s;
 	int r;
 
+	if (atomic_load(&qcow2_of(img)->corrupt))
+		return qcow2_refuse_corrupt(img, err);
 	r = find_spot(img, pins, req->off, &s, need, err);
 	if (r < 0)
 		return r;
@@ -304,6 +311,8 @@ int qcow2_place(struct plt_image *img, struct plt_pins *pins, const struct plt_p
 		return -EAGAIN;
 	}
 	e = qcow2_entry_get(q, s.l2, s.index);
+	if (qcow2_entry_unsafe(img, e, &table))
+		return qcow2_unsafe(table, need);
 	if (qcow2_entry_bad(img, e, req->off))
 		return bad_entry(img, req->off, e, err);
 	if (req->kind == PLT_PLACE_IF_ABSENT) {
@@ -351,6 +360,10 @@ void qcow2_drop_old(struct plt_image *img, struct qcow2_entry e)
 	uint64_t off;
 	uint32_t len;
 
+	if (!e.word)
+		return;
+	if (qcow2_entry_unsafe(img, e, &off))
+		return; /* (a table that came to lie there meanwhile.)  It leaks */
 	if (e.word & QCOW2_COMPRESSED) {
 		qcow2_packed_range(q, e.word, &off, &len);
 		plt_limbo_add(img, off, len, QCOW2_LIMBO_PACKED);
@@ -518,6 +531,7 @@ static int switch_l1(struct plt_image *img, struct plt_pins *pins, uint64_t inde
 			return r;
 		pthread_mutex_lock(&img->lock);
 	}
+	qcow2_guard_add(img, f->cluster << q->cluster_bits, QCOW2_META_ACTIVE_L2);
 	plt_block_set64(l1, word, f->cluster << q->cluster_bits | QCOW2_COPIED);
 	plt_block_dirty(l1);
 	if (!q->lazy && qcow2_rule(img, QCOW2_RULE_COUNT_L1))
@@ -554,7 +568,9 @@ static int new_l2(struct plt_image *img, uint64_t index, struct plt_error *err)
 
 	if (r < 0 || l1 & QCOW2_L1_OFFSET)
 		return r; /* somebody was faster */
-	r = take_cluster(img, &pins, &f, &fresh, err);
+	r = qcow2_guard_reserve(img, 1, err);
+	if (r == 0)
+		r = take_cluster(img, &pins, &f, &fresh, err);
 	if (r == 0) {
 		/* written even where the file reads zeros already: the file must reach that far */
 		r = fresh ? plt_store_zero(img->file, f.cluster << q->cluster_bits, q->cluster_size,
@@ -586,8 +602,12 @@ static int unshare_l2(struct plt_image *img, uint64_t index, struct plt_error *e
 	old = l1 & QCOW2_L1_OFFSET;
 	if (r < 0 || !old || l1 & QCOW2_COPIED)
 		return r;
+	r = qcow2_l1_check(img, index, l1, err);
+	if (r == 0)
+		r = qcow2_guard_reserve(img, 1, err);
 	/* the copy inherits every edge pending on its source: nothing is pending after this */
-	r = plt_meta_flush(img, true, err);
+	if (r == 0)
+		r = plt_meta_flush(img, true, err);
 	if (r < 0)
 		return r;
 	table = malloc(q->cluster_size);
@@ -605,7 +625,7 @@ static int unshare_l2(struct plt_image *img, uint64_t index, struct plt_error *e
 		if (r < 0)
 			qcow2_give_back(img, &f);
 		else if (plt_limbo_room(img)) /* else it leaks */
-			plt_limbo_add(img, old, q->cluster_size, QCOW2_LIMBO_CLUSTERS);
+			plt_limbo_add(img, old, q->cluster_size, QCOW2_LIMBO_TABLE);
 		pthread_mutex_unlock(&img->lock);
 	}
 	plt_pins_drop(&pins);
@@ -614,6 +634,15 @@ static int unshare_l2(struct plt_image *img, uint64_t index, struct plt_error *e
 
 int qcow2_work(struct plt_image *img, int code, uint64_t arg, struct plt_error *err)
 {
+	int r;
+
+	if (atomic_load(&qcow2_of(img)->corrupt))
+		return qcow2_refuse_corrupt(img, err);
+	if (code == QCOW2_WORK_MARK_CORRUPT)
+		return qcow2_mark_corrupt(img, arg, err);
+	r = qcow2_header_settle(img, err);
+	if (r < 0)
+		return r;
 	switch (code) {
 	case QCOW2_WORK_NEW_L2:
 		return new_l2(img, arg, err);

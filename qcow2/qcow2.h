@@ -123,19 +123,22 @@ struct qcow2_state {
 	uint64_t free_hint;             /* cluster index: none below is known to be free */
 	uint64_t file_clusters;         /* clusters that the file's length covers, rounded up: above, all is fresh */
 	uint64_t comp_tail;             /* next free byte of the last compressed host cluster; 0: none */
-	struct plt_pins reft_pins;
 	bool lazy;                      /* lazy refcounts in force: compatible bit and option */
 	bool dirty_on_disk;
-	void *alloc;                    /* refcount.c's own */
+
+	struct qcow2_guard *_Atomic guard; /* guard.c; NULL until the first write */
+	_Atomic bool corrupt;           /* a write on metadata was prevented: no more of them */
 
 	/* header.c, open.c, snaptable.c, bitmaps.c */
 	bool bitmaps_damaged;           /* extension or directory unusable: clusters kept, bitmaps not */
 	bool bitmaps_recording;         /* some bitmap records our writes */
 	pthread_rwlock_t bitmaps_lock;  /* read: record; write: a bitmap gets another length */
 	bool dirty_set;                 /* we set the dirty bit, and clear it when closing */
+	unsigned unsettled_from, unsettled_to; /* header bytes of a switch that failed: see qcow2_header_settle() */
 	const char *unmappable;         /* why guest data cannot be reached here; NULL: it can */
 	uint64_t snapshots_size;        /* bytes of the snapshot table as found */
 	struct plt_snapshot_info *snapshot_infos; /* what snapshots_list() hands out */
+	struct plt_bitmap_info *bitmap_infos;     /* what bitmaps_list() hands out */
 };
 
 static inline struct qcow2_state *qcow2_of(const struct plt_image *img)
@@ -156,6 +159,12 @@ int qcow2_header_write(struct plt_image *img, struct plt_error *err);
  * table goes through.  Synchronous, never a cache edge.
  */
 int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struct plt_error *err);
+/*
+ * After a switch that failed the disk may have either header.  Whoever changes a table that only one of
+ * them names calls this first: it writes what the switch had written, as q describes it now (which is as
+ * before the switch), and must succeed.
+ */
+int qcow2_header_settle(struct plt_image *img, struct plt_error *err);
 void qcow2_state_release(struct qcow2_state *q);
 
 int qcow2_state_derive(struct qcow2_state *q); /* the fields under "derived", from the header's */
@@ -212,6 +221,8 @@ int qcow2_discard(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *r
 int qcow2_alloc(struct plt_image *img, uint64_t n, uint64_t *ret_host_off, struct plt_error *err);
 /* Blocking: add @delta to each cluster's count.  Lowering expects the removal to be durable already. */
 int qcow2_count_add(struct plt_image *img, uint64_t host_off, uint64_t len, int delta, struct plt_error *err);
+/* At least @n clusters of the file are in use.  Blocking; false too if that cannot be found out. */
+bool qcow2_counts_at_least(struct plt_image *img, uint64_t n);
 int qcow2_count_get(struct plt_image *img, uint64_t host_off, uint64_t *ret, struct plt_error *err);
 int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsigned kind, struct plt_error *err);
 
@@ -229,6 +240,8 @@ int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q,
 int qcow2_create(const struct plt_create *how, struct plt_error *err);
 int qcow2_measure(const struct plt_opts *opts, uint64_t size, uint64_t data, uint64_t *ret_required,
 		  uint64_t *ret_full, struct plt_error *err);
+int qcow2_measure_bitmaps(const struct plt_opts *opts, uint64_t size, const struct plt_bitmap_info *v,
+			  unsigned n, uint64_t *ret);
 
 /* snaptable.c */
 int qcow2_snapshots_load(struct plt_image *img, struct plt_error *err);
@@ -252,6 +265,17 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err);   /* from
 /* The directory alone, from a bare store: fills q->bitmaps.  -EUCLEAN: damaged. */
 int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err);
 void qcow2_bitmaps_release(struct qcow2_state *q);
+/* Fill in b->words.  @loaded: bytes of bits that the image's other bitmaps keep in memory. */
+int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size, uint64_t loaded,
+		      struct plt_error *err);
+/* Data and table of one bitmap into fresh clusters, whose counts are in the cache. */
+int qcow2_bitmap_store(struct plt_image *img, struct qcow2_bitmap *b, uint64_t *ret_table, struct plt_error *err);
+
+/* bitmap_copy.c */
+int qcow2_bitmap_read(struct plt_image *img, unsigned i, uint64_t **ret, uint64_t *ret_nbits, struct plt_error *err);
+int qcow2_bitmap_add(struct plt_image *img, const struct plt_bitmap_info *info, const uint64_t *bits,
+		     uint64_t nbits, struct plt_error *err);
+int qcow2_bitmaps_list(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 
 /* resize.c */
 int qcow2_grow(struct plt_image *img, uint64_t size, struct plt_error *err);

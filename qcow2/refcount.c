@@ -98,7 +98,7 @@ int qcow2_count_block(struct plt_image *img, struct plt_pins *pins, uint64_t clu
 	if (!off && !entry)
 		return 0;
 	if (entry & QCOW2_REFTABLE_RESERVED || off & (q->cluster_size - 1) || off >= QCOW2_MAX_HOST_OFFSET ||
-	    qcow2_on_metadata(q, off, q->cluster_size))
+	    qcow2_on_metadata(q, off, q->cluster_size) || !qcow2_guard_is(q, off, QCOW2_META_REFBLOCK))
 		return plt_error_set(err, EUCLEAN, "'%s': refcount table entry %" PRIu64 " (%#" PRIx64
 				     "): not the offset of a refcount block", img->name, index, entry);
 	first = cluster & ((UINT64_C(1) << q->rb_bits) - 1);
@@ -137,6 +137,35 @@ int qcow2_count_get(struct plt_image *img, uint64_t host_off, uint64_t *ret, str
 	}
 	plt_pins_drop(&pins);
 	return r;
+}
+
+bool qcow2_counts_at_least(struct plt_image *img, uint64_t n)
+{
+	const struct qcow2_state *q = qcow2_of(img);
+	uint64_t slice = per_slice(img), counted = 0, size, last;
+
+	if (plt_store_size(img->file, &size, NULL) < 0)
+		return false;
+	last = PLT_MIN(plt_div_up(size, q->cluster_size), table_entries(q) << q->rb_bits);
+	for (uint64_t c = 0; c < last && counted < n;) {
+		struct plt_pins pins = PLT_PINS_BLOCKING;
+		uint64_t end = PLT_MIN((c | (slice - 1)) + 1, last);
+		struct plt_block *rb, *rt;
+		int r = count_block_wait(img, &pins, c, &rb, &rt, NULL);
+
+		if (r == 0 && rb) {
+			pthread_mutex_lock(&img->lock);
+			for (; c < end; c++)
+				counted += qcow2_count_read(img, rb, c) != 0;
+			pthread_mutex_unlock(&img->lock);
+		}
+		plt_pins_drop(&pins);
+		if (r < 0)
+			return false;
+		/* (where a whole block is missing, none of its slices is looked for) */
+		c = rb ? end : (c | ((UINT64_C(1) << q->rb_bits) - 1)) + 1;
+	}
+	return counted >= n;
 }
 
 int qcow2_count_add(struct plt_image *img, uint64_t host_off, uint64_t len, int delta, struct plt_error *err)
@@ -227,10 +256,8 @@ int qcow2_find_free(struct plt_image *img, struct plt_pins *pins, uint64_t n, st
 		while (c < end && c - first < n && !qcow2_count_read(img, rb, c))
 			c++;
 		/* counts that call the header or a table free are wrong for more than that */
-		if (qcow2_on_metadata(q, first << q->cluster_bits, (c - first) << q->cluster_bits))
-			return plt_error_set(err, EUCLEAN, "'%s': the refcounts are damaged: a cluster at %#" PRIx64
-					     " that holds metadata has count 0; nothing is allocated", img->name,
-					     first << q->cluster_bits);
+		if (qcow2_guard_find(q, first << q->cluster_bits, (c - first) << q->cluster_bits, &first))
+			return qcow2_unsafe(first, need);
 		*ret = (struct qcow2_found){ first, c - first, rb, rt };
 		return 0;
 	}
@@ -269,8 +296,10 @@ int qcow2_alloc(struct plt_image *img, uint64_t n, uint64_t *ret_host_off, struc
 	struct qcow2_state *q = qcow2_of(img);
 	struct plt_pins pins = PLT_PINS_BLOCKING;
 	uint64_t start = 0, have = 0; /* a row of free clusters that may cross slices */
-	int r;
+	int r = qcow2_guard_load(img, err);
 
+	if (r < 0)
+		return r;
 	for (;;) {
 		struct plt_need need = { 0 };
 		struct qcow2_found f;
@@ -354,7 +383,7 @@ int qcow2_new_refblock(struct plt_image *img, uint64_t index, struct plt_error *
 	struct qcow2_state *q = qcow2_of(img);
 	struct plt_pins pins = PLT_PINS_BLOCKING;
 	uint64_t cluster = index << q->rb_bits, host_off = cluster << q->cluster_bits;
-	uint64_t at = q->reftable_offset + index * 8;
+	uint64_t at = q->reftable_offset + index * 8, table;
 	struct plt_block *rt;
 	int r;
 
@@ -367,9 +396,11 @@ int qcow2_new_refblock(struct plt_image *img, uint64_t index, struct plt_error *
 		r = plt_error_set(err, ENOSPC, "'%s': no room for a refcount block", img->name);
 		goto out;
 	}
-	if (qcow2_on_metadata(q, host_off, q->cluster_size)) {
-		r = plt_error_set(err, EUCLEAN, "'%s': the refcounts are damaged: metadata at %#" PRIx64
-				  " has no refcount block; nothing is allocated", img->name, host_off);
+	r = qcow2_guard_reserve(img, 1, err);
+	if (r < 0)
+		goto out;
+	if (qcow2_guard_find(q, host_off, q->cluster_size, &table)) { /* it has no count, then */
+		r = qcow2_mark_corrupt(img, table, err);
 		goto out;
 	}
 	plt_meta_forget(img, host_off, q->cluster_size);
@@ -384,6 +415,7 @@ int qcow2_new_refblock(struct plt_image *img, uint64_t index, struct plt_error *
 			goto out;
 		pthread_mutex_lock(&img->lock);
 	}
+	qcow2_guard_add(img, host_off, QCOW2_META_REFBLOCK);
 	plt_block_set64(rt, (unsigned)(at % img->slice / 8), host_off);
 	plt_block_dirty(rt);
 	if (qcow2_rule(img, QCOW2_RULE_BLOCK_TABLE))
@@ -416,10 +448,12 @@ int qcow2_grow_reftable(struct plt_image *img, uint64_t entries, struct plt_erro
 	    start + blocks + table_clusters > cluster_limit(img))
 		return plt_error_set(err, ENOSPC, "'%s': the refcount table cannot grow beyond %" PRIu64 " entries",
 				     img->name, old_entries);
-	if (qcow2_on_metadata(q, start << q->cluster_bits, (blocks + table_clusters) << q->cluster_bits))
-		return plt_error_set(err, EUCLEAN, "'%s': the refcounts are damaged: there is metadata at or behind %#"
-				     PRIx64 ", which the refcount table does not reach; nothing is allocated",
-				     img->name, start << q->cluster_bits);
+	r = qcow2_guard_reserve(img, blocks, err);
+	if (r < 0)
+		return r;
+	/* metadata that the refcount table does not reach */
+	if (qcow2_guard_find(q, start << q->cluster_bits, (blocks + table_clusters) << q->cluster_bits, &table_off))
+		return qcow2_mark_corrupt(img, table_off, err);
 	r = plt_meta_flush(img, true, err);
 	if (r < 0)
 		return r;
@@ -447,13 +481,21 @@ int qcow2_grow_reftable(struct plt_image *img, uint64_t entries, struct plt_erro
 	q->reftable_offset = table_off;
 	q->reftable_clusters = (uint32_t)table_clusters;
 	q->file_clusters = PLT_MAX(q->file_clusters, start + blocks + table_clusters);
+	for (uint64_t i = 0; i < blocks; i++)
+		qcow2_guard_add(img, (start + i) << q->cluster_bits, QCOW2_META_REFBLOCK);
 	pthread_mutex_unlock(&img->lock);
 	r = qcow2_header_switch(img, 48, 60, err);
 	if (r < 0) {
-		/* either header may be on disk: keep to the old one, whose table is still right; nothing was freed */
+		/*
+		 * Either header may be on disk.  In memory the old table stays: all that it counts, the new one
+		 * counts in the same blocks.  Nothing is freed, and no table is changed, before the header has
+		 * been written as it is now (qcow2_header_settle).
+		 */
 		pthread_mutex_lock(&img->lock);
 		q->reftable_offset = old_off;
 		q->reftable_clusters = (uint32_t)(old_len >> q->cluster_bits);
+		for (uint64_t i = 0; i < blocks; i++)
+			qcow2_guard_forget(img, (start + i) << q->cluster_bits);
 		pthread_mutex_unlock(&img->lock);
 		return r;
 	}
@@ -492,12 +534,18 @@ int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsign
 	uint64_t row = first, n = 0;
 	int r = 0;
 
-	(void)kind;
+	if (atomic_load(&q->corrupt))
+		return 0; /* it leaks */
 	for (uint64_t c = first; r == 0 && c <= last; c++) {
 		struct plt_pins pins = PLT_PINS_BLOCKING;
 		struct plt_block *rb, *rt;
 		uint64_t count;
 
+		if (kind != QCOW2_LIMBO_TABLE && qcow2_guarded(q, c << q->cluster_bits, q->cluster_size)) {
+			r = free_row(img, row, n, err); /* a table that came to lie there: not ours to free */
+			n = 0;
+			continue;
+		}
 		r = count_block_wait(img, &pins, c, &rb, &rt, err);
 		if (r < 0) {
 			plt_pins_drop(&pins);
@@ -510,6 +558,8 @@ int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsign
 		    qcow2_rule(img, QCOW2_RULE_COMPRESSED_TAIL) && q->comp_tail &&
 		    (q->comp_tail - 1) >> q->cluster_bits == c)
 			q->comp_tail = 0; /* nothing more may be packed into it */
+		if (kind == QCOW2_LIMBO_TABLE && count == 1)
+			qcow2_guard_forget(img, c << q->cluster_bits);
 		pthread_mutex_unlock(&img->lock);
 		plt_pins_drop(&pins);
 		if (count == 1 || !qcow2_rule(img, QCOW2_RULE_PUNCH_AT_ZERO)) {

@@ -28,7 +28,7 @@
 
 struct drop {
 	uint64_t off, len;
-	bool packed;
+	enum qcow2_limbo kind;
 };
 
 struct drops {
@@ -36,11 +36,11 @@ struct drops {
 	size_t n, cap;
 };
 
-static int drop_add(struct drops *d, uint64_t off, uint64_t len, bool packed, struct plt_error *err)
+static int drop_add(struct drops *d, uint64_t off, uint64_t len, enum qcow2_limbo kind, struct plt_error *err)
 {
 	struct drop *last = d->n ? &d->v[d->n - 1] : NULL;
 
-	if (last && !packed && !last->packed && last->off + last->len == off) {
+	if (last && kind == QCOW2_LIMBO_CLUSTERS && last->kind == kind && last->off + last->len == off) {
 		last->len += len;
 		return 0;
 	}
@@ -53,7 +53,7 @@ static int drop_add(struct drops *d, uint64_t off, uint64_t len, bool packed, st
 		d->v = v;
 		d->cap = cap;
 	}
-	d->v[d->n++] = (struct drop){off, len, packed};
+	d->v[d->n++] = (struct drop){off, len, kind};
 	return 0;
 }
 
@@ -67,7 +67,9 @@ static int drop_entry(struct plt_image *img, struct drops *d, struct qcow2_entry
 		return 0; /* places in a data file have no counts */
 	if (e.word & QCOW2_COMPRESSED)
 		qcow2_packed_range(q, e.word, &off, &len);
-	return off ? drop_add(d, off, len, e.word & QCOW2_COMPRESSED, err) : 0;
+	if (!off)
+		return 0;
+	return drop_add(d, off, len, e.word & QCOW2_COMPRESSED ? QCOW2_LIMBO_PACKED : QCOW2_LIMBO_CLUSTERS, err);
 }
 
 /* The entries are gone for good: give back what they named. */
@@ -76,8 +78,7 @@ static int settle(struct plt_image *img, struct drops *d, struct plt_error *err)
 	int r = plt_meta_flush(img, true, err);
 
 	for (size_t i = 0; r == 0 && i < d->n; i++)
-		r = qcow2_release(img, d->v[i].off, d->v[i].len,
-				  d->v[i].packed ? QCOW2_LIMBO_PACKED : QCOW2_LIMBO_CLUSTERS, err);
+		r = qcow2_release(img, d->v[i].off, d->v[i].len, d->v[i].kind, err);
 	d->n = 0;
 	return r;
 }
@@ -170,7 +171,7 @@ static int remove_table(struct plt_image *img, uint64_t index, struct drops *d, 
 	if (r == 0)
 		r = walk_table(img, GATHER, entry & QCOW2_L1_OFFSET, index, 0, d, err);
 	if (r == 0)
-		r = drop_add(d, entry & QCOW2_L1_OFFSET, q->cluster_size, false, err);
+		r = drop_add(d, entry & QCOW2_L1_OFFSET, q->cluster_size, QCOW2_LIMBO_TABLE, err);
 	if (r == 0) {
 		pthread_mutex_lock(&img->lock);
 		plt_block_set64(l1, (unsigned)((q->l1_offset + index * 8) % img->slice / 8), 0);
@@ -212,7 +213,8 @@ static int walk(struct plt_image *img, enum pass pass, uint64_t from, struct plt
 	uint64_t cluster = (from >> q->cluster_bits) + ((from & (q->cluster_size - 1)) != 0);
 	uint64_t first = cluster & ((UINT64_C(1) << q->l2_bits) - 1);
 	struct drops d = {0};
-	int r = 0;
+	/* tables change: by then it is known which L1 table the header names */
+	int r = pass == SURVEY ? 0 : qcow2_header_settle(img, err);
 
 	for (uint64_t i = cluster >> q->l2_bits; r == 0 && i < q->l1_size; i++, first = 0) {
 		r = walk_l1_entry(img, pass, i, first, &d, err);
@@ -336,6 +338,8 @@ static int check_resize(struct plt_image *img, uint64_t size, struct plt_error *
 		return plt_error_set(err, ENOTSUP, "Can't resize a v2 image which has snapshots");
 	if (qcow2_l1_entries(q, size) > QCOW2_MAX_L1_BYTES / 8)
 		return plt_error_set(err, EFBIG, "The image size is too large");
+	if (atomic_load(&q->corrupt))
+		return qcow2_refuse_corrupt(img, err);
 	return qcow2_bitmaps_prepare_resize(img, size, err);
 }
 

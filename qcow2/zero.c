@@ -91,12 +91,14 @@ static int do_slice(struct plt_image *img, const struct op *op, uint64_t off, ui
 	struct qcow2_state *q = qcow2_of(img);
 	struct plt_pins pins = PLT_PINS_BLOCKING;
 	unsigned l1_shift = q->cluster_bits + q->l2_bits, per_slice = img->slice / q->l2_entry_size, word;
-	uint64_t index = off >> l1_shift, l2_index, l1, n;
+	uint64_t index = off >> l1_shift, l2_index, l1, n, table;
 	struct plt_block *b;
 	bool dirty = false;
 	int r;
 
 	*ret_done = 0;
+	if (atomic_load(&q->corrupt))
+		return qcow2_refuse_corrupt(img, err);
 	r = plt_meta_get_wait(img, &pins, &qcow2_l1_type, q->l1_offset + index * 8, &b, err);
 	if (r < 0)
 		goto out;
@@ -115,6 +117,10 @@ static int do_slice(struct plt_image *img, const struct op *op, uint64_t off, ui
 		r = -EAGAIN;
 		goto out;
 	}
+	if (!qcow2_guard_is(q, l1 & QCOW2_L1_OFFSET, QCOW2_META_ACTIVE_L2)) {
+		r = qcow2_unsafe(l1 & QCOW2_L1_OFFSET, need);
+		goto out;
+	}
 	l2_index = off >> q->cluster_bits & ((UINT64_C(1) << q->l2_bits) - 1);
 	r = plt_meta_get_wait(img, &pins, &qcow2_l2_type, (l1 & QCOW2_L1_OFFSET) + l2_index * q->l2_entry_size, &b, err);
 	if (r < 0)
@@ -123,6 +129,10 @@ static int do_slice(struct plt_image *img, const struct op *op, uint64_t off, ui
 	for (unsigned i = (unsigned)(l2_index % per_slice); *ret_done < len && i < per_slice; i++) {
 		struct qcow2_entry old = qcow2_entry_get(q, b, i), e;
 
+		if (qcow2_entry_unsafe(img, old, &table)) {
+			r = qcow2_unsafe(table, need);
+			break;
+		}
 		if (qcow2_entry_bad(img, old, off)) {
 			r = plt_error_set(err, EIO, "'%s': the L2 entry %#" PRIx64 " of guest offset %#" PRIx64
 					  " is corrupt; nothing is written over it", img->name, old.word, off);

@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "formats/probe.h"
 #include "qcow2/mapping.h"
 #include "tests/block/lab.h"
 
@@ -708,6 +709,79 @@ START_TEST(privilege_is_passed_on)
 }
 END_TEST
 
+/* ---- a guessed raw image ---------------------------------------------------------------------- */
+
+/*
+ * Writes that are harmless one by one and make a header together, in every order of their operations:
+ * one of them is refused, and what is there in the end is still raw.  The others succeed.
+ */
+static void guessed_order(struct lab_order *o)
+{
+	static const uint8_t halves[2][4] = { { 'Q', 'F', 'I', 0xfb }, { 0, 0, 0, 3 } };
+	static const struct {
+		enum plt_io_kind kind;
+		uint64_t off, len;
+	} what[] = {
+		{ PLT_IO_WRITE_REQ, 0, 4 }, { PLT_IO_WRITE_REQ, 4, 4 }, { PLT_IO_ZERO_REQ, 512, 4096 },
+		{ PLT_IO_WRITE_REQ, 100000, 100 },
+	};
+	struct plt_open_options oo = PLT_OPEN_OPTIONS_INIT;
+	struct lab_req req[PLT_ARRAY_SIZE(what)] = { 0 };
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_ctx *ctx = lab_ctx(0);
+	const struct plt_driver *drv;
+	uint8_t buf[100] = { 7 };
+	struct plt_store *file;
+	struct plt_disk *disk;
+	struct lab_queue lq;
+	unsigned n, refused;
+
+	ck_assert_int_eq(plt_memory_new(NULL, 0, 0, &file), 0);
+	lab_must(plt_store_truncate(file, 1 << 20, &err), &err);
+	oo.flags = PLT_OPEN_WRITE;
+	lab_must(plt_disk_open_store(ctx, file, "guessed", NULL, &oo, &disk, &err), &err);
+	lab_queue_new(&lq, ctx);
+	for (unsigned i = 0; i < PLT_ARRAY_SIZE(what); i++) {
+		req[i].kind = what[i].kind;
+		req[i].off = what[i].off;
+		req[i].len = what[i].len;
+		req[i].buf = i < 2 ? (uint8_t *)(uintptr_t)halves[i] : buf;
+		lab_start(lq.q, plt_disk_image(disk), &req[i], &lq.clock);
+	}
+	while ((n = lab_settle(&lq)))
+		lab_complete(&lq, lab_choose(o, n));
+	refused = (req[0].result == -EPERM) + (req[1].result == -EPERM);
+	for (unsigned i = 0; i < PLT_ARRAY_SIZE(what); i++)
+		lab_expect(req[i].done, "request %u has not ended; order %s", i, lab_order_text(o));
+	lab_expect(refused == 1 && req[0].result + req[1].result == -EPERM, "%d, %d; order %s", req[0].result,
+		   req[1].result, lab_order_text(o));
+	ck_assert_int_eq(req[2].result, 0);
+	ck_assert_int_eq(req[3].result, 0);
+	lab_must(plt_probe(file, &drv, &err), &err);
+	lab_expect(!strcmp(drv->name, "raw"), "is %s now; order %s", drv->name, lab_order_text(o));
+	ck_assert_ptr_null(plt_disk_image(disk)->engine->ranges);
+	lab_queue_free(&lq);
+	lab_close(disk);
+	plt_store_unref(file);
+	plt_ctx_free(ctx);
+}
+
+START_TEST(guessed_raw_stays_raw)
+{
+	uint64_t seed = plt_unit_seed();
+	struct lab_order o = { 0 };
+	unsigned left = 300;
+
+	do
+		guessed_order(&o);
+	while (--left && lab_next(&o));
+	for (left = 300; left; left--) {
+		o = (struct lab_order){ .random = true, .seed = plt_unit_random(&seed) };
+		guessed_order(&o);
+	}
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("block/needs");
@@ -719,6 +793,7 @@ static Suite *suite(void)
 	tcase_add_test(t, epoch_drains);
 	tcase_add_test(t, gates_are_handed_over);
 	tcase_add_test(t, privilege_is_passed_on);
+	tcase_add_test(t, guessed_raw_stays_raw);
 	suite_add_tcase(s, t);
 	return s;
 }

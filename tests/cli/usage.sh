@@ -78,7 +78,7 @@ for args in 'check -r leaks a' 'check -r all a'; do
 	# shellcheck disable=SC2086
 	like "$("$PLATTER" $args 2>&1)" '^platter: -r (leaks|all): repair is not supported' "$args: says so"
 done
-for c in amend bench bitmap commit dd measure rebase resize snapshot; do
+for c in amend bitmap commit rebase snapshot; do
 	fails 1 "$c is refused" "$PLATTER" $c x
 	like "$("$PLATTER" $c x 2>&1)" "^platter: $c: this command is not supported" "$c: says so"
 done

@@ -103,6 +103,62 @@ for format in raw qcow2; do
 	ok '  options that the driver refuses cost nothing there either' qemu-img compare -f raw -F $format src.raw one
 done
 
+cp old.keep two
+ln -f two two.other
+qemu-img create -q -f qcow2 below 8M
+cp two before
+for options in 'preallocation=metadata,backing_file=below,backing_fmt=qcow2' 'data_file=new.data,compat=0.10' \
+	'data_file=new.data,data_file_raw=on,backing_file=below,backing_fmt=qcow2'; do
+	out=$("$PLATTER" convert -f raw -O qcow2 -o "$options" src.raw two 2>&1)
+	is $? 1 "$options is refused, in place"
+	is_file_equal two before '  and costs nothing'
+	out=$("$PLATTER" create -q -f qcow2 -o "$options" two 8M 2>&1)
+	is $? 1 '  by create too'
+	is_file_equal two before '  and costs nothing'
+	[ ! -e new.data ]
+	is $? 0 '  no data file is left'
+done
+
+# a data file besides
+for over in '' image data both; do
+	rm -f new new.data
+	case $over in image | both) cp old.keep new ;; esac
+	case $over in data | both) cp old.keep new.data ;; esac
+	out=$("$PLATTER" convert -f qcow2 -O qcow2 -o data_file=new.data bad.qcow2 new 2>&1)
+	is $? 1 "a failure with a data file, over ${over:-nothing}"
+	case $over in
+	data | both) like "$out" "data file 'new.data' is incomplete" '  what it held is said to be lost' ;;
+	*) [ ! -e new.data ]; is $? 0 '  it is not left' ;;
+	esac
+	case $over in
+	image | both) like "$out" "'new' was written in place.*holds no image now" '  the image too' ;;
+	*) [ ! -e new ]; is $? 0 '  nor the image' ;;
+	esac
+done
+rm -f new new.data
+mkdir no-file
+cp two before
+out=$("$PLATTER" create -q -f qcow2 -o data_file=no-file two 8M 2>&1)
+is $? 1 'a data file that cannot be had'
+is_file_equal two before '  costs nothing'
+cp old.keep new.data
+out=$(exec 9<>new.data && "$PLATTER" create -q -f qcow2 -o data_file=two two 8M 2>&1)
+is $? 1 'a data file that is the image'
+is_file_equal two before '  costs nothing'
+ok 'a data file that is not there yet' "$PLATTER" convert -f raw -O qcow2 -o data_file=fresh.data src.raw new
+ok '  the same content' qemu-img compare -f raw -F qcow2 src.raw new
+if command -v strace >/dev/null; then
+	rm -f new fresh.data
+	mkdir -p elsewhere
+	# (nothing of the image's first cluster is written before the folder of the data file is flushed)
+	strace -f -y -e trace=fsync,pwrite64,write,io_uring_enter -o trace "$PLATTER" convert -f raw -O qcow2 \
+		-o data_file="$PWD/elsewhere/fresh.data" src.raw new
+	grep -q 'fsync([0-9]*<[^>]*/elsewhere>)' trace
+	is $? 0 '  its name is made durable'
+else
+	skip '  its name is made durable' 'strace is not installed'
+fi
+
 # a descriptor
 cp old.keep byfd
 before=$(inode byfd)
@@ -175,6 +231,17 @@ if mount -t tmpfs -o size=6m none full 2>/dev/null; then
 	ok '  no room for both' "$PLATTER" convert -f raw -O raw -S 0 part.raw full/old
 	is "$(inode full/old)" "$before" '  is written in place'
 	is_file_equal full/old part.raw '  the same content'
+	rm -f full/old full/data
+	out=$("$PLATTER" create -q -f qcow2 -o data_file=full/data,preallocation=full made 8M 2>&1)
+	is $? 1 '  no room for a data file'
+	is "$(ls -A full)$(ls made 2>/dev/null)" '' '  leaves neither it nor the image'
+	head -c 2M old.keep > full/data
+	cp old.keep made
+	out=$("$PLATTER" create -q -f qcow2 -o data_file=full/data,preallocation=full made 8M 2>&1)
+	is $? 1 '  over a data file'
+	like "$out" "'full/data' has lost its old content" '  that is said'
+	like "$out" "'made' has lost its old content" '  and of the image'
+	rm -f full/data
 	: > full/mounted
 	cp old.keep bound
 	if mount --bind bound full/mounted 2>/dev/null; then

@@ -697,12 +697,20 @@ static int judge_bitmap(struct rig *r, struct plt_disk *disk, const uint8_t *buf
 	struct qcow2_state *q = qcow2_of(plt_disk_image(disk));
 	struct qcow2_bitmap *b = q->bitmaps;
 
-	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS) || q->nbitmaps != 1 || b->inconsistent) {
-		if (q->nbitmaps == 1 || !(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
-			return 0;
+	if (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS && !q->nbitmaps) {
 		complain(r, "the bitmap is gone");
 		return -1;
 	}
+	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS) || !q->nbitmaps)
+		return 0;
+	for (unsigned i = 1; i < q->nbitmaps; i++) /* those that a scenario adds are of ones */
+		for (uint64_t n = 0; q->bitmaps[i].words && !q->bitmaps[i].inconsistent && n < q->bitmaps[i].nbits; n++)
+			if (!(atomic_load(&q->bitmaps[i].words[n / 64]) >> n % 64 & 1)) {
+				complain(r, "bit %" PRIu64 " of added bitmap %u, which is not in use, is lost", n, i);
+				return -1;
+			}
+	if (b->inconsistent)
+		return 0;
 	for (uint64_t u = 0; u < len / RIG_UNIT; u++) {
 		uint64_t unit = off / RIG_UNIT + u, tag = plt_get_le64(buf + u * RIG_UNIT);
 		uint64_t was = unit < r->base_units ? tag_of(unit, EVENT_BASE) : 0,

@@ -236,6 +236,37 @@ static int run_external(struct rig *r)
 	return 0;
 }
 
+/* A bitmap of ones, as convert adds it. */
+static int add_bitmap(struct rig *r, const char *name, bool enabled)
+{
+	struct plt_bitmap_info info = { .name = (char *)(uintptr_t)name, .granularity = 512, .enabled = enabled };
+	uint64_t bits[16], nbits = plt_div_up(r->size, info.granularity);
+
+	ck_assert_uint_le(nbits, 64 * PLT_ARRAY_SIZE(bits));
+	for (uint64_t w = 0; w < PLT_ARRAY_SIZE(bits); w++)
+		bits[w] = (w + 1) * 64 <= nbits ? UINT64_MAX :
+			  w * 64 < nbits	? (UINT64_C(1) << nbits % 64) - 1 :
+						  0;
+	return qcow2_bitmap_add(plt_disk_image(r->disk), &info, bits, nbits, &r->err);
+}
+
+static int run_added_bitmaps(struct rig *r)
+{
+	TRY(rig_write(r, 64, 512));
+	TRY(rig_flush(r));
+	TRY(add_bitmap(r, "more, with a name that takes the directory into a second cluster, as its entries do "
+			  "where names are as long as this one is, and the clusters as small as they may be; so "
+			  "that there is one more thing that can be torn by a power cut, and be found to have been "
+			  "torn by those who come later to look at it, which is what this is all about: it goes on "
+			  "for as long as it takes, and that is four hundred and a few bytes more than one thinks, "
+			  "when one begins to write such a name down by hand", true));
+	TRY(rig_write(r, 8 * KIB, 2 * KIB));
+	TRY(rig_flush(r));
+	TRY(add_bitmap(r, "off", false));
+	TRY(rig_write(r, 16 * KIB, 64));
+	return 0;
+}
+
 static int run_lazy(struct rig *r)
 {
 	TRY(rig_write(r, 64, 64));
@@ -369,6 +400,8 @@ const struct scenario scenarios[] = {
 	  NULL, run_lazy, 0 },
 	{ "bitmap", { .options = "cluster_size=1024", .size = 64 * KIB, .bitmap = true },
 	  prepare_full, run_reuse, 0 },
+	{ "bitmap, added", { .options = "cluster_size=512", .size = 32 * KIB, .bitmap = true },
+	  NULL, run_added_bitmaps, 0 },
 	{ "bitmap, lazy",
 	  { .options = "cluster_size=512,lazy_refcounts=on", .size = 128 * KIB, .bitmap = true },
 	  NULL, run_lazy, 0 },

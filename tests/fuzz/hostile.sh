@@ -200,7 +200,8 @@ for name in counts-zero rt-empty l1-in-header rt-on-l1 rt-far; do
 	cp --sparse=always "$name" writable
 	limited "$PLATTER" convert -n -f raw -O qcow2 secret writable
 	is "$status" 1 "writing into $name is refused"
-	is "$(cmp -n 104 "$name" writable 2>&1)" '' 'and its header is what it was'
+	# all but the mark that the image is corrupt
+	is "$(cmp -n 104 -l "$name" writable | awk '$1 != 80 || $3 != $2 + 2')" '' 'and its header is what it was'
 done
 rm writable
 

@@ -96,6 +96,18 @@ mkdir "$SCRATCH/given"
 	cp small.qcow2 bent.qcow2
 	printf '\0\0' | dd of=bent.qcow2 bs=1 seek=131080 conv=notrunc status=none
 	head -c 700 /dev/zero | tr '\0' x >text
+	# Holes where clusters were freed, and one in a cluster that is in use.
+	qemu-img convert -f raw -O qcow2 -o cluster_size=4k raw punched.qcow2
+	qemu-io -d unmap -f qcow2 -c 'discard 512k 256k' punched.qcow2 >/dev/null
+	fallocate -p -o 81920 -l 4096 punched.qcow2
+	# A snapshot of a smaller disk, over a backing file and over nothing.
+	for f in grown grown-over; do
+		qemu-img create -q -f qcow2 $([ $f = grown ] || echo -F raw -b raw) $f.qcow2 1M
+		qemu-io -c 'write -P 5 0 700k' $f.qcow2 >/dev/null
+		qemu-img snapshot -c small $f.qcow2
+		qemu-img resize -q $f.qcow2 4M
+		qemu-io -c 'write -P 6 0 3M' $f.qcow2 >/dev/null
+	done
 	: >empty
 )
 
@@ -190,6 +202,10 @@ openstack_convert() {
 	q convert -f raw -O qcow2 -S 0 raw 12
 	q convert -n -f raw -O raw raw 13
 	q convert -f qcow2 -O raw -l one kept.qcow2 14
+	q convert -f qcow2 -O raw -l small grown.qcow2 16
+	q convert -f qcow2 -O raw -l small grown-over.qcow2 17
+	q convert -f qcow2 -O raw -l none kept.qcow2 18
+	q convert -f raw -O raw -l none raw 19
 	q convert -f qcow2 -O raw --salvage bent.qcow2 15 | sed -E 's/^err: .*//'
 }
 call 'OpenStack convert' openstack_convert
@@ -222,7 +238,7 @@ call 'cloud-localds and genimage' others
 looking() {
 	local f
 
-	for f in raw base.qcow2 small.qcow2 over.qcow2 overraw.qcow2 old.qcow2 new.qcow2 kept.qcow2; do
+	for f in raw base.qcow2 small.qcow2 over.qcow2 overraw.qcow2 old.qcow2 new.qcow2 kept.qcow2 punched.qcow2; do
 		q map "$f"
 		q map --output=json "$f"
 		q map "$f" --output json -U -f "${f##*.}"
