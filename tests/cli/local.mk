@@ -11,6 +11,7 @@ script_tests += \
 	tests/cli/hash.sh \
 	tests/cli/help.sh \
 	tests/cli/info.sh \
+	tests/cli/io-faults.sh \
 	tests/cli/io.sh \
 	tests/cli/map.sh \
 	tests/cli/measure.sh \
