@@ -389,10 +389,11 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 	if (how->opts->flags & (PLT_OPEN_NO_BACKING | PLT_OPEN_INSPECT) || json_is_null(child) ||
 	    (json_is_string(child) && !*json_string_value(child)))
 		return 0;
-	if (json_is_object(child)) { /* given by the user: no policy */
+	if (json_is_object(child) && (json_object_get(child, "file") || !img->backing_name)) {
+		/* given by the user: no policy */
 		opts.format = tree_string(child, "driver");
 		r = open_tree(img->ctx, child, &inner, &img->engine->backing, err);
-	} else if (child) {
+	} else if (child && !json_is_object(child)) {
 		return plt_error_set(err, EINVAL, "references to other nodes are not supported here");
 	} else {
 		if (!img->backing_name)
@@ -403,8 +404,12 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 		if (r == 0)
 			r = plt_name_parse(full, false, &named, err);
 		if (r == 0) {
-			if (img->backing_format && *img->backing_format)
+			if (child) /* options of the user for what the image names */
+				r = json_object_update(named, child) < 0 ? plt_error_set(err, ENOMEM, "out of memory") : 0;
+			else if (img->backing_format && *img->backing_format)
 				opts.format = img->backing_format;
+		}
+		if (r == 0) {
 			r = open_tree(img->ctx, named, &inner, &img->engine->backing, err);
 		}
 		json_decref(named);
