@@ -186,6 +186,7 @@ struct plt_engine {
 	_Atomic int gate;              /* 0 open, 1 what changes parks, 2 everything parks */
 	struct plt_io *gate_owner;
 	struct plt_io_list gate_parked, gate_wanted;
+	pthread_cond_t gate_opened;    /* plt_epoch_enter_wait() */
 
 	/* range locks, in order of arrival */
 	struct plt_range_lock *ranges, *ranges_tail;
@@ -231,6 +232,10 @@ void plt_gate_open(struct plt_engine *eng, struct plt_io *io);
  * start again.
  */
 bool plt_io_enter(struct plt_io *io);
+/* A frame above this one holds the gate of the same image: it passes, and has what the gate gives. */
+bool plt_io_under_gate(const struct plt_io *io);
+/* Blocking, for those who are in no frame: enter the epoch when the gate lets readers pass. */
+unsigned plt_epoch_enter_wait(struct plt_engine *eng);
 void plt_io_leave(struct plt_io *io);
 
 /* range.c */
@@ -250,7 +255,7 @@ void plt_block_discard(struct plt_block *b);
 /* ---- frames ---------------------------------------------------------------------------------- */
 
 enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT_IO_ZERO_REQ,
-		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_EXCLUSIVE_REQ };
+		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ };
 
 #define PLT_IO_RUNS 16
 #define PLT_OP_IOVS 4
@@ -330,6 +335,10 @@ struct plt_io {
 	int units_result;
 	bool part_units, part_zero, looked, declined;
 
+	/* resizes */
+	const char *preallocation;
+	bool shown;             /* img->size says the new size already */
+
 	struct plt_io *next;    /* on a list of waiting frames, the ready list or the free list */
 	bool woken;
 };
@@ -384,13 +393,14 @@ void plt_io_drain_limbo(struct plt_io *io);
 /* Failed for want of space while some waits in limbo: take that and try again, once.  True: under way. */
 bool plt_io_retry_space(struct plt_io *io);
 
-/* read.c, write.c, zero.c, flush.c: the frames */
+/* read.c, write.c, zero.c, flush.c, resize.c: the frames */
 void plt_read_step(struct plt_io *io);
 void plt_write_step(struct plt_io *io);
 void plt_compressed_step(struct plt_io *io);
 void plt_zero_step(struct plt_io *io);
 void plt_discard_step(struct plt_io *io);
 void plt_flush_step(struct plt_io *io);
+void plt_resize_step(struct plt_io *io);
 /* Before the first change: driver->first_write, the raw guard, a poisoned store.  True: go on. */
 bool plt_io_may_change(struct plt_io *io);
 void plt_io_placed(struct plt_io *io);
@@ -416,6 +426,10 @@ int plt_image_close(struct plt_image *img, struct plt_error *err);
 /* imagestore.c: an open image serves as a store; closes it with the store */
 int plt_image_store_new(struct plt_image *img, struct plt_store **ret);
 
+/* status.c: plt_image_map_wait() for one who is in the image's epoch already (a frame's work) */
+int plt_image_map_inside(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
+			 struct plt_error *err);
+
 /* sync.c: one request on this thread */
 struct plt_request {
 	enum plt_io_kind kind;
@@ -424,6 +438,7 @@ struct plt_request {
 	int niov;
 	unsigned flags;
 	int level;
+	const char *preallocation;
 	void (*on_place)(void *arg);
 	void *on_place_arg;
 };

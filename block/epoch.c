@@ -134,11 +134,33 @@ void plt_gate_open(struct plt_engine *eng, struct plt_io *io)
 	}
 	atomic_store(&eng->gate, 0);
 	plt_io_list_wake(&eng->gate_parked);
+	pthread_cond_broadcast(&eng->gate_opened);
 }
 
 static bool changes(const struct plt_io *io)
 {
 	return io->kind != PLT_IO_READ_REQ;
+}
+
+bool plt_io_under_gate(const struct plt_io *io)
+{
+	for (const struct plt_io *p = io->parent; p && p->eng == io->eng; p = p->parent)
+		if (p->owns_gate)
+			return true;
+	return false;
+}
+
+/* It was within the disk when it came; the disk may have shrunk since. */
+static __attribute__((noinline)) void check_end(struct plt_io *io)
+{
+	uint64_t size = atomic_load(&io->img->size);
+	struct plt_error err = PLT_ERROR_INIT;
+
+	if (plt_in_range(io->off, io->len, size))
+		return;
+	plt_error_set(&err, EIO, "'%s': the range %" PRIu64 "+%" PRIu64 " is beyond the disk's end (%" PRIu64 ")",
+		      io->img->name, io->off, io->len, size);
+	plt_io_fail(io, EIO, &err);
 }
 
 bool plt_io_enter(struct plt_io *io)
@@ -150,11 +172,13 @@ bool plt_io_enter(struct plt_io *io)
 	for (;;) {
 		io->epoch = plt_epoch_enter(eng);
 		int gate = atomic_load(&eng->gate);
-
 		/* a part of a request that is inside already (a copy-on-write read) may not park */
-		if (!gate || (gate == 1 && !changes(io)) || (io->parent && io->parent->in_epoch &&
-							     io->parent->eng == eng)) {
+		bool inside = io->parent && io->parent->in_epoch && io->parent->eng == eng;
+
+		if (!gate || (gate == 1 && !changes(io)) || inside || plt_io_under_gate(io)) {
 			io->in_epoch = true;
+			if (!inside)
+				check_end(io);
 			return true;
 		}
 		plt_epoch_leave(eng, io->epoch);
@@ -174,5 +198,19 @@ void plt_io_leave(struct plt_io *io)
 	if (io->in_epoch) {
 		io->in_epoch = false;
 		plt_epoch_leave(io->eng, io->epoch);
+	}
+}
+
+unsigned plt_epoch_enter_wait(struct plt_engine *eng)
+{
+	for (;;) {
+		unsigned which = plt_epoch_enter(eng);
+
+		if (atomic_load(&eng->gate) < 2)
+			return which;
+		plt_epoch_leave(eng, which);
+		PLT_LOCK_SCOPE(&eng->lock);
+		while (atomic_load(&eng->gate) == 2)
+			pthread_cond_wait(&eng->gate_opened, &eng->lock);
 	}
 }

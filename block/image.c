@@ -25,6 +25,7 @@ int plt_engine_new(struct plt_image *img)
 		return -ENOMEM;
 	eng->img = img;
 	pthread_mutex_init(&eng->lock, NULL);
+	pthread_cond_init(&eng->gate_opened, NULL);
 	pthread_mutex_init(&eng->flush_lock, NULL);
 	pthread_mutex_init(&eng->work_lock, NULL);
 	img->engine = eng;
@@ -36,6 +37,7 @@ void plt_engine_free(struct plt_engine *eng)
 	if (!eng)
 		return;
 	free(eng->limbo);
+	pthread_cond_destroy(&eng->gate_opened);
 	pthread_mutex_destroy(&eng->lock);
 	pthread_mutex_destroy(&eng->flush_lock);
 	pthread_mutex_destroy(&eng->work_lock);

@@ -54,7 +54,8 @@ int plt_cache_mode_flags(const char *mode, unsigned *ret, struct plt_error *err)
 
 /*
  * Map, meeting needs, on this thread: the blocking form of driver->map, for walks.  Enters and
- * leaves the image's epoch, so what it returns may be out of date at once.
+ * leaves the image's epoch (waiting while a resize has the image for itself), so what it returns may
+ * be out of date at once.
  */
 int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
 		       struct plt_error *err);

@@ -20,6 +20,7 @@ libplatter_core_la_SOURCES += \
 	block/queue.c \
 	block/range.c \
 	block/read.c \
+	block/resize.c \
 	block/status.c \
 	block/sync.c \
 	block/write.c \

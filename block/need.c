@@ -230,7 +230,7 @@ static void meet_work(struct plt_io *io)
 	plt_io_release(io);
 	io->saved_step = io->step;
 	io->step = work_step;
-	io->meet = io->need.exclusive ? MEET_GATE : MEET_GATE_WORK;
+	io->meet = io->need.exclusive && !plt_io_under_gate(io) ? MEET_GATE : MEET_GATE_WORK;
 	io->step(io);
 }
 

@@ -106,6 +106,7 @@ struct plt_io *plt_io_new(struct plt_queue *q, struct plt_io *parent, struct plt
 		[PLT_IO_ZERO_REQ] = plt_zero_step,
 		[PLT_IO_DISCARD_REQ] = plt_discard_step,
 		[PLT_IO_FLUSH_REQ] = plt_flush_step,
+		[PLT_IO_RESIZE_REQ] = plt_resize_step,
 	};
 	struct plt_io *io = q->free_ios;
 
@@ -184,6 +185,12 @@ void plt_io_placed(struct plt_io *io)
 		fn(io->on_place_arg);
 }
 
+/* Is it one that changes guest bytes? */
+static bool changes_guest(const struct plt_io *io)
+{
+	return io->kind != PLT_IO_READ_REQ && io->kind != PLT_IO_FLUSH_REQ && io->kind != PLT_IO_RESIZE_REQ;
+}
+
 void plt_io_finish(struct plt_io *io)
 {
 	struct plt_io *parent = io->parent;
@@ -198,7 +205,7 @@ void plt_io_finish(struct plt_io *io)
 	free(io->head_buf);
 	free(io->tail_buf);
 	free(io->comp_buf);
-	if (!parent && io->kind != PLT_IO_READ_REQ && io->kind != PLT_IO_FLUSH_REQ && io->img->drv->written)
+	if (!parent && changes_guest(io) && io->img->drv->written)
 		io->img->drv->written(io->img, io->off, io->len);
 	if (io->done)
 		io->done(io);

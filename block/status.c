@@ -13,12 +13,11 @@
 
 #define RUNS 64
 
-int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
-		       struct plt_error *err)
+int plt_image_map_inside(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
+			 struct plt_error *err)
 {
 	struct plt_pins pins = PLT_PINS_BLOCKING;
 	struct plt_need need = { 0 };
-	unsigned epoch = plt_epoch_enter(img->engine);
 	int r;
 
 	for (;;) {
@@ -33,9 +32,24 @@ int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct
 		}
 	}
 	plt_pins_drop(&pins);
-	plt_epoch_leave(img->engine, epoch);
 	if (r < 0)
 		plt_error_default(err, -r, "'%s': the mapping of guest offset %#" PRIx64, img->name, off);
+	return r;
+}
+
+int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
+		       struct plt_error *err)
+{
+	unsigned epoch = plt_epoch_enter_wait(img->engine);
+	uint64_t size = atomic_load(&img->size);
+	int r;
+
+	if (off < size)
+		r = plt_image_map_inside(img, off, PLT_MIN(len, size - off), runs, err);
+	else
+		r = plt_error_set(err, EINVAL, "'%s': the offset %" PRIu64 " is beyond the disk's end (%" PRIu64 ")",
+				  img->name, off, size);
+	plt_epoch_leave(img->engine, epoch);
 	return r;
 }
 

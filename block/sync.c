@@ -50,6 +50,7 @@ int plt_run_request(struct plt_image *img, const struct plt_request *r, struct p
 	io->niov = r->niov;
 	io->flags = r->flags;
 	io->level = r->level;
+	io->preallocation = r->preallocation;
 	io->on_place = r->on_place;
 	io->on_place_arg = r->on_place_arg;
 	io->done = call_done;

@@ -334,6 +334,8 @@ void plt_write_step(struct plt_io *io)
 			}
 			if (!plt_io_enter(io))
 				return;
+			if (io->result)
+				break;
 			io->pending++;
 			r = write_in_place(io);
 			if (--io->pending)
@@ -366,6 +368,8 @@ void plt_write_step(struct plt_io *io)
 				io->state = START;
 				return;
 			}
+			if (io->result)
+				break;
 			if (!do_place(io))
 				return;
 			if (io->place.skip) {

@@ -50,7 +50,7 @@ static int look(struct plt_io *io, struct plt_io_op *iop)
 	io->part_zero = false;
 	while (pos < io->part_end) {
 		struct plt_runs runs = { v, 0, PLT_ARRAY_SIZE(v) };
-		int r = plt_image_map_wait(io->img, pos, io->part_end - pos, &runs, &iop->err);
+		int r = plt_image_map_inside(io->img, pos, io->part_end - pos, &runs, &iop->err);
 
 		if (r < 0)
 			return r;
@@ -93,7 +93,7 @@ static int store_part(struct plt_io *io, struct plt_io_op *iop)
 
 	while (io->pos < io->part_end) {
 		struct plt_runs runs = { v, 0, PLT_ARRAY_SIZE(v) };
-		int r = plt_image_map_wait(io->img, io->pos, io->part_end - io->pos, &runs, &iop->err);
+		int r = plt_image_map_inside(io->img, io->pos, io->part_end - io->pos, &runs, &iop->err);
 
 		if (r < 0)
 			return r;
@@ -174,6 +174,8 @@ static void step(struct plt_io *io)
 					io->state = START;
 					return;
 				}
+				if (io->result)
+					break;
 				plt_io_call(io, units, units_done);
 				return;
 			}
@@ -197,23 +199,32 @@ static void step(struct plt_io *io)
 					io->state = START;
 					return;
 				}
+				if (io->result)
+					break;
 				io->state = START;
 				plt_io_call(io, store_part, units_done);
 				io->work_done = 0;
 				io->declined = true; /* should it refuse: plain writes for the rest */
 				return;
 			}
-			plt_io_leave(io);
 			if (io->kind == PLT_IO_DISCARD_REQ) { /* advice may be ignored */
+				plt_io_leave(io);
 				io->pos = io->part_end;
 				io->state = START;
 				break;
 			}
 			if (!io->looked) {
+				if (!plt_io_enter(io)) {
+					io->state = START;
+					return;
+				}
+				if (io->result)
+					break;
 				io->looked = true;
 				plt_io_call(io, look, NULL);
 				return;
 			}
+			plt_io_leave(io);
 			if (io->part_zero)
 				io->pos = io->part_end;
 			if (io->pos >= io->part_end) {

@@ -406,7 +406,16 @@ struct plt_driver {
 	 * durable with it.  NULL: nothing.
 	 */
 	int (*before_sync)(struct plt_image *img, struct plt_error *err);
-	/* Behind the gate, epochs drained.  Sets img->size. */
+	/*
+	 * Both behind the gate, epochs drained, nobody else in the image.  grow comes first when the disk
+	 * becomes larger (NULL: nothing to do): afterwards offsets up to @size can be placed, and nothing
+	 * that lay beyond the old end shows; the file still says the old size.  Then the engine sets
+	 * img->size and writes zeros into the rest of the last allocation unit, and where a backing
+	 * file would show through.  resize makes the new size durable, smaller or larger, with all
+	 * that has been written for it; @preallocation is NULL or a mode that the format knows or
+	 * refuses (-ENOTSUP).  resize sets img->size.
+	 */
+	int (*grow)(struct plt_image *img, uint64_t size, struct plt_error *err);
 	int (*resize)(struct plt_image *img, uint64_t size, const char *preallocation, struct plt_error *err);
 
 	/* whole-image work */

@@ -124,6 +124,17 @@ int plt_discard(struct plt_disk *disk, uint64_t off, uint64_t len, struct plt_er
 int plt_write_compressed(struct plt_disk *disk, uint64_t off, const void *buf, size_t len, int level,
 			 struct plt_error *err);
 int plt_flush(struct plt_disk *disk, struct plt_error *err);
+/*
+ * Give the disk another size (rounded up to 512 bytes); it is durable when the call returns.  Other
+ * requests wait meanwhile; one that would then lie beyond the end fails with EIO.  A smaller size
+ * wants PLT_RESIZE_SHRINK and loses what lies behind the new end.  What is new reads as zeros, whatever
+ * a backing file holds there.  @preallocation, NULL or "off", "metadata", "falloc", "full", is for
+ * what is new; -ENOTSUP where the format has no such mode, or cannot be resized.  On failure the
+ * disk has its old size (an error while what had been cut off was freed says so).
+ */
+enum { PLT_RESIZE_SHRINK = 1 << 0 };
+int plt_resize(struct plt_disk *disk, uint64_t size, unsigned flags, const char *preallocation,
+	       struct plt_error *err);
 
 /* What the guest's bytes are made of. */
 enum {

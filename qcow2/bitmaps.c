@@ -57,7 +57,7 @@ static int parse_entry(struct qcow2_state *q, const uint8_t *dir, uint64_t len, 
 				     "a name of %" PRIu32 " bytes",
 				     *at, e.type, name);
 	b->table_offset = plt_be64_get(e.table_offset);
-	b->table_size = plt_be32_get(e.table_size);
+	b->table_size = b->disk_table_size = plt_be32_get(e.table_size);
 	b->flags = plt_be32_get(e.flags);
 	b->granularity_bits = e.granularity_bits;
 	b->dir_pos = q->bitmap_dir_offset + *at;
@@ -152,18 +152,18 @@ static uint64_t cluster_bits_of(const struct qcow2_state *q)
 static uint64_t *load_table(struct plt_image *img, const struct qcow2_bitmap *b,
 			    struct plt_error *err)
 {
-	uint64_t *t = plt_alloc_capped(b->table_size, 8, MAX_CONTENT);
+	uint64_t *t = plt_alloc_capped(b->disk_table_size, 8, MAX_CONTENT);
 
 	if (!t) {
 		plt_error_set(err, ENOMEM, "Out of memory");
 		return NULL;
 	}
-	if (plt_store_read(img->file, b->table_offset, t, (size_t)b->table_size * 8, PLT_IO_BITMAP,
-			   err) < 0) {
+	if (plt_store_read(img->file, b->table_offset, t, (size_t)b->disk_table_size * 8,
+			   PLT_IO_BITMAP, err) < 0) {
 		free(t);
 		return NULL;
 	}
-	for (uint32_t i = 0; i < b->table_size; i++)
+	for (uint32_t i = 0; i < b->disk_table_size; i++)
 		t[i] = plt_get_be64(&t[i]);
 	return t;
 }
@@ -296,7 +296,7 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 				     b->name, why.text);
 		b->inconsistent = r <
 				  0; /* and is marked so on the disk before anything is written */
-		b->recording = r == 0;
+		b->recording = b->loaded = r == 0;
 		if (b->recording) {
 			loaded += plt_div_up(b->nbits, 8);
 		} else {
@@ -323,7 +323,7 @@ static int write_flags(struct plt_image *img, struct qcow2_bitmap *b, uint32_t f
 }
 
 /* Every bitmap that guest writes concern: those that record, and those that should but cannot. */
-int qcow2_bitmaps_mark_in_use(struct plt_image *img, struct plt_error *err)
+static int mark_in_use(struct plt_image *img, bool all, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
 	bool any = false;
@@ -332,7 +332,7 @@ int qcow2_bitmaps_mark_in_use(struct plt_image *img, struct plt_error *err)
 	for (unsigned i = 0; !r && i < q->nbitmaps; i++) {
 		struct qcow2_bitmap *b = &q->bitmaps[i];
 
-		if ((b->flags & QCOW2_BITMAP_IN_USE) || !(b->flags & QCOW2_BITMAP_AUTO))
+		if ((b->flags & QCOW2_BITMAP_IN_USE) || !(all || b->flags & QCOW2_BITMAP_AUTO))
 			continue;
 		any = true;
 		r = write_flags(img, b, b->flags | QCOW2_BITMAP_IN_USE, err);
@@ -344,12 +344,18 @@ int qcow2_bitmaps_mark_in_use(struct plt_image *img, struct plt_error *err)
 	return r;
 }
 
+int qcow2_bitmaps_mark_in_use(struct plt_image *img, struct plt_error *err)
+{
+	return mark_in_use(img, false, err);
+}
+
 void qcow2_bitmaps_record(struct plt_image *img, uint64_t off, uint64_t len)
 {
 	struct qcow2_state *q = qcow2_of(img);
 
 	if (!q->bitmaps_recording || !len)
 		return;
+	pthread_rwlock_rdlock(&q->bitmaps_lock);
 	for (unsigned i = 0; i < q->nbitmaps; i++) {
 		struct qcow2_bitmap *b = &q->bitmaps[i];
 		uint64_t first = off >> b->granularity_bits,
@@ -369,6 +375,90 @@ void qcow2_bitmaps_record(struct plt_image *img, uint64_t off, uint64_t len)
 			atomic_fetch_or_explicit(&b->words[w], mask, memory_order_relaxed);
 		}
 	}
+	pthread_rwlock_unlock(&q->bitmaps_lock);
+}
+
+/* ---- another length -------------------------------------------------------------------------- */
+
+/* Those of our own writes are loaded already. */
+static int load_others(struct plt_image *img, struct plt_error *err)
+{
+	struct qcow2_state *q = qcow2_of(img);
+	uint64_t file_size;
+	int r = plt_store_size(img->file, &file_size, err);
+
+	for (unsigned i = 0; r == 0 && i < q->nbitmaps; i++) {
+		struct qcow2_bitmap *b = &q->bitmaps[i];
+
+		if (b->loaded)
+			continue;
+		r = load_content(img, b, file_size, 0, err);
+		b->loaded = r == 0;
+		if (r < 0) {
+			free((void *)b->words);
+			b->words = NULL;
+			plt_error_prefix(err, "Bitmap '%s'", b->name);
+		}
+	}
+	return r;
+}
+
+int qcow2_bitmaps_prepare_resize(struct plt_image *img, uint64_t size, struct plt_error *err)
+{
+	const struct qcow2_state *q = qcow2_of(img);
+	uint64_t nbits, table, loaded = 0;
+
+	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		return 0; /* of no use to anybody already */
+	for (unsigned i = 0; i < q->nbitmaps; i++) {
+		const struct qcow2_bitmap *b = &q->bitmaps[i];
+
+		if (b->inconsistent)
+			return plt_error_set(err, EINVAL, "Bitmap '%s' is inconsistent and cannot be used", b->name);
+		table = expected_table(q, size, b->granularity_bits, &nbits);
+		if (table > QCOW2_MAX_BITMAP_TABLE || plt_div_up(nbits, 8) > MAX_CONTENT ||
+		    plt_div_up(nbits, 8) > MAX_LOADED - loaded)
+			return plt_error_set(err, EFBIG, "Bitmap '%s' cannot cover a disk of %" PRIu64 " bytes",
+					     b->name, size);
+		loaded += plt_div_up(nbits, 8);
+	}
+	return load_others(img, err);
+}
+
+static int set_length(struct qcow2_state *q, struct qcow2_bitmap *b, uint64_t size, struct plt_error *err)
+{
+	uint64_t nbits, table = expected_table(q, size, b->granularity_bits, &nbits);
+	uint64_t words = plt_div_up(nbits, 64), keep = PLT_MIN(words, plt_div_up(b->nbits, 64));
+	_Atomic uint64_t *v = calloc(words + 1, sizeof(*v)), *old = b->words;
+
+	if (!v)
+		return plt_error_set(err, ENOMEM, "Out of memory");
+	pthread_rwlock_wrlock(&q->bitmaps_lock);
+	for (uint64_t w = 0; w < keep; w++)
+		atomic_store_explicit(&v[w], atomic_load_explicit(&old[w], memory_order_relaxed),
+				      memory_order_relaxed);
+	if (nbits < b->nbits && nbits % 64)
+		atomic_fetch_and_explicit(&v[words - 1], (UINT64_C(1) << nbits % 64) - 1, memory_order_relaxed);
+	b->words = v;
+	b->nbits = nbits;
+	b->table_size = (uint32_t)table;
+	atomic_store(&b->changed, true);
+	pthread_rwlock_unlock(&q->bitmaps_lock);
+	free((void *)old);
+	return 0;
+}
+
+int qcow2_bitmaps_resize(struct plt_image *img, uint64_t size, struct plt_error *err)
+{
+	struct qcow2_state *q = qcow2_of(img);
+	int r;
+
+	if (!q->nbitmaps || !(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		return 0;
+	r = mark_in_use(img, true, err);
+	for (unsigned i = 0; r == 0 && i < q->nbitmaps; i++)
+		r = set_length(q, &q->bitmaps[i], size, err);
+	return r;
 }
 
 /* ---- storing --------------------------------------------------------------------------------- */
@@ -437,11 +527,15 @@ static int store_content(struct plt_image *img, struct qcow2_bitmap *b, struct s
 static int switch_table(struct plt_image *img, struct qcow2_bitmap *b, const struct stored *s,
 			struct plt_error *err)
 {
-	plt_be64 v = plt_be64_make(s->table_offset);
-	int r = plt_store_write(img->file, b->dir_pos, &v, sizeof(v), PLT_IO_BITMAP, err);
+	struct qcow2_bitmap_entry e = {.table_offset = plt_be64_make(s->table_offset),
+				       .table_size = plt_be32_make(b->table_size)};
+	int r = plt_store_write(img->file, b->dir_pos, &e, offsetof(struct qcow2_bitmap_entry, flags),
+				PLT_IO_BITMAP, err);
 
-	if (!r)
+	if (!r) {
 		b->table_offset = s->table_offset;
+		b->disk_table_size = b->table_size;
+	}
 	return r;
 }
 
@@ -468,7 +562,7 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
 	if (!err) /* load_table() reports by it alone */
 		err = &local;
 	for (unsigned i = 0; i < q->nbitmaps; i++)
-		any |= q->bitmaps[i].recording && (q->bitmaps[i].flags & QCOW2_BITMAP_IN_USE);
+		any |= q->bitmaps[i].loaded && (q->bitmaps[i].flags & QCOW2_BITMAP_IN_USE);
 	if (!any || !(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		return 0;
 	s = calloc(q->nbitmaps, sizeof(*s));
@@ -477,10 +571,10 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
 	for (unsigned i = 0; !r && i < q->nbitmaps; i++) {
 		struct qcow2_bitmap *b = &q->bitmaps[i];
 
-		if (!b->recording || !(b->flags & QCOW2_BITMAP_IN_USE) || !atomic_load(&b->changed))
+		if (!b->loaded || !(b->flags & QCOW2_BITMAP_IN_USE) || !atomic_load(&b->changed))
 			continue;
 		s[i].old_table_offset = b->table_offset;
-		s[i].old_size = b->table_size;
+		s[i].old_size = b->disk_table_size;
 		s[i].old_table = load_table(img, b, err);
 		r = s[i].old_table ? store_content(img, b, &s[i], err) : -err->code;
 		moved |= s[i].new_place;
@@ -493,7 +587,7 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
 	if (!r && moved)
 		r = plt_store_sync(img->file, err);
 	for (unsigned i = 0; !r && i < q->nbitmaps; i++)
-		if (q->bitmaps[i].recording && (q->bitmaps[i].flags & QCOW2_BITMAP_IN_USE))
+		if (q->bitmaps[i].loaded && (q->bitmaps[i].flags & QCOW2_BITMAP_IN_USE))
 			r = write_flags(img, &q->bitmaps[i],
 					q->bitmaps[i].flags & ~QCOW2_BITMAP_IN_USE, err);
 	if (!r)

@@ -41,7 +41,7 @@ int qcow2_recount_init(struct qcow2_recount *c, struct plt_ctx *ctx, struct plt_
 	c->ctx = ctx;
 	c->file = file;
 	c->q = q;
-	c->external = q->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+	c->external = q->external;
 	r = plt_store_size(file, &c->file_size, err);
 	if (r < 0)
 		return r;

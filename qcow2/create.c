@@ -333,7 +333,7 @@ static int write_header(const struct plt_create *how, const struct qcow2_state *
 static int write_image(const struct plt_create *how, struct qcow2_state *q, const struct layout *l,
 		       enum qcow2_prealloc mode, uint64_t guest_clusters, struct plt_error *err)
 {
-	bool external = q->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+	bool external = q->external;
 	struct stream s = {.st = how->file, .cap = 2 << 20};
 	int r;
 

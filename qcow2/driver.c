@@ -5,6 +5,7 @@
  * when opening, and one gate: an image whose guest data cannot be reached answers map and place
  * with the reason, so that no path can take its entries for readable data.
  */
+#include "base/cleanup.h"
 #include "base/error.h"
 #include "qcow2/mapping.h"
 
@@ -82,13 +83,14 @@ static enum plt_codec codec(struct plt_image *img)
 {
 	const struct qcow2_state *q = qcow2_of(img);
 
-	if (q->incompatible & QCOW2_INCOMPAT_DATA_FILE || q->crypt_method != QCOW2_CRYPT_NONE)
+	if (q->external || q->crypt_method != QCOW2_CRYPT_NONE)
 		return PLT_CODEC_NONE;
 	return q->compression == QCOW2_COMPRESSION_ZSTD ? PLT_CODEC_ZSTD : PLT_CODEC_DEFLATE;
 }
 
 static bool dirty_flag(struct plt_image *img)
 {
+	PLT_LOCK_SCOPE(&img->lock);
 	return qcow2_of(img)->incompatible & QCOW2_INCOMPAT_DIRTY;
 }
 
@@ -112,6 +114,8 @@ const struct plt_driver qcow2_driver = {
 	.first_write = qcow2_first_write,
 	.before_sync = qcow2_before_sync,
 	.written = qcow2_bitmaps_record,
+	.grow = qcow2_grow,
+	.resize = qcow2_resize,
 	.create = qcow2_create,
 	.measure = qcow2_measure,
 	.info = qcow2_info,

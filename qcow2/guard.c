@@ -395,7 +395,7 @@ bool qcow2_entry_unsafe(const struct plt_image *img, struct qcow2_entry e, uint6
 
 	if (e.word & QCOW2_COMPRESSED)
 		qcow2_packed_range(q, e.word, &off, &len);
-	else if (!off || q->incompatible & QCOW2_INCOMPAT_DATA_FILE)
+	else if (!off || q->external)
 		return false;
 	return qcow2_guard_find(q, off, len, ret_at) != QCOW2_META_NONE;
 }

@@ -57,8 +57,8 @@ int qcow2_state_derive(struct qcow2_state *q)
 	q->refcount_max = q->refcount_order == 6 ? UINT64_MAX
 						 : (UINT64_C(1) << q->refcount_bits) - 1;
 	q->rb_bits = q->cluster_bits + 3 - q->refcount_order;
-	q->data_file_raw = (q->incompatible & QCOW2_INCOMPAT_DATA_FILE) &&
-			   (q->autoclear & QCOW2_AUTOCLEAR_DATA_RAW);
+	q->external = q->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+	q->data_file_raw = q->external && (q->autoclear & QCOW2_AUTOCLEAR_DATA_RAW);
 	return 0;
 }
 

@@ -22,6 +22,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/qcow2.h \
 	qcow2/recover.c \
 	qcow2/refcount.c \
+	qcow2/resize.c \
 	qcow2/snaptable.c \
 	qcow2/zero.c \
 	$(NULL)

@@ -103,7 +103,7 @@ void qcow2_entry_set(const struct qcow2_state *q, struct plt_block *b, unsigned 
 bool qcow2_entry_bad(const struct plt_image *img, struct qcow2_entry e, uint64_t guest_off)
 {
 	const struct qcow2_state *q = qcow2_of(img);
-	bool external = q->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+	bool external = q->external;
 	uint64_t off = e.word & QCOW2_L2_OFFSET;
 	uint32_t alloc = (uint32_t)e.bitmap, zero = (uint32_t)(e.bitmap >> 32), len;
 
@@ -125,8 +125,7 @@ bool qcow2_entry_bad(const struct plt_image *img, struct qcow2_entry e, uint64_t
 enum qcow2_kind qcow2_entry_kind(const struct plt_image *img, struct qcow2_entry e, uint64_t guest_off, unsigned sub)
 {
 	const struct qcow2_state *q = qcow2_of(img);
-	bool has = e.word & QCOW2_L2_OFFSET ||
-		   (q->incompatible & QCOW2_INCOMPAT_DATA_FILE && e.word & QCOW2_COPIED);
+	bool has = e.word & QCOW2_L2_OFFSET || (q->external && e.word & QCOW2_COPIED);
 
 	if (qcow2_entry_bad(img, e, guest_off))
 		return QCOW2_BAD;
@@ -197,7 +196,7 @@ static bool add_run(const struct plt_image *img, struct plt_runs *runs, struct q
 		r.store = img->data;
 		/* what lies on a table may be read, and place says what is wrong with writing it */
 		if (e.word & QCOW2_COPIED && !q->view_snapshot && !atomic_load_explicit(&q->corrupt, memory_order_relaxed) &&
-		    (img->data != img->file || !qcow2_guarded(q, r.host_off, len)))
+		    (q->external || !qcow2_guarded(q, r.host_off, len)))
 			r.flags = PLT_RUN_IN_PLACE;
 		break;
 	case QCOW2_PACKED:

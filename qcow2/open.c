@@ -144,7 +144,7 @@ static int open_data_store(struct plt_image *img, const struct plt_open_how *how
 	int r;
 
 	struct qcow2_state *q = qcow2_of(img);
-	bool external = q->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+	bool external = q->external;
 
 	if (!external && how->data_file)
 		return plt_error_set(
@@ -268,6 +268,8 @@ static void release(struct plt_image *img)
 	qcow2_state_release(q);
 	plt_store_unref(img->data);
 	img->data = NULL;
+	pthread_rwlock_destroy(&q->bitmaps_lock);
+	pthread_mutex_destroy(&q->header_lock);
 	free(q);
 	img->priv = NULL;
 }
@@ -282,6 +284,8 @@ int qcow2_open(struct plt_image *img, const struct plt_open_how *how, struct plt
 	if (!q)
 		return plt_error_set(err, ENOMEM, "Out of memory");
 	img->priv = q;
+	pthread_rwlock_init(&q->bitmaps_lock, NULL);
+	pthread_mutex_init(&q->header_lock, NULL);
 	r = plt_store_size(img->file, &file_size, err);
 	if (!r)
 		r = qcow2_header_read(img->file, img->name, how->check, q, &img->backing_name,
@@ -455,7 +459,7 @@ json_t *qcow2_info(struct plt_image *img)
 		json_object_set_new(data, "extended-l2", json_boolean(q->extl2));
 		if (q->data_file_name)
 			json_object_set_new(data, "data-file", json_string(q->data_file_name));
-		if (q->incompatible & QCOW2_INCOMPAT_DATA_FILE)
+		if (q->external)
 			json_object_set_new(data, "data-file-raw", json_boolean(q->data_file_raw));
 		if (q->nbitmaps && (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 			json_object_set_new(data, "bitmaps", info_bitmaps(q));

@@ -42,7 +42,7 @@ struct spot {
 
 static bool is_external(const struct plt_image *img)
 {
-	return qcow2_of(img)->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+	return qcow2_of(img)->external;
 }
 
 /* The L2 slice of @off, with the table our own. */

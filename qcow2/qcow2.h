@@ -64,7 +64,9 @@ struct qcow2_bitmap {
 	uint32_t table_size;
 	uint8_t *extra;
 	uint32_t extra_size;
-	bool recording;                 /* loaded; our writes are recorded; stored at close */
+	bool recording;                 /* our writes are recorded */
+	bool loaded;                    /* words hold its content; stored at close if we marked it */
+	uint32_t disk_table_size;       /* entries of the table on disk; table_size is what it will have */
 	bool inconsistent;              /* in_use when opened, or unusable */
 	_Atomic bool changed;           /* bits set since it was loaded */
 	uint64_t dir_pos;               /* file offset of its directory entry */
@@ -105,6 +107,7 @@ struct qcow2_state {
 	uint32_t refcount_bits;         /* 1 << refcount_order */
 	uint64_t refcount_max;
 	uint32_t rb_bits;               /* log2 of counts in one refcount block */
+	bool external;                  /* data lies in a data file; never changes, unlike the feature words */
 	bool data_file_raw;
 
 	/* the view that map shows: the active L1, or a snapshot's */
@@ -129,8 +132,11 @@ struct qcow2_state {
 	/* header.c, open.c, snaptable.c, bitmaps.c */
 	bool bitmaps_damaged;           /* extension or directory unusable: clusters kept, bitmaps not */
 	bool bitmaps_recording;         /* some bitmap records our writes */
+	pthread_rwlock_t bitmaps_lock;  /* read: record; write: a bitmap gets another length */
 	bool dirty_set;                 /* we set the dirty bit, and clear it when closing */
-	unsigned unsettled_from, unsettled_to; /* header bytes of a switch that failed: see qcow2_header_settle() */
+	pthread_mutex_t header_lock;    /* one header write at a time; inside it only the image lock */
+	unsigned unsettled_from; /* header bytes of a switch that failed, up to */
+	_Atomic unsigned unsettled_to; /* (0: none): see qcow2_header_settle() */
 	const char *unmappable;         /* why guest data cannot be reached here; NULL: it can */
 	uint64_t snapshots_size;        /* bytes of the snapshot table as found */
 	struct plt_snapshot_info *snapshot_infos; /* what snapshots_list() hands out */
@@ -156,8 +162,8 @@ int qcow2_header_write(struct plt_image *img, struct plt_error *err);
 int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struct plt_error *err);
 /*
  * After a switch that failed the disk may have either header.  Whoever changes a table that only one of
- * them names calls this first: it writes what the switch had written, as q describes it now (which is as
- * before the switch), and must succeed.
+ * them names calls this first, and so does a flush: it writes what the switch had written, as q describes
+ * it now (which is as before the switch), and must succeed.
  */
 int qcow2_header_settle(struct plt_image *img, struct plt_error *err);
 void qcow2_state_release(struct qcow2_state *q);
@@ -245,10 +251,21 @@ void qcow2_snapshots_release(struct qcow2_state *q);
 int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err);    /* directory; contents if writable */
 int qcow2_bitmaps_mark_in_use(struct plt_image *img, struct plt_error *err); /* from first_write */
 void qcow2_bitmaps_record(struct plt_image *img, uint64_t off, uint64_t len); /* any thread; atomic */
+/*
+ * Before a resize, img->size being the old one: all are loaded.  EINVAL if one is marked in use by
+ * somebody else, EFBIG if one could not cover @size.  The resize itself: they are marked in use on the
+ * disk, given the new length (what is new is not set) and stored at close.  The caller is exclusive.
+ */
+int qcow2_bitmaps_prepare_resize(struct plt_image *img, uint64_t size, struct plt_error *err);
+int qcow2_bitmaps_resize(struct plt_image *img, uint64_t size, struct plt_error *err);
 int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err);   /* from close */
 /* The directory alone, from a bare store: fills q->bitmaps.  -EUCLEAN: damaged. */
 int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err);
 void qcow2_bitmaps_release(struct qcow2_state *q);
+
+/* resize.c */
+int qcow2_grow(struct plt_image *img, uint64_t size, struct plt_error *err);
+int qcow2_resize(struct plt_image *img, uint64_t size, const char *preallocation, struct plt_error *err);
 
 /* check.c */
 int qcow2_examine(struct plt_examine *ex, struct plt_error *err);

@@ -20,7 +20,7 @@ struct op {
 
 static bool is_external(const struct plt_image *img)
 {
-	return qcow2_of(img)->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+	return qcow2_of(img)->external;
 }
 
 static bool reads_zero(struct plt_image *img, struct qcow2_entry e, uint64_t off)

@@ -98,6 +98,8 @@ static int raw_resize(struct plt_image *img, uint64_t size, const char *prealloc
 	}
 	if (r == 0)
 		atomic_store(&img->size, plt_align_up(size, 512));
+	else if (size > old)
+		(void)plt_store_truncate(img->file, old, NULL);
 	return r;
 }
 

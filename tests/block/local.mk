@@ -20,3 +20,7 @@ tests_block_test_needs_SOURCES = tests/block/test-needs.c tests/block/lab.c test
 unit_tests += tests/block/test-stress
 tests_block_test_stress_SOURCES = tests/block/test-stress.c tests/block/lab.c tests/block/lab.h
 tsan_tests += tests/block/test-stress
+
+unit_tests += tests/block/test-resize
+tests_block_test_resize_SOURCES = tests/block/test-resize.c tests/block/lab.c tests/block/lab.h
+tsan_tests += tests/block/test-resize

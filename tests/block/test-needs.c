@@ -74,7 +74,7 @@ static void exclusive_step(struct plt_io *io)
 
 static void exclusive_start(struct plt_queue *q, struct plt_image *img, struct exclusive *x, int level)
 {
-	struct plt_io *io = plt_io_new(q, NULL, img, PLT_IO_EXCLUSIVE_REQ);
+	struct plt_io *io = plt_io_new(q, NULL, img, PLT_IO_RESIZE_REQ);
 
 	memset(x, 0, sizeof(*x));
 	x->io = io;
@@ -88,11 +88,12 @@ static void exclusive_start(struct plt_queue *q, struct plt_image *img, struct e
 /* ---- the needs ------------------------------------------------------------------------------- */
 
 enum parked { AT_LOAD, AT_SLOT, AT_WRITEBACK, AT_LIMBO, AT_NEW_L2, AT_UNSHARE, AT_REFBLOCK, AT_REFTABLE, PARKED };
-enum rival { BY_WORK, BY_LIMBO, BY_FLUSH, BY_GATE, BY_FULL_GATE, BY_DRAIN, RIVALS };
+enum rival { BY_WORK, BY_LIMBO, BY_FLUSH, BY_GATE, BY_FULL_GATE, BY_DRAIN, BY_GROWTH, BY_SHRINKING, RIVALS };
 
 static const char *const parked_names[] = { "load", "slot", "write-back", "limbo", "new L2", "unshare",
 					    "new refcount block", "growing the refcount table" };
-static const char *const rival_names[] = { "work", "limbo drain", "flush", "gate", "full gate", "epoch drain" };
+static const char *const rival_names[] = { "work", "limbo drain", "flush", "gate", "full gate", "epoch drain",
+					   "growth", "shrinking" };
 
 /* Guest layout: [0, old) is written; the parked request writes [target, +target_len). */
 struct stage {
@@ -318,6 +319,11 @@ static unsigned watch(void *arg, struct plt_op *const *pending, unsigned n)
 	return m->lq.next;
 }
 
+static uint64_t resized(const struct meeting *m)
+{
+	return m->rival == BY_GROWTH ? 9000 * K : m->rival == BY_SHRINKING ? 5500 * K : m->st->size;
+}
+
 static void start_rival(struct meeting *m)
 {
 	struct plt_queue *q = m->lq.q;
@@ -334,6 +340,12 @@ static void start_rival(struct meeting *m)
 		m->b = (struct lab_req){ .kind = PLT_IO_FLUSH_REQ };
 		lab_start(q, m->img, &m->b, &m->lq.clock);
 		break;
+	case BY_GROWTH: /* the L1 table moves */
+	case BY_SHRINKING:
+		m->b = (struct lab_req){ .kind = PLT_IO_RESIZE_REQ, .flags = PLT_RESIZE_SHRINK,
+					 .len = resized(m) };
+		lab_start(q, m->img, &m->b, &m->lq.clock);
+		break;
 	default:
 		exclusive_start(q, m->img, &m->x, m->rival == BY_GATE ? 1 : m->rival == BY_FULL_GATE ? 2 : 0);
 	}
@@ -348,7 +360,8 @@ static void verify(struct meeting *m, struct plt_disk *disk)
 {
 	struct plt_error err = PLT_ERROR_INIT;
 	struct stage *st = m->st;
-	uint8_t *want = calloc(1, st->size), *got = malloc(st->size);
+	uint64_t size = resized(m);
+	uint8_t *want = calloc(1, 9000 * K), *got = malloc(size);
 
 	if (st->parked != AT_LIMBO)
 		paint(want, 0, st->old, 1);
@@ -359,8 +372,9 @@ static void verify(struct meeting *m, struct plt_disk *disk)
 	paint(want + m->other.off, m->other.off, m->other.len, 4);
 	if (m->rival == BY_WORK)
 		paint(want + m->b.off, m->b.off, m->b.len, 3);
-	lab_must(plt_read(disk, 0, got, st->size, &err), &err);
-	for (uint64_t i = 0; memcmp(want, got, st->size); i++)
+	ck_assert_uint_eq(plt_disk_size(disk), size);
+	lab_must(plt_read(disk, 0, got, size, &err), &err);
+	for (uint64_t i = 0; memcmp(want, got, size); i++)
 		lab_expect(want[i] == got[i], "%s: byte %" PRIu64 " is %#x, not %#x", meeting_name(m), i, got[i],
 			      want[i]);
 	free(want);
@@ -506,7 +520,7 @@ static void waiter_step(struct plt_io *io)
 static void waiter_new(struct bench *b, struct waiter *w)
 {
 	memset(w, 0, sizeof(*w));
-	w->io = plt_io_new(b->lq.q, NULL, b->img, PLT_IO_EXCLUSIVE_REQ);
+	w->io = plt_io_new(b->lq.q, NULL, b->img, PLT_IO_RESIZE_REQ);
 	w->io->step = waiter_step;
 	w->io->arg = w;
 }

@@ -10,8 +10,9 @@
  * What must hold for each piece (of a disk's contract there is no more: what one request does to two
  * sectors is not one step): what each read saw, the content at the end, and the content after close
  * and reopen are what some serial order of the requests gives, in which a request that had completed
- * before another was submitted comes first.  A discard leaves the old content or zeros.  The image
- * checks clean, without leaks.
+ * before another was submitted comes first.  A discard leaves the old content or zeros.  What a
+ * smaller disk has lost reads as zeros when it has grown again; a request that fails did so because
+ * its last piece was not there at some time between.  The image checks clean, without leaks.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@
 #define REQS 4
 #define PIECES 64     /* of a cluster, two of a subcluster: each has one value */
 #define TORN 255
+#define GONE 254 /* beyond the end of the disk */
 
 enum values { ZERO, BASE, OLD, FIRST }; /* and FIRST + i is what request i writes */
 
@@ -79,9 +81,12 @@ static void read_values(struct scene *s, struct plt_disk *disk, uint8_t *ret)
 	struct plt_error err = PLT_ERROR_INIT;
 	uint8_t *buf = malloc(2 * s->l->cluster);
 
-	lab_must(plt_read(disk, s->from, buf, 2 * s->l->cluster, &err), &err);
+	uint64_t size = plt_disk_size(disk), len = size < s->from ? 0 : PLT_MIN(size - s->from, 2 * s->l->cluster);
+
+	if (len)
+		lab_must(plt_read(disk, s->from, buf, len, &err), &err);
 	for (unsigned i = 0; i < 2 * PIECES; i++)
-		ret[i] = value_of(s, buf + i * s->piece, s->from + i * s->piece);
+		ret[i] = (i + 1) * s->piece > len ? GONE : value_of(s, buf + i * s->piece, s->from + i * s->piece);
 	free(buf);
 }
 
@@ -170,14 +175,20 @@ struct plan {
 	unsigned flags;
 };
 
-static const char *const kinds[] = { "read", "write", "compressed", "zero", "discard", "flush" };
+static const char *const kinds[] = { "read", "write", "compressed", "zero", "discard", "flush", "resize" };
+
+/* A resize is to the end of piece @to, or to the disk's first size. */
+static uint64_t new_size(const struct scene *s, const struct plan *p)
+{
+	return p->to >= 2 * PIECES ? s->size : plt_align_up(s->from + p->to * s->piece, 512);
+}
 
 static void draw(struct plan *p, uint64_t *seed)
 {
 	static const enum plt_io_kind menu[] = {
 		PLT_IO_READ_REQ, PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_WRITE_REQ, PLT_IO_WRITE_REQ,
 		PLT_IO_ZERO_REQ, PLT_IO_ZERO_REQ, PLT_IO_DISCARD_REQ, PLT_IO_DISCARD_REQ,
-		PLT_IO_COMPRESSED_REQ, PLT_IO_FLUSH_REQ,
+		PLT_IO_COMPRESSED_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ, PLT_IO_RESIZE_REQ,
 	};
 	unsigned half = PIECES / 2;
 
@@ -203,6 +214,11 @@ static void draw(struct plan *p, uint64_t *seed)
 	}
 	if (p->kind == PLT_IO_FLUSH_REQ)
 		p->from = p->to = 0;
+	if (p->kind == PLT_IO_RESIZE_REQ) {
+		p->from = 0;
+		p->to = (unsigned)(plt_unit_random(seed) % 5) * half;
+		p->flags = PLT_RESIZE_SHRINK;
+	}
 }
 
 /* ---- the judge ------------------------------------------------------------------------------- */
@@ -210,9 +226,16 @@ static void draw(struct plan *p, uint64_t *seed)
 /* What happened to one piece. */
 struct event {
 	enum plt_io_kind kind;
-	uint8_t value; /* written, or seen */
+	uint8_t value; /* written, or seen; a resize: GONE, or ZERO for what is there afterwards */
+	bool failed;   /* with @last: it was not there; else it may have happened or not */
+	bool last;
 	uint64_t begun, ended;
 };
+
+static bool writes(enum plt_io_kind kind)
+{
+	return kind == PLT_IO_WRITE_REQ || kind == PLT_IO_COMPRESSED_REQ || kind == PLT_IO_ZERO_REQ;
+}
 
 /* Is there an order of what is left (a mask) that gives what the reads saw, from @value on? */
 static bool explain(const struct event *e, unsigned n, unsigned left, uint8_t value)
@@ -230,13 +253,26 @@ static bool explain(const struct event *e, unsigned n, unsigned left, uint8_t va
 				first = false;
 		if (!first)
 			continue;
+		if (e[i].failed) {
+			if ((!e[i].last || value == GONE) && explain(e, n, rest, value))
+				return true;
+			if (e[i].last || value == GONE || e[i].kind == PLT_IO_READ_REQ)
+				continue;
+		} else if (value == GONE && (e[i].kind == PLT_IO_READ_REQ ? e[i].value != GONE : writes(e[i].kind))) {
+			continue; /* it could not have succeeded */
+		}
 		switch (e[i].kind) {
+		case PLT_IO_RESIZE_REQ:
+			if (explain(e, n, rest, e[i].value == GONE || value == GONE ? e[i].value : value))
+				return true;
+			break;
 		case PLT_IO_READ_REQ:
 			if (e[i].value == value && explain(e, n, rest, value))
 				return true;
 			break;
 		case PLT_IO_DISCARD_REQ:
-			if (explain(e, n, rest, ZERO) || explain(e, n, rest, value))
+			/* advice: where nothing is, nothing is done */
+			if ((value != GONE && explain(e, n, rest, ZERO)) || explain(e, n, rest, value))
 				return true;
 			break;
 		default:
@@ -281,17 +317,21 @@ static void judge(struct run *r, const uint8_t *end, const uint8_t *reopened)
 			const struct plan *q = &r->plan[i];
 			uint8_t v = (uint8_t)(q->kind == PLT_IO_ZERO_REQ ? ZERO : FIRST + i);
 
-			if (q->kind == PLT_IO_FLUSH_REQ || p < q->from || p >= q->to)
+			bool resize = q->kind == PLT_IO_RESIZE_REQ, failed = r->req[i].result < 0;
+
+			if (q->kind == PLT_IO_FLUSH_REQ || (!resize && (p < q->from || p >= q->to)))
 				continue;
-			if (q->kind == PLT_IO_READ_REQ)
+			if (resize)
+				v = r->s->from + (p + 1) * r->s->piece > new_size(r->s, q) ? GONE : ZERO;
+			else if (q->kind == PLT_IO_READ_REQ && !failed)
 				v = value_of(r->s, r->req[i].buf + (p - q->from) * r->s->piece,
 					     r->s->from + p * r->s->piece);
-			e[n++] = (struct event){ q->kind, v, r->req[i].begun, r->req[i].ended };
+			e[n++] = (struct event){ q->kind, v, failed, p == q->to - 1, r->req[i].begun, r->req[i].ended };
 			if (q->kind == PLT_IO_READ_REQ)
 				m += (size_t)sprintf(seen + m, "request %u saw %u, ", i, v);
 		}
-		e[n++] = (struct event){ PLT_IO_READ_REQ, end[p], UINT64_MAX - 3, UINT64_MAX - 2 };
-		e[n++] = (struct event){ PLT_IO_READ_REQ, reopened[p], UINT64_MAX - 1, UINT64_MAX };
+		e[n++] = (struct event){ PLT_IO_READ_REQ, end[p], false, false, UINT64_MAX - 3, UINT64_MAX - 2 };
+		e[n++] = (struct event){ PLT_IO_READ_REQ, reopened[p], false, false, UINT64_MAX - 1, UINT64_MAX };
 		sprintf(seen + m, "at the end %u, reopened %u, before %u", end[p], reopened[p], r->s->value[p]);
 		lab_expect(explain(e, n, (1u << n) - 1, r->s->value[p]), "%s: piece %u: no order gives this: %s",
 			      describe(r), p, seen);
@@ -299,6 +339,14 @@ static void judge(struct run *r, const uint8_t *end, const uint8_t *reopened)
 }
 
 /* ---- one order ------------------------------------------------------------------------------- */
+
+static bool has_resize(const struct plan *plan, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (plan[i].kind == PLT_IO_RESIZE_REQ)
+			return true;
+	return false;
+}
 
 static void run_once(struct scene *s, const struct plan *plan, unsigned n, struct lab_order *o)
 {
@@ -318,6 +366,11 @@ static void run_once(struct scene *s, const struct plan *plan, unsigned n, struc
 		q->off = s->from + plan[i].from * s->piece;
 		q->len = (plan[i].to - plan[i].from) * s->piece;
 		q->flags = plan[i].flags;
+		if (q->kind == PLT_IO_RESIZE_REQ) {
+			q->off = 0;
+			q->len = new_size(s, &plan[i]);
+			continue;
+		}
 		q->buf = malloc(q->len + 1);
 		paint(q->buf, q->off, q->len, (uint8_t)(q->kind == PLT_IO_READ_REQ ? TORN : FIRST + i));
 	}
@@ -340,7 +393,8 @@ static void run_once(struct scene *s, const struct plan *plan, unsigned n, struc
 		lab_complete(&lq, c - (started < n));
 	} while (done < n);
 	for (unsigned i = 0; i < n; i++)
-		lab_expect(!r.req[i].result, "%s: request %u: %d %s", describe(&r), i, r.req[i].result,
+		lab_expect(!r.req[i].result || (r.req[i].result == -EIO && plan[i].kind != PLT_IO_RESIZE_REQ &&
+						has_resize(plan, n)), "%s: request %u: %d %s", describe(&r), i, r.req[i].result,
 			      r.req[i].err.text);
 	lab_queue_free(&lq);
 	read_values(s, disk, end);
@@ -395,6 +449,10 @@ static const struct plan known[][REQS] = {
 	  { PLT_IO_WRITE_REQ, PIECES - 2, PIECES + 2, 0 }, { PLT_IO_FLUSH_REQ, 0, 0, 0 } },
 	{ { PLT_IO_READ_REQ, 0, 2 * PIECES, 0 }, { PLT_IO_DISCARD_REQ, 0, PIECES, 0 }, { PLT_IO_FLUSH_REQ, 0, 0, 0 },
 	  { PLT_IO_WRITE_REQ, PIECES, 2 * PIECES, 0 } },
+	{ { PLT_IO_WRITE_REQ, PIECES - 4, PIECES + 4, 0 }, { PLT_IO_RESIZE_REQ, 0, PIECES, PLT_RESIZE_SHRINK },
+	  { PLT_IO_RESIZE_REQ, 0, 2 * PIECES, 0 } },
+	{ { PLT_IO_DISCARD_REQ, 0, 2 * PIECES, 0 }, { PLT_IO_WRITE_REQ, PIECES, 2 * PIECES, 0 },
+	  { PLT_IO_RESIZE_REQ, 0, PIECES / 2, PLT_RESIZE_SHRINK }, { PLT_IO_READ_REQ, 0, PIECES, 0 } },
 	{ { PLT_IO_COMPRESSED_REQ, 0, PIECES, 0 }, { PLT_IO_READ_REQ, 0, PIECES, 0 },
 	  { PLT_IO_ZERO_REQ, 0, PIECES, PLT_ZERO_UNMAP }, { PLT_IO_FLUSH_REQ, 0, 0, 0 } },
 };
@@ -416,7 +474,7 @@ START_TEST(known_sets)
 
 	for (unsigned k = 0; k < PLT_ARRAY_SIZE(known); k++)
 		for (enum state st = FRESH; st < STATES; st++) {
-			bool shared = !l->no_share && (st + k) % 2, backed = (st + k / 2) % 2;
+			bool shared = !l->no_share && (st + k) % 2 && !(l->v2 && has_resize(known[k], REQS)), backed = (st + k / 2) % 2;
 			struct scene s;
 
 			if (l->v2 && (st == PLAIN_ZERO || st == KEPT_ZERO))
@@ -450,7 +508,9 @@ START_TEST(random_sets)
 			struct plan plan[REQS];
 
 			for (unsigned i = 0; i < n; i++)
-				draw(&plan[i], &seed);
+				do /* version 2 with snapshots keeps its size */
+					draw(&plan[i], &seed);
+				while (l->v2 && shared && plan[i].kind == PLT_IO_RESIZE_REQ);
 			total += run_orders(&s, plan, n, 24, 12, &seed);
 		}
 		scene_free(&s);
@@ -462,17 +522,30 @@ END_TEST
 /* The judge itself: it must refuse what no order gives. */
 START_TEST(judge_judges)
 {
-	const struct event stale[] = { { PLT_IO_WRITE_REQ, 5, 1, 2 }, { PLT_IO_READ_REQ, OLD, 3, 4 } };
-	const struct event overlap[] = { { PLT_IO_WRITE_REQ, 5, 1, 4 }, { PLT_IO_READ_REQ, OLD, 2, 3 } };
-	const struct event undone[] = { { PLT_IO_WRITE_REQ, 5, 1, 9 }, { PLT_IO_READ_REQ, 5, 2, 3 },
-					{ PLT_IO_READ_REQ, OLD, 4, 5 } };
-	const struct event below[] = { { PLT_IO_DISCARD_REQ, 0, 1, 2 }, { PLT_IO_READ_REQ, BASE, 3, 4 } };
+	const struct event stale[] = { { PLT_IO_WRITE_REQ, 5, .begun = 1, .ended = 2 },
+				{ PLT_IO_READ_REQ, OLD, .begun = 3, .ended = 4 } };
+	const struct event overlap[] = { { PLT_IO_WRITE_REQ, 5, .begun = 1, .ended = 4 },
+				  { PLT_IO_READ_REQ, OLD, .begun = 2, .ended = 3 } };
+	const struct event undone[] = { { PLT_IO_WRITE_REQ, 5, .begun = 1, .ended = 9 },
+					{ PLT_IO_READ_REQ, 5, .begun = 2, .ended = 3 },
+					{ PLT_IO_READ_REQ, OLD, .begun = 4, .ended = 5 } };
+	const struct event below[] = { { PLT_IO_DISCARD_REQ, 0, .begun = 1, .ended = 2 },
+				{ PLT_IO_READ_REQ, BASE, .begun = 3, .ended = 4 } };
+	/* shrunk and grown again: what was there must not come back, nor fail for want of a shrink */
+	const struct event grown[] = { { PLT_IO_RESIZE_REQ, GONE, .begun = 1, .ended = 2 },
+				       { PLT_IO_RESIZE_REQ, ZERO, .begun = 3, .ended = 4 },
+				       { PLT_IO_READ_REQ, OLD, .begun = 5, .ended = 6 } };
+	const struct event refused[] = { { PLT_IO_READ_REQ, 0, true, true, .begun = 1, .ended = 2 },
+					 { PLT_IO_RESIZE_REQ, GONE, .begun = 3, .ended = 4 } };
 
 	ck_assert(!explain(stale, 2, 3, OLD));
 	ck_assert(explain(overlap, 2, 3, OLD));
 	ck_assert(!explain(undone, 3, 7, OLD));
 	ck_assert(!explain(below, 2, 3, OLD));
 	ck_assert(explain(below, 2, 3, BASE));
+	ck_assert(!explain(grown, 3, 7, OLD));
+	ck_assert(explain(grown, 2, 3, OLD));
+	ck_assert(!explain(refused, 2, 3, OLD));
 }
 END_TEST
 

@@ -27,6 +27,7 @@
 struct rig_layout {
 	const char *options; /* of create, "-o" */
 	uint64_t size;
+	uint64_t first_size;  /* it is created with; 0: size, which it never exceeds */
 	bool backing;	      /* a raw image of two thirds of the size below */
 	bool external;	      /* with an external data file */
 	bool bitmap;	      /* with a persistent bitmap that records */
@@ -37,6 +38,8 @@ struct rig_layout {
 struct rig_event {
 	uint64_t first, n; /* units */
 	bool zero;
+	bool resize;   /* to new_size; what is cut off holds nothing any more, once that is certain */
+	uint64_t new_size;
 	bool failed;   /* it may have happened, in part, or not */
 	uint64_t done; /* rig.time when it had succeeded */
 };
@@ -53,6 +56,7 @@ struct rig {
 	char data_name[4200];
 
 	uint64_t size, units, base_units, seed;
+	uint64_t disk_size; /* now; at most size */
 	struct rig_event *event; /* [0] and [1] stand for zeros and what lay in the backing file */
 	size_t nevents, cap;
 	uint64_t time;	/* goes on with every beginning and end */
@@ -63,6 +67,7 @@ struct rig {
 	uint64_t snapshot_time; /* its content: what had been done by then, and these events */
 	size_t snapshot_event;
 	bool warned;	      /* the context had something to say */
+	bool beyond;	      /* a resize may have been interrupted: clusters behind the end are right */
 	struct plt_error err; /* of the last operation that failed */
 
 	/* of rig_verify() */
@@ -104,6 +109,7 @@ int rig_zero(struct rig *r, uint64_t off, uint64_t len, unsigned flags);
 int rig_discard(struct rig *r, uint64_t off, uint64_t len);
 int rig_compressed(struct rig *r, uint64_t off);
 int rig_flush(struct rig *r);
+int rig_resize(struct rig *r, uint64_t size);
 /*
  * Sync what the disk was opened on and flush nothing: edges to data are met then, those to counts
  * are not.

@@ -264,6 +264,50 @@ static int run_pressure(struct rig *r)
 	return 0;
 }
 
+/* ---- another size ------------------------------------------------------------------------------ */
+
+/* The L1 table moves; its old place becomes something else. */
+static int run_grow(struct rig *r)
+{
+	TRY(rig_write(r, 64, 2 * KIB));
+	TRY(rig_write(r, r->disk_size - 64, 64));
+	TRY(rig_flush(r));
+	TRY(rig_resize(r, 2 * r->disk_size + 512));
+	TRY(rig_write(r, r->disk_size - KIB, KIB));
+	TRY(rig_flush(r));
+	TRY(rig_resize(r, r->size));
+	TRY(rig_write(r, 8 * KIB + 64, 24 * KIB));
+	TRY(rig_write(r, r->size - 4 * KIB, 2 * KIB));
+	return rig_flush(r);
+}
+
+/* To within a cluster, so that what was behind the end lies where the disk grows again. */
+static int run_shrink(struct rig *r)
+{
+	uint64_t cs = rig_cluster(r), old = r->disk_size;
+
+	TRY(rig_resize(r, plt_align_down(old / 2, cs) + 512));
+	TRY(rig_flush(r));
+	TRY(rig_resize(r, old));
+	TRY(rig_write(r, old - cs, 64));
+	TRY(rig_flush(r));
+	TRY(rig_resize(r, old / 4 + 512));
+	TRY(rig_write(r, 0, 4 * cs));
+	TRY(rig_flush(r));
+	return rig_resize(r, old - 512);
+}
+
+static int run_resizes(struct rig *r)
+{
+	for (unsigned i = 0; i < 40; i++) {
+		uint64_t grain = rig_random(r) % 2 ? 512 : rig_cluster(r), size;
+
+		size = PLT_MIN(plt_align_up(1 + rig_random(r) % r->size, grain), r->size);
+		TRY(rig_random(r) % 6 ? rig_step(r) : rig_resize(r, size));
+	}
+	return 0;
+}
+
 /* Anything, in an order of the seed's. */
 static int run_random(struct rig *r)
 {
@@ -330,6 +374,30 @@ const struct scenario scenarios[] = {
 	  NULL, run_lazy, 0 },
 	{ "pressure", { .options = "cluster_size=512", .size = 9600 * KIB, .backing = true },
 	  NULL, run_pressure, 250 },
+	{ "grow", { .options = "cluster_size=512", .size = 160 * KIB, .first_size = 40 * KIB },
+	  NULL, run_grow, 0 },
+	{ "grow, backing",
+	  { .options = "cluster_size=512,refcount_bits=64", .size = 160 * KIB, .first_size = 40 * KIB,
+	    .backing = true },
+	  NULL, run_grow, 0 },
+	{ "shrink", { .options = "cluster_size=4096", .size = 128 * KIB },
+	  prepare_full, run_shrink, 0 },
+	{ "shrink, backing", { .options = "cluster_size=1024", .size = 96 * KIB, .backing = true },
+	  prepare_full, run_shrink, 0 },
+	{ "shrink, shared", { .options = "cluster_size=4096", .size = 2560 * KIB },
+	  prepare_snapshot, run_shrink, 0 },
+	{ "resizes", { .options = "cluster_size=512", .size = 96 * KIB, .first_size = 30 * KIB,
+	    .backing = true },
+	  NULL, run_resizes, 0 },
+	{ "resizes, lazy",
+	  { .options = "cluster_size=1024,lazy_refcounts=on,refcount_bits=64", .size = 96 * KIB },
+	  NULL, run_resizes, 0 },
+	{ "resizes, subclusters",
+	  { .options = "cluster_size=16384,extended_l2=on", .size = 256 * KIB, .backing = true },
+	  NULL, run_resizes, 0 },
+	{ "resizes, bitmap",
+	  { .options = "cluster_size=512", .size = 64 * KIB, .bitmap = true },
+	  NULL, run_resizes, 0 },
 	{ "random", { .options = "cluster_size=512", .size = 32 * KIB, .backing = true },
 	  NULL, run_random, 0 },
 	{ "random, writethrough",

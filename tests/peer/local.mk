@@ -10,6 +10,7 @@ script_tests += \
 	tests/peer/kernel.sh \
 	tests/peer/locks.sh \
 	tests/peer/options.sh \
+	tests/peer/resize.sh \
 	tests/peer/roundtrip.sh \
 	tests/peer/snapshots.sh \
 	$(NULL)

@@ -431,7 +431,7 @@ START_TEST(bitmap_is_marked)
 	ck_assert_uint_eq(qcow2_of(&o.img)->bitmaps[0].words[15], UINT64_C(1) << 63);
 	/* Not stored here (that takes the engine): what a crash leaves is marked. */
 	atomic_store(&qcow2_of(&o.img)->bitmaps[0].changed, false);
-	qcow2_of(&o.img)->bitmaps[0].recording = false;
+	qcow2_of(&o.img)->bitmaps[0].loaded = false;
 	shut(&o);
 	ck_assert_int_eq(try_open(&o, st, true, NULL, &err), 0);
 	ck_assert(qcow2_of(&o.img)->bitmaps[0].inconsistent);
