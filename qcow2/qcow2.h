@@ -198,8 +198,6 @@ int qcow2_recover(struct plt_image *img, struct plt_error *err);
 /* map.c */
 int qcow2_map(struct plt_image *img, struct plt_pins *pins, uint64_t off, uint64_t len,
 	      struct plt_runs *runs, struct plt_need *need, struct plt_error *err);
-int qcow2_validate_l1(struct plt_image *img, uint64_t host_off, const void *data, size_t len, struct plt_error *err);
-int qcow2_validate_l2(struct plt_image *img, uint64_t host_off, const void *data, size_t len, struct plt_error *err);
 
 /* place.c */
 int qcow2_place(struct plt_image *img, struct plt_pins *pins, const struct plt_place_req *req,
