@@ -349,9 +349,15 @@ struct plt_io {
 	void *exclusive_arg;
 
 	struct plt_io *next;    /* on a list of waiting frames, the ready list or the free list */
+	struct plt_io *live_next, **live_prev; /* on queue.live; live_prev NULL: not there */
 	bool woken;
 };
 
+/*
+ * Belongs to one thread: that one starts requests, polls, and frees it.  While it has requests in flight on
+ * a disk, the thread makes no blocking call on that disk, not even from a completion: the call might wait
+ * for what only polling ends (a range, the gate, a drain).  Asserted in plt_run_request().
+ */
 struct plt_queue {
 	struct plt_ctx *ctx;
 	struct plt_ring *ring;
@@ -365,9 +371,13 @@ struct plt_queue {
 	/* submit.c: what a caller of the public interface has under way, and what has completed */
 	struct plt_slot *free_slots, *completed, *completed_last;
 	unsigned pending;
+	struct plt_io *live;         /* requests in flight, unless it is inline */
+	struct plt_queue *busy_next; /* among the queues of this thread that have such */
 };
 
 /* queue.c */
+/* Does the calling thread have requests in flight on @img, or on an image above it? */
+bool plt_queue_busy_with(const struct plt_image *img);
 int plt_queue_new(struct plt_ctx *ctx, struct plt_ring *ring /* owned from now on */, bool is_inline,
 		  struct plt_queue **ret);
 void plt_queue_free(struct plt_queue *q);

@@ -30,6 +30,7 @@ void plt_queue_free(struct plt_queue *q)
 {
 	if (!q)
 		return;
+	assert(!q->live);
 	plt_ring_free(q->ring);
 	while (q->free_ios) {
 		struct plt_io *io = q->free_ios;
@@ -141,8 +142,53 @@ void plt_io_free(struct plt_io *io)
 	io->q->free_ios = io;
 }
 
+/* The queues of this thread that have requests in flight. */
+static _Thread_local struct plt_queue *busy;
+
+static void live_add(struct plt_io *io)
+{
+	struct plt_queue *q = io->q;
+
+	if (!q->live) {
+		q->busy_next = busy;
+		busy = q;
+	}
+	io->live_next = q->live;
+	if (q->live)
+		q->live->live_prev = &io->live_next;
+	io->live_prev = &q->live;
+	q->live = io;
+}
+
+static void live_remove(struct plt_io *io)
+{
+	struct plt_queue *q = io->q, **p = &busy;
+
+	*io->live_prev = io->live_next;
+	if (io->live_next)
+		io->live_next->live_prev = io->live_prev;
+	io->live_prev = NULL;
+	if (q->live)
+		return;
+	while (*p != q)
+		p = &(*p)->busy_next; /* it is there: the thread is the one that started them */
+	*p = q->busy_next;
+}
+
+bool plt_queue_busy_with(const struct plt_image *img)
+{
+	for (const struct plt_queue *q = busy; q; q = q->busy_next)
+		for (const struct plt_io *io = q->live; io; io = io->live_next)
+			for (const struct plt_image *i = io->img; i; i = i->engine->backing)
+				if (i == img)
+					return true;
+	return false;
+}
+
 void plt_io_start(struct plt_io *io)
 {
+	if (!io->parent && !io->q->is_inline)
+		live_add(io);
 	io->step(io);
 }
 
@@ -210,6 +256,8 @@ void plt_io_finish(struct plt_io *io)
 	free(io->comp_buf);
 	if (!parent && changes_guest(io) && io->img->drv->written)
 		io->img->drv->written(io->img, io->off, io->len);
+	if (io->live_prev)
+		live_remove(io);
 	if (io->done)
 		io->done(io);
 	if (parent) {

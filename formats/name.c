@@ -48,11 +48,6 @@ bool plt_name_has_protocol(const char *name)
 	return name[strcspn(name, ":/")] == ':';
 }
 
-const char **plt_name_dict_order(const json_t *obj)
-{
-	return plt_json_order(obj);
-}
-
 /* ---- key lists ------------------------------------------------------------------------------- */
 
 /* Put @value (stolen) at the dotted @key below @obj, making the objects between. */

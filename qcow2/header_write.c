@@ -169,6 +169,7 @@ int qcow2_header_write(struct plt_image *img, struct plt_error *err)
 
 	if (!buf)
 		return plt_error_set(err, ENOMEM, "Out of memory");
+	PLT_LOCK_SCOPE(&q->header_lock);
 	pthread_mutex_lock(&img->lock);
 	r = qcow2_header_build(q, img->backing_name, img->backing_format, buf, &len, err);
 	if (!r && header_length(q) != q->header_length)
@@ -227,7 +228,8 @@ int qcow2_header_replace(struct plt_image *img, struct plt_error *err)
 	return 0;
 }
 
-int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struct plt_error *err)
+/* Header lock held. */
+static int switch_locked(struct plt_image *img, unsigned from, unsigned to, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
 	struct qcow2_header h;
@@ -248,16 +250,25 @@ int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struc
 		q->unsettled_to = PLT_MAX(q->unsettled_to, to);
 		plt_error_prefix(err, "Could not update the qcow2 header");
 	} else if (from <= q->unsettled_from && to >= q->unsettled_to) {
-		q->unsettled_from = q->unsettled_to = 0;
+		q->unsettled_to = 0;
 	}
 	return r;
 }
 
+int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struct plt_error *err)
+{
+	PLT_LOCK_SCOPE(&qcow2_of(img)->header_lock);
+	return switch_locked(img, from, to, err);
+}
+
 int qcow2_header_settle(struct plt_image *img, struct plt_error *err)
 {
-	const struct qcow2_state *q = qcow2_of(img);
+	struct qcow2_state *q = qcow2_of(img);
 
-	return q->unsettled_to ? qcow2_header_switch(img, q->unsettled_from, q->unsettled_to, err) : 0;
+	if (!atomic_load(&q->unsettled_to))
+		return 0;
+	PLT_LOCK_SCOPE(&q->header_lock);
+	return q->unsettled_to ? switch_locked(img, q->unsettled_from, q->unsettled_to, err) : 0;
 }
 
 int qcow2_set_backing(struct plt_image *img, const char *name, const char *format,

@@ -259,6 +259,7 @@ static void release(struct plt_image *img)
 	plt_store_unref(img->data);
 	img->data = NULL;
 	pthread_rwlock_destroy(&q->bitmaps_lock);
+	pthread_mutex_destroy(&q->header_lock);
 	free(q);
 	img->priv = NULL;
 }
@@ -274,6 +275,7 @@ int qcow2_open(struct plt_image *img, const struct plt_open_how *how, struct plt
 		return plt_error_set(err, ENOMEM, "Out of memory");
 	img->priv = q;
 	pthread_rwlock_init(&q->bitmaps_lock, NULL);
+	pthread_mutex_init(&q->header_lock, NULL);
 	r = plt_store_size(img->file, &file_size, err);
 	if (!r)
 		r = qcow2_header_read(img->file, img->name, how->check, q, &img->backing_name,

@@ -140,7 +140,9 @@ struct qcow2_state {
 	bool bitmaps_recording;         /* some bitmap records our writes */
 	pthread_rwlock_t bitmaps_lock;  /* read: record; write: a bitmap gets another length */
 	bool dirty_set;                 /* we set the dirty bit, and clear it when closing */
-	unsigned unsettled_from, unsettled_to; /* header bytes of a switch that failed: see qcow2_header_settle() */
+	pthread_mutex_t header_lock;    /* one header write at a time; inside it only the image lock */
+	unsigned unsettled_from; /* header bytes of a switch that failed, up to */
+	_Atomic unsigned unsettled_to; /* (0: none): see qcow2_header_settle() */
 	const char *unmappable;         /* why guest data cannot be reached here; NULL: it can */
 	uint64_t snapshots_size;        /* bytes of the snapshot table as found */
 	struct plt_snapshot_info *snapshot_infos; /* what snapshots_list() hands out */
@@ -172,8 +174,8 @@ int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struc
 int qcow2_header_replace(struct plt_image *img, struct plt_error *err);
 /*
  * After a switch that failed the disk may have either header.  Whoever changes a table that only one of
- * them names calls this first: it writes what the switch had written, as q describes it now (which is as
- * before the switch), and must succeed.
+ * them names calls this first, and so does a flush: it writes what the switch had written, as q describes
+ * it now (which is as before the switch), and must succeed.
  */
 int qcow2_header_settle(struct plt_image *img, struct plt_error *err);
 void qcow2_state_release(struct qcow2_state *q);
@@ -233,8 +235,6 @@ int qcow2_encrypt_secret(struct plt_ctx *ctx, const struct qcow2_encrypt_wish *w
 /* map.c */
 int qcow2_map(struct plt_image *img, struct plt_pins *pins, uint64_t off, uint64_t len,
 	      struct plt_runs *runs, struct plt_need *need, struct plt_error *err);
-int qcow2_validate_l1(struct plt_image *img, uint64_t host_off, const void *data, size_t len, struct plt_error *err);
-int qcow2_validate_l2(struct plt_image *img, uint64_t host_off, const void *data, size_t len, struct plt_error *err);
 
 /* place.c */
 int qcow2_place(struct plt_image *img, struct plt_pins *pins, const struct plt_place_req *req,
