@@ -14,6 +14,7 @@ script_tests += \
 	tests/cli/info.sh \
 	tests/cli/map.sh \
 	tests/cli/measure.sh \
+	tests/cli/names.sh \
 	tests/cli/progress.sh \
 	tests/cli/resize.sh \
 	tests/cli/usage.sh \
