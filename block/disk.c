@@ -42,8 +42,8 @@ int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_o
 		return r;
 	r = plt_name_parse(name, opts->flags & PLT_OPEN_IMAGE_OPTS, &tree, err);
 	if (r == 0) {
-		for (unsigned i = 0; r == 0 && opts->options && opts->options[i]; i++)
-			r = plt_name_merge(tree, opts->options[i], err);
+		if (opts->options)
+			r = plt_name_merge(tree, opts->options, err);
 		if (r == 0 && opts->flags & PLT_OPEN_SCRATCH)
 			r = plt_scratch_open(ctx, tree, opts, &img, err);
 		else if (r == 0)

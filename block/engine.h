@@ -65,6 +65,7 @@ struct plt_ctx {
 	struct plt_cache *cache;
 	enum plt_policy policy;
 	char **allow_dirs;
+	struct plt_named_secret *secrets; /* lock */
 	void (*warn)(void *arg, const char *text);
 	void *warn_arg;
 
@@ -72,6 +73,9 @@ struct plt_ctx {
 	struct plt_queue *idle_queues; /* blocking calls take one and give it back */
 	unsigned images;               /* open ones */
 };
+
+/* secret.c */
+void plt_secrets_free(struct plt_ctx *ctx);
 
 /* ---- cache ----------------------------------------------------------------------------------- */
 
@@ -239,7 +243,8 @@ unsigned plt_epoch_enter_wait(struct plt_engine *eng);
 void plt_io_leave(struct plt_io *io);
 
 /* range.c */
-bool plt_range_lock(struct plt_io *io, uint64_t off, uint64_t len); /* false: queued */
+bool plt_range_lock(struct plt_io *io, uint64_t off, uint64_t len); /* whole allocation units; false: queued */
+bool plt_range_lock_unit(struct plt_io *io, uint64_t off, uint64_t len, uint64_t unit); /* the same for other units */
 void plt_range_unlock(struct plt_io *io);
 
 /* flush.c, blocking: what had completed before is durable afterwards; limbo is left alone. */
@@ -385,6 +390,8 @@ void plt_io_release(struct plt_io *io);
 
 struct plt_io_op *plt_io_op_new(struct plt_io *io, void (*fn)(struct plt_io *, struct plt_io_op *));
 void plt_io_op_submit(struct plt_io_op *iop);
+/* Give an operation back that was not submitted. */
+void plt_io_op_drop(struct plt_io_op *iop);
 /* op.call for operations with a work(). */
 int plt_io_op_call(struct plt_op *op);
 /* A read or write of a slice of the frame's data: guest [off, off+len) at @host_off of @st. */
@@ -396,6 +403,14 @@ void plt_io_call(struct plt_io *io, int (*work)(struct plt_io *, struct plt_io_o
 
 /* submit.c */
 void plt_queue_free_slots(struct plt_queue *q);
+/*
+ * crypt.c: submit the reading of @run, or the encryption and writing of @run, whose bytes in [data,
+ * data_end) are the request's; around them head_buf and tail_buf.  iv_sector is that of the sector in
+ * which run->off lies.  At most PLT_CIPHER_WINDOW bytes a time are under way for one frame.
+ */
+#define PLT_CIPHER_WINDOW (UINT64_C(4) << 20)
+void plt_io_read_cipher(struct plt_io *io, const struct plt_run *run);
+void plt_io_write_cipher(struct plt_io *io, const struct plt_run *run, uint64_t data, uint64_t data_end);
 
 /* need.c: meet io->need, then call step() again. */
 void plt_io_meet(struct plt_io *io);

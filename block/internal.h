@@ -69,6 +69,8 @@ int plt_cache_mode_flags(const char *mode, unsigned *ret, struct plt_error *err)
  */
 int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
 		       struct plt_error *err);
+/* What relative names in the image are relative to: its name, or its file's if it has no plain one. */
+const char *plt_image_base(const struct plt_image *img);
 struct plt_image *plt_image_backing(const struct plt_image *img);
 
 #endif

@@ -7,6 +7,7 @@ libplatter_core_la_SOURCES += \
 	block/codec.c \
 	block/codec.h \
 	block/context.c \
+	block/crypt.c \
 	block/create.c \
 	block/disk.c \
 	block/engine.h \
@@ -25,6 +26,7 @@ libplatter_core_la_SOURCES += \
 	block/read.c \
 	block/resize.c \
 	block/scratch.c \
+	block/secret.c \
 	block/status.c \
 	block/submit.c \
 	block/sync.c \

@@ -244,16 +244,12 @@ static void op_done(struct plt_op *op)
 {
 	struct plt_io_op *iop = (struct plt_io_op *)op;
 	struct plt_io *io = iop->io;
-	struct plt_queue *q = io->q;
 
 	if (op->result < 0 && !iop->block)
 		plt_io_fail(io, op->result, &iop->err);
 	if (iop->fn)
 		iop->fn(io, iop);
-	free(iop->iov_heap);
-	free(iop->buf);
-	iop->next_free = q->free_ops;
-	q->free_ops = iop;
+	plt_io_op_drop(iop);
 	if (--io->pending == 0)
 		io->step(io);
 }
@@ -280,6 +276,16 @@ struct plt_io_op *plt_io_op_new(struct plt_io *io, void (*fn)(struct plt_io *, s
 	iop->op.err = &iop->err;
 	iop->op.done = op_done;
 	return iop;
+}
+
+void plt_io_op_drop(struct plt_io_op *iop)
+{
+	struct plt_queue *q = iop->io->q;
+
+	free(iop->iov_heap);
+	free(iop->buf);
+	iop->next_free = q->free_ops;
+	q->free_ops = iop;
 }
 
 void plt_io_op_submit(struct plt_io_op *iop)

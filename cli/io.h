@@ -106,6 +106,8 @@ struct io_request *io_request_len(struct io *io, enum plt_aio_kind kind, int64_t
 void io_request_free(struct io_request *r);
 /* Hand over; with r->finish it is gone when it has completed. */
 void io_submit(struct io *io, struct io_request *r);
+/* "write failed: Input/output error" */
+void io_failed(const char *what, int result);
 /* Until it has completed, while others go on; its result. */
 int io_wait(struct io *io, struct io_request *r);
 int io_run(struct io *io, struct io_request *r); /* both */

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "base/number.h"
 #include "cli/io.h"
 
@@ -360,9 +361,62 @@ const struct io_command io_close = {
 
 /* ---- reopen ---------------------------------------------------------------------------------- */
 
-static int parse_reopen(int argc, char **argv, struct io_how *how)
+/* Is what "KEY=VALUE" (up to a comma) says so already? */
+static bool unchanged(const struct io *io, const char *text, size_t len)
 {
-	bool has_mode = false, has_cache = false;
+	size_t key = strcspn(text, "=");
+	struct plt_info *info = NULL;
+	const char *now = NULL;
+	bool same;
+
+	for (unsigned i = 0; i < io->how.noptions; i++)
+		if (strlen(io->how.options[i]) == len && !strncmp(io->how.options[i], text, len))
+			return true;
+	if (key == 6 && !strncmp(text, "driver", key))
+		now = plt_disk_format(io->disk);
+	else if (key == 11 && !strncmp(text, "file.driver", key))
+		now = "file";
+	else if (key == 14 && !strncmp(text, "backing.driver", key) && plt_disk_info(io->disk, &info, NULL) == 0)
+		now = info->backing_format;
+	same = now && len == key + 1 + strlen(now) && !strncmp(text + key + 1, now, strlen(now));
+	plt_info_free(info);
+	return same;
+}
+
+/* The first of the options that would make another node of one of the disk's; NULL: none. */
+static const char *unchangeable(const struct io *io, const char *text)
+{
+	static const char *const fixed[] = { "node-name", "driver" };
+
+	for (; *text; text += *text == ',') {
+		size_t len = strcspn(text, ","), key = strcspn(text, "=,");
+
+		for (unsigned i = 0; i < PLT_ARRAY_SIZE(fixed); i++) {
+			size_t n = strlen(fixed[i]);
+
+			if (key >= n && !strncmp(text + key - n, fixed[i], n) && (key == n || text[key - n - 1] == '.') &&
+			    !unchanged(io, text, len))
+				return fixed[i];
+		}
+		text += len;
+	}
+	return NULL;
+}
+
+/* What is only said again needs no reopening. */
+static bool add_changed(const struct io *io, struct io_how *how, const char *text)
+{
+	size_t key = strcspn(text, "=,");
+
+	if (text[strcspn(text, ",")] == '\0' && unchanged(io, text, strlen(text)) && key)
+		return true;
+	return io_how_option(how, text);
+}
+
+static int parse_reopen(struct io *io, int argc, char **argv, struct io_how *how)
+{
+	const char *fixed;
+	bool has_mode = false, has_cache = false, says_mode = false, says_cache = false;
 	int c;
 
 	while ((c = getopt(argc, argv, "c:o:rw")) != -1) {
@@ -382,26 +436,31 @@ static int parse_reopen(int argc, char **argv, struct io_how *how)
 			has_mode = true;
 			break;
 		case 'o':
-			if (has_mode && strstr(optarg, "read-only=")) {
-				cli_error("Cannot set both -r/-w and 'read-only'");
+			says_mode = says_mode || strstr(optarg, "read-only=");
+			says_cache = says_cache || strstr(optarg, "cache.");
+			fixed = unchangeable(io, optarg);
+			if (fixed) {
+				cli_error("Cannot change the option '%s'", fixed);
 				return -EINVAL;
 			}
-			if (has_cache && strstr(optarg, "cache.")) {
-				cli_error("Cannot set both -c and the cache options");
-				return -EINVAL;
-			}
-			if (!strncmp(optarg, "driver=", 7) || strstr(optarg, ",driver=")) {
-				cli_error("Cannot change the option 'driver'");
-				return -EINVAL;
-			}
-			if (!io_how_option(how, optarg))
+			if (!add_changed(io, how, optarg))
 				return -EINVAL;
 			break;
 		default:
 			return io_usage(argv[0]);
 		}
 	}
-	return optind != argc ? io_usage(argv[0]) : 0;
+	if (optind != argc)
+		return io_usage(argv[0]);
+	if (has_mode && says_mode) {
+		cli_error("Cannot set both -r/-w and 'read-only'");
+		return -EINVAL;
+	}
+	if (has_cache && says_cache) {
+		cli_error("Cannot set both -c and the cache options");
+		return -EINVAL;
+	}
+	return 0;
 }
 
 static int run_reopen(struct io *io, int argc, char **argv)
@@ -413,7 +472,7 @@ static int run_reopen(struct io *io, int argc, char **argv)
 		cli_error("out of memory");
 		return r;
 	}
-	r = parse_reopen(argc, argv, &how);
+	r = parse_reopen(io, argc, argv, &how);
 	if (r == 0 && io->how.scratch) {
 		cli_error("a disk whose changes are not kept cannot be opened again");
 		r = -EINVAL;

@@ -99,7 +99,7 @@ static int read_checked(struct io *io, const struct flags *f, int64_t off, int64
 	/* a virtual machine's state can be seen in a snapshot only */
 	ret = f->state ? -ENOTSUP : io_run(io, r);
 	if (ret < 0)
-		printf("read failed: %s\n", strerror(-ret));
+		io_failed("read", ret);
 	else
 		ret = show(r, (uint64_t)f->skip, (uint64_t)f->len);
 	io_request_free(r);
@@ -193,7 +193,7 @@ static int run_readv(struct io *io, int argc, char **argv)
 		return ret;
 	ret = io_run(io, r);
 	if (ret < 0)
-		printf("readv failed: %s\n", strerror(-ret));
+		io_failed("readv", ret);
 	else
 		ret = show(r, 0, r->len);
 	io_request_free(r);
@@ -219,7 +219,7 @@ static void finish(struct io *io, struct io_request *r)
 {
 	(void)io;
 	if (r->result < 0)
-		printf("readv failed: %s\n", strerror(-r->result));
+		io_failed("readv", r->result);
 	else
 		(void)show(r, 0, r->len); /* the command has long succeeded */
 }

@@ -153,6 +153,12 @@ void io_submit(struct io *io, struct io_request *r)
 		io_reap(io, 0); /* get it going; what is done at once is done now */
 }
 
+void io_failed(const char *what, int result)
+{
+	/* to whoever uses the disk a damaged structure is an error of I/O, as qemu-io has it */
+	printf("%s failed: %s\n", what, strerror(result == -EUCLEAN ? EIO : -result));
+}
+
 void io_look_held(struct io *io)
 {
 	for (unsigned i = 0; i < IO_TAGS_MAX; i++) {

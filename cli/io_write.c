@@ -163,7 +163,7 @@ static int write_checked(struct io *io, const struct flags *f, int64_t off, int6
 	else
 		ret = io_run(io, r);
 	if (ret < 0)
-		printf("write failed: %s\n", strerror(-ret));
+		io_failed("write", ret);
 	else if (!r->quiet) {
 		if (!r->done) /* done in parts */
 			io_took(r, &begun);
@@ -256,7 +256,7 @@ static int run_writev(struct io *io, int argc, char **argv)
 	give(io, r, &f);
 	ret = io_run(io, r);
 	if (ret < 0)
-		printf("writev failed: %s\n", strerror(-ret));
+		io_failed("writev", ret);
 	else if (!r->quiet)
 		io_report("wrote", r, off, r->len);
 	io_request_free(r);
@@ -283,7 +283,7 @@ static void finish(struct io *io, struct io_request *r)
 {
 	(void)io;
 	if (r->result < 0)
-		printf("aio_write failed: %s\n", strerror(-r->result));
+		io_failed("aio_write", r->result);
 	else if (!r->quiet)
 		io_report("wrote", r, (int64_t)r->aio.off, r->len);
 }
@@ -368,7 +368,7 @@ static int run_discard(struct io *io, int argc, char **argv)
 		r->aio.len = 0;
 	ret = io_run(io, r);
 	if (ret < 0)
-		printf("discard failed: %s\n", strerror(-ret));
+		io_failed("discard", ret);
 	else if (!r->quiet)
 		io_report("discard", r, off, (uint64_t)count);
 	io_request_free(r);

@@ -167,6 +167,9 @@ static int settle(json_t *node, bool leaf, unsigned depth, struct plt_error *err
 			return plt_error_set(err, EINVAL,
 					     "Invalid parameter type for '%s', expected: object",
 					     key);
+		/* a backing node may leave both out: options for the file that the image names */
+		if (!strcmp(key, "backing") && !json_object_get(child, "driver") && !json_object_get(child, "file"))
+			continue;
 		r = settle(child, strcmp(key, "backing") != 0, depth + 1, err);
 		if (r < 0)
 			return r;
@@ -234,62 +237,56 @@ static int parse_image_opts(const char *text, json_t **ret, struct plt_error *er
 	return r < 0 ? r : finish(flat, ret, err);
 }
 
-/*
- * "driver=FORMAT" for a node that is a file by its name: the format is shown over that file.  1: done,
- * or said already; 0: nothing of the kind.
- */
-static int merge_driver(json_t *tree, const char *key, const char *value)
+/* The node that the dotted @key is in, below @node, or NULL; *ret_leaf: the key's last part. */
+static json_t *find_node(json_t *node, const char *key, const char **ret_leaf)
 {
-	size_t len = strlen(key);
-	const char *have;
-	json_t *inner, *node = tree;
-
-	if (strcmp(key, "driver") && (len < 8 || strcmp(key + len - 7, ".driver")))
-		return 0;
-	for (const char *p = key; strcmp(p, "driver"); p += strcspn(p, ".") + 1) {
-		char *step PLT_AUTOFREE = strndup(p, strcspn(p, "."));
+	for (const char *dot; node && (dot = strchr(key, '.')); key = dot + 1) {
+		char *step PLT_AUTOFREE = strndup(key, (size_t)(dot - key));
 
 		node = step ? json_object_get(node, step) : NULL;
-		if (!node)
-			return 0;
 	}
-	have = json_string_value(json_object_get(node, "driver"));
-	if (!have || !strcmp(have, value))
-		return have != NULL;
-	if (!plt_name_is_protocol(have) || plt_name_is_protocol(value))
-		return 0;
-	inner = json_copy(node);
-	json_object_clear(node);
-	return json_object_set_new(node, "driver", json_string(value)) < 0 ||
-			       json_object_set_new(node, "file", inner) < 0 ?
-		       -ENOMEM :
-		       1;
+	*ret_leaf = key;
+	return node;
 }
 
-int plt_name_merge(json_t *tree, const char *options, struct plt_error *err)
+/* One option, over what is there. */
+static int merge_one(json_t *tree, const char *key, const char *value, struct plt_error *err)
+{
+	const char *leaf, *have;
+	json_t *node = find_node(tree, key, &leaf), *inner;
+
+	if (node && !strcmp(leaf, "driver")) {
+		have = json_string_value(json_object_get(node, leaf));
+		if (have && plt_name_is_protocol(have) && !plt_name_is_protocol(value)) { /* the format of that file */
+			inner = json_copy(node);
+			json_object_clear(node);
+			if (json_object_set_new(node, "file", inner) < 0)
+				return plt_error_errno(err, ENOMEM, "name");
+		}
+	}
+	if (node && !json_is_object(json_object_get(node, leaf)))
+		json_object_del(node, leaf);
+	return insert_dotted(tree, key, json_string_nocheck(value), err);
+}
+
+int plt_name_merge(json_t *tree, const char *const *options, struct plt_error *err)
 {
 	struct plt_opts *o = plt_opts_new();
-	int r = o ? plt_opts_parse(o, options, NULL, err) : plt_error_errno(err, ENOMEM, "name");
-	const char *driver = r == 0 ? plt_opts_get(o, "driver") : NULL;
+	int r = o ? 0 : plt_error_errno(err, ENOMEM, "name");
+	const char *driver;
 	json_t *node = tree;
 
+	for (; r == 0 && *options; options++)
+		r = plt_opts_parse(o, *options, NULL, err);
+	driver = r == 0 ? plt_opts_get(o, "driver") : NULL;
 	/* a protocol: the options are those of the node of bytes, which is shown as it is */
 	if (driver && plt_name_is_protocol(driver) && !json_object_get(tree, "driver")) {
 		node = json_object_get(tree, "file");
 		if (!node || json_object_set_new(tree, "driver", json_string("raw")) < 0)
 			r = plt_error_errno(err, ENOMEM, "name");
 	}
-	for (size_t i = 0; r == 0 && i < plt_opts_count(o); i++) {
-		const char *key = plt_opts_key(o, i), *value = plt_opts_get(o, key);
-
-		r = merge_driver(node, key, value);
-		if (r < 0)
-			r = plt_error_errno(err, ENOMEM, "name");
-		else if (r == 0)
-			r = insert_dotted(node, key, json_string_nocheck(value), err);
-		else
-			r = 0;
-	}
+	for (size_t i = 0; r == 0 && i < plt_opts_count(o); i++)
+		r = merge_one(node, plt_opts_key(o, i), plt_opts_get(o, plt_opts_key(o, i)), err);
 	plt_opts_free(o);
 	return r < 0 ? r : settle(tree, false, 0, err);
 }
@@ -466,7 +463,19 @@ static json_t *strong_copy(const json_t *node, unsigned depth)
 	json_object_foreach ((json_t *)node, key, value) {
 		if (!is_strong(key))
 			continue;
-		copy = json_is_object(value) && strcmp(key, "encrypt") && depth < NAME_DEPTH ?
+		if (!strcmp(key, "encrypt") && json_is_object(value)) { /* as QEMU writes it */
+			const char *sub;
+			json_t *v;
+
+			json_object_foreach (value, sub, v) {
+				char dotted[128];
+
+				if ((size_t)snprintf(dotted, sizeof(dotted), "encrypt.%s", sub) < sizeof(dotted))
+					json_object_set_nocheck(out, dotted, v);
+			}
+			continue;
+		}
+		copy = json_is_object(value) && depth < NAME_DEPTH ?
 			       strong_copy(value, depth + 1) :
 			       json_incref(value);
 		json_object_set_new_nocheck(out, key, copy);

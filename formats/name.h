@@ -26,10 +26,11 @@
 int plt_name_parse(const char *name, bool image_opts, json_t **ret, struct plt_error *err);
 
 /*
- * Add "key=value,..." options to a tree, as if the name had said them ("file.align=512" goes to its
- * "file" node).  -EINVAL where the tree says something already.
+ * Add "key=value,..." texts (NULL-terminated) to a tree, as if the name had said them: "file.align=512"
+ * goes to its "file" node.  They win over what the name says; a format for a node that is a file by
+ * its name is shown over that file.
  */
-int plt_name_merge(json_t *tree, const char *options, struct plt_error *err);
+int plt_name_merge(json_t *tree, const char *const *options, struct plt_error *err);
 
 /* Is @driver a protocol (a leaf that names bytes), not a format? */
 bool plt_name_is_protocol(const char *driver);

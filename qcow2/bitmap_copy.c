@@ -134,9 +134,9 @@ static int switch_directory(struct plt_image *img, uint64_t off, uint64_t len, s
 	if (!r)
 		r = set_autoclear(img, true, err);
 	/* What goes wrong here leaks space and nothing else. */
-	if (!r && old_len)
+	if (!r && qcow2_guard_renew(img) == 0 && old_len)
 		(void)qcow2_count_add(img, old_off, old_len, -1, NULL);
-	return r < 0 ? r : qcow2_guard_reload(img, err);
+	return r;
 }
 
 static int fill(struct qcow2_bitmap *b, const struct qcow2_state *q, const struct plt_bitmap_info *info,

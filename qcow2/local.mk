@@ -13,6 +13,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/create.c \
 	qcow2/create_opts.c \
 	qcow2/driver.c \
+	qcow2/encrypt.c \
 	qcow2/guard.c \
 	qcow2/header.c \
 	qcow2/header_write.c \

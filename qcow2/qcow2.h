@@ -8,6 +8,7 @@
  * line of the table in docs/formats/qcow2.md ("Order of writes"); a rule's number is its bit in
  * plt_image.rules_off, by which the power-cut tests switch it off and must then fail.
  */
+#include "crypt/luks.h"
 #include "formats/driver.h"
 #include "qcow2/ondisk.h"
 
@@ -97,6 +98,11 @@ struct qcow2_state {
 	/* bitmaps extension as found (nb_bitmaps 0: none) */
 	uint32_t nb_bitmaps;
 	uint64_t bitmap_dir_offset, bitmap_dir_size;
+
+	/* encrypt.c */
+	struct plt_luks *luks;          /* NULL: not LUKS, or not readable (check) */
+	struct plt_cipher *aes;         /* the legacy kind's own */
+	struct plt_cipher *cipher;      /* of data clusters: one of the two; NULL: none, or locked */
 
 	/* derived */
 	uint32_t cluster_size;
@@ -207,6 +213,23 @@ extern const struct plt_opt_desc qcow2_open_opts[];
 /* recover.c: the recount of a dirty image at open for writing; only raises counts */
 int qcow2_recover(struct plt_image *img, struct plt_error *err);
 
+/* encrypt.c */
+struct qcow2_encrypt_wish {
+	uint32_t method;                /* enum qcow2_crypt */
+	const char *key_secret;         /* borrowed from the options */
+	struct plt_luks_params luks;
+};
+int qcow2_encrypt_open(struct plt_image *img, const struct plt_open_how *how, struct plt_error *err);
+void qcow2_encrypt_release(struct qcow2_state *q);
+/* The number by which the sector is encrypted that lies at @guest_off and @host_off. */
+uint64_t qcow2_iv_sector(const struct qcow2_state *q, uint64_t guest_off, uint64_t host_off);
+struct plt_luks *qcow2_luks(struct plt_image *img);
+/* What the create options say of encryption. */
+int qcow2_encrypt_parse(const struct plt_opts *o, struct qcow2_encrypt_wish *ret, struct plt_error *err);
+/* The secret of a new image; nothing if it is not encrypted. */
+int qcow2_encrypt_secret(struct plt_ctx *ctx, const struct qcow2_encrypt_wish *w, struct plt_secret *ret,
+			 struct plt_error *err);
+
 /* map.c */
 int qcow2_map(struct plt_image *img, struct plt_pins *pins, uint64_t off, uint64_t len,
 	      struct plt_runs *runs, struct plt_need *need, struct plt_error *err);
@@ -244,9 +267,9 @@ extern const struct plt_opt_desc qcow2_create_opts[];
 enum qcow2_prealloc {
 	QCOW2_PREALLOC_OFF, QCOW2_PREALLOC_METADATA, QCOW2_PREALLOC_FALLOC, QCOW2_PREALLOC_FULL,
 };
-int qcow2_create_parse(const struct plt_opts *o, struct qcow2_state *q,
+int qcow2_create_parse(const struct plt_opts *o, struct qcow2_state *q, struct qcow2_encrypt_wish *ret_encrypt,
 		       enum qcow2_prealloc *ret_prealloc, struct plt_error *err);
-int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q,
+int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q, struct qcow2_encrypt_wish *ret_encrypt,
 			enum qcow2_prealloc *ret_prealloc, struct plt_error *err);
 
 /* create.c */

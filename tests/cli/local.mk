@@ -12,6 +12,8 @@ script_tests += \
 	tests/cli/hash.sh \
 	tests/cli/help.sh \
 	tests/cli/info.sh \
+	tests/cli/io-faults.sh \
+	tests/cli/io.sh \
 	tests/cli/map.sh \
 	tests/cli/measure.sh \
 	tests/cli/names.sh \
@@ -35,6 +37,10 @@ EXTRA_DIST += \
 	tests/cli/dd.out \
 	tests/cli/info-chain.out \
 	tests/cli/info.out \
+	tests/cli/io-aio.out \
+	tests/cli/io-data.out \
+	tests/cli/io-image.out \
+	tests/cli/io-rest.out \
 	tests/cli/map.out \
 	tests/cli/measure-refused.out \
 	tests/cli/measure.out \

@@ -84,7 +84,7 @@ for c in bitmap commit rebase snapshot; do
 done
 for type in tls-creds-psk tls-creds-x509 foo; do
 	fails 1 "--object $type is refused" "$PLATTER" info --object "$type,id=a,data=x" a
-	like "$("$PLATTER" info --object "$type,id=a" a 2>&1)" "^platter: --object $type is not supported" \
+	like "$("$PLATTER" info --object "$type,id=a" a 2>&1)" "^platter: objects of type '$type' are not supported" \
 		"--object $type: says so"
 done
 like "$("$PLATTER" convert --compress-level 10 a b 2>&1)" '^platter: Invalid compression level' 'bad level'
