@@ -7,6 +7,7 @@
  */
 #include "block/engine.h"
 #include "formats/name.h"
+#include "formats/policy.h"
 
 static int disk_new(struct plt_image *img, struct plt_disk **ret, struct plt_error *err)
 {
@@ -35,6 +36,10 @@ int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_o
 	if (opts->flags & PLT_OPEN_FORCE_SHARE && opts->flags & PLT_OPEN_WRITE)
 		return plt_error_set(err, EINVAL, "Could not open '%s': force-share=on can only be used with read-only "
 				     "images", name);
+	r = opts->flags & PLT_OPEN_REFERENCE ?
+	    plt_policy_check(ctx->policy, ctx->allow_dirs, "backing file", name, err) : 0;
+	if (r < 0)
+		return r;
 	r = plt_name_parse(name, opts->flags & PLT_OPEN_IMAGE_OPTS, &tree, err);
 	if (r == 0) {
 		if (opts->options)

@@ -80,6 +80,7 @@ enum {
 					* of ours can change under us.  qemu-img has it for all but the sources
 					* of convert */
 	PLT_OPEN_SCRATCH = 1 << 8,     /* writable, but what is written goes to a temporary file, and away at close */
+	PLT_OPEN_REFERENCE = 1 << 9,   /* the name was found in an image: the context's policy decides */
 };
 
 struct plt_open_options {

@@ -16,6 +16,7 @@ script_tests += \
 	tests/cli/io.sh \
 	tests/cli/map.sh \
 	tests/cli/measure.sh \
+	tests/cli/names.sh \
 	tests/cli/progress.sh \
 	tests/cli/resize.sh \
 	tests/cli/usage.sh \

@@ -143,6 +143,37 @@ libvirt_convert() {
 }
 call 'libvirt convert' libvirt_convert
 
+libvirt_resize() {
+	local f
+
+	for f in base.qcow2 over.qcow2 new.qcow2; do
+		q resize "$PWD/$f" 201326592
+		q resize "$PWD/$f" 1048576
+		q resize --shrink "$PWD/$f" 4194304
+	done
+	q resize -f qcow2 old.qcow2 1G
+	q resize -f raw raw 134217728
+	q resize --shrink -f raw odd 512k
+	q resize --image-opts driver=qcow2,file.filename=kept.qcow2 16M
+}
+call 'libvirt and OpenStack resize' libvirt_resize
+
+asking() {
+	local f
+
+	for f in raw odd base.qcow2 over.qcow2 kept.qcow2 empty; do
+		q measure --output json -O qcow2 "$f"
+		q measure -f raw -O raw "$f"
+		q measure -U -O qcow2 -o cluster_size=2M "$f"
+	done
+	q measure --size 1G -O qcow2 --output=json
+	q amend -f qcow2 -o compat=1.1 old.qcow2
+	q amend -o lazy_refcounts=on new.qcow2
+	q dd -f qcow2 -O raw bs=1M count=2 skip=1 if=base.qcow2 of=1
+	q dd -f raw -O qcow2 if=odd of=2
+}
+call 'measure, amend, dd' asking
+
 # ---- OpenStack -----------------------------------------------------------------------------------
 
 openstack_info() {
