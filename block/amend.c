@@ -176,7 +176,7 @@ int plt_amend(struct plt_disk *disk, const char *const *options, unsigned flags,
 	      void *arg, struct plt_error *err)
 {
 	struct plt_image *img = disk->top;
-	struct plt_opts *opts;
+	struct plt_opts *opts = NULL;
 	struct amending a = { 0 };
 	int r;
 

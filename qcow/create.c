@@ -54,7 +54,7 @@ int qcow_create(const struct plt_create *how, struct plt_error *err)
 	struct qcow_header *h = (void *)buf;
 	size_t len = backing ? strlen(backing) : 0, at;
 	uint64_t l1;
-	bool encrypted;
+	bool encrypted = false;
 	int r;
 
 	if (!how->size)

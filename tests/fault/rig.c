@@ -91,6 +91,11 @@ static void add_mark(struct rig *r, uint64_t begun)
 	note(r);
 }
 
+static uint64_t first_size(const struct rig *r)
+{
+	return r->l->first_size ? r->l->first_size : r->l->size;
+}
+
 static bool certain(const struct rig_event *e, uint64_t time)
 {
 	return e->done <= time && !e->failed;
@@ -109,7 +114,8 @@ static void set_floor(struct rig *r, uint64_t time, size_t limit)
 	r->floor_at = at;
 	r->limit = limit;
 	for (uint64_t u = 0; u < r->units; u++) {
-		r->floor[u] = u < r->base_units ? EVENT_BASE : EVENT_ZERO;
+		/* where the disk began shorter than what lies below it, that never shows */
+		r->floor[u] = u < PLT_MIN(r->base_units, first_size(r) / RIG_UNIT) ? EVENT_BASE : EVENT_ZERO;
 		r->zero[u] = 0;
 	}
 	for (size_t e = EVENT_FIRST; e < limit; e++)
@@ -127,7 +133,7 @@ static void set_floor(struct rig *r, uint64_t time, size_t limit)
 /* May the disk have @size, when what was done by @time is certain and events from @limit on had not begun? */
 static bool may_have_size(struct rig *r, uint64_t time, size_t limit, uint64_t size)
 {
-	bool may = size == (r->l->first_size ? r->l->first_size : r->size);
+	bool may = size == first_size(r);
 
 	r->beyond = false;
 	for (size_t e = EVENT_FIRST; e < limit; e++) {
@@ -226,7 +232,7 @@ struct rig *rig_new(const struct rig_layout *l, uint64_t seed)
 	r->l = l;
 	r->seed = seed;
 	r->size = l->size;
-	r->disk_size = l->first_size ? l->first_size : l->size;
+	r->disk_size = first_size(r);
 	r->units = l->size / RIG_UNIT;
 	co.cache_bytes = l->cache_bytes ? l->cache_bytes : 1 << 20;
 	co.workers = 1;
