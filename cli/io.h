@@ -100,7 +100,8 @@ struct io_request {
 };
 
 /* New: n parts of the lengths of texts (create), each byte @fill.  NULL: said what is wrong. */
-struct io_request *io_request_new(struct io *io, enum plt_aio_kind kind, int64_t off, char **lens, int n, int fill);
+struct io_request *io_request_new(struct io *io, enum plt_aio_kind kind, int64_t off, char **lens, int n,
+				  int fill);
 /* The same for one length that is known.  @fill -1: without bytes. */
 struct io_request *io_request_len(struct io *io, enum plt_aio_kind kind, int64_t off, uint64_t len, int fill);
 void io_request_free(struct io_request *r);
