@@ -12,7 +12,6 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "base/zero.h"
 
 size_t plt_iov_len(const struct iovec *iov, int niov)
 {
@@ -79,17 +78,6 @@ void plt_iov_zero(const struct iovec *iov, int niov, size_t off, size_t len)
 
 	while (walk_next(&w, &piece))
 		memset(piece.iov_base, 0, piece.iov_len);
-}
-
-bool plt_iov_is_zero(const struct iovec *iov, int niov, size_t off, size_t len)
-{
-	struct walk w = { iov, niov, off, len };
-	struct iovec piece;
-
-	while (walk_next(&w, &piece))
-		if (!plt_is_zero(piece.iov_base, piece.iov_len))
-			return false;
-	return true;
 }
 
 void plt_iov_from_buf(const struct iovec *iov, int niov, size_t off, const void *buf, size_t len)

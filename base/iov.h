@@ -15,7 +15,6 @@ int plt_iov_slice_count(const struct iovec *iov, int niov, size_t off, size_t le
 /* Describe [off, off+len) in @out (room for plt_iov_slice_count()); returns the number of entries. */
 int plt_iov_slice(const struct iovec *iov, int niov, size_t off, size_t len, struct iovec *out);
 void plt_iov_zero(const struct iovec *iov, int niov, size_t off, size_t len);
-bool plt_iov_is_zero(const struct iovec *iov, int niov, size_t off, size_t len);
 void plt_iov_from_buf(const struct iovec *iov, int niov, size_t off, const void *buf, size_t len);
 void plt_iov_to_buf(const struct iovec *iov, int niov, size_t off, void *buf, size_t len);
 

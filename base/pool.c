@@ -68,11 +68,6 @@ int plt_pool_new(int max_threads, struct plt_pool **ret)
 	return 0;
 }
 
-int plt_pool_threads(const struct plt_pool *pool)
-{
-	return pool->max_threads;
-}
-
 static void *worker(void *arg)
 {
 	struct plt_pool *pool = arg;

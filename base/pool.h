@@ -22,7 +22,6 @@ void plt_pool_free(struct plt_pool *pool);
  * Never blocks and never fails: if no thread at all can be started the job runs on the caller.
  */
 void plt_pool_submit(struct plt_pool *pool, struct plt_job *job);
-int plt_pool_threads(const struct plt_pool *pool);
 
 /*
  * Run fn(arg, i) for i in [0, n), on the caller and on workers, and wait.  The first non-zero

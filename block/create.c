@@ -466,12 +466,45 @@ static int by_name(const void *a, const void *b)
 	return strcmp(((const struct plt_opt_desc *)a)->name, ((const struct plt_opt_desc *)b)->name);
 }
 
-int plt_format_help(const char *format, bool with_file, char **ret, struct plt_error *err)
+/* Sorted by name; what the table is, says the caller. */
+static void print_options(FILE *f, struct plt_opt_desc *t)
 {
 	static const char *const types[] = { "str", "bool (on/off)", "num", "size" };
+	unsigned n = 0;
+
+	while (t[n].name)
+		n++;
+	qsort(t, n, sizeof(*t), by_name);
+	for (unsigned i = 0; i < n; i++) {
+		char left[80];
+
+		snprintf(left, sizeof(left), "%s=<%s>", t[i].name, types[t[i].type]);
+		fprintf(f, "  %-22s - %s", left, t[i].help);
+		if (t[i].help_default)
+			fprintf(f, " %s", t[i].help_default);
+		fputc('\n', f);
+	}
+}
+
+char *plt_options_text(const struct plt_opt_desc *table)
+{
+	struct plt_opt_desc *t = copy_table(table);
+	char *text = NULL;
+	size_t len;
+	FILE *f = t ? open_memstream(&text, &len) : NULL;
+
+	if (f) {
+		print_options(f, t);
+		fclose(f);
+	}
+	free(t);
+	return text;
+}
+
+int plt_format_help(const char *format, bool with_file, char **ret, struct plt_error *err)
+{
 	const struct plt_driver *drv = plt_driver_find(format);
 	struct plt_opt_desc *t;
-	unsigned n = 0;
 	size_t len;
 	FILE *f;
 
@@ -483,19 +516,8 @@ int plt_format_help(const char *format, bool with_file, char **ret, struct plt_e
 		free(t);
 		return plt_error_set(err, ENOMEM, "out of memory");
 	}
-	while (t[n].name)
-		n++;
-	qsort(t, n, sizeof(*t), by_name);
 	fprintf(f, "Supported options:\n");
-	for (unsigned i = 0; i < n; i++) {
-		char left[80];
-
-		snprintf(left, sizeof(left), "%s=<%s>", t[i].name, types[t[i].type]);
-		fprintf(f, "  %-22s - %s", left, t[i].help);
-		if (t[i].help_default)
-			fprintf(f, " %s", t[i].help_default);
-		fputc('\n', f);
-	}
+	print_options(f, t);
 	fclose(f);
 	free(t);
 	return 0;

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "block/engine.h"
+#include "crypt/cipher.h"
 #include "formats/name.h"
 #include "formats/policy.h"
 #include "formats/probe.h"
@@ -49,12 +50,18 @@ struct plt_image *plt_image_backing(const struct plt_image *img)
 	return img->engine->backing;
 }
 
+const char *plt_image_base(const struct plt_image *img)
+{
+	return strncmp(img->name, "json:", 5) ? img->name : img->file->name;
+}
+
 bool plt_runs_add(struct plt_runs *runs, const struct plt_run *run)
 {
 	struct plt_run *last = runs->n ? &runs->v[runs->n - 1] : NULL;
 
 	if (last && last->kind == run->kind && last->flags == run->flags && last->store == run->store &&
-	    last->off + last->len == run->off && last->kind != PLT_RUN_COMPRESSED && !last->cipher && !run->cipher &&
+	    last->off + last->len == run->off && last->kind != PLT_RUN_COMPRESSED && last->cipher == run->cipher &&
+	    (!run->cipher || last->iv_sector + (last->off % PLT_SECTOR + last->len) / PLT_SECTOR == run->iv_sector) &&
 	    (!(last->kind == PLT_RUN_DATA || last->flags & PLT_RUN_ALLOCATED) ||
 	     last->host_off + last->len == run->host_off)) {
 		last->len += run->len;
@@ -232,6 +239,7 @@ static int open_file_child(struct plt_ctx *ctx, json_t *child, struct opening *h
 		return plt_error_set(err, EINVAL, "Unknown driver '%s'", driver);
 	opts.format = driver;
 	opts.snapshot = opts.snapshot_id = opts.snapshot_name = NULL;
+	opts.options = NULL;
 	r = open_tree(ctx, child, &inner, &img, err);
 	if (r < 0)
 		return r;
@@ -254,7 +262,7 @@ int plt_ref_open(struct plt_image *img, enum plt_ref_role role, const char *name
 	if (from_cwd)
 		full = strdup(name);
 	else
-		r = plt_name_resolve(img->name, name, &full, err);
+		r = plt_name_resolve(plt_image_base(img), name, &full, err);
 	if (!full)
 		return from_cwd ? plt_error_set(err, ENOMEM, "out of memory") : r;
 	r = plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, roles[role], full, err);
@@ -277,8 +285,39 @@ int plt_ref_open(struct plt_image *img, enum plt_ref_role role, const char *name
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-/* Driver options that the tree holds, as text. */
-static int tree_options(const json_t *tree, const struct plt_driver *drv, struct plt_opts **ret, struct plt_error *err)
+/* One value of the tree; what is in an object ("encrypt") has its name before a dot. */
+static int tree_option(struct plt_opts *o, const struct plt_driver *drv, const char *prefix, const char *key,
+		       const json_t *v, struct plt_error *err)
+{
+	char full[128], num[32];
+	const char *sub;
+	json_t *w;
+	int r = 0;
+
+	if ((size_t)snprintf(full, sizeof(full), "%s%s%s", prefix, *prefix ? "." : "", key) < sizeof(full)) {
+		if (json_is_string(v))
+			return plt_opts_set(o, full, json_string_value(v));
+		if (json_is_boolean(v))
+			return plt_opts_set(o, full, json_is_true(v) ? "on" : "off");
+		if (json_is_integer(v)) {
+			snprintf(num, sizeof(num), "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+			return plt_opts_set(o, full, num);
+		}
+		if (json_is_object(v) && !*prefix) {
+			json_object_foreach((json_t *)(uintptr_t)v, sub, w) {
+				r = tree_option(o, drv, key, sub, w, err);
+				if (r < 0)
+					return r;
+			}
+			return 0;
+		}
+	}
+	return plt_error_set(err, EINVAL, "Block format '%s' does not support the option '%s'", drv->name, key);
+}
+
+/* Driver options that the tree holds, and what the caller gives besides, as text. */
+static int tree_options(const json_t *tree, const struct plt_driver *drv, const char *const *more,
+			struct plt_opts **ret, struct plt_error *err)
 {
 	static const char *const known[] = { "driver", "file", "backing", "node-name", "read-only", "cache", "discard",
 					     "detect-zeroes", "auto-read-only", "force-share", "data-file", NULL };
@@ -291,26 +330,17 @@ static int tree_options(const json_t *tree, const struct plt_driver *drv, struct
 	if (!o)
 		return plt_error_set(err, ENOMEM, "out of memory");
 	json_object_foreach((json_t *)(uintptr_t)tree, key, v) {
-		char num[32];
 		unsigned i;
 
 		for (i = 0; known[i] && strcmp(known[i], key); i++)
 			;
-		if (known[i])
-			continue;
-		if (json_is_string(v))
-			r = plt_opts_set(o, key, json_string_value(v));
-		else if (json_is_boolean(v))
-			r = plt_opts_set(o, key, json_is_true(v) ? "on" : "off");
-		else if (json_is_integer(v)) {
-			snprintf(num, sizeof(num), "%" JSON_INTEGER_FORMAT, json_integer_value(v));
-			r = plt_opts_set(o, key, num);
-		} else
-			r = plt_error_set(err, EINVAL, "Block format '%s' does not support the option '%s'",
-					  drv->name, key);
+		if (!known[i])
+			r = tree_option(o, drv, "", key, v, err);
 		if (r < 0)
 			break;
 	}
+	for (; r == 0 && more && *more; more++)
+		r = plt_opts_parse(o, *more, drv->open_opts, err);
 	for (size_t i = 0; r == 0 && i < plt_opts_count(o); i++) {
 		const struct plt_opt_desc *d = drv->open_opts;
 
@@ -368,7 +398,7 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 	} else {
 		if (!img->backing_name)
 			return 0;
-		r = plt_name_resolve(img->name, img->backing_name, &full, err);
+		r = plt_name_resolve(plt_image_base(img), img->backing_name, &full, err);
 		if (r == 0)
 			r = plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, "backing file", full, err);
 		if (r == 0)
@@ -401,7 +431,7 @@ static int open_driver(struct plt_image *img, json_t *tree, struct opening *how,
 	};
 	struct plt_opts *opts = NULL;
 	json_t *data = json_object_get(tree, "data-file");
-	int r = tree_options(tree, img->drv, &opts, err);
+	int r = tree_options(tree, img->drv, o->options, &opts, err);
 
 	if (r == 0 && data && !h.no_refs) {
 		struct opening d = { .opts = o, .parent = how, .depth = how->depth + 1 };

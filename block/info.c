@@ -33,17 +33,16 @@ int plt_disk_info(struct plt_disk *disk, struct plt_info **ret, struct plt_error
 	in->pub.actual_size = plt_store_allocated(img->file);
 	in->pub.cluster_size = plt_disk_cluster_size(disk);
 	in->pub.vm_state_offset = img->drv->vm_state_offset ? img->drv->vm_state_offset(img) : 0;
+	in->pub.encrypted = img->encrypted;
 	in->pub.dirty = img->drv->dirty_flag && img->drv->dirty_flag(img);
 	in->pub.backing_filename = img->backing_name;
 	in->pub.backing_format = img->backing_format;
-	if (img->backing_name && plt_name_resolve(img->name, img->backing_name, &in->full, NULL) == 0)
+	if (img->backing_name && plt_name_resolve(plt_image_base(img), img->backing_name, &in->full, NULL) == 0)
 		in->pub.full_backing_filename = in->full;
 	if (img->drv->info) {
-		json_t *j = img->drv->info(img), *data;
+		json_t *j = img->drv->info(img);
 
 		if (j) {
-			data = json_object_get(j, "data");
-			in->pub.encrypted = json_object_get(data, "encrypt") != NULL;
 			in->specific = json_dumps(j, JSON_COMPACT);
 			in->pub.specific_json = in->specific;
 			json_decref(j);
@@ -177,8 +176,14 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 
 		format = o.format ? o.format : own;
 		if (!format || plt_driver_find(format)) {
-			json_object_del(tree, "driver");
+			json_t *bytes = json_pack("{s:O}", "file", json_object_get(tree, "file"));
+
+			if (bytes) {
+				json_decref(tree);
+				tree = bytes;
+			}
 			o.format = "raw";
+			o.options = NULL;
 		}
 		o.flags |= PLT_OPEN_INSPECT;
 		o.flags &= ~(unsigned)(PLT_OPEN_WRITE | PLT_OPEN_IMAGE_OPTS);

@@ -2,10 +2,12 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	block/amend.c \
 	block/bench.c \
 	block/codec.c \
 	block/codec.h \
 	block/context.c \
+	block/crypt.c \
 	block/create.c \
 	block/disk.c \
 	block/engine.h \
@@ -24,6 +26,7 @@ libplatter_core_la_SOURCES += \
 	block/read.c \
 	block/resize.c \
 	block/scratch.c \
+	block/secret.c \
 	block/status.c \
 	block/submit.c \
 	block/sync.c \

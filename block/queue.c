@@ -30,6 +30,7 @@ void plt_queue_free(struct plt_queue *q)
 {
 	if (!q)
 		return;
+	assert(!q->live);
 	plt_ring_free(q->ring);
 	while (q->free_ios) {
 		struct plt_io *io = q->free_ios;
@@ -108,6 +109,7 @@ struct plt_io *plt_io_new(struct plt_queue *q, struct plt_io *parent, struct plt
 		[PLT_IO_DISCARD_REQ] = plt_discard_step,
 		[PLT_IO_FLUSH_REQ] = plt_flush_step,
 		[PLT_IO_RESIZE_REQ] = plt_resize_step,
+		[PLT_IO_EXCLUSIVE_REQ] = plt_exclusive_step,
 	};
 	struct plt_io *io = q->free_ios;
 
@@ -140,8 +142,53 @@ void plt_io_free(struct plt_io *io)
 	io->q->free_ios = io;
 }
 
+/* The queues of this thread that have requests in flight. */
+static _Thread_local struct plt_queue *busy;
+
+static void live_add(struct plt_io *io)
+{
+	struct plt_queue *q = io->q;
+
+	if (!q->live) {
+		q->busy_next = busy;
+		busy = q;
+	}
+	io->live_next = q->live;
+	if (q->live)
+		q->live->live_prev = &io->live_next;
+	io->live_prev = &q->live;
+	q->live = io;
+}
+
+static void live_remove(struct plt_io *io)
+{
+	struct plt_queue *q = io->q, **p = &busy;
+
+	*io->live_prev = io->live_next;
+	if (io->live_next)
+		io->live_next->live_prev = io->live_prev;
+	io->live_prev = NULL;
+	if (q->live)
+		return;
+	while (*p != q)
+		p = &(*p)->busy_next; /* it is there: the thread is the one that started them */
+	*p = q->busy_next;
+}
+
+bool plt_queue_busy_with(const struct plt_image *img)
+{
+	for (const struct plt_queue *q = busy; q; q = q->busy_next)
+		for (const struct plt_io *io = q->live; io; io = io->live_next)
+			for (const struct plt_image *i = io->img; i; i = i->engine->backing)
+				if (i == img)
+					return true;
+	return false;
+}
+
 void plt_io_start(struct plt_io *io)
 {
+	if (!io->parent && !io->q->is_inline)
+		live_add(io);
 	io->step(io);
 }
 
@@ -189,7 +236,8 @@ void plt_io_placed(struct plt_io *io)
 /* Is it one that changes guest bytes? */
 static bool changes_guest(const struct plt_io *io)
 {
-	return io->kind != PLT_IO_READ_REQ && io->kind != PLT_IO_FLUSH_REQ && io->kind != PLT_IO_RESIZE_REQ;
+	return io->kind != PLT_IO_READ_REQ && io->kind != PLT_IO_FLUSH_REQ && io->kind != PLT_IO_RESIZE_REQ &&
+	       io->kind != PLT_IO_EXCLUSIVE_REQ;
 }
 
 void plt_io_finish(struct plt_io *io)
@@ -208,6 +256,8 @@ void plt_io_finish(struct plt_io *io)
 	free(io->comp_buf);
 	if (!parent && changes_guest(io) && io->img->drv->written)
 		io->img->drv->written(io->img, io->off, io->len);
+	if (io->live_prev)
+		live_remove(io);
 	if (io->done)
 		io->done(io);
 	if (parent) {
@@ -242,16 +292,12 @@ static void op_done(struct plt_op *op)
 {
 	struct plt_io_op *iop = (struct plt_io_op *)op;
 	struct plt_io *io = iop->io;
-	struct plt_queue *q = io->q;
 
 	if (op->result < 0 && !iop->block)
 		plt_io_fail(io, op->result, &iop->err);
 	if (iop->fn)
 		iop->fn(io, iop);
-	free(iop->iov_heap);
-	free(iop->buf);
-	iop->next_free = q->free_ops;
-	q->free_ops = iop;
+	plt_io_op_drop(iop);
 	if (--io->pending == 0)
 		io->step(io);
 }
@@ -278,6 +324,16 @@ struct plt_io_op *plt_io_op_new(struct plt_io *io, void (*fn)(struct plt_io *, s
 	iop->op.err = &iop->err;
 	iop->op.done = op_done;
 	return iop;
+}
+
+void plt_io_op_drop(struct plt_io_op *iop)
+{
+	struct plt_queue *q = iop->io->q;
+
+	free(iop->iov_heap);
+	free(iop->buf);
+	iop->next_free = q->free_ops;
+	q->free_ops = iop;
 }
 
 void plt_io_op_submit(struct plt_io_op *iop)

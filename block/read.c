@@ -117,7 +117,7 @@ static void read_run(struct plt_io *io, const struct plt_run *run)
 	case PLT_RUN_DATA:
 		io->all_zero = false;
 		if (run->cipher) {
-			plt_io_fail(io, ENOTSUP, NULL);
+			plt_io_read_cipher(io, run);
 			return;
 		}
 		read_data(io, run);

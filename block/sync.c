@@ -5,6 +5,7 @@
  * The blocking calls: one request on a queue with an inline ring, run by the calling thread to its
  * end.  The same frames as every other request, so there is one data path.
  */
+#include <assert.h>
 #include <string.h>
 
 #include "block/codec.h"
@@ -36,6 +37,7 @@ int plt_run_request(struct plt_image *img, const struct plt_request *r, struct p
 	struct plt_queue *q = plt_ctx_take_queue(img->ctx);
 	struct plt_io *io;
 
+	assert(!plt_queue_busy_with(img)); /* it could wait for itself: see struct plt_queue */
 	io = q ? plt_io_new(q, NULL, img, r->kind) : NULL;
 	if (!io) {
 		if (q)
@@ -51,6 +53,8 @@ int plt_run_request(struct plt_image *img, const struct plt_request *r, struct p
 	io->flags = r->flags;
 	io->level = r->level;
 	io->preallocation = r->preallocation;
+	io->exclusive = r->exclusive;
+	io->exclusive_arg = r->exclusive_arg;
 	io->on_place = r->on_place;
 	io->on_place_arg = r->on_place_arg;
 	io->done = call_done;

@@ -136,7 +136,12 @@ static int store_part(struct plt_io *io, struct plt_io_op *iop)
 		for (unsigned i = 0; i < runs.n; i++) {
 			if (v[i].kind != PLT_RUN_DATA || !(v[i].flags & PLT_RUN_IN_PLACE))
 				return -ENOTSUP;
-			if (io->kind == PLT_IO_ZERO_REQ)
+			/* encrypted zeros are no hole; and what a hole is decrypted to is nobody's data */
+			if (v[i].cipher && io->kind == PLT_IO_ZERO_REQ)
+				return -ENOTSUP;
+			if (v[i].cipher)
+				r = 0;
+			else if (io->kind == PLT_IO_ZERO_REQ)
 				r = plt_store_zero(v[i].store, v[i].host_off, v[i].len,
 						   (io->flags & PLT_ZERO_UNMAP ? PLT_ZERO_MAY_UNMAP : 0) |
 							   (io->flags & PLT_AIO_NO_FALLBACK ?

@@ -23,7 +23,8 @@ const char *const cli_output_formats[] = { "human", "json", NULL };
 
 const struct cli_opt cli_object_opts[] = {
 	{ OPT_OBJECT, "object", "objectdef",
-	  "a QEMU object definition; objects that this release has no use for are refused by name",
+	  "an object as QEMU defines it: secret,id=ID,file=FILE (or data=, format=base64) is what "
+	  "encryption options name",
 	  CLI_ANY },
 	{ 0 },
 };
@@ -105,34 +106,17 @@ static bool prepare(struct cli_args *a)
 	return true;
 }
 
-/*
- * --object.  Nothing in this release takes an object.  Those that only schedule work, and secrets,
- * which harm nobody until an encryption option names them (and is then refused), are taken; the
- * others are refused.
- */
-static bool object_ok(const char *text)
-{
-	static const char *const harmless[] = { "iothread", "throttle-group", "secret" };
-	const char *type = !strncmp(text, "qom-type=", 9) ? text + 9 : text;
-	size_t len = strcspn(type, ",");
-
-	for (size_t i = 0; i < PLT_ARRAY_SIZE(harmless); i++)
-		if (strlen(harmless[i]) == len && !strncmp(type, harmless[i], len))
-			return true;
-	cli_error(
-		"--object %.*s is not supported: this release opens no encrypted images and makes "
-		"no network connections",
-		(int)len, type);
-	return false;
-}
-
 /* Take a common option; false: it is not one (or an error, with a->status set). */
 static bool take_common(struct cli_args *a, int c)
 {
 	switch (c) {
 	case OPT_OBJECT:
-		if (!object_ok(a->arg))
+		if (a->nobjects == CLI_OBJECTS_MAX) {
+			cli_error("--object was given more than %d times", CLI_OBJECTS_MAX);
 			a->status = 1;
+		} else {
+			a->objects[a->nobjects++] = a->arg;
+		}
 		return true;
 	case OPT_IMAGE_OPTS:
 		a->image_opts = true;

@@ -52,6 +52,7 @@ enum {
 	OPT_NO_DRAIN,
 	OPT_SHRINK,
 	OPT_PREALLOCATION,
+	OPT_FORCE,
 };
 
 struct cli_opt {
@@ -91,6 +92,7 @@ extern const struct cli_opt cli_output_opts[];	 /* --output */
 #define CLI_CACHE_WORDS "none, writeback, writethrough, directsync or unsafe"
 
 #define CLI_DIRS_MAX 64
+#define CLI_OBJECTS_MAX 64
 
 /* The command line of one command. */
 struct cli_args {
@@ -104,6 +106,8 @@ struct cli_args {
 	/* What the common options said: */
 	bool image_opts, force_share, quiet, progress, json, no_backing;
 	enum plt_policy policy;
+	const char *objects[CLI_OBJECTS_MAX]; /* --object, in order: one may need those before it */
+	unsigned nobjects;
 	const char *allow_dirs[CLI_DIRS_MAX + 1];
 	unsigned nallow_dirs;
 };
@@ -205,7 +209,7 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 
 /* ---- commands -------------------------------------------------------------------------------- */
 
-extern const struct cli_command cli_bench, cli_check, cli_compare, cli_convert, cli_create, cli_dd, cli_hash,
-	cli_info, cli_io, cli_map, cli_measure, cli_resize;
+extern const struct cli_command cli_amend, cli_bench, cli_check, cli_compare, cli_convert, cli_create,
+	cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_resize;
 
 #endif

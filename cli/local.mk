@@ -4,6 +4,7 @@
 platter_SOURCES += \
 	cli/args.c \
 	cli/cli.h \
+	cli/cmd_amend.c \
 	cli/cmd_bench.c \
 	cli/cmd_check.c \
 	cli/cmd_compare.c \

@@ -38,6 +38,11 @@ int cli_context_with(const struct cli_args *a, struct plt_ctx_options *opts, str
 	opts->warn = warn;
 	opts->warn_arg = (void *)(uintptr_t)a;
 	r = plt_ctx_new(opts, ret, &err);
+	for (unsigned i = 0; r == 0 && i < a->nobjects; i++) {
+		r = plt_ctx_add_object(*ret, a->objects[i], &err);
+		if (r < 0)
+			plt_ctx_free(*ret);
+	}
 	if (r < 0)
 		cli_error("%s", err.text);
 	return r;

@@ -358,6 +358,9 @@ static int check_options(struct job *job, unsigned n, struct plt_error *err)
 	else if (job->compress && prealloc && strcmp(prealloc, "off") != 0)
 		ret = plt_error_set(err, EINVAL, "Compression and preallocation not supported at the same "
 				    "time");
+	else if (job->compress && !(opts->flags & PLT_CONVERT_NO_CREATE) &&
+		 (option_value(o, "encrypt.format") || plt_opts_bool(o, "encryption")))
+		ret = plt_error_set(err, EINVAL, "Compression and encryption not supported at the same time");
 	else if (job->compress && option_value(o, "data_file"))
 		/* What qemu-img says when its first write fails; here nothing has been touched. */
 		ret = plt_error_set(err, ENOTSUP, "error while writing at byte 0: %s", strerror(ENOTSUP));

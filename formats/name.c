@@ -48,11 +48,6 @@ bool plt_name_has_protocol(const char *name)
 	return name[strcspn(name, ":/")] == ':';
 }
 
-const char **plt_name_dict_order(const json_t *obj)
-{
-	return plt_json_order(obj);
-}
-
 /* ---- key lists ------------------------------------------------------------------------------- */
 
 /* Put @value (stolen) at the dotted @key below @obj, making the objects between. */
@@ -463,7 +458,19 @@ static json_t *strong_copy(const json_t *node, unsigned depth)
 	json_object_foreach ((json_t *)node, key, value) {
 		if (!is_strong(key))
 			continue;
-		copy = json_is_object(value) && strcmp(key, "encrypt") && depth < NAME_DEPTH ?
+		if (!strcmp(key, "encrypt") && json_is_object(value)) { /* as QEMU writes it */
+			const char *sub;
+			json_t *v;
+
+			json_object_foreach (value, sub, v) {
+				char dotted[128];
+
+				if ((size_t)snprintf(dotted, sizeof(dotted), "encrypt.%s", sub) < sizeof(dotted))
+					json_object_set_nocheck(out, dotted, v);
+			}
+			continue;
+		}
+		copy = json_is_object(value) && depth < NAME_DEPTH ?
 			       strong_copy(value, depth + 1) :
 			       json_incref(value);
 		json_object_set_new_nocheck(out, key, copy);

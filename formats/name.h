@@ -51,10 +51,4 @@ int plt_name_resolve(const char *base, const char *ref, char **ret, struct plt_e
 /* "proto:" in front, as QEMU finds it (a colon before any slash).  */
 bool plt_name_has_protocol(const char *name);
 
-/*
- * QEMU's order of the keys of a dictionary: buckets of its string hash.  A new array of borrowed
- * keys, NULL-terminated; free() it.
- */
-const char **plt_name_dict_order(const json_t *obj);
-
 #endif

@@ -13,10 +13,12 @@
 #include "base/error.h"
 #include "formats/driver.h"
 
-extern const struct plt_driver qcow2_driver, raw_driver;
+extern const struct plt_driver luks_driver, qcow_driver, qcow2_driver, raw_driver;
 
 const struct plt_driver *const plt_drivers[] = {
 	&qcow2_driver,
+	&qcow_driver,
+	&luks_driver,
 	&raw_driver,
 	NULL,
 };

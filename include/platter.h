@@ -58,6 +58,12 @@ struct plt_ctx_options {
 #define PLT_CTX_OPTIONS_INIT { sizeof(struct plt_ctx_options), 0, 0, PLT_POLICY_TRUST, NULL, NULL, NULL }
 
 int plt_ctx_new(const struct plt_ctx_options *opts /* NULL: defaults */, struct plt_ctx **ret, struct plt_error *err);
+/*
+ * An object as QEMU defines it: "secret,id=sec0,file=key.txt", "qom-type=secret,id=...", or the same as
+ * a JSON object.  Secrets (data=, file=, format=raw|base64, keyid= with iv=) are what encryption options
+ * name; iothread and throttle-group objects are taken and have no effect.  -ENOTSUP: of another type.
+ */
+int plt_ctx_add_object(struct plt_ctx *ctx, const char *definition, struct plt_error *err);
 void plt_ctx_free(struct plt_ctx *ctx); /* every disk must be closed.  NULL allowed */
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -279,6 +285,41 @@ enum {
 int plt_create(struct plt_ctx *ctx, const char *name, const struct plt_create_options *opts, char **ret_line,
 	       struct plt_error *err);
 
+/* ---- amending -------------------------------------------------------------------------------- */
+
+/* Called at most ten times a second, from any thread, one at a time; non-zero cancels (-ECANCELED). */
+typedef int (*plt_progress_fn)(void *arg, uint64_t done, uint64_t total);
+enum { PLT_AMEND_FORCE = 1 << 0 /* do what may cost data: a size that is smaller */ };
+/*
+ * Change options of an image where it is ("-o" texts, as for create).  What cannot be is refused before
+ * anything is changed; what is done is durable when the call returns.  A power cut leaves the image
+ * as it was, or with the options, each of them whole, that had been changed by then.
+ */
+int plt_amend(struct plt_disk *disk, const char *const *options, unsigned flags, plt_progress_fn progress,
+	      void *arg, struct plt_error *err);
+/* The options of amend, as `amend -f FORMAT -o help` lists them; free() it. */
+int plt_amend_help(const char *format, char **ret, struct plt_error *err);
+
+/* ---- key slots ------------------------------------------------------------------------------- */
+
+struct plt_key_change {
+	size_t size;
+	const char *prefix;     /* of option names in messages: "encrypt." for qcow2; NULL: none */
+	const char *state;      /* "active": add new_secret; "inactive": erase */
+	const char *new_secret; /* ids of secrets; NULL: not given */
+	const char *old_secret;
+	int keyslot;            /* -1: not given */
+	uint64_t iter_time;     /* milliseconds; UINT64_MAX: not given */
+	bool force;             /* overwrite an active slot; erase the last one */
+};
+#define PLT_KEY_CHANGE_INIT { sizeof(struct plt_key_change), NULL, NULL, NULL, NULL, -1, UINT64_MAX, false }
+/*
+ * Change the key slots of an open, writable disk that is encrypted with LUKS, as `amend` does; its words.
+ * Durable when it returns.  Without .force the last way into the data is never taken away.  -ENOTSUP: not
+ * encrypted with LUKS.  No other thread may use the disk meanwhile.
+ */
+int plt_amend_keys(struct plt_disk *disk, const struct plt_key_change *change, struct plt_error *err);
+
 /* ---- inspecting ------------------------------------------------------------------------------ */
 
 struct plt_snapshot {
@@ -330,9 +371,6 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 	      struct plt_check_result *ret, struct plt_error *err);
 
 /* ---- whole-image work ------------------------------------------------------------------------ */
-
-/* Called at most ten times a second, from any thread, one at a time; non-zero cancels (-ECANCELED). */
-typedef int (*plt_progress_fn)(void *arg, uint64_t done, uint64_t total);
 
 struct plt_convert_options {
 	size_t size;

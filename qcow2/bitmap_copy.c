@@ -19,7 +19,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "qcow2/qcow2.h"
+#include "qcow2/mapping.h"
 
 int qcow2_bitmap_read(struct plt_image *img, unsigned i, uint64_t **ret, uint64_t *ret_nbits,
 		      struct plt_error *err)
@@ -134,7 +134,7 @@ static int switch_directory(struct plt_image *img, uint64_t off, uint64_t len, s
 	if (!r)
 		r = set_autoclear(img, true, err);
 	/* What goes wrong here leaks space and nothing else. */
-	if (!r && old_len)
+	if (!r && qcow2_guard_renew(img) == 0 && old_len)
 		(void)qcow2_count_add(img, old_off, old_len, -1, NULL);
 	return r;
 }

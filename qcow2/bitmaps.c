@@ -616,11 +616,14 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
 					q->bitmaps[i].flags & ~QCOW2_BITMAP_IN_USE, err);
 	if (!r)
 		r = plt_store_sync(img->file, err);
+	if (!r && moved && qcow2_guard_renew(img) < 0)
+		goto out; /* the old places leak */
 	for (unsigned i = 0; !r && i < q->nbitmaps; i++)
 		if (s[i].new_place)
 			free_old(img, &s[i]);
 	if (!r && moved)
 		r = plt_meta_flush(img, true, err);
+out:
 	for (unsigned i = 0; i < q->nbitmaps; i++)
 		free(s[i].old_table);
 	if (r < 0)

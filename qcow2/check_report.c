@@ -342,6 +342,18 @@ static int beyond_entry(void *arg, uint32_t index, uint64_t e)
 	return 0;
 }
 
+/*
+ * Is the L1 table as long as one for @entries becomes when it grows for a VM's state? QEMU takes half as
+ * much again each time; for another size of the disk it takes just what that needs.
+ */
+static bool grown_for_state(uint64_t entries, uint64_t l1_size)
+{
+	entries = PLT_MAX(entries, UINT64_C(1));
+	while (entries < l1_size)
+		entries = plt_div_up(entries * 3, 2);
+	return entries == l1_size;
+}
+
 int qcow2_exam_beyond_end(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
@@ -365,10 +377,11 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 	r = qcow2_l1_each(&x->c, q->l1_offset, l1_size, beyond_entry, &b);
 	free(b.table);
 	/*
-	 * A VM's state that is being saved, or whose saving was cut off, fills the place behind the disk from
-	 * its very beginning, and there is nothing else behind the disk.
+	 * A VM's state that is being saved, or whose saving was cut off, fills the place behind the disk, as a
+	 * rule from its very beginning, and there is nothing else behind the disk.
 	 */
-	if (b.found && b.found == b.vm_found && b.vm_first && b.size)
+	if (b.found && b.found == b.vm_found && b.size &&
+	    (b.vm_first || grown_for_state(qcow2_l1_entries(q, b.size), q->l1_size)))
 		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-VMSTATE", 0, 0, b.vm_start, b.last + q->cluster_size - b.vm_start,
 				 "%" PRIu64 " clusters hold the state of a VM that no snapshot names", b.found);
 	else if (b.found)

@@ -17,6 +17,10 @@
 /* clang-format off */
 const struct plt_opt_desc qcow2_open_opts[] = {
 	{ .name = "lazy-refcounts", .type = PLT_OPT_BOOL, .help = "Postpone refcount updates" },
+	{ .name = "encrypt.format", .type = PLT_OPT_STRING,
+	  .help = "What the image must be encrypted with: aes or luks" },
+	{ .name = "encrypt.key-secret", .type = PLT_OPT_STRING,
+	  .help = "ID of the secret that unlocks it" },
 	{ .name = "data-file", .type = PLT_OPT_STRING, .help = "The external data file" },
 	{ .name = "overlap-check", .type = PLT_OPT_STRING,
 	  .help = "Accepted; the checks are always on" },
@@ -51,9 +55,17 @@ static int gated_place(struct plt_image *img, struct plt_pins *pins,
 		       const struct plt_place_req *req, struct plt_place *ret,
 		       struct plt_need *need, struct plt_error *err)
 {
-	if (qcow2_of(img)->unmappable)
+	const struct qcow2_state *q = qcow2_of(img);
+	int r;
+
+	if (q->unmappable)
 		return unmappable(img, err);
-	return qcow2_place(img, pins, req, ret, need, err);
+	r = qcow2_place(img, pins, req, ret, need, err);
+	if (r == 0 && q->cipher && !ret->skip) {
+		ret->cipher = q->cipher;
+		ret->iv_sector = qcow2_iv_sector(q, ret->off - ret->head, ret->host_off - ret->head);
+	}
+	return r;
 }
 
 static int gated_write_zeroes(struct plt_image *img, uint64_t off, uint64_t len, bool unmap,
@@ -125,6 +137,8 @@ const struct plt_driver qcow2_driver = {
 	.written = qcow2_bitmaps_record,
 	.grow = qcow2_grow,
 	.resize = qcow2_resize,
+	.amend_opts = qcow2_amend_opts,
+	.amend = qcow2_amend,
 	.create = qcow2_create,
 	.measure = qcow2_measure,
 	.measure_bitmaps = qcow2_measure_bitmaps,
@@ -139,5 +153,6 @@ const struct plt_driver qcow2_driver = {
 	.bitmap_read = qcow2_bitmap_read,
 	.bitmap_add = qcow2_bitmap_add,
 	.examine = qcow2_examine,
+	.luks = qcow2_luks,
 	.set_backing = qcow2_set_backing,
 };

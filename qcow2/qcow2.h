@@ -8,6 +8,7 @@
  * line of the table in docs/formats/qcow2.md ("Order of writes"); a rule's number is its bit in
  * plt_image.rules_off, by which the power-cut tests switch it off and must then fail.
  */
+#include "crypt/luks.h"
 #include "formats/driver.h"
 #include "qcow2/ondisk.h"
 
@@ -98,6 +99,11 @@ struct qcow2_state {
 	uint32_t nb_bitmaps;
 	uint64_t bitmap_dir_offset, bitmap_dir_size;
 
+	/* encrypt.c */
+	struct plt_luks *luks;          /* NULL: not LUKS, or not readable (check) */
+	struct plt_cipher *aes;         /* the legacy kind's own */
+	struct plt_cipher *cipher;      /* of data clusters: one of the two; NULL: none, or locked */
+
 	/* derived */
 	uint32_t cluster_size;
 	uint32_t l2_bits;               /* log2 of entries in an L2 table */
@@ -134,7 +140,9 @@ struct qcow2_state {
 	bool bitmaps_recording;         /* some bitmap records our writes */
 	pthread_rwlock_t bitmaps_lock;  /* read: record; write: a bitmap gets another length */
 	bool dirty_set;                 /* we set the dirty bit, and clear it when closing */
-	unsigned unsettled_from, unsettled_to; /* header bytes of a switch that failed: see qcow2_header_settle() */
+	pthread_mutex_t header_lock;    /* one header write at a time; inside it only the image lock */
+	unsigned unsettled_from; /* header bytes of a switch that failed, up to */
+	_Atomic unsigned unsettled_to; /* (0: none): see qcow2_header_settle() */
 	const char *unmappable;         /* why guest data cannot be reached here; NULL: it can */
 	uint64_t snapshots_size;        /* bytes of the snapshot table as found */
 	struct plt_snapshot_info *snapshot_infos; /* what snapshots_list() hands out */
@@ -160,12 +168,25 @@ int qcow2_header_write(struct plt_image *img, struct plt_error *err);
  */
 int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struct plt_error *err);
 /*
+ * All of it as q describes it now, in place of anything: what counts is switched by one write of the
+ * first sector; the names of the features follow.  Durable.  -ENOSPC: too long for a sector.
+ */
+int qcow2_header_replace(struct plt_image *img, struct plt_error *err);
+/*
  * After a switch that failed the disk may have either header.  Whoever changes a table that only one of
- * them names calls this first: it writes what the switch had written, as q describes it now (which is as
- * before the switch), and must succeed.
+ * them names calls this first, and so does a flush: it writes what the switch had written, as q describes
+ * it now (which is as before the switch), and must succeed.
  */
 int qcow2_header_settle(struct plt_image *img, struct plt_error *err);
 void qcow2_state_release(struct qcow2_state *q);
+
+/* amend.c */
+extern const struct plt_opt_desc qcow2_amend_opts[];
+int qcow2_amend(struct plt_image *img, const struct plt_opts *opts, enum plt_amend_phase phase, bool *ret_plain,
+		struct plt_error *err);
+/* recount.c: counts of another width.  EINVAL from check_width: one of them does not fit. */
+int qcow2_check_width(struct plt_image *img, uint32_t order, struct plt_error *err);
+int qcow2_change_width(struct plt_image *img, uint32_t order, struct plt_error *err);
 
 int qcow2_state_derive(struct qcow2_state *q); /* the fields under "derived", from the header's */
 /* Entries that an L1 for @size guest bytes needs. */
@@ -194,11 +215,26 @@ extern const struct plt_opt_desc qcow2_open_opts[];
 /* recover.c: the recount of a dirty image at open for writing; only raises counts */
 int qcow2_recover(struct plt_image *img, struct plt_error *err);
 
+/* encrypt.c */
+struct qcow2_encrypt_wish {
+	uint32_t method;                /* enum qcow2_crypt */
+	const char *key_secret;         /* borrowed from the options */
+	struct plt_luks_params luks;
+};
+int qcow2_encrypt_open(struct plt_image *img, const struct plt_open_how *how, struct plt_error *err);
+void qcow2_encrypt_release(struct qcow2_state *q);
+/* The number by which the sector is encrypted that lies at @guest_off and @host_off. */
+uint64_t qcow2_iv_sector(const struct qcow2_state *q, uint64_t guest_off, uint64_t host_off);
+struct plt_luks *qcow2_luks(struct plt_image *img);
+/* What the create options say of encryption. */
+int qcow2_encrypt_parse(const struct plt_opts *o, struct qcow2_encrypt_wish *ret, struct plt_error *err);
+/* The secret of a new image; nothing if it is not encrypted. */
+int qcow2_encrypt_secret(struct plt_ctx *ctx, const struct qcow2_encrypt_wish *w, struct plt_secret *ret,
+			 struct plt_error *err);
+
 /* map.c */
 int qcow2_map(struct plt_image *img, struct plt_pins *pins, uint64_t off, uint64_t len,
 	      struct plt_runs *runs, struct plt_need *need, struct plt_error *err);
-int qcow2_validate_l1(struct plt_image *img, uint64_t host_off, const void *data, size_t len, struct plt_error *err);
-int qcow2_validate_l2(struct plt_image *img, uint64_t host_off, const void *data, size_t len, struct plt_error *err);
 
 /* place.c */
 int qcow2_place(struct plt_image *img, struct plt_pins *pins, const struct plt_place_req *req,
@@ -231,9 +267,9 @@ extern const struct plt_opt_desc qcow2_create_opts[];
 enum qcow2_prealloc {
 	QCOW2_PREALLOC_OFF, QCOW2_PREALLOC_METADATA, QCOW2_PREALLOC_FALLOC, QCOW2_PREALLOC_FULL,
 };
-int qcow2_create_parse(const struct plt_opts *o, struct qcow2_state *q,
+int qcow2_create_parse(const struct plt_opts *o, struct qcow2_state *q, struct qcow2_encrypt_wish *ret_encrypt,
 		       enum qcow2_prealloc *ret_prealloc, struct plt_error *err);
-int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q,
+int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q, struct qcow2_encrypt_wish *ret_encrypt,
 			enum qcow2_prealloc *ret_prealloc, struct plt_error *err);
 
 /* create.c */

@@ -579,16 +579,19 @@ int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsign
 }
 
 /*
- * The last cluster is given its full length: what lies behind the last write reads as zeros in any
- * case, but a file that ends inside a cluster looks like one that was cut.  Other requests may be
- * writing there at this moment, so this is an allocation, which changes no byte and never shortens.
+ * A header in doubt is written again: a size that says less than the disk has would take with it what this
+ * flush promises.  And the last cluster is given its full length: what lies behind the last write reads as
+ * zeros in any case, but a file that ends inside a cluster looks like one that was cut.  Other requests may
+ * be writing there at this moment, so this is an allocation, which changes no byte and never shortens.
  */
 int qcow2_before_sync(struct plt_image *img, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
 	uint64_t size, want;
-	int r;
+	int r = qcow2_header_settle(img, err);
 
+	if (r < 0)
+		return r;
 	pthread_mutex_lock(&img->lock);
 	want = q->file_clusters << q->cluster_bits;
 	pthread_mutex_unlock(&img->lock);

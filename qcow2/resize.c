@@ -40,7 +40,7 @@ static int drop_add(struct drops *d, uint64_t off, uint64_t len, enum qcow2_limb
 {
 	struct drop *last = d->n ? &d->v[d->n - 1] : NULL;
 
-	if (last && kind == QCOW2_LIMBO_CLUSTERS && last->kind == kind && last->off + last->len == off) {
+	if (last && kind != QCOW2_LIMBO_PACKED && last->kind == kind && last->off + last->len == off) {
 		last->len += len;
 		return 0;
 	}
@@ -97,15 +97,19 @@ static int walk_slice(struct plt_image *img, enum pass pass, struct plt_block *b
 {
 	struct qcow2_state *q = qcow2_of(img);
 	unsigned per_slice = img->slice / q->l2_entry_size;
-	bool dirty = false;
+	bool dirty = false, unsafe = false;
+	uint64_t table;
 	int r = 0;
 
 	pthread_mutex_lock(&img->lock);
-	for (; r == 0 && index < per_slice; index++, guest_off += q->cluster_size) {
+	for (; r == 0 && !unsafe && index < per_slice; index++, guest_off += q->cluster_size) {
 		struct qcow2_entry e = qcow2_entry_get(q, b, index);
 
 		if (!e.word && !e.bitmap)
 			continue;
+		unsafe = qcow2_entry_unsafe(img, e, &table);
+		if (unsafe)
+			break;
 		if (qcow2_entry_bad(img, e, guest_off))
 			r = plt_error_set(err, EIO,
 					  "'%s': the L2 entry %#" PRIx64 " of guest offset %#" PRIx64
@@ -121,7 +125,7 @@ static int walk_slice(struct plt_image *img, enum pass pass, struct plt_block *b
 	if (dirty)
 		plt_block_dirty(b);
 	pthread_mutex_unlock(&img->lock);
-	return r;
+	return unsafe ? qcow2_mark_corrupt(img, table, err) : r;
 }
 
 /* The table at @l2_off, from entry @first on. */
@@ -186,6 +190,7 @@ static int remove_table(struct plt_image *img, uint64_t index, struct drops *d, 
 static int walk_l1_entry(struct plt_image *img, enum pass pass, uint64_t index, uint64_t first, struct drops *d,
 			 struct plt_error *err)
 {
+	const struct qcow2_state *q = qcow2_of(img);
 	struct plt_pins pins = PLT_PINS_BLOCKING;
 	struct plt_block *l1;
 	uint64_t entry;
@@ -194,6 +199,8 @@ static int walk_l1_entry(struct plt_image *img, enum pass pass, uint64_t index, 
 	plt_pins_drop(&pins);
 	if (r < 0 || !(entry & QCOW2_L1_OFFSET))
 		return r;
+	if (entry & QCOW2_COPIED && !qcow2_guard_is(q, entry & QCOW2_L1_OFFSET, QCOW2_META_ACTIVE_L2))
+		return qcow2_mark_corrupt(img, entry & QCOW2_L1_OFFSET, err);
 	if (pass == SURVEY) {
 		r = walk_table(img, SURVEY, entry & QCOW2_L1_OFFSET, index, first, d, err);
 		/* a part of a table is changed, so the table must be our own */
@@ -329,6 +336,7 @@ static int write_size(struct plt_image *img, uint64_t size, struct plt_error *er
 static int check_resize(struct plt_image *img, uint64_t size, struct plt_error *err)
 {
 	const struct qcow2_state *q = qcow2_of(img);
+	int r;
 
 	if (q->unmappable)
 		return plt_error_set(err, ENOTSUP, "'%s': %s", img->name, q->unmappable);
@@ -340,6 +348,9 @@ static int check_resize(struct plt_image *img, uint64_t size, struct plt_error *
 		return plt_error_set(err, EFBIG, "The image size is too large");
 	if (atomic_load(&q->corrupt))
 		return qcow2_refuse_corrupt(img, err);
+	r = qcow2_header_settle(img, err);
+	if (r < 0)
+		return r;
 	return qcow2_bitmaps_prepare_resize(img, size, err);
 }
 
@@ -457,10 +468,13 @@ static int parse_mode(const char *text, enum qcow2_prealloc *ret, struct plt_err
 static int cut_file(struct plt_image *img, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
-	uint64_t end = q->file_clusters, count = 0, size;
+	uint64_t end = q->file_clusters, count = 0, size, table;
 	int r = plt_store_size(img->file, &size, err);
 
 	while (r == 0 && end && !count) {
+		/* (a table whose count is 0 by mistake is no less of a table) */
+		if (qcow2_guard_find(q, (end - 1) << q->cluster_bits, q->cluster_size, &table))
+			break;
 		r = qcow2_count_get(img, (end - 1) << q->cluster_bits, &count, err);
 		end -= !count;
 	}

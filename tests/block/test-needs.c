@@ -7,6 +7,7 @@
  * is closed nothing passes that must not.  Then the parts by themselves: range locks, epochs, gates.
  */
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 
 #include "formats/probe.h"
@@ -782,6 +783,76 @@ START_TEST(guessed_raw_stays_raw)
 }
 END_TEST
 
+/* ---- blocking calls beside a queue ----------------------------------------------------------- */
+
+struct beside {
+	struct plt_ctx *ctx;
+	struct plt_store *file, *base;
+	struct plt_disk *disk;
+	struct lab_queue lq;
+	struct lab_req req;
+	uint8_t buf[512];
+};
+
+/* A read of the backing file's bytes is under way on this thread's queue. */
+static void beside_new(struct beside *b)
+{
+	memset(b, 0, sizeof(*b));
+	b->ctx = lab_ctx(0);
+	ck_assert_int_eq(plt_memory_new(NULL, 0, 0, &b->file), 0);
+	ck_assert_int_eq(plt_memory_new(NULL, 0, 0, &b->base), 0);
+	lab_must(plt_store_truncate(b->base, 1 << 20, NULL), NULL);
+	lab_create(b->ctx, b->file, NULL, 1 << 20, true);
+	b->disk = lab_open(b->ctx, b->file, b->base);
+	lab_queue_new(&b->lq, b->ctx);
+	b->req = (struct lab_req){ .kind = PLT_IO_READ_REQ, .len = 512, .buf = b->buf };
+	lab_start(b->lq.q, plt_disk_image(b->disk), &b->req, &b->lq.clock);
+	ck_assert_uint_eq(lab_settle(&b->lq), 1);
+}
+
+START_TEST(a_thread_knows_what_it_has_in_flight)
+{
+	struct beside b, other;
+
+	beside_new(&b);
+	beside_new(&other);
+	for (unsigned i = 0; i < 2; i++) {
+		struct beside *x = i ? &b : &other;
+		const struct plt_image *img = plt_disk_image(x->disk);
+
+		ck_assert(plt_queue_busy_with(img));
+		ck_assert(plt_queue_busy_with(img->engine->backing));
+		while (lab_settle(&x->lq))
+			lab_complete(&x->lq, 0);
+		ck_assert(x->req.done);
+		ck_assert(!plt_queue_busy_with(img));
+		ck_assert(!plt_queue_busy_with(img->engine->backing));
+		lab_must(plt_read(x->disk, 0, x->buf, 512, NULL), NULL);
+	}
+	lab_queue_free(&b.lq);
+	lab_queue_free(&other.lq);
+	lab_close(b.disk);
+	lab_close(other.disk);
+	plt_store_unref(b.file);
+	plt_store_unref(b.base);
+	plt_store_unref(other.file);
+	plt_store_unref(other.base);
+	plt_ctx_free(b.ctx);
+	plt_ctx_free(other.ctx);
+}
+END_TEST
+
+#ifndef NDEBUG
+START_TEST(a_blocking_call_beside_them_is_refused)
+{
+	struct beside b;
+
+	beside_new(&b);
+	(void)plt_flush(b.disk, NULL);
+}
+END_TEST
+#endif
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("block/needs");
@@ -794,6 +865,10 @@ static Suite *suite(void)
 	tcase_add_test(t, gates_are_handed_over);
 	tcase_add_test(t, privilege_is_passed_on);
 	tcase_add_test(t, guessed_raw_stays_raw);
+	tcase_add_test(t, a_thread_knows_what_it_has_in_flight);
+#ifndef NDEBUG
+	tcase_add_test_raise_signal(t, a_blocking_call_beside_them_is_refused, SIGABRT);
+#endif
 	suite_add_tcase(s, t);
 	return s;
 }

@@ -2,6 +2,7 @@
 # Copyright (c) the platter authors
 
 script_tests += \
+	tests/cli/amend.sh \
 	tests/cli/bench.sh \
 	tests/cli/check.sh \
 	tests/cli/compare.sh \
@@ -21,6 +22,8 @@ script_tests += \
 	$(NULL)
 
 EXTRA_DIST += \
+	tests/cli/amend-refused.out \
+	tests/cli/amend.out \
 	tests/cli/bench.out \
 	tests/cli/check.out \
 	tests/cli/compare.out \

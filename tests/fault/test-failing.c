@@ -60,6 +60,8 @@ static const char *const played[] = {
 	"lazy",
 	"lazy, synced",
 	"bitmap",
+	"amended widths",
+	"amended versions, backing",
 	"bitmap, added",
 	"bitmap, lazy",
 	"pressure",
@@ -337,50 +339,93 @@ START_TEST(test_create)
 END_TEST
 
 /*
- * The header write that switches to a longer refcount table says EIO, having reached the disk (odd _i) or
- * not; the next @_i / 2 header writes fail like it.  The session goes on with the old table, gives it new
- * refcount blocks, and at any time after a flush the image on the disk is sound.
+ * A header write that switches to something says EIO, having reached the disk (odd _i) or not; the next
+ * @_i / 2 header writes fail like it.  The session goes on with what it had before, and after each flush
+ * that succeeds the image on the disk holds what it must.  No flush does before the header is settled.
  */
-START_TEST(test_header_in_doubt)
+static struct rig *doubt_begin(int i, struct plt_store **ret_fault)
 {
 	static const struct rig_layout layout = {.options = "cluster_size=512,refcount_bits=64",
 						 .size = 512 * 1024};
 	struct plt_fault_rule rule = {.ops = PLT_FAULT_WRITE,
 				      .tag = PLT_IO_HEADER,
-				      .count = 1 + (unsigned)_i / 2,
+				      .count = 1 + (unsigned)i / 2,
 				      .error = EIO,
-				      .tear = _i % 2 ? UINT64_MAX : 0};
+				      .tear = i % 2 ? UINT64_MAX : 0};
 	struct rig *r = rig_new(&layout, SEED);
-	struct plt_store *fault = over(plt_store_ref(r->file));
-	unsigned refused = 0, grown = 0;
-	struct plt_image *img;
 
-	rig_must(r, rig_open_on(r, fault, NULL, 0));
+	*ret_fault = over(plt_store_ref(r->file));
+	rig_must(r, rig_open_on(r, *ret_fault, NULL, 0));
 	rig_must(r, rig_write(r, 0, 512));
+	rig_must(r, rig_write(r, r->size - 512, 512));
 	rig_must(r, rig_flush(r));
-	img = plt_disk_image(r->disk);
-	ck_assert_int_ge(plt_fault_add(fault, &rule), 0);
+	ck_assert_int_ge(plt_fault_add(*ret_fault, &rule), 0);
+	return r;
+}
+
+/* True: it was flushed. */
+static bool doubt_flush(struct rig *r, unsigned *refused)
+{
+	struct powercut_disk file, none = {NULL, 0};
+	int e = rig_flush(r);
+
+	if (e < 0) {
+		ck_assert_int_eq(e, -EIO);
+		(*refused)++;
+		return false;
+	}
+	file.bytes = (uint8_t *)(uintptr_t)plt_memory_data(r->file, &file.len);
+	ck_assert_msg(rig_verify_state(r, &file, &none, r->nmarks - 1, r->nevents, false) == 0, "%s",
+		      r->violation);
+	return true;
+}
+
+START_TEST(test_table_in_doubt)
+{
+	struct plt_store *fault;
+	struct rig *r = doubt_begin(_i, &fault);
+	struct plt_image *img = plt_disk_image(r->disk);
+	unsigned refused = 0, grown = 0;
+
 	ck_assert_int_eq(qcow2_work(img, QCOW2_WORK_GROW_REFTABLE, 65, &r->err), -EIO);
-	for (uint64_t off = 512; off < layout.size; off += 512) {
-		struct powercut_disk file, none = {NULL, 0};
+	for (uint64_t off = 512; off < r->size; off += 512) {
 		int e = rig_write(r, off, 512);
 
 		if (e < 0) { /* no table may be changed until a header has been written */
 			ck_assert_int_eq(e, -EIO);
 			refused++;
+		} else if (off % 8192 == 0) {
+			grown += doubt_flush(r, &refused);
 		}
-		if (off % 8192 && e == 0)
-			continue;
-		rig_must(r, rig_flush(r));
-		file.bytes = (uint8_t *)(uintptr_t)plt_memory_data(r->file, &file.len);
-		ck_assert_msg(rig_verify_state(r, &file, &none, r->nmarks - 1, r->nevents, false) == 0,
-			      "at %" PRIu64 ": %s", off, r->violation);
-		grown++;
 	}
 	ck_assert_uint_eq(refused, (unsigned)_i / 2);
 	ck_assert_uint_gt(grown, 20);
 	rig_must(r, qcow2_work(img, QCOW2_WORK_GROW_REFTABLE, 65, &r->err));
 	rig_must(r, rig_write(r, 0, 512 * 64));
+	plt_store_unref(fault);
+	rig_close(r);
+	rig_free(r);
+}
+END_TEST
+
+/* The same with the disk's size, which loses what lies behind it. */
+START_TEST(test_size_in_doubt)
+{
+	struct plt_store *fault;
+	struct rig *r = doubt_begin(_i, &fault);
+	unsigned refused = 0, tries = 0;
+	uint64_t size;
+	uint8_t b[8];
+
+	ck_assert_int_eq(plt_resize(r->disk, r->size / 2, PLT_RESIZE_SHRINK, NULL, &r->err), -EIO);
+	ck_assert_uint_eq(plt_disk_size(r->disk), r->size);
+	rig_must(r, rig_write(r, r->size - 512, 512));
+	while (!doubt_flush(r, &refused))
+		ck_assert_uint_lt(tries++, 10);
+	ck_assert_uint_eq(refused, (unsigned)_i / 2);
+	ck_assert_int_eq(plt_store_read(r->file, 24, b, 8, PLT_IO_HEADER, NULL), 0);
+	size = plt_get_be64(b);
+	ck_assert_uint_eq(size, r->size);
 	plt_store_unref(fault);
 	rig_close(r);
 	rig_free(r);
@@ -394,7 +439,8 @@ static Suite *suite(void)
 
 	tcase_add_loop_test(t, test_failing, 0, PLT_ARRAY_SIZE(played));
 	tcase_add_loop_test(t, test_create, 0, 6);
-	tcase_add_loop_test(t, test_header_in_doubt, 0, 6);
+	tcase_add_loop_test(t, test_table_in_doubt, 0, 6);
+	tcase_add_loop_test(t, test_size_in_doubt, 0, 6);
 	suite_add_tcase(s, t);
 	return s;
 }

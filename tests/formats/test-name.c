@@ -4,6 +4,7 @@
 /* Names become trees and trees become names; the words and the order of keys are QEMU's. */
 #include <errno.h>
 
+#include "base/jsontext.h"
 #include "formats/name.h"
 #include "tests/unit.h"
 
@@ -284,7 +285,7 @@ START_TEST(order_is_qemus)
 	/* The order of insertion must not matter (there is no collision among these). */
 	while (n--)
 		json_object_set_new(obj, keys[n], json_true());
-	v = plt_name_dict_order(obj);
+	v = plt_json_order(obj);
 	for (n = 0; v[n]; n++) {
 		if (n)
 			strcat(got, " ");

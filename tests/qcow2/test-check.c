@@ -4,6 +4,7 @@
 /* qcow2/check*.c: each kind of damage is found under its name, with qemu-img's counts. */
 #include <stdio.h>
 
+#include "base/checked.h"
 #include "tests/qcow2/make.h"
 
 /* A sound image with three mapped guest clusters; *l2 and data[] say where things are. */
@@ -20,7 +21,8 @@ static struct plt_store *sound(const char *options, uint64_t *l2, uint64_t data[
 enum how {
 	NOTHING, LEAK, MISSING, OUTSIDE, UNALIGNED, RESERVED, NOT_COPIED, NOT_COPIED_L1, L1_RESERVED, L1_UNALIGNED,
 	SHARED, SHARED_COUNTED, INTO_L1, INTO_L1_COUNTED, RT_RESERVED, RT_UNALIGNED, RT_OUTSIDE, RT_NONE, CMP_COPIED,
-	CMP_OUTSIDE, ZERO_UNALIGNED, SIZE_SMALL, SIZE_ZERO, CUT_L2, CUT_DATA, TWO_L1, SNAP_BEYOND, DIRTY
+	CMP_OUTSIDE, ZERO_UNALIGNED, SIZE_SMALL, SIZE_ZERO, CUT_L2, CUT_DATA, TWO_L1, SNAP_BEYOND, DIRTY,
+	STATE_APART, SIZE_APART,
 };
 
 static const struct {
@@ -56,7 +58,25 @@ static const struct {
 	{ TWO_L1, 1, 0, 0, 0, "Q-REF-LOW", "ERROR cluster 4 refcount=1 reference=2" },
 	{ SNAP_BEYOND, 0, 0, 0, 1, "Q-SNAP", "Snapshot table lies beyond the end of the file" },
 	{ DIRTY, 0, 0, 0, 0, "Q-HDR-DIRTY", "not closed cleanly" },
+	{ STATE_APART, 0, 0, 0, 0, "Q-VMSTATE", "1 clusters hold the state of a VM that no snapshot names" },
+	{ SIZE_APART, 0, 0, 0, 1, "Q-HDR-SIZE", "ERROR 1 clusters are mapped behind the end of the disk" },
 };
+
+/*
+ * A cluster is mapped in the place of L1 entry 2, of an L1 table of @l1_size entries; the disk needs one.  A
+ * table that grows for a VM's state has 2, 3, 5... entries.
+ */
+static void map_behind(struct plt_store *st, uint32_t l1_size)
+{
+	uint64_t end = plt_align_up(size_of(st), CL);
+
+	ck_assert_int_eq(plt_store_truncate(st, end + 2 * CL, NULL), 0);
+	put16(st, REFBLOCK + end / CL * 2, 1);
+	put16(st, REFBLOCK + end / CL * 2 + 2, 1);
+	put32(st, 36, l1_size);
+	put64(st, L1 + 16, end | QCOW2_COPIED);
+	put64(st, end + 77 * 8, (end + CL) | QCOW2_COPIED);
+}
 
 static void damage(struct plt_store *st, enum how how, uint64_t l2, const uint64_t data[3])
 {
@@ -92,6 +112,8 @@ static void damage(struct plt_store *st, enum how how, uint64_t l2, const uint64
 	case TWO_L1: put32(st, 36, 2); put64(st, L1 + 8, l2 | QCOW2_COPIED); break;
 	case SNAP_BEYOND: put32(st, 60, 3); put64(st, 64, UINT64_C(1) << 30); break;
 	case DIRTY: put64(st, 72, QCOW2_INCOMPAT_DIRTY); break;
+	case STATE_APART: map_behind(st, 3); break;
+	case SIZE_APART: map_behind(st, 4); break;
 	default: break;
 	}
 }

@@ -408,6 +408,59 @@ START_TEST(limbo_frees_no_table)
 }
 END_TEST
 
+/* Shrinking gives up what lies behind the new end: no table, whatever entry or L1 names it. */
+START_TEST(shrinking_frees_no_table)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	enum table t = (enum table)_i;
+	char what[200];
+
+	for (unsigned by_l1 = 0; by_l1 < 2; by_l1++) {
+		struct world w;
+		int r;
+
+		if (t == HEADER || (by_l1 && (t == SHARED_L2 || t == SNAP_L2 || t == L2)))
+			continue;
+		set_up(&w);
+		snprintf(what, sizeof(what), "%s, %s, shrink", names[t], by_l1 ? "as L2 table" : "as data");
+		if (by_l1)
+			put(w.file, w.at[L1] + 8, w.at[t] | QCOW2_COPIED, 8);
+		else
+			put(w.file, w.at[L2] + 7 * 8, w.at[t] | QCOW2_COPIED, 8);
+		open_damaged(&w);
+		r = plt_resize(w.disk, by_l1 ? FAR : 4 * CS, PLT_RESIZE_SHRINK, NULL, &err);
+		lab_expect(r < 0, "%s: succeeds", what);
+		(void)plt_disk_close(w.disk, NULL);
+		unchanged(&w, w.warnings, what);
+		lab_expect(w.warnings || by_l1, "%s: no word of it", what);
+		plt_store_unref(w.file);
+		plt_ctx_free(w.ctx);
+		free(w.before);
+	}
+}
+END_TEST
+
+/* The last cluster of the file is a table whose count is 0 by mistake: the file is not cut before it. */
+START_TEST(shrinking_cuts_no_table)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	struct world w;
+	uint64_t size;
+
+	set_up(&w);
+	ck_assert_int_eq(plt_store_size(w.file, &size, NULL), 0);
+	ck_assert_uint_eq(w.at[BITMAP_TABLE], size - CS);
+	put(w.file, w.at[REFBLOCK] + w.at[BITMAP_TABLE] / CS * 2, 0, 2);
+	w.disk = lab_open(w.ctx, w.file, NULL);
+	lab_must(plt_resize(w.disk, SIZE / 2, PLT_RESIZE_SHRINK, NULL, &err), &err);
+	ck_assert_int_eq(plt_store_size(w.file, &size, NULL), 0);
+	ck_assert_uint_ge(size, w.at[BITMAP_TABLE] + CS);
+	(void)plt_disk_close(w.disk, NULL);
+	plt_store_unref(w.file);
+	plt_ctx_free(w.ctx);
+}
+END_TEST
+
 /* Closing a corrupt image stores no bitmap in it: that would allocate. */
 START_TEST(closing_stores_nothing)
 {
@@ -486,6 +539,8 @@ static Suite *suite(void)
 	tcase_add_loop_test(t, tables_in_one_place, 0, TABLES);
 	tcase_add_test(t, a_freed_table_is_forgotten);
 	tcase_add_test(t, limbo_frees_no_table);
+	tcase_add_loop_test(t, shrinking_frees_no_table, 0, TABLES);
+	tcase_add_test(t, shrinking_cuts_no_table);
 	tcase_add_test(t, closing_stores_nothing);
 	tcase_add_test(t, many_tables);
 	suite_add_tcase(s, t);
