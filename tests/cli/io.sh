@@ -201,6 +201,12 @@ rm io
 for command in $("$PLATTER" io -c help | sed -n 's/ .*-- .*//p'); do
 	like "$("$PLATTER" io -c "help $command")" "^$command " "help $command"
 done
+"$PLATTER" create -q -f qcow2 a.qcow2 1M
+is "$("$PLATTER" io -c 'aio_write -q 0 64k' -c 'alloc 0 64k' -c 'aio_write -q 64k 64k' -c map -c 'aio_write -q 128k 64k' \
+	-c 'truncate 2M' -c 'alloc 0 2M' a.qcow2)" '65536/65536 bytes allocated at offset 0 bytes
+128 KiB (0x20000) bytes     allocated at offset 0 bytes (0x0)
+896 KiB (0xe0000) bytes not allocated at offset 128 KiB (0x20000)
+196608/2097152 bytes allocated at offset 0 bytes' 'map, alloc and truncate see what is under way'
 fails 1 'copy-on-read is refused by name' "$PLATTER" io -C -c 'read 0 1' r.raw
 fails 1 'so is tracing' "$PLATTER" io -T x -c 'read 0 1' r.raw
 fails 1 'a wait that could not end' "$PLATTER" io -f raw -c 'wait_break A' r.raw
