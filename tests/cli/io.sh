@@ -63,7 +63,7 @@ images() {
 data() {
 	images
 	c 'write 0 64k' 'read 0 64k' 'read -P 0xcd 0 64k' 'read -P 0 0 64k' 'read -P 0 64k 1k' -- -f qcow2 a.qcow2
-	c 'write -P 0xab 64k 64k' 'read -P 0xab 64k 64k' 'read -v 65530 40' 'read -qv 0 16' -- -f qcow2 a.qcow2
+	c 'write -P 0xab 64k 64k' 'read -P 0xab 64k 64k' 'read -P 0xcd 0 128k' 'read -P 0xcd 0 65537' 'read -v 65530 40' 'read -qv 0 16' -- -f qcow2 a.qcow2
 	c 'write -C 0 64k' 'write -q 0 64k' 'read -C 0 512' 'read -qP 1 0 64k' -- -f qcow2 a.qcow2
 	c 'write 1 3' 'read -P 0xcd 1 3' 'read -vP 0xcd 0 20' 'write 0 0' 'read 0 0' -- -f qcow2 a.qcow2
 	c 'write 1M 512' 'write 1023k 2k' 'read 1M 512' 'read 2M 0' 'read 1k 1M' -- -f qcow2 a.qcow2
