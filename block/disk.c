@@ -27,12 +27,15 @@ int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_o
 		  struct plt_disk **ret, struct plt_error *err)
 {
 	static const struct plt_open_options defaults = PLT_OPEN_OPTIONS_INIT;
+	struct plt_open_options o;
 	struct plt_image *img = NULL;
 	json_t *tree;
 	int r;
 
 	if (!opts)
 		opts = &defaults;
+	o = *opts;
+	o.options = NULL; /* they are in the tree then */
 	if (opts->flags & PLT_OPEN_FORCE_SHARE && opts->flags & PLT_OPEN_WRITE)
 		return plt_error_set(err, EINVAL, "Could not open '%s': force-share=on can only be used with read-only "
 				     "images", name);
@@ -45,9 +48,9 @@ int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_o
 		if (opts->options)
 			r = plt_name_merge(tree, opts->options, err);
 		if (r == 0 && opts->flags & PLT_OPEN_SCRATCH)
-			r = plt_scratch_open(ctx, tree, opts, &img, err);
+			r = plt_scratch_open(ctx, tree, &o, &img, err);
 		else if (r == 0)
-			r = plt_image_open(ctx, tree, opts, 0, &img, err);
+			r = plt_image_open(ctx, tree, &o, 0, &img, err);
 		json_decref(tree);
 	}
 	if (r < 0) {

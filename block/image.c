@@ -238,6 +238,7 @@ static int open_file_child(struct plt_ctx *ctx, json_t *child, struct opening *h
 	if (!plt_driver_find(driver))
 		return plt_error_set(err, EINVAL, "Unknown driver '%s'", driver);
 	opts.format = driver;
+	opts.options = NULL; /* those of the image above */
 	opts.snapshot = opts.snapshot_id = opts.snapshot_name = NULL;
 	opts.options = NULL;
 	r = open_tree(ctx, child, &inner, &img, err);

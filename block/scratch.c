@@ -30,8 +30,8 @@ static int temporary(struct plt_store **ret, struct plt_error *err)
 	return plt_file_from_fd(fd, path, PLT_FILE_WRITE | PLT_FILE_UNSAFE | PLT_FILE_NO_LOCK, ret, err);
 }
 
-int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, struct plt_image **ret,
-		     struct plt_error *err)
+int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts,
+		     struct plt_image **ret, struct plt_error *err)
 {
 	struct plt_create_options create = PLT_CREATE_OPTIONS_INIT;
 	struct plt_open_options base_opts = *opts, top_opts = PLT_OPEN_OPTIONS_INIT;

@@ -36,6 +36,7 @@ struct io {
 	bool image_opts;       /* names are lists of options */
 	bool misalign, quit;
 	char *tags[IO_TAGS_MAX]; /* breakpoints whose requests have not been seen held yet */
+	unsigned held;           /* requests seen held and not let go */
 };
 
 /* ---- commands: io_table.c -------------------------------------------------------------------- */
@@ -100,7 +101,8 @@ struct io_request {
 };
 
 /* New: n parts of the lengths of texts (create), each byte @fill.  NULL: said what is wrong. */
-struct io_request *io_request_new(struct io *io, enum plt_aio_kind kind, int64_t off, char **lens, int n, int fill);
+struct io_request *io_request_new(struct io *io, enum plt_aio_kind kind, int64_t off, char **lens, int n,
+				  int fill);
 /* The same for one length that is known.  @fill -1: without bytes. */
 struct io_request *io_request_len(struct io *io, enum plt_aio_kind kind, int64_t off, uint64_t len, int fill);
 void io_request_free(struct io_request *r);
@@ -116,6 +118,8 @@ void io_took(struct io_request *r, const struct timespec *begun);
 /* Take completions; with @ms sleep at most so long for one (-1: as long as it takes). */
 void io_reap(struct io *io, int ms);
 void io_drain(struct io *io);
+/* Before a call of the library that may wait for what is under way: drain, unless something is held. */
+void io_settle(struct io *io);
 /* Say which requests have come to be held at breakpoints. */
 void io_look_held(struct io *io);
 bool io_is_held(struct io *io, const char *tag);

@@ -135,6 +135,7 @@ static int run_map(struct io *io, int argc, char **argv)
 
 	(void)argc;
 	(void)argv;
+	io_settle(io);
 	for (uint64_t off = 0; off < size; off += n) {
 		int r = alike(io, off, size - off, &n, &allocated);
 
@@ -167,6 +168,7 @@ static int run_alloc(struct io *io, int argc, char **argv)
 		r = io_number(argv[2], &count);
 	if (r < 0)
 		return r;
+	io_settle(io);
 	/* what lies behind the disk's end does not count */
 	pos = PLT_MIN((uint64_t)off, size);
 	end = pos + PLT_MIN((uint64_t)count, size - pos);

@@ -60,8 +60,11 @@ static int run_remove_break(struct io *io, int argc, char **argv)
 	int r;
 
 	(void)argc;
-	if (plt_debug(io->disk, PLT_DEBUG_SUSPENDED, NULL, argv[1]) == 1)
+	io_look_held(io);
+	if (io_is_held(io, argv[1])) {
 		printf("blkdebug: Resuming request '%s'\n", argv[1]);
+		io->held--;
+	}
 	r = plt_debug(io->disk, PLT_DEBUG_REMOVE, NULL, argv[1]);
 	for (unsigned i = 0; i < IO_TAGS_MAX; i++)
 		if (io->tags[i] && !strcmp(io->tags[i], argv[1])) {
@@ -89,10 +92,12 @@ static int run_resume(struct io *io, int argc, char **argv)
 	(void)argc;
 	io_look_held(io);
 	r = plt_debug(io->disk, PLT_DEBUG_RESUME, NULL, argv[1]);
-	if (r < 0)
+	if (r < 0) {
 		printf("Could not resume request: %s\n", strerror(-r));
-	else
+	} else {
 		printf("blkdebug: Resuming request '%s'\n", argv[1]);
+		io->held--;
+	}
 	return r;
 }
 

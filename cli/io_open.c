@@ -247,6 +247,7 @@ int io_close_disk(struct io *io)
 		cli_error("%s", err.text);
 	io->queue = NULL;
 	io->disk = NULL;
+	io->held = 0;
 	for (unsigned i = 0; i < IO_TAGS_MAX; i++) {
 		free(io->tags[i]);
 		io->tags[i] = NULL;

@@ -165,6 +165,7 @@ void io_look_held(struct io *io)
 		if (!io->tags[i] || !io_is_held(io, io->tags[i]))
 			continue;
 		printf("blkdebug: Suspended request '%s'\n", io->tags[i]);
+		io->held++;
 		free(io->tags[i]);
 		io->tags[i] = NULL;
 	}
@@ -214,4 +215,10 @@ void io_drain(struct io *io)
 {
 	while (io->queue && plt_queue_pending(io->queue))
 		io_reap(io, -1);
+}
+
+void io_settle(struct io *io)
+{
+	if (!io->held)
+		io_drain(io);
 }

@@ -166,12 +166,12 @@ for limits in align=512 align=4k,max-transfer=8k align=512,opt-write-zero=64k,ma
 	unlike "$out" 'failed|open' "limits: $limits"
 	ok "limits: $limits: check" "$IMG" check -q a.qcow2
 	rm -f r.raw
-	truncate -s 2M r.raw
+	truncate -s 2096640 r.raw # no multiple of every unit
 	out=$("$IO" -c "open -o driver=raw,file.$(echo "$limits" | sed 's/,/,file./g') blkdebug::r.raw" -c 'write -P 2 1001 300001' \
-		-c 'write -z 1301 300' -c 'write -P 3 2097151 1' -c 'read -P 2 1001 300' -c 'read -P 0 1301 300' \
-		-c 'read -P 2 1601 1000' -c 'read -P 3 2097151 1' -c 'read -P 0 0 1001' 2>&1)
+		-c 'write -z 1301 300' -c 'write -P 3 2096639 1' -c 'read -P 2 1001 300' -c 'read -P 0 1301 300' \
+		-c 'read -P 2 1601 1000' -c 'read -P 3 2096639 1' -c 'read -P 0 0 1001' 2>&1)
 	unlike "$out" 'failed|open' "limits: $limits: raw"
-	is "$(stat -c %s r.raw)" 2097152 "limits: $limits: not longer"
+	is "$(stat -c %s r.raw)" 2096640 "limits: $limits: not longer"
 done
 
 # What is wrong is named.

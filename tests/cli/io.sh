@@ -63,7 +63,7 @@ images() {
 data() {
 	images
 	c 'write 0 64k' 'read 0 64k' 'read -P 0xcd 0 64k' 'read -P 0 0 64k' 'read -P 0 64k 1k' -- -f qcow2 a.qcow2
-	c 'write -P 0xab 64k 64k' 'read -P 0xab 64k 64k' 'read -v 65530 40' 'read -qv 0 16' -- -f qcow2 a.qcow2
+	c 'write -P 0xab 64k 64k' 'read -P 0xab 64k 64k' 'read -P 0xcd 0 128k' 'read -P 0xcd 0 65537' 'read -v 65530 40' 'read -qv 0 16' -- -f qcow2 a.qcow2
 	c 'write -C 0 64k' 'write -q 0 64k' 'read -C 0 512' 'read -qP 1 0 64k' -- -f qcow2 a.qcow2
 	c 'write 1 3' 'read -P 0xcd 1 3' 'read -vP 0xcd 0 20' 'write 0 0' 'read 0 0' -- -f qcow2 a.qcow2
 	c 'write 1M 512' 'write 1023k 2k' 'read 1M 512' 'read 2M 0' 'read 1k 1M' -- -f qcow2 a.qcow2
@@ -201,6 +201,12 @@ rm io
 for command in $("$PLATTER" io -c help | sed -n 's/ .*-- .*//p'); do
 	like "$("$PLATTER" io -c "help $command")" "^$command " "help $command"
 done
+"$PLATTER" create -q -f qcow2 a.qcow2 1M
+is "$("$PLATTER" io -c 'aio_write -q 0 64k' -c 'alloc 0 64k' -c 'aio_write -q 64k 64k' -c map -c 'aio_write -q 128k 64k' \
+	-c 'truncate 2M' -c 'alloc 0 2M' a.qcow2)" '65536/65536 bytes allocated at offset 0 bytes
+128 KiB (0x20000) bytes     allocated at offset 0 bytes (0x0)
+896 KiB (0xe0000) bytes not allocated at offset 128 KiB (0x20000)
+196608/2097152 bytes allocated at offset 0 bytes' 'map, alloc and truncate see what is under way'
 fails 1 'copy-on-read is refused by name' "$PLATTER" io -C -c 'read 0 1' r.raw
 fails 1 'so is tracing' "$PLATTER" io -T x -c 'read 0 1' r.raw
 fails 1 'a wait that could not end' "$PLATTER" io -f raw -c 'wait_break A' r.raw
