@@ -11,7 +11,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "block/engine.h"
 #include "formats/name.h"
@@ -35,6 +37,7 @@ struct making {
 	struct plt_opts *opts;
 	struct plt_opt_desc *table;  /* the driver's options, then the file's that it has not */
 	uint64_t size;
+	struct plt_image *backing;   /* the backing file, while there is work with it */
 };
 
 static const struct plt_opt_desc *find(const struct plt_opt_desc *t, const char *name)
@@ -78,6 +81,7 @@ static struct plt_opt_desc *copy_table(const struct plt_opt_desc *own)
 
 static void release(struct making *m)
 {
+	plt_image_close(m->backing, NULL); /* opened for reading */
 	plt_opts_free(m->opts);
 	free(m->table);
 }
@@ -174,7 +178,7 @@ static int look_at_backing(struct making *m, const struct plt_create_options *o,
 		snprintf(num, sizeof(num), "%" PRIu64, (uint64_t)atomic_load(&img->size));
 		r = plt_opts_set(m->opts, "size", num);
 	}
-	plt_image_close(img, NULL);
+	m->backing = img;
 	return r;
 }
 
@@ -251,9 +255,22 @@ static void give_hints(struct making *m, struct plt_store *st)
 static int format_store(struct making *m, struct plt_store *file, struct plt_store *data, struct plt_error *err)
 {
 	struct plt_create how = { .ctx = m->ctx, .file = file, .data_file = data, .opts = m->opts, .size = m->size,
-				  .name = m->name };
+				  .backing = m->backing, .name = m->name };
 
 	return plt_error_default(err, -m->drv->create(&how, err), "'%s' cannot be formatted", m->name);
+}
+
+/* A file that nobody sees; of a disk that is large, only what is written takes memory. */
+static int rehearsal_store(const char *name, struct plt_store **ret)
+{
+	int fd = memfd_create("platter", MFD_CLOEXEC), r;
+
+	if (fd < 0)
+		return plt_memory_new(NULL, 0, 0, ret);
+	r = plt_file_from_fd(fd, name, PLT_FILE_WRITE | PLT_FILE_UNSAFE | PLT_FILE_NO_LOCK, ret, NULL);
+	if (r < 0)
+		close(fd);
+	return r;
 }
 
 /* What the driver would refuse, found out on memory. */
@@ -261,14 +278,14 @@ static int rehearse(struct making *m, struct plt_error *err)
 {
 	const char *pre = plt_opts_get(m->opts, "preallocation");
 	PLT_AUTOFREE char *kept = pre ? strdup(pre) : NULL;
-	struct plt_store *mem, *data = NULL;
+	struct plt_store *mem = NULL, *data = NULL;
 	int r;
 
 	if (m->drv->flags & PLT_DRIVER_NO_HEADER)
 		return 0;
 	if (pre && strcmp(pre, "off") && (!kept || plt_opts_set(m->opts, "preallocation", "off") < 0))
 		return plt_error_set(err, ENOMEM, "out of memory");
-	r = plt_memory_new(NULL, 0, 0, &mem);
+	r = rehearsal_store(m->name, &mem);
 	if (r == 0 && plt_opts_get(m->opts, "data_file"))
 		r = plt_null_new(m->size, &data);
 	if (r == 0)

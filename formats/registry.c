@@ -9,10 +9,11 @@
 
 #include "formats/driver.h"
 
-extern const struct plt_driver qcow2_driver, raw_driver;
+extern const struct plt_driver qcow2_driver, raw_driver, vhd_driver;
 
 const struct plt_driver *const plt_drivers[] = {
 	&qcow2_driver,
+	&vhd_driver,
 	&raw_driver,
 	NULL,
 };
