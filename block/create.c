@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "block/engine.h"
 #include "formats/name.h"
@@ -35,6 +36,7 @@ struct making {
 	struct plt_opts *opts;
 	struct plt_opt_desc *table;  /* the driver's options, then the file's that it has not */
 	uint64_t size;
+	struct plt_image *backing;   /* the backing file, while there is work with it */
 };
 
 static const struct plt_opt_desc *find(const struct plt_opt_desc *t, const char *name)
@@ -78,6 +80,7 @@ static struct plt_opt_desc *copy_table(const struct plt_opt_desc *own)
 
 static void release(struct making *m)
 {
+	plt_image_close(m->backing, NULL); /* opened for reading */
 	plt_opts_free(m->opts);
 	free(m->table);
 }
@@ -193,7 +196,7 @@ static int look_at_backing(struct making *m, const struct plt_create_options *o,
 		snprintf(num, sizeof(num), "%" PRIu64, (uint64_t)atomic_load(&img->size));
 		r = plt_opts_set(m->opts, "size", num);
 	}
-	plt_image_close(img, NULL);
+	m->backing = img;
 	return r;
 }
 
@@ -284,7 +287,7 @@ static int format_store(struct making *m, struct plt_store *file, struct plt_sto
 			struct plt_error *err)
 {
 	struct plt_create how = { .ctx = m->ctx, .file = file, .data_file = data, .opts = m->opts, .size = m->size,
-				  .name = m->name, .trial = trial };
+				  .backing = m->backing, .name = m->name, .trial = trial };
 
 	return plt_error_default(err, -m->drv->create(&how, err), "'%s' cannot be formatted", m->name);
 }

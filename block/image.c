@@ -399,7 +399,9 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 	} else {
 		if (!img->backing_name)
 			return 0;
-		r = plt_name_resolve(plt_image_base(img), img->backing_name, &full, err);
+		r = img->drv->find_backing ? img->drv->find_backing(img, err) : 0;
+		if (r == 0)
+			r = plt_name_resolve(plt_image_base(img), img->backing_name, &full, err);
 		if (r == 0)
 			r = plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, "backing file", full, err);
 		if (r == 0)
@@ -415,6 +417,8 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 		}
 		json_decref(named);
 	}
+	if (r == 0 && img->drv->check_backing)
+		r = img->drv->check_backing(img, img->engine->backing, err);
 	/* each layer adds its words, as in QEMU, until the reason would be pushed out at the other end */
 	if (r < 0 && err && strlen(err->text) < sizeof(err->text) / 2)
 		plt_error_prefix(err, "Could not open backing file");

@@ -91,8 +91,10 @@ static bool ask_host(const struct walk *w, struct plt_image *img)
 	int64_t bytes;
 	int known = atomic_load(&eng->host_holes);
 
-	if (w->flags & PLT_STATUS_NO_HOST)
+	if (w->flags & PLT_STATUS_NO_HOST || img->holes == PLT_HOLES_NEVER)
 		return false;
+	if (img->holes == PLT_HOLES_ASK)
+		return true;
 	if (img->drv->flags & PLT_DRIVER_HOST_HOLES)
 		return true;
 	if (!known) {

@@ -255,6 +255,13 @@ enum {
 
 /* ---- the image as a driver sees it ----------------------------------------------------------- */
 
+/* Does block status ask the host which parts of DATA are holes? */
+enum plt_holes {
+	PLT_HOLES_GUESS, /* of a driver with PLT_DRIVER_HOST_HOLES always, else where clusters look preallocated */
+	PLT_HOLES_ASK,
+	PLT_HOLES_NEVER,
+};
+
 struct plt_image {
 	struct plt_ctx *ctx;
 	const struct plt_driver *drv;
@@ -271,6 +278,7 @@ struct plt_image {
 	_Atomic uint64_t size;         /* guest bytes; a multiple of 512 */
 	uint32_t alloc_unit;           /* granularity of mapping changes, for the range lock; a power of two */
 	bool encrypted;                /* its data is: runs and places carry a cipher if it was unlocked */
+	enum plt_holes holes;
 	uint32_t slice;                /* metadata slice length, <= PLT_SLICE, a power of two >= 512 */
 	char *backing_name;            /* as recorded; NULL: none.  Owned, malloc */
 	char *backing_format;          /* as recorded; NULL: not recorded */
@@ -336,6 +344,7 @@ struct plt_create {
 	struct plt_store *data_file;    /* if the options name one: already opened and empty */
 	const struct plt_opts *opts;    /* every create option, defaults filled in */
 	uint64_t size;
+	struct plt_image *backing;      /* the backing file the options name, open; NULL: none, or not to be opened */
 	const char *name;               /* final name of the image, for messages */
 	/*
 	 * The files are thrown away: only what would be refused is wanted.  All is checked, nothing is
@@ -381,6 +390,14 @@ struct plt_driver {
 	 * Writes what marks the image as cleanly closed, syncs, releases memory always.
 	 */
 	int (*close)(struct plt_image *img, struct plt_error *err);
+
+	/*
+	 * Blocking, both optional.  The recorded backing file is about to be opened: a driver whose format
+	 * has several names for it tries them (plt_ref_open) and puts the right one into
+	 * img->backing_name.  It, or one that the user gave instead, has been opened: is it the one?
+	 */
+	int (*find_backing)(struct plt_image *img, struct plt_error *err);
+	int (*check_backing)(struct plt_image *img, struct plt_image *below, struct plt_error *err);
 
 	/* data path (see the top of this file) */
 	int (*map)(struct plt_image *img, struct plt_pins *pins, uint64_t off, uint64_t len,

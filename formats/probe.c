@@ -35,7 +35,7 @@ const char *plt_probe_foreign(const uint8_t *buf, size_t len)
 	} marks[] = {
 		{ "vmdk", "KDMV", 0, 4 },         { "vmdk", "COWD", 0, 4 },
 		{ "vmdk", "# Disk DescriptorFile", 0, 21 },
-		{ "vhdx", "vhdxfile", 0, 8 },     { "vpc", "conectix", 0, 8 },
+		{ "vhdx", "vhdxfile", 0, 8 },
 		{ "vdi", "\x7f\x10\xda\xbe", 64, 4 }, { "qed", "QED\0", 0, 4 },
 		{ "parallels", "WithoutFreeSpace", 0, 16 }, { "parallels", "WithouFreSpacExt", 0, 16 },
 	};

@@ -13,10 +13,11 @@
 #include "base/error.h"
 #include "formats/driver.h"
 
-extern const struct plt_driver luks_driver, qcow_driver, qcow2_driver, raw_driver;
+extern const struct plt_driver luks_driver, qcow_driver, qcow2_driver, raw_driver, vhd_driver;
 
 const struct plt_driver *const plt_drivers[] = {
 	&qcow2_driver,
+	&vhd_driver,
 	&qcow_driver,
 	&luks_driver,
 	&raw_driver,

@@ -22,7 +22,7 @@ mark() { # NAME OFFSET BYTES
 }
 mark vmdk 0 'KDMV'
 mark vhdx 0 'vhdxfile'
-mark vpc 0 'conectix'
+mark qed 0 'QED\0'
 mark vdi 64 '\x7f\x10\xda\xbe'
 [ ! -e out ]
 is $? 0 'nothing was made'

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+libplatter_core_la_SOURCES += \
+	vhd/batmap.c \
+	vhd/check.c \
+	vhd/create.c \
+	vhd/driver.c \
+	vhd/footer.c \
+	vhd/info.c \
+	vhd/locator.c \
+	vhd/map.c \
+	vhd/ondisk.h \
+	vhd/open.c \
+	vhd/parent.c \
+	vhd/place.c \
+	vhd/resize.c \
+	vhd/space.c \
+	vhd/vhd.h \
+	vhd/zero.c \
+	$(NULL)
