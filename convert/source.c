@@ -18,6 +18,8 @@
 #include "block/internal.h"
 #include "convert/convert.h"
 
+#define FETCHES 16 /* calls of status for one piece: whoever walks gets to say stop */
+
 #define SECTOR 512
 
 int plt_source_init(struct plt_source *src, struct plt_disk *const *disks, unsigned n, struct plt_error *err)
@@ -166,6 +168,7 @@ static int fetch(struct plt_walk *w, uint64_t off, struct plt_error *err)
 
 	w->base = src->start[i];
 	w->i = w->n = 0;
+	w->fetches++;
 	ret = plt_status(src->disks[i], off - w->base, src->start[i + 1] - off,
 			 src->top_only ? PLT_STATUS_TOP_ONLY : 0, w->ext, PLT_ARRAY_SIZE(w->ext), &w->n, err);
 	if (ret && src->salvage && ret != -ENOMEM) {
@@ -243,12 +246,13 @@ int plt_walk_next(struct plt_walk *w, struct plt_piece *ret, struct plt_error *e
 {
 	uint64_t size = w->src->size, limit, end;
 	enum plt_piece_kind kind, first = PLT_PIECE_DATA;
+	unsigned fetches = w->fetches;
 	int r;
 
 	ret->off = w->pos;
 	ret->len = 0;
 	/* Grow the piece unit by unit, or by as many as one run covers. */
-	while (w->pos < size) {
+	while (w->pos < size && (!ret->len || w->fetches - fetches < FETCHES)) {
 		uint64_t next = PLT_MIN(w->pos + w->unit, size), at = w->pos;
 
 		r = run_at(w, at, &kind, &end, err);
