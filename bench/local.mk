@@ -3,16 +3,19 @@
 #
 # Benches print ratios against peers; they are not tests.
 
-EXTRA_PROGRAMS = bench/gen bench/blkbench
+EXTRA_PROGRAMS = bench/gen bench/blkbench bench/cryptbench
 bench_gen_SOURCES = bench/gen.c
 bench_gen_LDADD =
 bench_blkbench_SOURCES = bench/blkbench.c
 bench_blkbench_LDADD = libplatter_core.la
+bench_cryptbench_SOURCES = bench/cryptbench.c
+bench_cryptbench_LDADD = libplatter_core.la
 
 EXTRA_DIST += \
 	bench/alloc.sh \
 	bench/compress.sh \
 	bench/convert.sh \
+	bench/crypt.sh \
 	bench/lib.sh \
 	bench/metadata.sh \
 	bench/random.sh \
@@ -21,9 +24,9 @@ EXTRA_DIST += \
 	bench/sparse.sh \
 	$(NULL)
 
-CLEANFILES += bench/gen bench/blkbench
+CLEANFILES += bench/gen bench/blkbench bench/cryptbench
 
-bench: platter$(EXEEXT) bench/gen$(EXEEXT) bench/blkbench$(EXEEXT)
+bench: platter$(EXEEXT) bench/gen$(EXEEXT) bench/blkbench$(EXEEXT) bench/cryptbench$(EXEEXT)
 	PLATTER=$(abs_top_builddir)/platter BENCH_BIN=$(abs_top_builddir)/bench \
 		$(BASH) $(srcdir)/bench/run.sh
 .PHONY: bench

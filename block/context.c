@@ -83,6 +83,7 @@ void plt_ctx_free(struct plt_ctx *ctx)
 	plt_pool_free(ctx->pool);
 	plt_cache_free(ctx->cache);
 	free_dirs(ctx->allow_dirs);
+	plt_secrets_free(ctx);
 	pthread_mutex_destroy(&ctx->lock);
 	free(ctx);
 }

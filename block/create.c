@@ -18,12 +18,10 @@
 #include "block/engine.h"
 #include "formats/name.h"
 
-static const char *const preallocation_values[] = { "off", "falloc", "full", NULL };
-
 /* What the file itself can be told, whatever the format. */
 static const struct plt_opt_desc file_opts[] = {
 	{ .name = "nocow", .type = PLT_OPT_BOOL, .help = "Turn off copy-on-write (valid only on btrfs)" },
-	{ .name = "preallocation", .type = PLT_OPT_STRING, .values = preallocation_values,
+	{ .name = "preallocation", .type = PLT_OPT_STRING,
 	  .help = "Preallocation mode (allowed values: off, falloc, full)" },
 	{ .name = "extent_size_hint", .type = PLT_OPT_SIZE,
 	  .help = "Extent size hint for the image file, 0 to disable" },
@@ -94,7 +92,7 @@ static int gather(struct making *m, const struct plt_create_options *o, struct p
 
 	m->drv = plt_driver_find(o->format ? o->format : "raw");
 	if (!m->drv)
-		return plt_error_set(err, EINVAL, "Unknown file format '%s'", o->format);
+		return plt_format_unknown(o->format, err);
 	if (!m->drv->create)
 		return plt_error_set(err, ENOTSUP, "Format driver '%s' does not support image creation", m->drv->name);
 	m->table = join_tables(m->drv->create_opts);
@@ -113,7 +111,7 @@ static int gather(struct making *m, const struct plt_create_options *o, struct p
 	}
 	if (r == 0 && o->backing_format) {
 		if (!find(m->table, "backing_fmt"))
-			return plt_error_set(err, ENOTSUP, "Backing format not supported for file format '%s'",
+			return plt_error_set(err, ENOTSUP, "Backing file format not supported for file format '%s'",
 					     m->drv->name);
 		r = plt_opts_set(m->opts, "backing_fmt", o->backing_format);
 	}
@@ -128,6 +126,26 @@ static int gather(struct making *m, const struct plt_create_options *o, struct p
 	if (r == 0)
 		r = plt_opts_validate(m->opts, tables, err);
 	return plt_error_default(err, -r, "options");
+}
+
+int plt_read_create_options(const char *format, const char *const *texts, uint64_t size,
+			    const struct plt_driver **ret_drv, struct plt_opts **ret, struct plt_error *err)
+{
+	struct plt_create_options o = PLT_CREATE_OPTIONS_INIT;
+	struct making m = { 0 };
+	int r;
+
+	o.format = format;
+	o.options = texts;
+	o.virtual_size = size;
+	o.flags = PLT_CREATE_OWN_SIZE;
+	r = gather(&m, &o, err);
+	*ret_drv = m.drv;
+	*ret = r == 0 ? m.opts : NULL;
+	if (r == 0)
+		m.opts = NULL;
+	release(&m);
+	return r;
 }
 
 /* The backing file must open and have a recorded format; without a size of our own its size counts. */
@@ -148,8 +166,6 @@ static int look_at_backing(struct making *m, const struct plt_create_options *o,
 	if (!strcmp(backing, m->name))
 		return plt_error_set(err, EINVAL, "Error: Trying to create an image with the same filename as the "
 				     "backing file");
-	if (fmt && !plt_driver_find(fmt))
-		return plt_error_set(err, EINVAL, "Unknown backing file format '%s'", fmt);
 	if (o->flags & PLT_CREATE_UNCHECKED_BACKING)
 		return fmt ? 0 : plt_error_set(err, EINVAL, "Backing file specified without backing format");
 	r = plt_name_resolve(m->name, backing, &full, err);
@@ -158,12 +174,13 @@ static int look_at_backing(struct making *m, const struct plt_create_options *o,
 	if (r < 0)
 		return r;
 	bo.format = fmt;
+	bo.flags = PLT_OPEN_SHARE_RAW; /* no more than its size is read */
 	r = plt_image_open(m->ctx, tree, &bo, 0, &img, err);
 	json_decref(tree);
 	if (r < 0) {
 		size_t n = err ? strlen(err->text) : 0;
 
-		if (err && strncmp(err->text, "Could not open '", 16))
+		if (err && strncmp(err->text, "Could not open '", 16) && strncmp(err->text, "Unknown driver '", 16))
 			plt_error_prefix(err, "Could not open '%s'", full), n = strlen(err->text);
 		if (err)
 			snprintf(err->text + n, sizeof(err->text) - n, "\nCould not open backing image.");
@@ -178,6 +195,19 @@ static int look_at_backing(struct making *m, const struct plt_create_options *o,
 	}
 	plt_image_close(img, NULL);
 	return r;
+}
+
+/* Where the format leaves preallocation to the file; judged after the "Formatting" line, as QEMU does. */
+static int check_preallocation(const struct making *m, struct plt_error *err)
+{
+	const char *v = plt_opts_get(m->opts, "preallocation");
+
+	if (!v || find(m->drv->create_opts, "preallocation") || !strcmp(v, "off") || !strcmp(v, "falloc") ||
+	    !strcmp(v, "full"))
+		return 0;
+	if (!strcmp(v, "metadata"))
+		return plt_error_set(err, ENOTSUP, "Unsupported preallocation mode: %s", v);
+	return plt_error_set(err, EINVAL, "invalid parameter value: %s", v);
 }
 
 static char *formatting_line(const struct making *m)
@@ -225,7 +255,7 @@ static int prepare(struct making *m, const struct plt_create_options *o, char **
 	m->size = plt_align_up(m->size, 512);
 	if (ret_line)
 		*ret_line = formatting_line(m);
-	return 0;
+	return check_preallocation(m, err);
 }
 
 /* ---- making ---------------------------------------------------------------------------------- */
@@ -436,27 +466,15 @@ static int by_name(const void *a, const void *b)
 	return strcmp(((const struct plt_opt_desc *)a)->name, ((const struct plt_opt_desc *)b)->name);
 }
 
-int plt_format_help(const char *format, bool with_file, char **ret, struct plt_error *err)
+/* Sorted by name; what the table is, says the caller. */
+static void print_options(FILE *f, struct plt_opt_desc *t)
 {
 	static const char *const types[] = { "str", "bool (on/off)", "num", "size" };
-	const struct plt_driver *drv = plt_driver_find(format);
-	struct plt_opt_desc *t;
 	unsigned n = 0;
-	size_t len;
-	FILE *f;
 
-	if (!drv)
-		return plt_error_set(err, EINVAL, "Unknown file format '%s'", format);
-	t = with_file ? join_tables(drv->create_opts) : copy_table(drv->create_opts);
-	f = t ? open_memstream(ret, &len) : NULL;
-	if (!f) {
-		free(t);
-		return plt_error_set(err, ENOMEM, "out of memory");
-	}
 	while (t[n].name)
 		n++;
 	qsort(t, n, sizeof(*t), by_name);
-	fprintf(f, "Supported options:\n");
 	for (unsigned i = 0; i < n; i++) {
 		char left[80];
 
@@ -466,6 +484,40 @@ int plt_format_help(const char *format, bool with_file, char **ret, struct plt_e
 			fprintf(f, " %s", t[i].help_default);
 		fputc('\n', f);
 	}
+}
+
+char *plt_options_text(const struct plt_opt_desc *table)
+{
+	struct plt_opt_desc *t = copy_table(table);
+	char *text = NULL;
+	size_t len;
+	FILE *f = t ? open_memstream(&text, &len) : NULL;
+
+	if (f) {
+		print_options(f, t);
+		fclose(f);
+	}
+	free(t);
+	return text;
+}
+
+int plt_format_help(const char *format, bool with_file, char **ret, struct plt_error *err)
+{
+	const struct plt_driver *drv = plt_driver_find(format);
+	struct plt_opt_desc *t;
+	size_t len;
+	FILE *f;
+
+	if (!drv)
+		return plt_format_unknown(format, err);
+	t = with_file ? join_tables(drv->create_opts) : copy_table(drv->create_opts);
+	f = t ? open_memstream(ret, &len) : NULL;
+	if (!f) {
+		free(t);
+		return plt_error_set(err, ENOMEM, "out of memory");
+	}
+	fprintf(f, "Supported options:\n");
+	print_options(f, t);
 	fclose(f);
 	free(t);
 	return 0;

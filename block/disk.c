@@ -7,6 +7,7 @@
  */
 #include "block/engine.h"
 #include "formats/name.h"
+#include "formats/policy.h"
 
 static int disk_new(struct plt_image *img, struct plt_disk **ret, struct plt_error *err)
 {
@@ -26,21 +27,36 @@ int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_o
 		  struct plt_disk **ret, struct plt_error *err)
 {
 	static const struct plt_open_options defaults = PLT_OPEN_OPTIONS_INIT;
+	struct plt_open_options o;
 	struct plt_image *img = NULL;
 	json_t *tree;
 	int r;
 
 	if (!opts)
 		opts = &defaults;
+	o = *opts;
+	o.options = NULL; /* they are in the tree then */
 	if (opts->flags & PLT_OPEN_FORCE_SHARE && opts->flags & PLT_OPEN_WRITE)
-		return plt_error_set(err, EINVAL, "an image in use by others cannot be opened for writing");
+		return plt_error_set(err, EINVAL, "Could not open '%s': force-share=on can only be used with read-only "
+				     "images", name);
+	r = opts->flags & PLT_OPEN_REFERENCE ?
+	    plt_policy_check(ctx->policy, ctx->allow_dirs, "backing file", name, err) : 0;
+	if (r < 0)
+		return r;
 	r = plt_name_parse(name, opts->flags & PLT_OPEN_IMAGE_OPTS, &tree, err);
 	if (r == 0) {
-		r = plt_image_open(ctx, tree, opts, 0, &img, err);
+		if (opts->options)
+			r = plt_name_merge(tree, opts->options, err);
+		if (r == 0 && opts->flags & PLT_OPEN_SCRATCH)
+			r = plt_scratch_open(ctx, tree, &o, &img, err);
+		else if (r == 0)
+			r = plt_image_open(ctx, tree, &o, 0, &img, err);
 		json_decref(tree);
 	}
 	if (r < 0) {
-		plt_error_prefix(err, "Could not open '%s'", name);
+		/* (that one is said of an image that did open) */
+		if (!err || strncmp(err->text, "Failed to load snapshot: ", 25))
+			plt_error_prefix(err, "Could not open '%s'", name);
 		return r;
 	}
 	return disk_new(img, ret, err);
@@ -59,12 +75,17 @@ int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char 
 	return disk_new(img, ret, err);
 }
 
+void plt_image_attach_backing(struct plt_image *img, struct plt_image *base)
+{
+	for (struct plt_image *i = base; i; i = i->engine->backing) /* each deeper than the one above */
+		i->engine->depth += img->engine->depth + 1;
+	img->engine->backing = base;
+	img->has_backing = true;
+}
+
 void plt_disk_attach_backing(struct plt_disk *disk, struct plt_disk *base)
 {
-	for (struct plt_image *i = base->top; i; i = i->engine->backing) /* each deeper than the one above */
-		i->engine->depth += disk->top->engine->depth + 1;
-	disk->top->engine->backing = base->top;
-	disk->top->has_backing = true;
+	plt_image_attach_backing(disk->top, base->top);
 	free(base);
 }
 

@@ -65,6 +65,7 @@ struct plt_ctx {
 	struct plt_cache *cache;
 	enum plt_policy policy;
 	char **allow_dirs;
+	struct plt_named_secret *secrets; /* lock */
 	void (*warn)(void *arg, const char *text);
 	void *warn_arg;
 
@@ -72,6 +73,9 @@ struct plt_ctx {
 	struct plt_queue *idle_queues; /* blocking calls take one and give it back */
 	unsigned images;               /* open ones */
 };
+
+/* secret.c */
+void plt_secrets_free(struct plt_ctx *ctx);
 
 /* ---- cache ----------------------------------------------------------------------------------- */
 
@@ -239,7 +243,8 @@ unsigned plt_epoch_enter_wait(struct plt_engine *eng);
 void plt_io_leave(struct plt_io *io);
 
 /* range.c */
-bool plt_range_lock(struct plt_io *io, uint64_t off, uint64_t len); /* false: queued */
+bool plt_range_lock(struct plt_io *io, uint64_t off, uint64_t len); /* whole allocation units; false: queued */
+bool plt_range_lock_unit(struct plt_io *io, uint64_t off, uint64_t len, uint64_t unit); /* the same for other units */
 void plt_range_unlock(struct plt_io *io);
 
 /* flush.c, blocking: what had completed before is durable afterwards; limbo is left alone. */
@@ -255,7 +260,7 @@ void plt_block_discard(struct plt_block *b);
 /* ---- frames ---------------------------------------------------------------------------------- */
 
 enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT_IO_ZERO_REQ,
-		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ };
+		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ, PLT_IO_EXCLUSIVE_REQ };
 
 #define PLT_IO_RUNS 16
 #define PLT_OP_IOVS 4
@@ -292,6 +297,7 @@ struct plt_io {
 	size_t iov_off;         /* where the frame's range starts in iov */
 	unsigned flags;
 	int level;              /* compression */
+	enum plt_io_tag tag;    /* of reads: DATA, or COW */
 
 	unsigned pending;       /* operations and child frames under way */
 	int result;             /* first error */
@@ -339,6 +345,9 @@ struct plt_io {
 	const char *preallocation;
 	bool shown;             /* img->size says the new size already */
 
+	int (*exclusive)(struct plt_image *img, void *arg, struct plt_error *err);
+	void *exclusive_arg;
+
 	struct plt_io *next;    /* on a list of waiting frames, the ready list or the free list */
 	struct plt_io *live_next, **live_prev; /* on queue.live; live_prev NULL: not there */
 	bool woken;
@@ -358,6 +367,10 @@ struct plt_queue {
 	struct plt_io *free_ios;
 	struct plt_io_op *free_ops;
 	struct plt_queue *next;
+
+	/* submit.c: what a caller of the public interface has under way, and what has completed */
+	struct plt_slot *free_slots, *completed, *completed_last;
+	unsigned pending;
 	struct plt_io *live;         /* requests in flight, unless it is inline */
 	struct plt_queue *busy_next; /* among the queues of this thread that have such */
 };
@@ -387,6 +400,8 @@ void plt_io_release(struct plt_io *io);
 
 struct plt_io_op *plt_io_op_new(struct plt_io *io, void (*fn)(struct plt_io *, struct plt_io_op *));
 void plt_io_op_submit(struct plt_io_op *iop);
+/* Give an operation back that was not submitted. */
+void plt_io_op_drop(struct plt_io_op *iop);
 /* op.call for operations with a work(). */
 int plt_io_op_call(struct plt_op *op);
 /* A read or write of a slice of the frame's data: guest [off, off+len) at @host_off of @st. */
@@ -395,6 +410,17 @@ void plt_io_submit_data(struct plt_io *io, enum plt_op_kind kind, struct plt_sto
 /* CPU or blocking work: work() on a worker (inline queues: here), then fn() and step() on the owner. */
 void plt_io_call(struct plt_io *io, int (*work)(struct plt_io *, struct plt_io_op *),
 		 void (*fn)(struct plt_io *, struct plt_io_op *));
+
+/* submit.c */
+void plt_queue_free_slots(struct plt_queue *q);
+/*
+ * crypt.c: submit the reading of @run, or the encryption and writing of @run, whose bytes in [data,
+ * data_end) are the request's; around them head_buf and tail_buf.  iv_sector is that of the sector in
+ * which run->off lies.  At most PLT_CIPHER_WINDOW bytes a time are under way for one frame.
+ */
+#define PLT_CIPHER_WINDOW (UINT64_C(4) << 20)
+void plt_io_read_cipher(struct plt_io *io, const struct plt_run *run);
+void plt_io_write_cipher(struct plt_io *io, const struct plt_run *run, uint64_t data, uint64_t data_end);
 
 /* need.c: meet io->need, then call step() again. */
 void plt_io_meet(struct plt_io *io);
@@ -411,6 +437,7 @@ void plt_zero_step(struct plt_io *io);
 void plt_discard_step(struct plt_io *io);
 void plt_flush_step(struct plt_io *io);
 void plt_resize_step(struct plt_io *io);
+void plt_exclusive_step(struct plt_io *io);
 /* Before the first change: driver->first_write, the raw guard, a poisoned store.  True: go on. */
 bool plt_io_may_change(struct plt_io *io);
 void plt_io_placed(struct plt_io *io);
@@ -433,8 +460,21 @@ int plt_image_open_store(struct plt_ctx *ctx, struct plt_store *file, const char
 			 const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err);
 int plt_image_close(struct plt_image *img, struct plt_error *err);
 
+/* disk.c: put @base (given away) below @img, before the first request */
+void plt_image_attach_backing(struct plt_image *img, struct plt_image *base);
+
+/* scratch.c: the image of @tree, read-only, below an overlay that nobody else sees and that goes with it */
+int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, struct plt_image **ret,
+		     struct plt_error *err);
+
+/* faults.c: the node of a blkdebug: rules over @below (a reference is taken) */
+int plt_faults_open(const json_t *tree, struct plt_store *below, struct plt_store **ret, struct plt_error *err);
+/* The blkdebug among the stores of @img, or NULL. */
+struct plt_store *plt_faults_find(struct plt_image *img);
+
 /* imagestore.c: an open image serves as a store; closes it with the store */
 int plt_image_store_new(struct plt_image *img, struct plt_store **ret);
+struct plt_image *plt_image_of_store(struct plt_store *st); /* NULL: it is no such store */
 
 /* status.c: plt_image_map_wait() for one who is in the image's epoch already (a frame's work) */
 int plt_image_map_inside(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
@@ -449,9 +489,16 @@ struct plt_request {
 	unsigned flags;
 	int level;
 	const char *preallocation;
+	int (*exclusive)(struct plt_image *img, void *arg, struct plt_error *err);
+	void *exclusive_arg;
 	void (*on_place)(void *arg);
 	void *on_place_arg;
 };
 int plt_run_request(struct plt_image *img, const struct plt_request *r, struct plt_error *err);
+/* Inside the disk?  -EIO. */
+int plt_image_check_range(struct plt_image *img, uint64_t off, uint64_t len, struct plt_error *err);
+/* Can the disk be written compressed, and is this (inside it) one whole cluster? */
+int plt_image_check_compressed(struct plt_disk *disk, uint64_t off, uint64_t len, unsigned *ret_codec,
+			       struct plt_error *err);
 
 #endif

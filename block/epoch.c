@@ -166,6 +166,7 @@ static __attribute__((noinline)) void check_end(struct plt_io *io)
 bool plt_io_enter(struct plt_io *io)
 {
 	struct plt_engine *eng = io->eng;
+	bool locked;
 
 	if (io->in_epoch)
 		return true;
@@ -182,6 +183,7 @@ bool plt_io_enter(struct plt_io *io)
 			return true;
 		}
 		plt_epoch_leave(eng, io->epoch);
+		locked = io->has_range;
 		plt_io_release(io);
 		pthread_mutex_lock(&eng->lock);
 		if (atomic_load(&eng->gate)) {
@@ -190,6 +192,10 @@ bool plt_io_enter(struct plt_io *io)
 			return false;
 		}
 		pthread_mutex_unlock(&eng->lock); /* opened meanwhile */
+		if (locked) { /* what it had has been given up: it must start again */
+			plt_io_wake(io);
+			return false;
+		}
 	}
 }
 

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "block/engine.h"
+#include "crypt/cipher.h"
 #include "formats/name.h"
 #include "formats/policy.h"
 #include "formats/probe.h"
@@ -49,12 +50,18 @@ struct plt_image *plt_image_backing(const struct plt_image *img)
 	return img->engine->backing;
 }
 
+const char *plt_image_base(const struct plt_image *img)
+{
+	return strncmp(img->name, "json:", 5) ? img->name : img->file->name;
+}
+
 bool plt_runs_add(struct plt_runs *runs, const struct plt_run *run)
 {
 	struct plt_run *last = runs->n ? &runs->v[runs->n - 1] : NULL;
 
 	if (last && last->kind == run->kind && last->flags == run->flags && last->store == run->store &&
-	    last->off + last->len == run->off && last->kind != PLT_RUN_COMPRESSED && !last->cipher && !run->cipher &&
+	    last->off + last->len == run->off && last->kind != PLT_RUN_COMPRESSED && last->cipher == run->cipher &&
+	    (!run->cipher || last->iv_sector + (last->off % PLT_SECTOR + last->len) / PLT_SECTOR == run->iv_sector) &&
 	    (!(last->kind == PLT_RUN_DATA || last->flags & PLT_RUN_ALLOCATED) ||
 	     last->host_off + last->len == run->host_off)) {
 		last->len += run->len;
@@ -123,16 +130,42 @@ static int tree_bool(const json_t *tree, const char *key, bool *ret, struct plt_
 	return plt_error_set(err, EINVAL, "Parameter '%s' expects 'on' or 'off'", key);
 }
 
+static int open_file_child(struct plt_ctx *ctx, json_t *child, struct opening *how, struct plt_store **ret,
+			   struct plt_error *err);
+
+/* Fault rules over another node. */
+static int open_blkdebug(struct plt_ctx *ctx, json_t *tree, struct opening *how, struct plt_store **ret,
+			 struct plt_error *err)
+{
+	json_t *image = json_object_get(tree, "image");
+	struct opening inner = { .opts = how->opts, .parent = how, .depth = how->depth + 1 };
+	struct plt_store *below;
+	int r;
+
+	if (!image)
+		return plt_error_set(err, EINVAL, "A block device must be specified for \"image\"");
+	if (inner.depth >= PLT_MAX_DEPTH)
+		return plt_error_set(err, ELOOP, "more than %d layers", PLT_MAX_DEPTH);
+	r = open_file_child(ctx, image, &inner, &below, err);
+	if (r < 0)
+		return r;
+	r = plt_faults_open(tree, below, ret, err);
+	plt_store_unref(below);
+	return r;
+}
+
 /* A protocol node. */
-static int open_protocol(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts,
-			 struct plt_store **ret, struct plt_error *err)
+static int open_protocol(struct plt_ctx *ctx, json_t *tree, struct opening *how, struct plt_store **ret,
+			 struct plt_error *err)
 {
 	const char *driver = tree_string(tree, "driver"), *filename = tree_string(tree, "filename");
+	const struct plt_open_options *opts = how->opts;
 	bool write = opts->flags & PLT_OPEN_WRITE;
 	unsigned flags;
 	int r;
 
-	(void)ctx;
+	if (driver && !strcmp(driver, "blkdebug"))
+		return open_blkdebug(ctx, tree, how, ret, err);
 	if (driver && !strncmp(driver, "null-", 5)) {
 		const json_t *size = json_object_get(tree, "size");
 		uint64_t n = UINT64_C(1) << 30;
@@ -162,22 +195,26 @@ static int open_protocol(struct plt_ctx *ctx, json_t *tree, const struct plt_ope
 
 /*
  * What we read nobody may write or resize meanwhile, and what we write we have alone, as qemu-img has
- * it.  A raw image that is only looked at (info) has no metadata that could change under us.
+ * it.  A raw image has no metadata that could change under us: the caller may share it with those
+ * who share it too.
  */
 static int lock_image(struct plt_store *st, const struct plt_driver *drv, const struct plt_open_options *opts,
 		      struct plt_error *err)
 {
 	unsigned perm = PLT_PERM_READ, shared = PLT_PERM_READ | PLT_PERM_WRITE_UNCHANGED;
+	bool share;
 	int r;
 
 	if (opts->flags & PLT_OPEN_FORCE_SHARE)
 		return 0;
 	if (opts->flags & PLT_OPEN_WRITE)
 		perm |= PLT_PERM_WRITE | PLT_PERM_RESIZE;
-	/* (check opens the bytes as raw, whatever they mean) */
-	if (drv->flags & PLT_DRIVER_NO_HEADER && opts->flags & PLT_OPEN_INSPECT && !(opts->flags & PLT_OPEN_CHECK))
+	share = drv->flags & PLT_DRIVER_NO_HEADER && opts->flags & (PLT_OPEN_INSPECT | PLT_OPEN_SHARE_RAW);
+	if (share && !(opts->flags & PLT_OPEN_WRITE))
 		shared = PLT_PERM_ALL;
-	r = plt_store_lock(st, perm, shared, err);
+	r = plt_store_lock(st, perm, shared, share ? NULL : err);
+	if (r < 0 && r != -ENOTSUP && share) /* nobody may come in beside our writes; who is there already, and shares, may stay */
+		r = plt_store_lock(st, perm, PLT_PERM_ALL, err);
 	return r == -ENOTSUP ? 0 : r;
 }
 
@@ -197,11 +234,13 @@ static int open_file_child(struct plt_ctx *ctx, json_t *child, struct opening *h
 				     "A block device must be specified for \"file\"%s",
 				     json_is_string(child) ? json_string_value(child) : "");
 	if (!driver || plt_name_is_protocol(driver))
-		return open_protocol(ctx, child, how->opts, ret, err);
+		return open_protocol(ctx, child, how, ret, err);
 	if (!plt_driver_find(driver))
 		return plt_error_set(err, EINVAL, "Unknown driver '%s'", driver);
 	opts.format = driver;
+	opts.options = NULL; /* those of the image above */
 	opts.snapshot = opts.snapshot_id = opts.snapshot_name = NULL;
+	opts.options = NULL;
 	r = open_tree(ctx, child, &inner, &img, err);
 	if (r < 0)
 		return r;
@@ -224,7 +263,7 @@ int plt_ref_open(struct plt_image *img, enum plt_ref_role role, const char *name
 	if (from_cwd)
 		full = strdup(name);
 	else
-		r = plt_name_resolve(img->name, name, &full, err);
+		r = plt_name_resolve(plt_image_base(img), name, &full, err);
 	if (!full)
 		return from_cwd ? plt_error_set(err, ENOMEM, "out of memory") : r;
 	r = plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, roles[role], full, err);
@@ -247,8 +286,39 @@ int plt_ref_open(struct plt_image *img, enum plt_ref_role role, const char *name
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-/* Driver options that the tree holds, as text. */
-static int tree_options(const json_t *tree, const struct plt_driver *drv, struct plt_opts **ret, struct plt_error *err)
+/* One value of the tree; what is in an object ("encrypt") has its name before a dot. */
+static int tree_option(struct plt_opts *o, const struct plt_driver *drv, const char *prefix, const char *key,
+		       const json_t *v, struct plt_error *err)
+{
+	char full[128], num[32];
+	const char *sub;
+	json_t *w;
+	int r = 0;
+
+	if ((size_t)snprintf(full, sizeof(full), "%s%s%s", prefix, *prefix ? "." : "", key) < sizeof(full)) {
+		if (json_is_string(v))
+			return plt_opts_set(o, full, json_string_value(v));
+		if (json_is_boolean(v))
+			return plt_opts_set(o, full, json_is_true(v) ? "on" : "off");
+		if (json_is_integer(v)) {
+			snprintf(num, sizeof(num), "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+			return plt_opts_set(o, full, num);
+		}
+		if (json_is_object(v) && !*prefix) {
+			json_object_foreach((json_t *)(uintptr_t)v, sub, w) {
+				r = tree_option(o, drv, key, sub, w, err);
+				if (r < 0)
+					return r;
+			}
+			return 0;
+		}
+	}
+	return plt_error_set(err, EINVAL, "Block format '%s' does not support the option '%s'", drv->name, key);
+}
+
+/* Driver options that the tree holds, and what the caller gives besides, as text. */
+static int tree_options(const json_t *tree, const struct plt_driver *drv, const char *const *more,
+			struct plt_opts **ret, struct plt_error *err)
 {
 	static const char *const known[] = { "driver", "file", "backing", "node-name", "read-only", "cache", "discard",
 					     "detect-zeroes", "auto-read-only", "force-share", "data-file", NULL };
@@ -261,26 +331,17 @@ static int tree_options(const json_t *tree, const struct plt_driver *drv, struct
 	if (!o)
 		return plt_error_set(err, ENOMEM, "out of memory");
 	json_object_foreach((json_t *)(uintptr_t)tree, key, v) {
-		char num[32];
 		unsigned i;
 
 		for (i = 0; known[i] && strcmp(known[i], key); i++)
 			;
-		if (known[i])
-			continue;
-		if (json_is_string(v))
-			r = plt_opts_set(o, key, json_string_value(v));
-		else if (json_is_boolean(v))
-			r = plt_opts_set(o, key, json_is_true(v) ? "on" : "off");
-		else if (json_is_integer(v)) {
-			snprintf(num, sizeof(num), "%" JSON_INTEGER_FORMAT, json_integer_value(v));
-			r = plt_opts_set(o, key, num);
-		} else
-			r = plt_error_set(err, EINVAL, "Block format '%s' does not support the option '%s'",
-					  drv->name, key);
+		if (!known[i])
+			r = tree_option(o, drv, "", key, v, err);
 		if (r < 0)
 			break;
 	}
+	for (; r == 0 && more && *more; more++)
+		r = plt_opts_parse(o, *more, drv->open_opts, err);
 	for (size_t i = 0; r == 0 && i < plt_opts_count(o); i++) {
 		const struct plt_opt_desc *d = drv->open_opts;
 
@@ -324,27 +385,32 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 	PLT_AUTOFREE char *full = NULL;
 	int r;
 
-	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT);
+	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT | PLT_OPEN_SHARE_RAW);
 	opts.cache = how->opts->cache;
 	if (how->opts->flags & (PLT_OPEN_NO_BACKING | PLT_OPEN_INSPECT) || json_is_null(child) ||
 	    (json_is_string(child) && !*json_string_value(child)))
 		return 0;
-	if (json_is_object(child)) { /* given by the user: no policy */
+	if (json_is_object(child) && (json_object_get(child, "file") || !img->backing_name)) {
+		/* given by the user: no policy */
 		opts.format = tree_string(child, "driver");
 		r = open_tree(img->ctx, child, &inner, &img->engine->backing, err);
-	} else if (child) {
+	} else if (child && !json_is_object(child)) {
 		return plt_error_set(err, EINVAL, "references to other nodes are not supported here");
 	} else {
 		if (!img->backing_name)
 			return 0;
-		r = plt_name_resolve(img->name, img->backing_name, &full, err);
+		r = plt_name_resolve(plt_image_base(img), img->backing_name, &full, err);
 		if (r == 0)
 			r = plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, "backing file", full, err);
 		if (r == 0)
 			r = plt_name_parse(full, false, &named, err);
 		if (r == 0) {
-			if (img->backing_format && *img->backing_format)
+			if (child) /* options of the user for what the image names */
+				r = json_object_update(named, child) < 0 ? plt_error_set(err, ENOMEM, "out of memory") : 0;
+			else if (img->backing_format && *img->backing_format)
 				opts.format = img->backing_format;
+		}
+		if (r == 0) {
 			r = open_tree(img->ctx, named, &inner, &img->engine->backing, err);
 		}
 		json_decref(named);
@@ -366,7 +432,7 @@ static int open_driver(struct plt_image *img, json_t *tree, struct opening *how,
 	};
 	struct plt_opts *opts = NULL;
 	json_t *data = json_object_get(tree, "data-file");
-	int r = tree_options(tree, img->drv, &opts, err);
+	int r = tree_options(tree, img->drv, o->options, &opts, err);
 
 	if (r == 0 && data && !h.no_refs) {
 		struct opening d = { .opts = o, .parent = how, .depth = how->depth + 1 };
@@ -439,6 +505,12 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 		plt_image_close(img, NULL);
 		return r;
 	}
+	if (img->engine->guard_probe && img->writable)
+		plt_ctx_warn(ctx, "WARNING: Image format was not specified for '%s' and probing guessed %s.\n"
+			     "         Automatically detecting the format is dangerous for raw images, write "
+			     "operations on block 0 will be restricted.\n"
+			     "         Specify the '%s' format explicitly to remove the restrictions.", name, drv->name,
+			     drv->name);
 	img->has_backing = img->backing_name || img->engine->backing;
 	*ret = img;
 	return 0;

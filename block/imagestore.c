@@ -107,3 +107,8 @@ int plt_image_store_new(struct plt_image *img, struct plt_store **ret)
 	*ret = st;
 	return 0;
 }
+
+struct plt_image *plt_image_of_store(struct plt_store *st)
+{
+	return st->ops == &image_store_ops ? image_of(st) : NULL;
+}

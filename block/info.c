@@ -32,17 +32,17 @@ int plt_disk_info(struct plt_disk *disk, struct plt_info **ret, struct plt_error
 	in->pub.virtual_size = atomic_load(&img->size);
 	in->pub.actual_size = plt_store_allocated(img->file);
 	in->pub.cluster_size = plt_disk_cluster_size(disk);
+	in->pub.vm_state_offset = img->drv->vm_state_offset ? img->drv->vm_state_offset(img) : 0;
+	in->pub.encrypted = img->encrypted;
 	in->pub.dirty = img->drv->dirty_flag && img->drv->dirty_flag(img);
 	in->pub.backing_filename = img->backing_name;
 	in->pub.backing_format = img->backing_format;
-	if (img->backing_name && plt_name_resolve(img->name, img->backing_name, &in->full, NULL) == 0)
+	if (img->backing_name && plt_name_resolve(plt_image_base(img), img->backing_name, &in->full, NULL) == 0)
 		in->pub.full_backing_filename = in->full;
 	if (img->drv->info) {
-		json_t *j = img->drv->info(img), *data;
+		json_t *j = img->drv->info(img);
 
 		if (j) {
-			data = json_object_get(j, "data");
-			in->pub.encrypted = json_object_get(data, "encrypt") != NULL;
 			in->specific = json_dumps(j, JSON_COMPACT);
 			in->pub.specific_json = in->specific;
 			json_decref(j);
@@ -160,6 +160,7 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 {
 	static const struct plt_open_options defaults = PLT_OPEN_OPTIONS_INIT;
 	struct plt_open_options o = opts ? *opts : defaults;
+	const struct plt_driver *drv = NULL;
 	struct plt_image *img = NULL;
 	const char *format;
 	json_t *tree;
@@ -175,17 +176,32 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 
 		format = o.format ? o.format : own;
 		if (!format || plt_driver_find(format)) {
-			json_object_del(tree, "driver");
+			json_t *bytes = json_pack("{s:O}", "file", json_object_get(tree, "file"));
+
+			if (bytes) {
+				json_decref(tree);
+				tree = bytes;
+			}
 			o.format = "raw";
+			o.options = NULL;
 		}
-		o.flags |= PLT_OPEN_INSPECT | PLT_OPEN_CHECK;
+		o.flags |= PLT_OPEN_INSPECT;
 		o.flags &= ~(unsigned)(PLT_OPEN_WRITE | PLT_OPEN_IMAGE_OPTS);
 		r = plt_image_open(ctx, tree, &o, 0, &img, err);
 		json_decref(tree);
-		if (r == 0) {
-			r = plt_check_store(ctx, img->file, img->name, format, found, arg, ret, err);
-			plt_image_close(img, NULL);
+		if (r == 0 && format)
+			drv = plt_driver_find(format);
+		else if (r == 0)
+			r = plt_probe(img->file, &drv, err);
+		/* what is examined may not change meanwhile; what cannot be examined may */
+		if (r == 0 && drv && drv->examine && !(o.flags & PLT_OPEN_FORCE_SHARE)) {
+			r = plt_store_lock(img->file, PLT_PERM_READ, PLT_PERM_READ | PLT_PERM_WRITE_UNCHANGED, err);
+			if (r == -ENOTSUP)
+				r = 0;
 		}
+		if (r == 0)
+			r = plt_check_store(ctx, img->file, img->name, drv ? drv->name : format, found, arg, ret, err);
+		plt_image_close(img, NULL);
 		free(own);
 	}
 	if (r < 0 && r != -ENOTSUP)

@@ -26,6 +26,16 @@ int plt_create_store(struct plt_ctx *ctx, struct plt_store *file, const char *na
 int plt_create_rehearse(struct plt_ctx *ctx, const char *name, const struct plt_create_options *opts,
 			struct plt_error *err);
 
+/*
+ * The create options of @format that "-o" texts set, with defaults, and @size (PLT_SIZE_UNSET: none)
+ * for an option "size".  *ret_drv is set also where they are wrong, NULL if there is no such format.
+ */
+int plt_read_create_options(const char *format, const char *const *texts, uint64_t size,
+			    const struct plt_driver **ret_drv, struct plt_opts **ret, struct plt_error *err);
+
+/* One line an option of @table, sorted; free() it.  NULL: no memory. */
+char *plt_options_text(const struct plt_opt_desc *table);
+
 /* plt_check() of a store. */
 int plt_check_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
@@ -59,6 +69,8 @@ int plt_cache_mode_flags(const char *mode, unsigned *ret, struct plt_error *err)
  */
 int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
 		       struct plt_error *err);
+/* What relative names in the image are relative to: its name, or its file's if it has no plain one. */
+const char *plt_image_base(const struct plt_image *img);
 struct plt_image *plt_image_backing(const struct plt_image *img);
 
 #endif

@@ -2,13 +2,17 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	block/amend.c \
+	block/bench.c \
 	block/codec.c \
 	block/codec.h \
 	block/context.c \
+	block/crypt.c \
 	block/create.c \
 	block/disk.c \
 	block/engine.h \
 	block/epoch.c \
+	block/faults.c \
 	block/flush.c \
 	block/image.c \
 	block/imagestore.c \
@@ -21,7 +25,10 @@ libplatter_core_la_SOURCES += \
 	block/range.c \
 	block/read.c \
 	block/resize.c \
+	block/scratch.c \
+	block/secret.c \
 	block/status.c \
+	block/submit.c \
 	block/sync.c \
 	block/write.c \
 	block/writeback.c \

@@ -44,6 +44,7 @@ void plt_queue_free(struct plt_queue *q)
 		q->free_ops = iop->next_free;
 		free(iop);
 	}
+	plt_queue_free_slots(q);
 	pthread_mutex_destroy(&q->lock);
 	free(q);
 }
@@ -108,6 +109,7 @@ struct plt_io *plt_io_new(struct plt_queue *q, struct plt_io *parent, struct plt
 		[PLT_IO_DISCARD_REQ] = plt_discard_step,
 		[PLT_IO_FLUSH_REQ] = plt_flush_step,
 		[PLT_IO_RESIZE_REQ] = plt_resize_step,
+		[PLT_IO_EXCLUSIVE_REQ] = plt_exclusive_step,
 	};
 	struct plt_io *io = q->free_ios;
 
@@ -234,7 +236,8 @@ void plt_io_placed(struct plt_io *io)
 /* Is it one that changes guest bytes? */
 static bool changes_guest(const struct plt_io *io)
 {
-	return io->kind != PLT_IO_READ_REQ && io->kind != PLT_IO_FLUSH_REQ && io->kind != PLT_IO_RESIZE_REQ;
+	return io->kind != PLT_IO_READ_REQ && io->kind != PLT_IO_FLUSH_REQ && io->kind != PLT_IO_RESIZE_REQ &&
+	       io->kind != PLT_IO_EXCLUSIVE_REQ;
 }
 
 void plt_io_finish(struct plt_io *io)
@@ -289,16 +292,12 @@ static void op_done(struct plt_op *op)
 {
 	struct plt_io_op *iop = (struct plt_io_op *)op;
 	struct plt_io *io = iop->io;
-	struct plt_queue *q = io->q;
 
 	if (op->result < 0 && !iop->block)
 		plt_io_fail(io, op->result, &iop->err);
 	if (iop->fn)
 		iop->fn(io, iop);
-	free(iop->iov_heap);
-	free(iop->buf);
-	iop->next_free = q->free_ops;
-	q->free_ops = iop;
+	plt_io_op_drop(iop);
 	if (--io->pending == 0)
 		io->step(io);
 }
@@ -325,6 +324,16 @@ struct plt_io_op *plt_io_op_new(struct plt_io *io, void (*fn)(struct plt_io *, s
 	iop->op.err = &iop->err;
 	iop->op.done = op_done;
 	return iop;
+}
+
+void plt_io_op_drop(struct plt_io_op *iop)
+{
+	struct plt_queue *q = iop->io->q;
+
+	free(iop->iov_heap);
+	free(iop->buf);
+	iop->next_free = q->free_ops;
+	q->free_ops = iop;
 }
 
 void plt_io_op_submit(struct plt_io_op *iop)

@@ -3,7 +3,8 @@
 
 /*
  * Range locks: whatever changes a mapping holds the range of its allocation units, so that two such
- * changes of one unit follow each other.  Reads and writes in place take none.  First come first
+ * changes of one unit follow each other.  Reads and writes in place take none, save that a write in place
+ * to encrypted data holds its sectors: those at its ends may have to be read, changed and written.  First come first
  * served: a lock waits for every earlier one that overlaps, held or waiting, so nobody starves and,
  * as a frame holds one range at a time, nobody deadlocks.
  */
@@ -26,8 +27,12 @@ static bool blocked(const struct plt_range_lock *l)
 
 bool plt_range_lock(struct plt_io *io, uint64_t off, uint64_t len)
 {
+	return plt_range_lock_unit(io, off, len, io->img->alloc_unit);
+}
+
+bool plt_range_lock_unit(struct plt_io *io, uint64_t off, uint64_t len, uint64_t unit)
+{
 	struct plt_engine *eng = io->eng;
-	uint64_t unit = io->img->alloc_unit;
 	struct plt_range_lock *l = &io->range;
 
 	PLT_LOCK_SCOPE(&eng->lock);

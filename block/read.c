@@ -24,7 +24,7 @@ static void read_data(struct plt_io *io, const struct plt_run *run)
 			off = run->host_off + done;
 			n = run->len - done;
 		}
-		plt_io_submit_data(io, PLT_OP_READ, st, off, run->off + done, n, PLT_IO_DATA);
+		plt_io_submit_data(io, PLT_OP_READ, st, off, run->off + done, n, io->tag);
 		done += n;
 	}
 }
@@ -47,6 +47,7 @@ static void read_backing(struct plt_io *io, const struct plt_run *run)
 	c->iov = io->iov;
 	c->niov = io->niov;
 	c->iov_off = io->iov_off + (size_t)(run->off - io->off);
+	c->tag = io->tag;
 	plt_io_start(c);
 }
 
@@ -116,7 +117,7 @@ static void read_run(struct plt_io *io, const struct plt_run *run)
 	case PLT_RUN_DATA:
 		io->all_zero = false;
 		if (run->cipher) {
-			plt_io_fail(io, ENOTSUP, NULL);
+			plt_io_read_cipher(io, run);
 			return;
 		}
 		read_data(io, run);

@@ -7,7 +7,8 @@
  *
  *	grows:   driver->grow (room in the tables, nothing left from beyond the old end), zeros where the
  *	         last cluster or a longer backing file would show through, driver->resize (durable)
- *	shrinks: driver->resize
+ *	shrinks: driver->resize, then zeros in the rest of the last cluster: another program that lets the
+ *	         disk grow again may not look there
  *
  * The zeros are written by child frames, which the closed gate lets pass.  Requests that wait at the
  * gate look at the disk's size again when they are let in.
@@ -16,7 +17,7 @@
 
 #include "block/engine.h"
 
-enum { START, DRAIN_LIMBO, GATE, DRAIN, GROW, ZERO, COMMIT, END };
+enum { START, GATE, DRAIN, GROW, ZERO, COMMIT, TAIL_LOOK, TAIL_ZERO, TAIL_DONE, END };
 
 static int grow(struct plt_io *io, struct plt_io_op *iop)
 {
@@ -35,23 +36,41 @@ static uint64_t zero_end(const struct plt_io *io, uint64_t old)
 {
 	const struct plt_image *below = io->eng->backing;
 	uint64_t unit_end = plt_align_up(old, io->img->alloc_unit);
-	uint64_t below_end = below ? atomic_load(&below->size) : 0;
+	/* (a backing file that was not opened may be as long as it likes) */
+	uint64_t below_end = below ? atomic_load(&below->size) : io->img->has_backing ? UINT64_MAX : 0;
 
 	return PLT_MIN(io->len, PLT_MAX(unit_end, below_end));
 }
 
-static void zero(struct plt_io *io)
+static void zero(struct plt_io *io, uint64_t from, uint64_t end)
 {
-	uint64_t end = zero_end(io, io->pos);
 	struct plt_io *c;
 
-	if (end <= io->pos)
+	if (end <= from)
 		return;
-	c = plt_io_child(io, io->img, PLT_IO_ZERO_REQ, io->pos, end - io->pos);
+	c = plt_io_child(io, io->img, PLT_IO_ZERO_REQ, from, end - from);
 	if (!c)
 		return;
 	c->flags = PLT_ZERO_UNMAP;
 	plt_io_start(c);
+}
+
+/* Does the last cluster of what has shrunk hold anything behind the end? */
+static int look_at_tail(struct plt_io *io, struct plt_io_op *iop)
+{
+	struct plt_run v[PLT_IO_RUNS];
+	struct plt_runs runs = { v, 0, PLT_ARRAY_SIZE(v) };
+	uint64_t end = PLT_MIN(plt_align_up(io->len, io->img->alloc_unit), io->pos);
+	int r = 0;
+
+	io->part_zero = true;
+	io->part_end = end;
+	if (end > io->len)
+		r = plt_image_map_inside(io->img, io->len, end - io->len, &runs, &iop->err);
+	for (unsigned i = 0; r == 0 && i < runs.n; i++)
+		if (v[i].kind == PLT_RUN_DATA || v[i].kind == PLT_RUN_COMPRESSED)
+			io->part_zero = false;
+	return r;
 }
 
 /* The size may be another one when the gate has closed: it is looked at before and after. */
@@ -78,7 +97,9 @@ static bool refused(struct plt_io *io)
 void plt_resize_step(struct plt_io *io)
 {
 	while (!io->pending) {
-		if (io->result)
+		if (io->result && io->state == TAIL_ZERO)
+			io->state = TAIL_DONE;
+		if (io->result && io->state != TAIL_DONE)
 			io->state = END;
 		switch (io->state) {
 		case START:
@@ -123,13 +144,34 @@ void plt_resize_step(struct plt_io *io)
 			io->shown = true;
 			atomic_store(&io->img->size, io->len);
 			io->pending++;
-			zero(io);
+			zero(io, io->pos, zero_end(io, io->pos));
 			io->pending--;
 			break;
 		case COMMIT:
-			io->state = END;
+			io->state = io->len < io->pos && io->img->drv->grow && io->img->data == io->img->file ? TAIL_LOOK :
+														END;
 			plt_io_call(io, commit, NULL);
 			return;
+		case TAIL_LOOK:
+			io->state = TAIL_ZERO;
+			plt_io_call(io, look_at_tail, NULL);
+			return;
+		case TAIL_ZERO:
+			io->state = TAIL_DONE;
+			if (io->part_zero)
+				break;
+			atomic_store(&io->img->size, io->part_end);
+			io->pending++;
+			zero(io, io->len, io->part_end);
+			io->pending--;
+			break;
+		case TAIL_DONE:
+			/* it is smaller, and nothing shows what lies there as long as it is */
+			io->result = 0;
+			io->err.code = 0;
+			atomic_store(&io->img->size, io->len);
+			io->state = END;
+			break;
 		default:
 			if (io->result && io->shown)
 				atomic_store(&io->img->size, io->pos);

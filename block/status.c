@@ -81,8 +81,8 @@ static void add(struct walk *w, const struct plt_extent *x)
 
 /*
  * Is it worth asking the host for holes?  For raw always.  For a format with clusters of its own only
- * where much less is allocated on the host than the file is long: then the clusters were preallocated,
- * and most of them have never been written.
+ * where the host has allocated much less than the format uses: then the clusters were preallocated, and
+ * most of them have never been written.
  */
 static bool ask_host(const struct walk *w, struct plt_image *img)
 {
@@ -101,7 +101,9 @@ static bool ask_host(const struct walk *w, struct plt_image *img)
 		known = 1;
 		if (cs && bytes >= 0 && plt_store_size(img->file, &length, NULL) == 0) {
 			real = (uint64_t)bytes / cs;
-			if (plt_div_up(length, cs) >= PLT_MAX(real + real / 9, real + 2))
+			real = PLT_MAX(real + real / 9, real + 2);
+			if (plt_div_up(length, cs) >= real &&
+			    (!img->drv->uses_at_least || img->drv->uses_at_least(img, real)))
 				known = 2;
 		}
 		atomic_store(&eng->host_holes, known);

@@ -53,6 +53,8 @@ int plt_run_request(struct plt_image *img, const struct plt_request *r, struct p
 	io->flags = r->flags;
 	io->level = r->level;
 	io->preallocation = r->preallocation;
+	io->exclusive = r->exclusive;
+	io->exclusive_arg = r->exclusive_arg;
 	io->on_place = r->on_place;
 	io->on_place_arg = r->on_place_arg;
 	io->done = call_done;
@@ -67,7 +69,7 @@ int plt_run_request(struct plt_image *img, const struct plt_request *r, struct p
 	return c.result;
 }
 
-static int check_range(struct plt_image *img, uint64_t off, uint64_t len, struct plt_error *err)
+int plt_image_check_range(struct plt_image *img, uint64_t off, uint64_t len, struct plt_error *err)
 {
 	uint64_t size = atomic_load(&img->size);
 
@@ -81,7 +83,7 @@ static int transfer(struct plt_image *img, enum plt_io_kind kind, uint64_t off, 
 		    struct plt_error *err)
 {
 	size_t len = plt_iov_len(iov, niov);
-	int r = check_range(img, off, len, err);
+	int r = plt_image_check_range(img, off, len, err);
 
 	if (r < 0 || !len)
 		return r;
@@ -113,7 +115,7 @@ int plt_write_placed(struct plt_disk *disk, uint64_t off, const void *buf, size_
 		     void *arg, struct plt_error *err)
 {
 	struct iovec iov = { (void *)(uintptr_t)buf, len };
-	int r = check_range(disk->top, off, len, err);
+	int r = plt_image_check_range(disk->top, off, len, err);
 
 	if (r < 0 || !len) {
 		placed(arg);
@@ -127,7 +129,7 @@ int plt_write_placed(struct plt_disk *disk, uint64_t off, const void *buf, size_
 static int change(struct plt_disk *disk, enum plt_io_kind kind, uint64_t off, uint64_t len, unsigned flags,
 		  struct plt_error *err)
 {
-	int r = check_range(disk->top, off, len, err);
+	int r = plt_image_check_range(disk->top, off, len, err);
 
 	if (r < 0 || !len)
 		return r;
@@ -145,25 +147,35 @@ int plt_discard(struct plt_disk *disk, uint64_t off, uint64_t len, struct plt_er
 	return change(disk, PLT_IO_DISCARD_REQ, off, len, 0, err);
 }
 
-int plt_write_compressed(struct plt_disk *disk, uint64_t off, const void *buf, size_t len, int level,
-			 struct plt_error *err)
+int plt_image_check_compressed(struct plt_disk *disk, uint64_t off, uint64_t len, unsigned *ret_codec,
+			       struct plt_error *err)
 {
 	struct plt_image *img = disk->top;
 	uint32_t unit = plt_disk_cluster_size(disk);
-	struct iovec iov = { (void *)(uintptr_t)buf, len };
 	enum plt_codec codec = img->drv->codec ? img->drv->codec(img) : PLT_CODEC_NONE;
-	int r;
 
 	if (codec == PLT_CODEC_NONE || !unit)
 		return plt_error_set(err, ENOTSUP, "'%s': compression is not supported here", img->name);
-	r = check_range(img, off, len, err);
+	if (len && (!plt_is_aligned(off, unit) || len > unit || (len < unit && off + len != atomic_load(&img->size))))
+		return plt_error_set(err, EINVAL, "'%s': a compressed write must be one whole cluster", img->name);
+	*ret_codec = codec;
+	return 0;
+}
+
+int plt_write_compressed(struct plt_disk *disk, uint64_t off, const void *buf, size_t len, int level,
+			 struct plt_error *err)
+{
+	struct iovec iov = { (void *)(uintptr_t)buf, len };
+	unsigned codec;
+	int r = plt_image_check_range(disk->top, off, len, err);
+
+	if (r == 0)
+		r = plt_image_check_compressed(disk, off, len, &codec, err);
 	if (r < 0 || !len)
 		return r;
-	if (!plt_is_aligned(off, unit) || len > unit || (len < unit && off + len != atomic_load(&img->size)))
-		return plt_error_set(err, EINVAL, "'%s': a compressed write must be one whole cluster", img->name);
-	return plt_run_request(img, &(struct plt_request){ .kind = PLT_IO_COMPRESSED_REQ, .off = off, .len = len,
-							   .iov = &iov, .niov = 1, .flags = codec,
-							   .level = level }, err);
+	return plt_run_request(disk->top, &(struct plt_request){ .kind = PLT_IO_COMPRESSED_REQ, .off = off,
+								 .len = len, .iov = &iov, .niov = 1,
+								 .flags = codec, .level = level }, err);
 }
 
 int plt_flush(struct plt_disk *disk, struct plt_error *err)

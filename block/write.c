@@ -16,9 +16,11 @@
 #include "base/zero.h"
 #include "block/codec.h"
 #include "block/engine.h"
+#include "crypt/cipher.h"
 #include "formats/probe.h"
 
-enum { START, LOCK, PLACE, COPY, DATA };
+/* SECTORS and IN_PLACE: writes in place to an encrypted image, which hold the lock of their sectors. */
+enum { START, LOCK, PLACE, COPY, DATA, SECTORS, IN_PLACE };
 
 /* ---- before the first change ----------------------------------------------------------------- */
 
@@ -102,10 +104,10 @@ bool plt_io_may_change(struct plt_io *io)
 
 /* ---- in place -------------------------------------------------------------------------------- */
 
-/* Submit what may be written where it is.  True: something is not in place, at io->pos. */
+/* Submit what may be written where it is.  1: something is not in place, at io->pos. */
 static int write_in_place(struct plt_io *io)
 {
-	uint64_t end = io->off + io->len;
+	uint64_t end = io->off + io->len, window = io->pos + PLT_CIPHER_WINDOW;
 	struct plt_error err = PLT_ERROR_INIT;
 	int r;
 
@@ -124,8 +126,14 @@ static int write_in_place(struct plt_io *io)
 			if (run->kind != PLT_RUN_DATA || !(run->flags & PLT_RUN_IN_PLACE))
 				return 1;
 			if (run->cipher) {
-				plt_io_fail(io, ENOTSUP, NULL);
-				return -ENOTSUP;
+				/* a long request comes back for the rest when this has been written */
+				window = plt_align_down(window, PLT_SECTOR);
+				run->len = PLT_MIN(run->len, window - run->off);
+				plt_io_write_cipher(io, run, run->off, run->off + run->len);
+				io->pos = run->off + run->len;
+				if (io->pos >= window)
+					return 0;
+				continue;
 			}
 			plt_io_submit_data(io, PLT_OP_WRITE, run->store, run->host_off, run->off, run->len,
 					   PLT_IO_DATA);
@@ -161,6 +169,7 @@ static bool copy_part(struct plt_io *io, uint64_t off, uint64_t len, uint8_t **b
 	c->iov = iov;
 	c->niov = 1;
 	c->arg = zero;
+	c->tag = PLT_IO_COW;
 	c->done = plt_copy_read_done;
 	plt_io_start(c);
 	return true;
@@ -193,6 +202,13 @@ static void submit_body(struct plt_io *io)
 	int n;
 
 	io->state = DATA;
+	if (p->cipher) {
+		plt_io_write_cipher(io, &(struct plt_run){ .store = p->store, .host_off = p->host_off - p->head,
+							   .off = p->off - p->head, .len = p->head + p->len + p->tail,
+							   .cipher = p->cipher, .iv_sector = p->iv_sector },
+				    p->off, p->off + p->len);
+		return;
+	}
 	if (!head && !tail && !io->comp_buf) {
 		plt_io_submit_data(io, PLT_OP_WRITE, p->store, p->host_off, p->off, p->len, PLT_IO_DATA);
 		return;
@@ -277,6 +293,12 @@ static int do_place(struct plt_io *io)
 	struct plt_error err = PLT_ERROR_INIT;
 	int r;
 
+	if (io->img->encrypted) { /* all of a part is encrypted before it is written: in bounded memory */
+		uint64_t cut = plt_align_down(io->pos + PLT_MAX(PLT_CIPHER_WINDOW, (uint64_t)io->img->alloc_unit),
+					      io->img->alloc_unit);
+
+		req.len = PLT_MIN(req.len, cut - io->pos);
+	}
 	if (io->comp_buf)
 		req = (struct plt_place_req){ PLT_PLACE_COMPRESSED, io->off, io->len, (uint32_t)io->comp_len };
 	/* what earlier tries found may be of no use any more: others have taken what was free there */
@@ -332,8 +354,22 @@ void plt_write_step(struct plt_io *io)
 				io->state = LOCK;
 				break;
 			}
-			if (!plt_io_enter(io))
+			if (io->img->encrypted) {
+				plt_pins_drop(&io->pins);
+				plt_io_leave(io);
+				io->state = SECTORS;
+				break;
+			}
+			/* fall through */
+		case IN_PLACE:
+			if (io->state == IN_PLACE && (io->result || io->pos >= end)) {
+				io->state = START;
+				break;
+			}
+			if (!plt_io_enter(io)) {
+				io->state = START;
 				return;
+			}
 			if (io->result)
 				break;
 			io->pending++;
@@ -348,7 +384,18 @@ void plt_write_step(struct plt_io *io)
 				break;
 			plt_pins_drop(&io->pins);
 			plt_io_leave(io);
+			if (!io->guarded)
+				plt_range_unlock(io);
 			io->state = LOCK;
+			break;
+		case SECTORS:
+			io->state = IN_PLACE;
+			if (!plt_range_lock_unit(io, io->pos, end - io->pos, PLT_SECTOR)) {
+				/* as below */
+				if (io->pins.privileged)
+					plt_cache_slot_done(io);
+				return;
+			}
 			break;
 		case LOCK:
 			io->state = PLACE;

@@ -10,7 +10,7 @@
 #include "base/alloc.h"
 #include "block/engine.h"
 
-enum { START, LOCK, UNITS, PLAIN };
+enum { START, LOCK, UNITS, EDGE, EDGE_UNIT, PLAIN };
 
 #define PLAIN_MAX (1U << 20)
 
@@ -41,27 +41,63 @@ static void units_done(struct plt_io *io, struct plt_io_op *iop)
 
 /* ---- plain ----------------------------------------------------------------------------------- */
 
-/* Does the part read as zeros already, for what the map alone can say? */
-static int look(struct plt_io *io, struct plt_io_op *iop)
+/*
+ * Does [off, end) of the image read as zeros, for what its map alone can say, with @chain also those of
+ * the layers below?  1: yes.  @inside: the caller is in the image's epoch.
+ */
+static int reads_zero(struct plt_image *img, bool inside, uint64_t off, uint64_t end, bool chain,
+		      struct plt_error *err)
 {
-	struct plt_run v[8];
-	uint64_t pos = io->pos;
+	struct plt_run v[2]; /* one set a layer lies on the stack */
 
-	io->part_zero = false;
-	while (pos < io->part_end) {
+	end = PLT_MIN(end, (uint64_t)atomic_load(&img->size)); /* beyond a layer's end: zeros */
+	while (off < end) {
 		struct plt_runs runs = { v, 0, PLT_ARRAY_SIZE(v) };
-		int r = plt_image_map_inside(io->img, pos, io->part_end - pos, &runs, &iop->err);
+		int r = inside ? plt_image_map_inside(img, off, end - off, &runs, err) :
+				 plt_image_map_wait(img, off, end - off, &runs, err);
 
 		if (r < 0)
 			return r;
 		for (unsigned i = 0; i < runs.n; i++) {
-			if (v[i].kind != PLT_RUN_ZERO && !(v[i].kind == PLT_RUN_ABSENT && !io->eng->backing))
+			off = v[i].off + v[i].len;
+			if (v[i].kind == PLT_RUN_ZERO || (v[i].kind == PLT_RUN_ABSENT && !img->engine->backing))
+				continue;
+			if (v[i].kind != PLT_RUN_ABSENT || !chain)
 				return 0;
-			pos = v[i].off + v[i].len;
+			r = reads_zero(img->engine->backing, false, v[i].off, off, true, err);
+			if (r != 1)
+				return r;
 		}
 	}
-	io->part_zero = true;
-	return 0;
+	return 1;
+}
+
+/* Is there nothing to do?  What lies below may become something else: only the layer itself counts. */
+static int look(struct plt_io *io, struct plt_io_op *iop)
+{
+	int r = reads_zero(io->img, true, io->pos, io->part_end, false, &iop->err);
+
+	io->part_zero = r == 1;
+	return r < 0 ? r : 0;
+}
+
+/*
+ * A part of a unit whose rest reads as zeros too: then the whole unit may become zero, which is
+ * cheaper than zeros written into a part of it.  Looked at and done under the range lock, in one epoch.
+ */
+static int edge(struct plt_io *io, struct plt_io_op *iop)
+{
+	uint64_t unit = io->img->alloc_unit, off = plt_align_down(io->pos, unit), done = 0;
+	uint64_t end = PLT_MIN(plt_align_up(io->part_end, unit), (uint64_t)atomic_load(&io->img->size));
+	int r = reads_zero(io->img, true, off, io->pos, true, &iop->err);
+
+	if (r == 1)
+		r = reads_zero(io->img, true, io->part_end, end, true, &iop->err);
+	io->part_zero = r == 1;
+	if (r != 1)
+		return r;
+	return io->img->drv->write_zeroes(io->img, off, end - off, io->flags & PLT_ZERO_UNMAP, &done, &io->need,
+					  &iop->err);
 }
 
 static void write_part(struct plt_io *io)
@@ -100,9 +136,16 @@ static int store_part(struct plt_io *io, struct plt_io_op *iop)
 		for (unsigned i = 0; i < runs.n; i++) {
 			if (v[i].kind != PLT_RUN_DATA || !(v[i].flags & PLT_RUN_IN_PLACE))
 				return -ENOTSUP;
-			if (io->kind == PLT_IO_ZERO_REQ)
+			/* encrypted zeros are no hole; and what a hole is decrypted to is nobody's data */
+			if (v[i].cipher && io->kind == PLT_IO_ZERO_REQ)
+				return -ENOTSUP;
+			if (v[i].cipher)
+				r = 0;
+			else if (io->kind == PLT_IO_ZERO_REQ)
 				r = plt_store_zero(v[i].store, v[i].host_off, v[i].len,
-						   io->flags & PLT_ZERO_UNMAP ? PLT_ZERO_MAY_UNMAP : 0,
+						   (io->flags & PLT_ZERO_UNMAP ? PLT_ZERO_MAY_UNMAP : 0) |
+							   (io->flags & PLT_AIO_NO_FALLBACK ?
+								    PLT_ZERO_NO_FALLBACK : 0),
 						   PLT_IO_DATA, &iop->err);
 			else
 				r = plt_store_discard(v[i].store, v[i].host_off, v[i].len, &iop->err);
@@ -151,12 +194,11 @@ static void step(struct plt_io *io)
 				return;
 			}
 			plan_part(io);
-			if (!has || !io->part_units) {
-				io->state = PLAIN;
-				io->looked = false;
-				break;
-			}
-			io->state = LOCK;
+			io->looked = false;
+			if (has && io->part_units)
+				io->state = LOCK;
+			else
+				io->state = has && io->kind == PLT_IO_ZERO_REQ && !io->declined ? EDGE : PLAIN;
 			break;
 		case LOCK:
 			io->state = UNITS;
@@ -187,6 +229,39 @@ static void step(struct plt_io *io)
 			}
 			if (io->units_result == -ENOTSUP)
 				io->declined = true;
+			break;
+		case EDGE:
+			io->state = EDGE_UNIT;
+			io->units_result = 1;
+			if (!plt_range_lock(io, io->pos, io->part_end - io->pos))
+				return;
+			break;
+		case EDGE_UNIT:
+			if (io->result) {
+				io->state = START;
+				break;
+			}
+			if (io->units_result == 1) {
+				if (!plt_io_enter(io)) {
+					io->state = START;
+					return;
+				}
+				if (io->result)
+					break;
+				io->work_done = 0;
+				plt_io_call(io, edge, units_done);
+				return;
+			}
+			plt_io_leave(io);
+			if (io->units_result == -EAGAIN) {
+				io->state = START;
+				plt_io_meet(io);
+				return;
+			}
+			plt_range_unlock(io); /* the frames that write zeros take it themselves */
+			if (io->units_result == 0 && io->part_zero)
+				io->pos = io->part_end;
+			io->state = io->pos < io->part_end ? PLAIN : START;
 			break;
 		case PLAIN:
 			if (io->result) {
@@ -227,6 +302,12 @@ static void step(struct plt_io *io)
 			plt_io_leave(io);
 			if (io->part_zero)
 				io->pos = io->part_end;
+			else if (io->flags & PLT_AIO_NO_FALLBACK)
+				plt_io_fail(io, ENOTSUP, NULL);
+			if (io->result) {
+				io->state = START;
+				break;
+			}
 			if (io->pos >= io->part_end) {
 				io->state = START;
 				break;

@@ -8,6 +8,7 @@
  * match on them.
  */
 #include <getopt.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,14 +23,23 @@ const char *const cli_output_formats[] = { "human", "json", NULL };
 
 const struct cli_opt cli_object_opts[] = {
 	{ OPT_OBJECT, "object", "objectdef",
-	  "a QEMU object definition; objects that this release has no use for are refused by name",
+	  "an object as QEMU defines it: secret,id=ID,file=FILE (or data=, format=base64) is what "
+	  "encryption options name",
 	  CLI_ANY },
 	{ 0 },
 };
 
+#define IMAGE_OPTS \
+	{ OPT_IMAGE_OPTS, "image-opts", NULL, \
+	  "file names are lists of options (driver=qcow2,file.filename=disk.qcow2)", CLI_ANY }
+
+const struct cli_opt cli_image_opts_opts[] = {
+	IMAGE_OPTS,
+	{ 0 },
+};
+
 const struct cli_opt cli_open_opts[] = {
-	{ OPT_IMAGE_OPTS, "image-opts", NULL,
-	  "file names are lists of options (driver=qcow2,file.filename=disk.qcow2)", CLI_ANY },
+	IMAGE_OPTS,
 	{ 'U', "force-share", NULL, "open the image even if another program is writing to it",
 	  CLI_ANY },
 	{ 0 },
@@ -96,34 +106,17 @@ static bool prepare(struct cli_args *a)
 	return true;
 }
 
-/*
- * --object.  Nothing in this release takes an object.  Those that only schedule work, and secrets,
- * which harm nobody until an encryption option names them (and is then refused), are taken; the
- * others are refused.
- */
-static bool object_ok(const char *text)
-{
-	static const char *const harmless[] = { "iothread", "throttle-group", "secret" };
-	const char *type = !strncmp(text, "qom-type=", 9) ? text + 9 : text;
-	size_t len = strcspn(type, ",");
-
-	for (size_t i = 0; i < PLT_ARRAY_SIZE(harmless); i++)
-		if (strlen(harmless[i]) == len && !strncmp(type, harmless[i], len))
-			return true;
-	cli_error(
-		"--object %.*s is not supported: this release opens no encrypted images and makes "
-		"no network connections",
-		(int)len, type);
-	return false;
-}
-
 /* Take a common option; false: it is not one (or an error, with a->status set). */
 static bool take_common(struct cli_args *a, int c)
 {
 	switch (c) {
 	case OPT_OBJECT:
-		if (!object_ok(a->arg))
+		if (a->nobjects == CLI_OBJECTS_MAX) {
+			cli_error("--object was given more than %d times", CLI_OBJECTS_MAX);
 			a->status = 1;
+		} else {
+			a->objects[a->nobjects++] = a->arg;
+		}
 		return true;
 	case OPT_IMAGE_OPTS:
 		a->image_opts = true;
@@ -272,9 +265,61 @@ int cli_format_help(const char *format, bool with_file)
 	return 0;
 }
 
+/* ---- "-l" ------------------------------------------------------------------------------------ */
+
+/* "ID_OR_NAME", or "snapshot.id=ID,snapshot.name=NAME". */
+bool cli_snapshot_parse(struct cli_snapshot *s, const char *text, struct plt_open_options *o)
+{
+	char *p, *value, *end, *w;
+
+	o->snapshot = o->snapshot_id = o->snapshot_name = NULL;
+	free(s->copy);
+	s->copy = strdup(text);
+	if (!s->copy) {
+		cli_error("out of memory");
+		return false;
+	}
+	if (strncmp(text, "snapshot.", 9)) {
+		o->snapshot = s->copy;
+		return true;
+	}
+	for (p = s->copy; *p; p = end) {
+		value = p + strcspn(p, "=,");
+		end = value;
+		if (*value == '=') {
+			*value++ = '\0';
+			/* Up to a comma that stands alone; two are one. */
+			for (end = w = value; *end; *w++ = *end++)
+				if (*end == ',' && *++end != ',')
+					break;
+		} else {
+			if (*end)
+				end++;
+			*value = '\0';
+			w = NULL;
+		}
+		if (w && !strcmp(p, "snapshot.id")) {
+			o->snapshot_id = value;
+		} else if (w && !strcmp(p, "snapshot.name")) {
+			o->snapshot_name = value;
+		} else {
+			cli_error("Invalid parameter '%s'", p);
+			cli_error("Failed in parsing snapshot param '%s'", text);
+			return false;
+		}
+		*w = '\0';
+	}
+	return true;
+}
+
 /* ---- arguments ------------------------------------------------------------------------------- */
 
 bool cli_size(const char *what, const char *text, uint64_t *ret)
+{
+	return cli_size_between(what, text, 0, INT64_MAX, ret);
+}
+
+bool cli_size_between(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *ret)
 {
 	uint64_t v = 0;
 	int r = plt_number_size(text, &v);
@@ -285,13 +330,23 @@ bool cli_size(const char *what, const char *text, uint64_t *ret)
 		cli_error("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");
 		return false;
 	}
-	if (r < 0 || v > INT64_MAX) {
-		cli_error("Invalid %s specified. Must be between 0 and %lld.", what,
-			  (long long)INT64_MAX);
+	if (r < 0 || v < min || v > max) {
+		cli_error("Invalid %s specified. Must be between %" PRIu64 " and %" PRIu64 ".", what, min,
+			  max);
 		return false;
 	}
 	*ret = v;
 	return true;
+}
+
+bool cli_format_exists(const char *format)
+{
+	const char *name;
+
+	for (unsigned i = 0; (name = plt_format_name(i)); i++)
+		if (!strcmp(name, format))
+			return true;
+	return false;
 }
 
 bool cli_cache_mode(const char *mode, const char **ret)

@@ -46,6 +46,13 @@ enum {
 	OPT_DIGEST,
 	OPT_FLAT,
 	OPT_MAN,
+	OPT_SIZE,
+	OPT_PATTERN,
+	OPT_FLUSH_INTERVAL,
+	OPT_NO_DRAIN,
+	OPT_SHRINK,
+	OPT_PREALLOCATION,
+	OPT_FORCE,
 };
 
 struct cli_opt {
@@ -75,12 +82,17 @@ const struct cli_command *cli_command_find(const char *name);
 /* Tables that several commands have; every command that opens an image has cli_open_opts. */
 extern const struct cli_opt cli_object_opts[];	 /* --object */
 extern const struct cli_opt cli_open_opts[];	 /* --image-opts, -U */
+extern const struct cli_opt cli_image_opts_opts[]; /* --image-opts alone, for commands that write */
 extern const struct cli_opt cli_policy_opts[];	 /* --untrusted, --allow-dir, --no-backing */
 extern const struct cli_opt cli_quiet_opts[];	 /* -q */
 extern const struct cli_opt cli_progress_opts[]; /* -p */
 extern const struct cli_opt cli_output_opts[];	 /* --output */
 
+/* What cli_cache_mode() takes, for help texts. */
+#define CLI_CACHE_WORDS "none, writeback, writethrough, directsync or unsafe"
+
 #define CLI_DIRS_MAX 64
+#define CLI_OBJECTS_MAX 64
 
 /* The command line of one command. */
 struct cli_args {
@@ -94,6 +106,8 @@ struct cli_args {
 	/* What the common options said: */
 	bool image_opts, force_share, quiet, progress, json, no_backing;
 	enum plt_policy policy;
+	const char *objects[CLI_OBJECTS_MAX]; /* --object, in order: one may need those before it */
+	unsigned nobjects;
 	const char *allow_dirs[CLI_DIRS_MAX + 1];
 	unsigned nallow_dirs;
 };
@@ -118,14 +132,25 @@ bool cli_list_wants_help(const struct cli_list *l);
 /* -o help: prints what FORMAT knows; the exit status. */
 int cli_format_help(const char *format, bool with_file);
 
+/* "-l": fills in the snapshot of @o, which points into ->copy; free() that.  False: error printed. */
+struct cli_snapshot {
+	char *copy;
+};
+bool cli_snapshot_parse(struct cli_snapshot *s, const char *text, struct plt_open_options *o);
+
 /* A size argument with qemu-img's words; false: error printed. */
 bool cli_size(const char *what, const char *text, uint64_t *ret);
+bool cli_size_between(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *ret);
+/* One of the library's formats, by its own name. */
+bool cli_format_exists(const char *format);
 /* Is @mode a cache mode?  *ret: its name for the library. */
 bool cli_cache_mode(const char *mode, const char **ret);
 
 /* ---- opening: open.c ------------------------------------------------------------------------- */
 
 int cli_context(const struct cli_args *a, struct plt_ctx **ret); /* errors are printed */
+/* The same with other options of the context than the defaults. */
+int cli_context_with(const struct cli_args *a, struct plt_ctx_options *opts, struct plt_ctx **ret);
 /* Adds what the common options say to opts->flags.  Errors are printed, as by all below. */
 int cli_open(const struct cli_args *a, struct plt_ctx *ctx, const char *name,
 	     struct plt_open_options *opts, struct plt_disk **ret);
@@ -162,6 +187,7 @@ struct cli_progress {
 	double skip, last; /* percent */
 	uint64_t begin_ns, shown_ns;
 	bool shown;
+	bool any; /* there has been something to do */
 };
 
 /* @skip: percent between two lines of the plain form. */
@@ -183,7 +209,7 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 
 /* ---- commands -------------------------------------------------------------------------------- */
 
-extern const struct cli_command cli_check, cli_compare, cli_convert, cli_create, cli_hash, cli_info,
-	cli_map;
+extern const struct cli_command cli_amend, cli_bench, cli_check, cli_compare, cli_convert, cli_create,
+	cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_resize;
 
 #endif

@@ -24,7 +24,7 @@ static const struct cli_opt opts[] = {
 	{ 'f', "format", "fmt", "format of the image", CLI_FORMAT },
 	{ 'r', "repair", "leaks|all", "this release repairs nothing: it ends with 1 if there is something to repair",
 	  CLI_REPAIR },
-	{ 'T', "cache", "src_cache", "how to read the image: none, writeback, ...", CLI_CACHE },
+	{ 'T', "cache", "src_cache", "how to read the image: " CLI_CACHE_WORDS " (writeback)", CLI_CACHE },
 	{ 0 },
 };
 
@@ -36,6 +36,8 @@ const struct cli_command cli_check = {
 	.text = (const char *const[]){
 		"Nothing is written. Damage that qemu-img does not look for is reported too, "
 		"marked with the name of its kind, and in JSON under \\fIplatter-findings\\fR.",
+		"Of an image with a backing file the image alone is examined. No file that it names is opened or "
+		"looked for, so that a missing one is no error here (qemu-img ends with 1 then).",
 		"Exit status: 0 no damage; 1 the check could not be made; 2 damage; 3 lost space "
 		"only; 63 the format has nothing to check.",
 		NULL,

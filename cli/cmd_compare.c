@@ -19,7 +19,7 @@ static int run(struct cli_args *a);
 static const struct cli_opt opts[] = {
 	{ 'f', "a-format", "fmt", "format of the first image", CLI_FORMAT },
 	{ 'F', "b-format", "fmt", "format of the second image", CLI_FORMAT },
-	{ 'T', "cache", "src_cache", "how to read the images: none, writeback, ...", CLI_CACHE },
+	{ 'T', "cache", "src_cache", "how to read the images: " CLI_CACHE_WORDS " (writeback)", CLI_CACHE },
 	{ 's', "strict", NULL, "sizes, and what is allocated, must be equal too", CLI_ANY },
 	{ 0 },
 };
@@ -103,7 +103,8 @@ static int compare(struct cli_args *a, struct plt_disk *const disk[2], bool stri
 
 static int run(struct cli_args *a)
 {
-	struct plt_open_options o[2] = { PLT_OPEN_OPTIONS_INIT, PLT_OPEN_OPTIONS_INIT };
+	struct plt_open_options o[2] = { { .size = sizeof(o[0]), .flags = PLT_OPEN_SHARE_RAW },
+					 { .size = sizeof(o[1]), .flags = PLT_OPEN_SHARE_RAW } };
 	struct plt_disk *disk[2] = { NULL, NULL };
 	const char *cache = NULL;
 	bool strict = false;

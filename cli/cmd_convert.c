@@ -22,7 +22,7 @@ static int run(struct cli_args *a);
 
 static const struct cli_opt opts[] = {
 	{ 'f', "source-format", "fmt", "format of the sources", CLI_FORMAT },
-	{ 'T', "source-cache", "src_cache", "how to read the sources: none, writeback, ...",
+	{ 'T', "source-cache", "src_cache", "how to read the sources: " CLI_CACHE_WORDS " (writeback)",
 	  CLI_CACHE },
 	{ 'l', "snapshot", "snapshot_param",
 	  "copy this internal snapshot: its id or name, or snapshot.id=ID,snapshot.name=NAME",
@@ -31,24 +31,25 @@ static const struct cli_opt opts[] = {
 	{ 'o', "target-format-options", "options",
 	  "what the target's format can do: name=value,... (-o help lists it)", CLI_ANY },
 	{ 't', "target-cache", "cache",
-	  "how to write the target (unsafe: the copy is not forced to the disk)", CLI_CACHE },
+	  "how to write the target: " CLI_CACHE_WORDS
+	  " (writeback; with unsafe the copy is not forced to the disk)", CLI_CACHE },
 	{ OPT_TARGET_IMAGE_OPTS, "target-image-opts", NULL,
 	  "the target is a list of options; it must exist (-n)", CLI_ANY },
 	{ 'b', "backing", "backing_file", "backing file of the target, holding what is alike",
 	  CLI_FILE },
-	{ 'B', NULL, "backing_file", NULL, CLI_FILE },
+	{ 'B', NULL, "backing_file", "the same as -b", CLI_FILE },
 	{ 'F', "backing-format", "backing_fmt", "format of the backing file", CLI_FORMAT },
 	{ 'n', "no-create", NULL, "the target exists: write into it", CLI_ANY },
 	{ OPT_TARGET_IS_ZERO, "target-is-zero", NULL, "the target reads as zeros now (with -n)",
 	  CLI_ANY },
 	{ 'c', "compress", NULL, "compress the target", CLI_ANY },
-	{ OPT_LEVEL, "compress-level", "level", "fast, best, or 1 to 9", CLI_ANY },
+	{ OPT_LEVEL, "compress-level", "level", "with -c: fast, best, or 1 to 9", CLI_ANY },
 	{ 'S', "sparse-size", "sparse_size",
 	  "zeros of this length become holes (4k); 0: everything is allocated", CLI_ANY },
-	{ 'm', "parallel", "num_coroutines", "how many requests are under way at once (8)",
+	{ 'm', "parallel", "num_coroutines", "how many requests are under way at once, 1 to 16 (8)",
 	  CLI_ANY },
 	{ 'W', "oob-writes", NULL, "write the target in any order", CLI_ANY },
-	{ 'C', "copy-range-offloading", NULL, "let the kernel or the storage copy where it can",
+	{ 'C', "copy-range-offloading", NULL, "a hint: what the kernel could copy may be left to it",
 	  CLI_ANY },
 	{ 'r', "rate-limit", "rate_limit", "copy at most this many bytes a second", CLI_ANY },
 	{ OPT_BITMAPS, "bitmaps", NULL, "copy persistent dirty bitmaps too", CLI_ANY },
@@ -66,8 +67,13 @@ const struct cli_command cli_convert = {
 	.summary = "copy an image into another format",
 	.text = (const char *const[]){
 		"Copies what the guest sees of the sources, one after the other, into the target. "
-		"Nothing appears under the target's name before it is complete, unless it exists "
-		"already (\\fB-n\\fR).",
+		"Nothing appears under the target's name before it is complete: it is written "
+		"beside it, and renamed. Where that cannot be it is written in place, and a run "
+		"that fails leaves no image there: into what exists with \\fB-n\\fR, into a device, "
+		"a file with several names (hard links), a mount point, or a file of another user or "
+		"in a folder that may not be written; where the disk has no room for the old and the "
+		"new file; and where the options name a data file. A file that something else "
+		"writes to is not replaced.",
 		"With \\fB--salvage\\fR each range that cannot be read is named on stderr.",
 		NULL,
 	},
@@ -95,9 +101,9 @@ struct job {
 	struct plt_open_options src;
 	struct plt_convert_options dst;
 	struct cli_list texts;
-	char *snapshot; /* a copy of -l that src points into */
+	struct cli_snapshot snapshot;
 	const char *src_cache, *dst_cache;
-	bool sparse_given;
+	bool sparse_given, level_given;
 	struct plt_disk **disks;
 	unsigned ndisks;
 };
@@ -139,6 +145,7 @@ static bool parse_coroutines(struct job *j, const char *text)
 
 static bool parse_level(struct job *j, const char *text)
 {
+	j->level_given = true;
 	if (!strcmp(text, "fast")) {
 		j->dst.level = 0;
 	} else if (!strcmp(text, "best")) {
@@ -150,51 +157,6 @@ static bool parse_level(struct job *j, const char *text)
 			"Invalid compression level specified: %s (expecting fast, best, or 1 to 9)",
 			text);
 		return false;
-	}
-	return true;
-}
-
-/* "ID_OR_NAME", or "snapshot.id=ID,snapshot.name=NAME". */
-static bool parse_snapshot(struct job *j, const char *text)
-{
-	char *p, *value, *end, *w;
-
-	j->src.snapshot = j->src.snapshot_id = j->src.snapshot_name = NULL;
-	free(j->snapshot);
-	j->snapshot = strdup(text);
-	if (!j->snapshot) {
-		cli_error("out of memory");
-		return false;
-	}
-	if (strncmp(text, "snapshot.", 9)) {
-		j->src.snapshot = j->snapshot;
-		return true;
-	}
-	for (p = j->snapshot; *p; p = end) {
-		value = p + strcspn(p, "=,");
-		end = value;
-		if (*value == '=') {
-			*value++ = '\0';
-			/* Up to a comma that stands alone; two are one. */
-			for (end = w = value; *end; *w++ = *end++)
-				if (*end == ',' && *++end != ',')
-					break;
-		} else {
-			if (*end)
-				end++;
-			*value = '\0';
-			w = NULL;
-		}
-		if (w && !strcmp(p, "snapshot.id")) {
-			j->src.snapshot_id = value;
-		} else if (w && !strcmp(p, "snapshot.name")) {
-			j->src.snapshot_name = value;
-		} else {
-			cli_error("Invalid parameter '%s'", p);
-			cli_error("Failed in parsing snapshot param '%s'", text);
-			return false;
-		}
-		*w = '\0';
 	}
 	return true;
 }
@@ -211,7 +173,7 @@ static bool take(struct job *j, int c, const char *arg)
 		j->src_cache = arg;
 		return true;
 	case 'l':
-		return parse_snapshot(j, arg);
+		return cli_snapshot_parse(&j->snapshot, arg, &j->src);
 	case 'O':
 		d->format = arg;
 		return true;
@@ -288,6 +250,8 @@ static const char *conflict(const struct job *j)
 		return "-o has no effect when skipping image creation";
 	if ((f & PLT_CONVERT_TARGET_ZERO) && !(f & PLT_CONVERT_NO_CREATE))
 		return "--target-is-zero requires use of -n flag";
+	if (j->level_given && !(f & PLT_CONVERT_COMPRESS))
+		return "--compress-level requires use of -c flag";
 	return NULL;
 }
 
@@ -342,6 +306,9 @@ static int convert(struct cli_args *a, struct job *j, char **names, unsigned n, 
 		if (r < 0 && r != -ECANCELED && !progress.shown)
 			cli_error("%s", err.text);
 	}
+	/* qemu-img says it twice: what there was to copy is copied, all is closed. */
+	if (r == 0 && progress.any)
+		cli_progress_done(&progress);
 	if (r == 0)
 		cli_progress_done(&progress);
 	cli_progress_end(&progress);
@@ -399,7 +366,7 @@ static int run(struct cli_args *a)
 	status = convert(a, &j, a->argv + optind, (unsigned)n, a->argv[a->argc - 1]) < 0;
 out:
 	cli_list_release(&j.texts);
-	free(j.snapshot);
+	free(j.snapshot.copy);
 	free(j.disks);
 	return status;
 }

@@ -17,7 +17,7 @@ static const struct cli_opt opts[] = {
 	{ 'f', "format", "fmt", "format of the new image (raw)", CLI_FORMAT },
 	{ 'b', "backing", "backing_file", "record only what differs from this image", CLI_FILE },
 	{ 'F', "backing-format", "backing_fmt", "format of the backing file", CLI_FORMAT },
-	{ 'B', NULL, "backing_fmt", NULL, CLI_FORMAT },
+	{ 'B', NULL, "backing_fmt", "the same as -F", CLI_FORMAT },
 	{ 'u', "backing-unsafe", NULL, "do not open the backing file", CLI_ANY },
 	{ 'o', "options", "options", "what the format can do: name=value,... (-o help lists it)",
 	  CLI_ANY },

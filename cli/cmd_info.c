@@ -19,7 +19,7 @@ static int run(struct cli_args *a);
 static const struct cli_opt opts[] = {
 	{ 'f', "format", "fmt", "format of the image", CLI_FORMAT },
 	{ OPT_BACKING_CHAIN, "backing-chain", NULL, "describe the backing files too", CLI_ANY },
-	{ 't', "cache", "cache", "how to open the image: none, writeback, ...", CLI_CACHE },
+	{ 't', "cache", "cache", "how to open the image: " CLI_CACHE_WORDS " (writeback)", CLI_CACHE },
 	{ 0 },
 };
 
@@ -147,7 +147,7 @@ static int collect(struct cli_args *a, struct plt_ctx *ctx, const char *name,
 		if (!l->name || describe(a, ctx, o, l) < 0)
 			return -1;
 		info = l->info;
-		if (!whole_chain || !info->backing_filename)
+		if (!whole_chain || !info->backing_filename || a->no_backing)
 			return 0;
 		if (!info->full_backing_filename) {
 			cli_error(
@@ -159,7 +159,7 @@ static int collect(struct cli_args *a, struct plt_ctx *ctx, const char *name,
 		name = info->full_backing_filename;
 		/* --image-opts is said of the first name only. */
 		a->image_opts = false;
-		o->flags = 0;
+		o->flags = PLT_OPEN_REFERENCE;
 		o->format = info->backing_format;
 	}
 	return 0;

@@ -178,6 +178,7 @@ static int run(struct cli_args *a)
 		return cli_usage_error("Expecting one image file name");
 	if (cli_context(a, &ctx) < 0)
 		return 1;
+	o.flags |= PLT_OPEN_SHARE_RAW;
 	r = cli_open(a, ctx, a->argv[optind], &o, &disk);
 	if (r == 0) {
 		size = plt_disk_size(disk);

@@ -4,14 +4,30 @@
 platter_SOURCES += \
 	cli/args.c \
 	cli/cli.h \
+	cli/cmd_amend.c \
+	cli/cmd_bench.c \
 	cli/cmd_check.c \
 	cli/cmd_compare.c \
 	cli/cmd_convert.c \
 	cli/cmd_create.c \
+	cli/cmd_dd.c \
 	cli/cmd_hash.c \
 	cli/cmd_info.c \
+	cli/cmd_io.c \
 	cli/cmd_map.c \
+	cli/cmd_measure.c \
+	cli/cmd_resize.c \
 	cli/help.c \
+	cli/io.h \
+	cli/io_args.c \
+	cli/io_image.c \
+	cli/io_misc.c \
+	cli/io_open.c \
+	cli/io_read.c \
+	cli/io_report.c \
+	cli/io_request.c \
+	cli/io_table.c \
+	cli/io_write.c \
 	cli/json.c \
 	cli/main.c \
 	cli/open.c \

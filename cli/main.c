@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "cli/cli.h"
@@ -32,8 +33,8 @@ static const struct cli_command cli_help = {
 };
 
 const struct cli_command *const cli_commands[] = {
-	&cli_check, &cli_compare, &cli_convert, &cli_create, &cli_hash, &cli_help, &cli_info,
-	&cli_map, NULL,
+	&cli_amend, &cli_bench, &cli_check, &cli_compare, &cli_convert, &cli_create, &cli_dd, &cli_hash,
+	&cli_help, &cli_info, &cli_io, &cli_map, &cli_measure, &cli_resize, NULL,
 };
 
 const struct cli_command *cli_command_find(const char *name)
@@ -72,20 +73,21 @@ static int run_help(struct cli_args *a)
 
 /* Commands of qemu-img that this release does not have: whoever calls one should read why. */
 static const char *const absent[] = {
-	"amend", "bench", "bitmap", "commit", "dd", "measure", "rebase", "resize", "snapshot",
+	"bitmap", "commit", "rebase", "snapshot",
 };
 
-static int run_command(int argc, char **argv)
+/* The command @name; argv[0] stands before its arguments. */
+static int run_command(const char *name, int argc, char **argv)
 {
-	struct cli_args a = { .argc = argc, .argv = argv, .cmd = cli_command_find(argv[0]) };
+	struct cli_args a = { .argc = argc, .argv = argv, .cmd = cli_command_find(name) };
 	int status;
 
 	for (size_t i = 0; i < PLT_ARRAY_SIZE(absent); i++)
-		if (!strcmp(argv[0], absent[i]))
+		if (!strcmp(name, absent[i]))
 			return cli_usage_error("%s: this command is not supported in platter %s",
-					       argv[0], plt_version());
+					       name, plt_version());
 	if (!a.cmd)
-		return cli_usage_error("Command not found: %s", argv[0]);
+		return cli_usage_error("Command not found: %s", name);
 	status = a.cmd->run(&a);
 	free(a.shorts);
 	free(a.longs);
@@ -128,7 +130,18 @@ static int dispatch(int argc, char **argv)
 	argc -= optind;
 	argv += optind;
 	optind = 0; /* getopt starts anew */
-	return run_command(argc, argv);
+	return run_command(argv[0], argc, argv);
+}
+
+/*
+ * Called qemu-io, the command is "io" and all words are its own; a first word "io" is taken for the
+ * command's name all the same, unless there is such a file, for those who write "PROGRAM io" and give
+ * PROGRAM that name.
+ */
+static bool is_qemu_io(int argc, char **argv)
+{
+	return !strcmp(cli_program, "qemu-io") &&
+	       !(argc > 1 && !strcmp(argv[1], "io") && access("io", F_OK) < 0);
 }
 
 int main(int argc, char **argv)
@@ -143,7 +156,7 @@ int main(int argc, char **argv)
 	setlocale(LC_ALL, "");
 	/* Numbers keep their decimal point: others parse them. */
 	setlocale(LC_NUMERIC, "C");
-	status = dispatch(argc, argv);
+	status = is_qemu_io(argc, argv) ? run_command("io", argc, argv) : dispatch(argc, argv);
 	if (fflush(stdout) != 0 || ferror(stdout)) {
 		cli_error("could not write to standard output: %s", strerror(errno));
 		if (status == 0)

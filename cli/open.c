@@ -5,24 +5,44 @@
  * Contexts and disks for the commands, from what the common options said.  Invariant: every image
  * that a command opens passes through here, so that each common option acts on every command.
  */
+#include <stdio.h>
+#include <string.h>
+
 #include "cli/cli.h"
 
 static void warn(void *arg, const char *text)
 {
-	(void)arg;
-	cli_warn("%s", text);
+	const struct cli_args *a = arg;
+
+	/* One that qemu-img has, without its name in front, and with -q too. */
+	if (!strncmp(text, "WARNING: ", 9))
+		fprintf(stderr, "%s\n", text);
+	else if (!a->quiet)
+		cli_warn("%s", text);
 }
 
 int cli_context(const struct cli_args *a, struct plt_ctx **ret)
 {
 	struct plt_ctx_options opts = PLT_CTX_OPTIONS_INIT;
+
+	return cli_context_with(a, &opts, ret);
+}
+
+int cli_context_with(const struct cli_args *a, struct plt_ctx_options *opts, struct plt_ctx **ret)
+{
 	struct plt_error err = PLT_ERROR_INIT;
 	int r;
 
-	opts.policy = a->policy;
-	opts.allow_dirs = a->allow_dirs;
-	opts.warn = a->quiet ? NULL : warn;
-	r = plt_ctx_new(&opts, ret, &err);
+	opts->policy = a->policy;
+	opts->allow_dirs = a->allow_dirs;
+	opts->warn = warn;
+	opts->warn_arg = (void *)(uintptr_t)a;
+	r = plt_ctx_new(opts, ret, &err);
+	for (unsigned i = 0; r == 0 && i < a->nobjects; i++) {
+		r = plt_ctx_add_object(*ret, a->objects[i], &err);
+		if (r < 0)
+			plt_ctx_free(*ret);
+	}
 	if (r < 0)
 		cli_error("%s", err.text);
 	return r;

@@ -106,6 +106,7 @@ int cli_progress_tick(void *arg, uint64_t done, uint64_t total)
 	struct cli_progress *p = arg;
 	double percent = total ? 100.0 * (double)done / (double)total : 0; /* 0: still being found out */
 
+	p->any |= total > 0;
 	if (percent > 100)
 		percent = 100;
 	/* 100 % is for cli_progress_done(): the last byte is not the last of the work. */

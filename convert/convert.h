@@ -63,7 +63,8 @@ struct plt_source {
 	struct plt_disk *const *disks;
 	unsigned n;
 	uint64_t *start;            /* of each disk; n + 1 entries */
-	uint64_t size;
+	uint64_t skip;              /* bytes of the (only) disk that lie before its start */
+	uint64_t size;              /* zeros follow the last disk if it ends in the middle of a sector */
 	bool top_only;              /* what the active layer does not have is ABSENT */
 	uint64_t backing_size;      /* top_only: of the source's own backing file; beyond it absent is ZERO */
 	bool salvage;
@@ -73,6 +74,8 @@ struct plt_source {
 };
 
 int plt_source_init(struct plt_source *src, struct plt_disk *const *disks, unsigned n, struct plt_error *err);
+/* Of the one disk only [off, off+len), which must lie inside it. */
+void plt_source_window(struct plt_source *src, uint64_t off, uint64_t len);
 void plt_source_release(struct plt_source *src);
 /* Any thread.  With salvage, unreadable sectors become zeros and are reported. */
 int plt_source_read(struct plt_source *src, uint64_t off, void *buf, size_t len, struct plt_error *err);
@@ -91,7 +94,7 @@ struct plt_walk {
 	struct plt_extent ext[64];
 	unsigned i, n;
 	unsigned fetches;           /* how often status was asked */
-	uint64_t base;              /* start of the disk they belong to */
+	uint64_t base;              /* to be added to their offsets */
 };
 
 struct plt_piece {
@@ -168,6 +171,13 @@ int plt_sync_folder(const char *path, struct plt_error *err);
 int plt_hold_new(struct plt_store *below, struct plt_store **ret);
 /* Write what was held: the first sector last, syncs before and after (unless the store is unsafe). */
 int plt_hold_release(struct plt_store *st, struct plt_error *err);
+
+/* ---- bitmaps.c ------------------------------------------------------------------------------- */
+
+/* Before anything is opened for writing; before data is copied; when all data is in the target. */
+int plt_bitmaps_check_source(struct plt_disk *const *disks, unsigned n, bool skip_broken, struct plt_error *err);
+int plt_bitmaps_check_target(struct plt_disk *source, struct plt_disk *target, struct plt_error *err);
+int plt_bitmaps_copy(struct plt_disk *source, struct plt_disk *target, struct plt_error *err);
 
 /* ---- verify.c -------------------------------------------------------------------------------- */
 

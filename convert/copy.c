@@ -358,11 +358,12 @@ static int check_options(struct job *job, unsigned n, struct plt_error *err)
 	else if (job->compress && prealloc && strcmp(prealloc, "off") != 0)
 		ret = plt_error_set(err, EINVAL, "Compression and preallocation not supported at the same "
 				    "time");
+	else if (job->compress && !(opts->flags & PLT_CONVERT_NO_CREATE) &&
+		 (option_value(o, "encrypt.format") || plt_opts_bool(o, "encryption")))
+		ret = plt_error_set(err, EINVAL, "Compression and encryption not supported at the same time");
 	else if (job->compress && option_value(o, "data_file"))
 		/* What qemu-img says when its first write fails; here nothing has been touched. */
 		ret = plt_error_set(err, ENOTSUP, "error while writing at byte 0: %s", strerror(ENOTSUP));
-	else if (opts->flags & PLT_CONVERT_BITMAPS)
-		ret = plt_error_set(err, ENOTSUP, "Copying of persistent bitmaps (--bitmaps) is not supported");
 	plt_opts_free(o);
 	return ret;
 }
@@ -441,7 +442,12 @@ static int run(struct job *job, struct plt_ctx *ctx, const char *target, struct 
 	if (ret)
 		return ret;
 	job->out = plt_target_disk(job->target);
-	ret = copy_all(job, threads, err);
+	if (job->opts->flags & PLT_CONVERT_BITMAPS)
+		ret = plt_bitmaps_check_target(job->src.disks[0], job->out, err);
+	if (!ret)
+		ret = copy_all(job, threads, err);
+	if (!ret && job->opts->flags & PLT_CONVERT_BITMAPS)
+		ret = plt_bitmaps_copy(job->src.disks[0], job->out, err);
 	if (!ret)
 		ret = plt_target_complete(job->target, err);
 	if (!ret)
@@ -497,11 +503,22 @@ int plt_convert(struct plt_ctx *ctx, struct plt_disk *const *sources, unsigned n
 	ret = check_options(job, n, err);
 	if (ret)
 		goto out;
-	ret = plt_source_init(&job->src, sources, n, err);
+	if (job->opts->flags & PLT_CONVERT_BITMAPS)
+		ret = plt_bitmaps_check_source(sources, n, job->opts->flags & PLT_CONVERT_SKIP_BROKEN, err);
+	if (!ret)
+		ret = plt_source_init(&job->src, sources, n, err);
 	if (ret)
 		goto out;
+	if (job->opts->flags & PLT_CONVERT_WINDOW) {
+		if (n != 1 || !plt_in_range(job->opts->window_offset, job->opts->window_length, job->src.size)) {
+			ret = plt_error_set(err, EINVAL, "The part to be copied is not inside the one source image");
+			goto out_source;
+		}
+		plt_source_window(&job->src, job->opts->window_offset, job->opts->window_length);
+	}
 	source_options(job);
 	ret = prepare_and_run(job, ctx, target, err);
+out_source:
 	plt_source_release(&job->src);
 out:
 	free(job);

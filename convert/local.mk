@@ -2,6 +2,7 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	convert/bitmaps.c \
 	convert/compare.c \
 	convert/convert.h \
 	convert/copy.c \
@@ -9,6 +10,7 @@ libplatter_core_la_SOURCES += \
 	convert/hash.c \
 	convert/hold.c \
 	convert/limits.c \
+	convert/measure.c \
 	convert/replace.c \
 	convert/source.c \
 	convert/target.c \

@@ -149,14 +149,27 @@ static void look_at_folder(struct plt_replace *r)
 		r->why = "it belongs to another user, in a folder where only owners may rename";
 }
 
+/* A target is created, whether it exists or not: that is what qemu-img calls it. */
+static void say_create(struct plt_error *err)
+{
+	static const char open[] = "Could not open '";
+	PLT_AUTOFREE char *rest = NULL;
+
+	if (err && !strncmp(err->text, open, strlen(open)) && (rest = strdup(err->text + strlen(open))))
+		plt_error_set(err, err->code, "Could not create '%s", rest);
+}
+
 int plt_replace_look(struct plt_replace *r, const char *path, unsigned flags, struct plt_error *err)
 {
 	int ret;
 
 	memset(r, 0, sizeof(*r));
 	ret = resolve(r, path, err);
-	if (!ret && r->exists)
+	if (!ret && r->exists) {
 		ret = plt_file_open(r->final, flags | PLT_FILE_WRITE, &r->old, err);
+		if (ret)
+			say_create(err);
+	}
 	if (!ret && r->old)
 		ret = plt_store_lock(r->old, PLT_PERM_READ | PLT_PERM_WRITE | PLT_PERM_RESIZE,
 				     PLT_PERM_READ | PLT_PERM_WRITE_UNCHANGED, err);

@@ -44,6 +44,13 @@ int plt_source_init(struct plt_source *src, struct plt_disk *const *disks, unsig
 	return 0;
 }
 
+void plt_source_window(struct plt_source *src, uint64_t off, uint64_t len)
+{
+	src->skip = off;
+	src->start[1] = len;
+	src->size = plt_align_up(len, SECTOR);
+}
+
 void plt_source_release(struct plt_source *src)
 {
 	if (!src->start)
@@ -53,7 +60,13 @@ void plt_source_release(struct plt_source *src)
 	pthread_mutex_destroy(&src->salvage_lock);
 }
 
-/* Index of the disk that holds @off (< size). */
+/* Where source offset 0 of disk @i would lie: add it to a disk's offset.  (Arithmetic is modulo 2^64.) */
+static uint64_t base_of(const struct plt_source *src, unsigned i)
+{
+	return src->start[i] - src->skip;
+}
+
+/* Index of the disk that holds @off (< start[n]). */
 static unsigned disk_at(const struct plt_source *src, uint64_t off)
 {
 	unsigned i = 0;
@@ -83,7 +96,7 @@ static void salvage(struct plt_source *src, unsigned i, uint64_t off, uint8_t *b
 		    struct lost *lost)
 {
 	struct plt_error err = PLT_ERROR_INIT;
-	int ret = plt_read(src->disks[i], off - src->start[i], buf, len, &err);
+	int ret = plt_read(src->disks[i], off - base_of(src, i), buf, len, &err);
 	size_t half;
 
 	if (!ret)
@@ -106,12 +119,19 @@ static void salvage(struct plt_source *src, unsigned i, uint64_t off, uint8_t *b
 
 int plt_source_read(struct plt_source *src, uint64_t off, void *buf, size_t len, struct plt_error *err)
 {
+	uint64_t end = src->start[src->n];
 	uint8_t *p = buf;
 
+	if (off + len > end) {
+		size_t beyond = off >= end ? len : off + len - end;
+
+		memset(p + len - beyond, 0, beyond);
+		len -= beyond;
+	}
 	while (len) {
 		unsigned i = disk_at(src, off);
 		size_t n = PLT_MIN(len, src->start[i + 1] - off);
-		int ret = plt_read(src->disks[i], off - src->start[i], p, n, err);
+		int ret = plt_read(src->disks[i], off - base_of(src, i), p, n, err);
 
 		if (ret && src->salvage && ret != -ENOMEM) {
 			struct lost lost = { 0 };
@@ -163,12 +183,19 @@ void plt_walk_init(struct plt_walk *w, struct plt_source *src, uint64_t unit, ui
 static int fetch(struct plt_walk *w, uint64_t off, struct plt_error *err)
 {
 	struct plt_source *src = w->src;
-	unsigned i = disk_at(src, off);
+	unsigned i;
 	int ret;
 
-	w->base = src->start[i];
 	w->i = w->n = 0;
 	w->fetches++;
+	if (off >= src->start[src->n]) {
+		w->n = 1;
+		w->base = 0;
+		w->ext[0] = (struct plt_extent){ .off = off, .len = src->size - off, .flags = PLT_EXTENT_ZERO };
+		return 0;
+	}
+	i = disk_at(src, off);
+	w->base = base_of(src, i);
 	ret = plt_status(src->disks[i], off - w->base, src->start[i + 1] - off,
 			 src->top_only ? PLT_STATUS_TOP_ONLY : 0, w->ext, PLT_ARRAY_SIZE(w->ext), &w->n, err);
 	if (ret && src->salvage && ret != -ENOMEM) {

@@ -44,6 +44,8 @@ struct plt_target {
 	const struct plt_source *src;
 	const char *format;
 	char *name;                /* as given */
+	char *secret;              /* the open option that unlocks what is created encrypted; NULL: none */
+	const char *open_opts[2];
 	enum way way;
 	struct plt_replace rep;
 	struct plt_store *store;   /* what is formatted and written (a reference); NULL: existing, opened by name */
@@ -133,6 +135,7 @@ static void open_options(const struct plt_target *t, bool write, struct plt_open
 	*oo = (struct plt_open_options)PLT_OPEN_OPTIONS_INIT;
 	oo->format = t->format;
 	oo->cache = t->opts->cache;
+	oo->options = t->secret ? t->open_opts : NULL;
 	oo->flags = write ? PLT_OPEN_WRITE : 0;
 	if (t->opts->flags & PLT_CONVERT_UNCHECKED_BACKING)
 		oo->flags |= PLT_OPEN_NO_BACKING;
@@ -289,6 +292,9 @@ static int create_and_open(struct plt_target *t, const struct wishes *w, struct 
 	if (ret)
 		return ret;
 	t->zero = !w->backing && fresh_is_zero(t, w);
+	below = plt_disk_image(t->disk);
+	if (below->drv->flags & PLT_DRIVER_NOT_ZEROED || (below->encrypted && w->preallocated))
+		t->zero = false; /* what is there already is decrypted to anything */
 	below = plt_image_backing(plt_disk_image(t->disk));
 	if (below)
 		t->backing_size = atomic_load(&below->size);
@@ -302,6 +308,7 @@ static int begin_existing(struct plt_target *t, struct plt_error *err)
 
 	t->way = WAY_EXISTING;
 	open_options(t, true, &oo);
+	oo.flags |= PLT_OPEN_SHARE_RAW;
 	ret = plt_disk_open(t->ctx, t->name, &oo, &t->disk, err);
 	if (!ret && plt_source_uses(t->src, plt_disk_image(t->disk)->file))
 		ret = plt_error_set(err, EBUSY, "'%s' is read from by this conversion", t->name);
@@ -351,6 +358,41 @@ static int check_data_file(struct plt_target *t, const char *name, struct plt_er
 	return ret;
 }
 
+/* "key=value" as an -o text: commas doubled; malloc.  NULL: out of memory. */
+static char *option_text(const char *key, const char *value)
+{
+	char *ret = malloc(strlen(key) + 2 * strlen(value) + 2), *p = ret;
+
+	if (!ret)
+		return NULL;
+	p += sprintf(p, "%s=", key);
+	for (; *value; value++) {
+		if (*value == ',')
+			*p++ = ',';
+		*p++ = *value;
+	}
+	*p = 0;
+	return ret;
+}
+
+/* An encrypted image that has been created is opened with the secret that it was created with. */
+static int take_secret(struct plt_target *t, const struct wishes *w, struct plt_error *err)
+{
+	static const char *const keys[] = { "encrypt.key-secret", "key-secret" };
+
+	for (unsigned i = 0; i < PLT_ARRAY_SIZE(keys) && !t->secret; i++) {
+		const char *v = plt_opts_get(w->opts, keys[i]);
+
+		if (!v)
+			continue;
+		t->secret = option_text(keys[i], v);
+		if (!t->secret)
+			return plt_error_set(err, ENOMEM, "Out of memory");
+		t->open_opts[0] = t->secret;
+	}
+	return 0;
+}
+
 static int begin(struct plt_target *t, const struct plt_driver *drv, uint64_t data, struct plt_error *err)
 {
 	PLT_AUTOFREE char *path = NULL;
@@ -363,7 +405,12 @@ static int begin(struct plt_target *t, const struct plt_driver *drv, uint64_t da
 	if (!ret)
 		ret = wishes_read(&w, t->opts, err);
 	if (!ret)
+		ret = take_secret(t, &w, err);
+	if (!ret) {
 		ret = check_data_file(t, w.data_file, err);
+		if (ret)
+			plt_error_prefix(err, "%s: error while converting %s", t->name, t->format);
+	}
 	if (!ret) {
 		path = plain_path(t->name);
 		ret = path ? begin_file(t, path, &w, space_needed(drv, &w, t->src->size, data), err) :
@@ -386,9 +433,9 @@ int plt_target_begin(struct plt_ctx *ctx, const char *name, const struct plt_con
 	struct plt_target *t;
 	int r;
 
-	/* With -n the format may be left to be found out: plt_disk_open() then says what is wrong. */
+	/* With -n an unknown format is found by plt_disk_open(), which says it as qemu-img does. */
 	if (!drv && !(opts->flags & PLT_CONVERT_NO_CREATE))
-		return plt_error_set(err, EINVAL, "Unknown file format '%s'", format);
+		return plt_format_unknown(format, err);
 	if (opts->flags & PLT_CONVERT_COMPRESS && drv && !(drv->flags & PLT_DRIVER_COMPRESS))
 		return plt_error_set(err, ENOTSUP, "Compression not supported for this file format");
 	t = calloc(1, sizeof(*t));
@@ -398,7 +445,7 @@ int plt_target_begin(struct plt_ctx *ctx, const char *name, const struct plt_con
 	}
 	t->ctx = ctx;
 	t->opts = opts;
-	t->format = opts->flags & PLT_CONVERT_NO_CREATE ? opts->format : drv->name;
+	t->format = opts->flags & PLT_CONVERT_TARGET_OPTS ? opts->format : drv ? drv->name : opts->format;
 	t->no_header = drv && drv->flags & PLT_DRIVER_NO_HEADER;
 	t->backing_size = UINT64_MAX;
 	t->src = src;
@@ -466,6 +513,7 @@ static void target_free(struct plt_target *t)
 	plt_store_unref(t->store);
 	plt_replace_release(&t->rep);
 	free(t->data_file);
+	free(t->secret);
 	free(t->name);
 	free(t);
 }

@@ -33,6 +33,8 @@
 #include "platter.h"
 
 struct plt_ctx;
+struct plt_luks;
+struct plt_secret;
 struct plt_driver;
 struct plt_image;
 
@@ -198,7 +200,7 @@ struct plt_run {
 	uint32_t comp_len;            /* bytes available at host_off; the stream may end earlier */
 	uint64_t unit_off;            /* guest range of the whole unit */
 	uint32_t unit_len;
-	/* DATA: NULL or how it is encrypted, with the number of the first 512-byte sector's IV */
+	/* DATA: NULL or how it is encrypted, with the number (for the IV) of the 512-byte sector in which off lies */
 	const struct plt_cipher *cipher;
 	uint64_t iv_sector;
 };
@@ -239,7 +241,7 @@ struct plt_place {
 	bool publish;             /* false: the mapping is right as it is; only write (nothing to withdraw) */
 	bool skip;                /* IF_ABSENT and something is there: nothing to do for len bytes */
 	const struct plt_cipher *cipher;
-	uint64_t iv_sector;       /* of host_off - head */
+	uint64_t iv_sector;       /* of the sector in which off - head lies */
 	uint64_t priv[6];         /* the driver's */
 	struct plt_block *blocks[8]; /* the driver's: what publish and withdraw touch (pinned) */
 };
@@ -268,6 +270,7 @@ struct plt_image {
 	/* Set by driver->open: */
 	_Atomic uint64_t size;         /* guest bytes; a multiple of 512 */
 	uint32_t alloc_unit;           /* granularity of mapping changes, for the range lock; a power of two */
+	bool encrypted;                /* its data is: runs and places carry a cipher if it was unlocked */
 	uint32_t slice;                /* metadata slice length, <= PLT_SLICE, a power of two >= 512 */
 	char *backing_name;            /* as recorded; NULL: none.  Owned, malloc */
 	char *backing_format;          /* as recorded; NULL: not recorded */
@@ -293,6 +296,12 @@ enum plt_ref_role { PLT_REF_BACKING, PLT_REF_DATA_FILE, PLT_REF_EXTENT, PLT_REF_
 int plt_ref_open(struct plt_image *img, enum plt_ref_role role, const char *name, bool from_cwd,
 		 bool writable, struct plt_store **ret, struct plt_error *err);
 
+/*
+ * A copy of the secret that the user has given under @id (crypt/secret.h: release it).  -ENOENT "No
+ * secret with id '...'"; -EINVAL if it is no text (UTF-8), as passphrases have to be.
+ */
+int plt_secret_get(struct plt_ctx *ctx, const char *id, struct plt_secret *ret, struct plt_error *err);
+
 /* Run fn(arg, i), i in [0, n), on all cores; the caller takes part.  First error wins. */
 int plt_ctx_parallel(struct plt_ctx *ctx, unsigned n, int (*fn)(void *arg, unsigned i), void *arg);
 
@@ -308,6 +317,7 @@ enum {
 	PLT_DRIVER_SNAPSHOTS = 1 << 3,  /* internal */
 	PLT_DRIVER_NO_HEADER = 1 << 4,  /* raw: nothing marks an incomplete image */
 	PLT_DRIVER_HOST_HOLES = 1 << 5, /* a hole in the file is known to be zero (raw): status asks */
+	PLT_DRIVER_NOT_ZEROED = 1 << 6, /* a new image reads as anything (what zeros are decrypted to) */
 };
 
 struct plt_open_how {
@@ -337,7 +347,8 @@ struct plt_create {
 struct plt_bitmap_info {
 	char *name;
 	uint32_t granularity;
-	bool in_use, autoload;
+	bool inconsistent;              /* its content cannot be trusted */
+	bool enabled;                   /* records what is written */
 };
 
 struct plt_snapshot_info {
@@ -347,6 +358,8 @@ struct plt_snapshot_info {
 	uint64_t vm_clock_nsec;
 	int64_t icount;                 /* -1: none */
 };
+
+enum plt_amend_phase { PLT_AMEND_FIRST, PLT_AMEND_LAST };
 
 struct plt_driver {
 	const char *name;               /* as qemu-img calls it */
@@ -418,22 +431,50 @@ struct plt_driver {
 	int (*grow)(struct plt_image *img, uint64_t size, struct plt_error *err);
 	int (*resize)(struct plt_image *img, uint64_t size, const char *preallocation, struct plt_error *err);
 
+	/*
+	 * Amend: in PLT_AMEND_FIRST everything is judged and then all is done but what must come after a
+	 * resize (PLT_AMEND_LAST).  The caller is exclusive, and passes only options of amend_opts.
+	 * *ret_plain: between the two the engine turns zero clusters over a backing file into data.
+	 */
+	const struct plt_opt_desc *amend_opts; /* ends with .name == NULL */
+	int (*amend)(struct plt_image *img, const struct plt_opts *opts, enum plt_amend_phase phase, bool *ret_plain,
+		     struct plt_error *err);
+
 	/* whole-image work */
 	int (*create)(const struct plt_create *how, struct plt_error *err);
 	/* Bytes that an image of @size with @data bytes in whole units would take; both may be the same. */
 	int (*measure)(const struct plt_opts *opts, uint64_t size, uint64_t data, uint64_t *ret_required,
 		       uint64_t *ret_full, struct plt_error *err);
+	/*
+	 * What @n bitmaps of a source of @size bytes would take besides.  NULL, -ENOTSUP: an image with
+	 * these options cannot have any.
+	 */
+	int (*measure_bitmaps)(const struct plt_opts *opts, uint64_t size, const struct plt_bitmap_info *v,
+			       unsigned n, uint64_t *ret);
 	/* "format-specific": {"type":…, "data":{…}}, a new reference, NULL if there is nothing to say. */
 	json_t *(*info)(struct plt_image *img);
 	uint32_t (*cluster_size)(struct plt_image *img); /* 0: none */
+	/* Blocking: at least @n clusters of the file are in use by the format.  NULL: all that it is long. */
+	bool (*uses_at_least)(struct plt_image *img, uint64_t n);
+	uint64_t (*vm_state_offset)(struct plt_image *img); /* behind the guest's disk; NULL: it keeps none */
 	bool (*dirty_flag)(struct plt_image *img);
 	enum plt_codec (*codec)(struct plt_image *img); /* of place(COMPRESSED); NULL or NONE: cannot */
 	int (*snapshots)(struct plt_image *img, const struct plt_snapshot_info **ret, unsigned *ret_n);
+	/* Persistent dirty bitmaps; valid until one is added.  NULL, -ENOTSUP: this image can have none. */
+	int (*bitmaps)(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
+	/* What is set in the @i-th: bit n of word n / 64 is granule n.  free() it. */
+	int (*bitmap_read)(struct plt_image *img, unsigned i, uint64_t **ret, uint64_t *ret_nbits,
+			   struct plt_error *err);
+	/* Durable on return.  A failure says so if it cost the bitmaps that were there.  The caller is exclusive. */
+	int (*bitmap_add)(struct plt_image *img, const struct plt_bitmap_info *info, const uint64_t *bits,
+			  uint64_t nbits, struct plt_error *err);
 	/*
 	 * Find everything wrong in the structure.  Takes stores, not an open image: the image may not
 	 * open.  Findings go to ex->emit().  -ENOTSUP where a format has nothing to check.
 	 */
 	int (*examine)(struct plt_examine *ex, struct plt_error *err);
+	/* The LUKS header of an open image, whose key slots may be changed; NULL: it has none, or was not read. */
+	struct plt_luks *(*luks)(struct plt_image *img);
 	/* Change what the header says of the backing file (create, rebase -u). */
 	int (*set_backing)(struct plt_image *img, const char *name, const char *format, struct plt_error *err);
 };
@@ -441,5 +482,9 @@ struct plt_driver {
 /* formats/registry.c: the one table of drivers, in probe order. */
 extern const struct plt_driver *const plt_drivers[];
 const struct plt_driver *plt_driver_find(const char *name); /* by name or alias; NULL */
+/* A format that is in the table or that QEMU has: what an image may record of its backing file. */
+bool plt_format_is_known(const char *name);
+/* EINVAL for a format that is not in the table; says what there is instead of one that QEMU has. */
+int plt_format_unknown(const char *name, struct plt_error *err);
 
 #endif

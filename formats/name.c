@@ -33,7 +33,7 @@ static void json_freep(json_t **v)
 }
 #define JSON_AUTOFREE PLT_CLEANUP(json_freep)
 
-static const char *const protocols[] = { "file", "host_device", "null-co", "null-aio" };
+static const char *const protocols[] = { "file", "host_device", "null-co", "null-aio", "blkdebug" };
 
 bool plt_name_is_protocol(const char *driver)
 {
@@ -126,7 +126,7 @@ static int nest(const json_t *obj, unsigned depth, json_t **ret, struct plt_erro
 }
 
 /* The children that name other nodes.  A text there is the name of a node that exists elsewhere. */
-static const char *const child_keys[] = { "file", "backing", "data-file" };
+static const char *const child_keys[] = { "file", "backing", "data-file", "image" };
 
 /*
  * Check the shape of one node and complete it: a leaf that has a file name and no driver is a file.
@@ -162,8 +162,10 @@ static int settle(json_t *node, bool leaf, unsigned depth, struct plt_error *err
 			return plt_error_set(err, EINVAL,
 					     "Invalid parameter type for '%s', expected: object",
 					     key);
-		r = settle(child, !strcmp(key, "file") || !strcmp(key, "data-file"), depth + 1,
-			   err);
+		/* a backing node may leave both out: options for the file that the image names */
+		if (!strcmp(key, "backing") && !json_object_get(child, "driver") && !json_object_get(child, "file"))
+			continue;
+		r = settle(child, strcmp(key, "backing") != 0, depth + 1, err);
 		if (r < 0)
 			return r;
 	}
@@ -193,7 +195,7 @@ static int finish(const json_t *flat, json_t **ret, struct plt_error *err)
 	if (r < 0)
 		return r;
 	driver = json_string_value(json_object_get(tree, "driver"));
-	if (driver && plt_name_is_protocol(driver)) {
+	if (driver && plt_name_is_protocol(driver)) { /* shows its bytes as they are */
 		json_t *outer = json_pack("{s:s, s:O}", "driver", "raw", "file", tree);
 
 		if (!outer)
@@ -228,6 +230,60 @@ static int parse_image_opts(const char *text, json_t **ret, struct plt_error *er
 	}
 	plt_opts_free(o);
 	return r < 0 ? r : finish(flat, ret, err);
+}
+
+/* The node that the dotted @key is in, below @node, or NULL; *ret_leaf: the key's last part. */
+static json_t *find_node(json_t *node, const char *key, const char **ret_leaf)
+{
+	for (const char *dot; node && (dot = strchr(key, '.')); key = dot + 1) {
+		char *step PLT_AUTOFREE = strndup(key, (size_t)(dot - key));
+
+		node = step ? json_object_get(node, step) : NULL;
+	}
+	*ret_leaf = key;
+	return node;
+}
+
+/* One option, over what is there. */
+static int merge_one(json_t *tree, const char *key, const char *value, struct plt_error *err)
+{
+	const char *leaf, *have;
+	json_t *node = find_node(tree, key, &leaf), *inner;
+
+	if (node && !strcmp(leaf, "driver")) {
+		have = json_string_value(json_object_get(node, leaf));
+		if (have && plt_name_is_protocol(have) && !plt_name_is_protocol(value)) { /* the format of that file */
+			inner = json_copy(node);
+			json_object_clear(node);
+			if (json_object_set_new(node, "file", inner) < 0)
+				return plt_error_errno(err, ENOMEM, "name");
+		}
+	}
+	if (node && !json_is_object(json_object_get(node, leaf)))
+		json_object_del(node, leaf);
+	return insert_dotted(tree, key, json_string_nocheck(value), err);
+}
+
+int plt_name_merge(json_t *tree, const char *const *options, struct plt_error *err)
+{
+	struct plt_opts *o = plt_opts_new();
+	int r = o ? 0 : plt_error_errno(err, ENOMEM, "name");
+	const char *driver;
+	json_t *node = tree;
+
+	for (; r == 0 && *options; options++)
+		r = plt_opts_parse(o, *options, NULL, err);
+	driver = r == 0 ? plt_opts_get(o, "driver") : NULL;
+	/* a protocol: the options are those of the node of bytes, which is shown as it is */
+	if (driver && plt_name_is_protocol(driver) && !json_object_get(tree, "driver")) {
+		node = json_object_get(tree, "file");
+		if (!node || json_object_set_new(tree, "driver", json_string("raw")) < 0)
+			r = plt_error_errno(err, ENOMEM, "name");
+	}
+	for (size_t i = 0; r == 0 && i < plt_opts_count(o); i++)
+		r = merge_one(node, plt_opts_key(o, i), plt_opts_get(o, plt_opts_key(o, i)), err);
+	plt_opts_free(o);
+	return r < 0 ? r : settle(tree, false, 0, err);
 }
 
 /* ---- json: ----------------------------------------------------------------------------------- */
@@ -309,6 +365,41 @@ static int parse_path(const char *name, json_t **ret, struct plt_error *err)
 	return 0;
 }
 
+/*
+ * "blkdebug:CONF:NAME": faults, by the rules of the file CONF (none if that is empty), on what NAME
+ * means.
+ */
+static int parse_blkdebug(const char *name, unsigned depth, json_t **ret, struct plt_error *err)
+{
+	const char *colon = strchr(name, ':');
+	json_t *image JSON_AUTOFREE = NULL, *node JSON_AUTOFREE = NULL;
+	int r;
+
+	if (!colon)
+		return plt_error_set(err, EINVAL, "blkdebug requires both config file and image path");
+	if (depth > NAME_DEPTH)
+		return plt_error_set(err, EINVAL, "Options are nested too deeply");
+	if (!strncmp(colon + 1, "blkdebug:", 9)) {
+		r = parse_blkdebug(colon + 1 + 9, depth + 1, &image, err);
+	} else {
+		r = plt_name_parse(colon + 1, false, &image, err);
+		if (r == 0 && !json_object_get(image, "driver")) { /* a name of bytes: not the layer that shows them */
+			json_t *file = json_incref(json_object_get(image, "file"));
+
+			json_decref(image);
+			image = file;
+		}
+	}
+	if (r < 0)
+		return r;
+	node = json_pack("{s:s, s:O}", "driver", "blkdebug", "image", image);
+	if (!node || (colon > name &&
+		      json_object_set_new_nocheck(node, "config", json_stringn_nocheck(name, (size_t)(colon - name))) < 0))
+		return plt_error_errno(err, ENOMEM, "name");
+	*ret = plt_steal(&node);
+	return 0;
+}
+
 int plt_name_parse(const char *name, bool image_opts, json_t **ret, struct plt_error *err)
 {
 	json_t *tree, *file = NULL;
@@ -323,6 +414,10 @@ int plt_name_parse(const char *name, bool image_opts, json_t **ret, struct plt_e
 		return parse_json(name + 5, ret, err);
 	if (!strcmp(name, "null-co://") || !strcmp(name, "null-aio://")) {
 		file = json_pack("{s:s%}", "driver", name, strlen(name) - 3);
+	} else if (!strncmp(name, "blkdebug:", 9)) {
+		r = parse_blkdebug(name + 9, 0, &file, err);
+		if (r < 0)
+			return r;
 	} else {
 		r = parse_path(name, &file, err);
 		if (r < 0)
@@ -341,8 +436,11 @@ int plt_name_parse(const char *name, bool image_opts, json_t **ret, struct plt_e
 static bool is_strong(const char *key)
 {
 	static const char *const keys[] = {
-		"driver", "filename", "file",	    "backing",	  "data-file",	 "offset",
-		"size",	  "encrypt",  "key-secret", "latency-ns", "read-zeroes", "snapshot",
+		"driver",	  "filename",	    "file",	    "backing",	  "data-file",
+		"offset",	  "size",	    "encrypt",	    "key-secret", "latency-ns",
+		"read-zeroes",	  "snapshot",	    "image",	    "config",	  "inject-error",
+		"set-state",	  "align",	    "max-transfer", "opt-write-zero",
+		"max-write-zero", "opt-discard",    "max-discard",
 	};
 
 	for (size_t i = 0; i < PLT_ARRAY_SIZE(keys); i++)
@@ -360,7 +458,19 @@ static json_t *strong_copy(const json_t *node, unsigned depth)
 	json_object_foreach ((json_t *)node, key, value) {
 		if (!is_strong(key))
 			continue;
-		copy = json_is_object(value) && strcmp(key, "encrypt") && depth < NAME_DEPTH ?
+		if (!strcmp(key, "encrypt") && json_is_object(value)) { /* as QEMU writes it */
+			const char *sub;
+			json_t *v;
+
+			json_object_foreach (value, sub, v) {
+				char dotted[128];
+
+				if ((size_t)snprintf(dotted, sizeof(dotted), "encrypt.%s", sub) < sizeof(dotted))
+					json_object_set_nocheck(out, dotted, v);
+			}
+			continue;
+		}
+		copy = json_is_object(value) && depth < NAME_DEPTH ?
 			       strong_copy(value, depth + 1) :
 			       json_incref(value);
 		json_object_set_new_nocheck(out, key, copy);
@@ -368,35 +478,43 @@ static json_t *strong_copy(const json_t *node, unsigned depth)
 	return out;
 }
 
-/* The path that alone says all that @node (strong options only) says, or NULL. */
-static const char *plain_path(const json_t *node)
+/* The name that alone says all that the node of a protocol says; malloc, or NULL. */
+static char *plain_name(const json_t *file)
 {
-	const json_t *file = json_object_get(node, "file");
 	const char *driver = json_string_value(json_object_get(file, "driver"));
 	const char *path = json_string_value(json_object_get(file, "filename"));
+	const char *config = json_string_value(json_object_get(file, "config"));
+	char *image PLT_AUTOFREE = NULL, *ret;
 
-	if (json_object_size(node) != 1u + !!json_object_get(node, "driver") || !driver)
+	if (!driver)
 		return NULL;
 	if (json_object_size(file) == 1 && !strcmp(driver, "null-co"))
-		return "null-co://";
+		return strdup("null-co://");
 	if (json_object_size(file) == 1 && !strcmp(driver, "null-aio"))
-		return "null-aio://";
+		return strdup("null-aio://");
+	if (!strcmp(driver, "blkdebug") && json_object_size(file) == 2u + !!config) {
+		image = plain_name(json_object_get(file, "image"));
+		if (!image || asprintf(&ret, "blkdebug:%s:%s", config ? config : "", image) < 0)
+			return NULL;
+		return ret;
+	}
 	if (json_object_size(file) != 2 || !path ||
 	    (strcmp(driver, "file") && strcmp(driver, "host_device")))
 		return NULL;
-	return path;
+	return strdup(path);
 }
 
 char *plt_name_text(const json_t *tree)
 {
 	json_t *strong JSON_AUTOFREE = strong_copy(tree, 0);
-	const char *path = plain_path(strong);
 	char *ret = NULL;
 	size_t len;
 	FILE *out;
 
-	if (path)
-		return strdup(path);
+	if (json_object_size(strong) == 1u + !!json_object_get(strong, "driver"))
+		ret = plain_name(json_object_get(strong, "file"));
+	if (ret)
+		return ret;
 	out = open_memstream(&ret, &len);
 	if (!out)
 		return NULL;
@@ -411,13 +529,17 @@ char *plt_name_text(const json_t *tree)
 
 int plt_name_resolve(const char *base, const char *ref, char **ret, struct plt_error *err)
 {
-	const char *start = base, *slash = strrchr(base, '/');
+	const char *start, *slash;
 	size_t len;
 
 	if (!*ref || *ref == '/' || plt_name_has_protocol(ref)) {
 		*ret = strdup(ref);
 		return *ret ? 0 : plt_error_errno(err, ENOMEM, "name");
 	}
+	while (!strncmp(base, "blkdebug:", 9) && strchr(base + 9, ':')) /* beside the file that it is laid over */
+		base = strchr(base + 9, ':') + 1;
+	start = base;
+	slash = strrchr(base, '/');
 	if (!*base || !strncmp(base, "json:", 5))
 		return plt_error_set(err, EINVAL, "Cannot use relative backing file names for '%s'",
 				     base);

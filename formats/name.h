@@ -11,8 +11,8 @@
  *
  * A plain path gives { "file": { "driver": "file", "filename": path } } with no "driver" of its own:
  * the format is still to be found out.  A key=value or json: form whose driver is a protocol
- * ("file", "host_device", "null-co") is such a node itself: it is wrapped as the "file" child of a
- * "raw" node, for QEMU shows its bytes as they are and guesses no format.  Dotted keys
+ * ("file", "host_device", "null-co", "blkdebug") is such a node itself: it is wrapped as the "file"
+ * child of a "raw" node, for QEMU shows its bytes as they are and guesses no format.  Dotted keys
  * ("file.filename") become nested objects; values stay JSON strings, numbers or booleans as written.
  *
  * Trees are jansson objects; functions return new references.
@@ -24,6 +24,13 @@
 
 /* -EINVAL with qemu-img's words: bad JSON, an unknown protocol ("Unknown protocol 'x'"), ... */
 int plt_name_parse(const char *name, bool image_opts, json_t **ret, struct plt_error *err);
+
+/*
+ * Add "key=value,..." texts (NULL-terminated) to a tree, as if the name had said them: "file.align=512"
+ * goes to its "file" node.  They win over what the name says; a format for a node that is a file by
+ * its name is shown over that file.
+ */
+int plt_name_merge(json_t *tree, const char *const *options, struct plt_error *err);
 
 /* Is @driver a protocol (a leaf that names bytes), not a format? */
 bool plt_name_is_protocol(const char *driver);

@@ -37,7 +37,6 @@ const char *plt_probe_foreign(const uint8_t *buf, size_t len)
 		{ "vmdk", "# Disk DescriptorFile", 0, 21 },
 		{ "vhdx", "vhdxfile", 0, 8 },     { "vpc", "conectix", 0, 8 },
 		{ "vdi", "\x7f\x10\xda\xbe", 64, 4 }, { "qed", "QED\0", 0, 4 },
-		{ "qcow", "QFI\xfb\0\0\0\1", 0, 8 }, { "luks", "LUKS\xba\xbe", 0, 6 },
 		{ "parallels", "WithoutFreeSpace", 0, 16 }, { "parallels", "WithouFreSpacExt", 0, 16 },
 	};
 

@@ -58,6 +58,12 @@ struct plt_ctx_options {
 #define PLT_CTX_OPTIONS_INIT { sizeof(struct plt_ctx_options), 0, 0, PLT_POLICY_TRUST, NULL, NULL, NULL }
 
 int plt_ctx_new(const struct plt_ctx_options *opts /* NULL: defaults */, struct plt_ctx **ret, struct plt_error *err);
+/*
+ * An object as QEMU defines it: "secret,id=sec0,file=key.txt", "qom-type=secret,id=...", or the same as
+ * a JSON object.  Secrets (data=, file=, format=raw|base64, keyid= with iv=) are what encryption options
+ * name; iothread and throttle-group objects are taken and have no effect.  -ENOTSUP: of another type.
+ */
+int plt_ctx_add_object(struct plt_ctx *ctx, const char *definition, struct plt_error *err);
 void plt_ctx_free(struct plt_ctx *ctx); /* every disk must be closed.  NULL allowed */
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -70,6 +76,11 @@ enum {
 	PLT_OPEN_IMAGE_OPTS = 1 << 4,  /* the name is "driver=qcow2,file.filename=..." */
 	PLT_OPEN_CHECK = 1 << 5,       /* open what refuses ordinary use, to examine it */
 	PLT_OPEN_UNORDERED = 1 << 6,   /* nobody reads the file before it is complete: keep no write order */
+	PLT_OPEN_SHARE_RAW = 1 << 7,   /* others may write to a raw image meanwhile, if they let us: no metadata
+					* of ours can change under us.  qemu-img has it for all but the sources
+					* of convert */
+	PLT_OPEN_SCRATCH = 1 << 8,     /* writable, but what is written goes to a temporary file, and away at close */
+	PLT_OPEN_REFERENCE = 1 << 9,   /* the name was found in an image: the context's policy decides */
 };
 
 struct plt_open_options {
@@ -80,8 +91,9 @@ struct plt_open_options {
 	const char *snapshot;      /* show this internal snapshot (id or name); read-only */
 	const char *snapshot_id;   /* more exact than .snapshot: both must match where both are given */
 	const char *snapshot_name;
+	const char *const *options; /* NULL-terminated "key=value,..." texts that are added to the name's; NULL: none */
 };
-#define PLT_OPEN_OPTIONS_INIT { sizeof(struct plt_open_options), NULL, 0, NULL, NULL, NULL, NULL }
+#define PLT_OPEN_OPTIONS_INIT { sizeof(struct plt_open_options), NULL, 0, NULL, NULL, NULL, NULL, NULL }
 
 /*
  * @name: a path, "file:path", "json:{...}" with nested drivers, or (PLT_OPEN_IMAGE_OPTS) a
@@ -136,7 +148,90 @@ enum { PLT_RESIZE_SHRINK = 1 << 0 };
 int plt_resize(struct plt_disk *disk, uint64_t size, unsigned flags, const char *preallocation,
 	       struct plt_error *err);
 
-/* What the guest's bytes are made of. */
+/* ---- requests side by side ------------------------------------------------------------------- */
+
+/*
+ * A queue runs many requests at once, on any disks of its context: submit, reap what has completed,
+ * sleep on its descriptor in between.  It belongs to one thread: only that one calls plt_queue_*().
+ * Several threads have a queue each, on the same disks if they like.
+ *
+ * The thread that owns a queue with requests under way makes no blocking call on the same disks that
+ * changes them, closes, resizes or flushes: such a call can wait for a request that only this
+ * thread's plt_queue_reap() moves on.  It submits those too, or reaps until nothing is under way.
+ */
+struct plt_queue;
+
+enum plt_aio_kind {
+	PLT_AIO_READ,
+	PLT_AIO_WRITE,
+	PLT_AIO_WRITE_COMPRESSED, /* one cluster, as plt_write_compressed() */
+	PLT_AIO_WRITE_ZEROES,
+	PLT_AIO_DISCARD,
+	PLT_AIO_FLUSH,            /* what had completed when it was submitted is durable */
+};
+
+enum {
+	/* the first bit is PLT_ZERO_UNMAP's */
+	PLT_AIO_FUA = 1 << 1,          /* what changes the disk: durable when it completes */
+	PLT_AIO_NO_FALLBACK = 1 << 2,  /* WRITE_ZEROES: -ENOTSUP rather than zeros written byte by byte */
+};
+
+struct plt_aio {
+	size_t size;
+	enum plt_aio_kind kind;
+	struct plt_disk *disk;
+	uint64_t off, len;       /* len: of WRITE_ZEROES and DISCARD; otherwise it is the iovec's total */
+	const struct iovec *iov; /* array and buffers stay until the request has been reaped */
+	int niov;
+	unsigned flags;          /* PLT_ZERO_UNMAP, PLT_AIO_* */
+	int level;               /* of compression: 0 fast, 1..9, -1 best */
+	void *cookie;
+	struct plt_error *err;   /* NULL, or where the text of a failure goes; stays as the buffers do */
+};
+#define PLT_AIO_INIT { .size = sizeof(struct plt_aio) }
+
+struct plt_completion {
+	void *cookie;
+	int result; /* 0 or a negative errno */
+};
+
+enum { PLT_QUEUE_THREADS = 1 << 0 /* no io_uring, even where there is one */ };
+int plt_queue_open(struct plt_ctx *ctx, unsigned flags, struct plt_queue **ret, struct plt_error *err);
+/* Nothing may be under way or unreaped.  NULL allowed. */
+void plt_queue_close(struct plt_queue *queue);
+/*
+ * Take a request; it starts at the latest in the next plt_queue_reap().  Whatever is wrong with it
+ * (its range, say) is the result of its completion; an error here means that there will be none.
+ */
+int plt_queue_submit(struct plt_queue *queue, const struct plt_aio *req, struct plt_error *err);
+/*
+ * Move requests on and take up to @max completions, in the order in which they finished; returns how
+ * many.  With @wait at least one, unless nothing is under way.
+ */
+unsigned plt_queue_reap(struct plt_queue *queue, struct plt_completion *v, unsigned max, bool wait);
+/* Requests submitted and not yet reaped. */
+unsigned plt_queue_pending(const struct plt_queue *queue);
+/* Readable when plt_queue_reap() has something to do; poll() it after a reap that returned 0. */
+int plt_queue_fd(struct plt_queue *queue);
+
+/* ---- breakpoints ----------------------------------------------------------------------------- */
+
+/*
+ * Of a disk whose name has a "blkdebug" node: hold the next request that raises an event, look
+ * whether it is held, let it go.  Holding blocks a worker of the context: it needs more workers than
+ * there are breakpoints.  -ENOTSUP: there is no such node.
+ */
+enum plt_debug_verb {
+	PLT_DEBUG_BREAK,     /* the next request at @event is held under the name @tag; -ENOENT: no such event */
+	PLT_DEBUG_RESUME,    /* let one that is held go; -ENOENT: there is none */
+	PLT_DEBUG_REMOVE,    /* the breakpoints named @tag, and let what they hold go; -ENOENT: there are none */
+	PLT_DEBUG_SUSPENDED, /* 1: one is held; 0: none is */
+	PLT_DEBUG_RELEASE,   /* remove all breakpoints, let everything go */
+};
+int plt_debug(struct plt_disk *disk, enum plt_debug_verb verb, const char *event, const char *tag);
+
+/* ---- what the guest's bytes are made of -------------------------------------------------------- */
+
 enum {
 	PLT_EXTENT_DATA = 1 << 0,       /* some layer stores data for it */
 	PLT_EXTENT_ZERO = 1 << 1,       /* reads as zeros for certain */
@@ -191,6 +286,41 @@ enum {
 int plt_create(struct plt_ctx *ctx, const char *name, const struct plt_create_options *opts, char **ret_line,
 	       struct plt_error *err);
 
+/* ---- amending -------------------------------------------------------------------------------- */
+
+/* Called at most ten times a second, from any thread, one at a time; non-zero cancels (-ECANCELED). */
+typedef int (*plt_progress_fn)(void *arg, uint64_t done, uint64_t total);
+enum { PLT_AMEND_FORCE = 1 << 0 /* do what may cost data: a size that is smaller */ };
+/*
+ * Change options of an image where it is ("-o" texts, as for create).  What cannot be is refused before
+ * anything is changed; what is done is durable when the call returns.  A power cut leaves the image
+ * as it was, or with the options, each of them whole, that had been changed by then.
+ */
+int plt_amend(struct plt_disk *disk, const char *const *options, unsigned flags, plt_progress_fn progress,
+	      void *arg, struct plt_error *err);
+/* The options of amend, as `amend -f FORMAT -o help` lists them; free() it. */
+int plt_amend_help(const char *format, char **ret, struct plt_error *err);
+
+/* ---- key slots ------------------------------------------------------------------------------- */
+
+struct plt_key_change {
+	size_t size;
+	const char *prefix;     /* of option names in messages: "encrypt." for qcow2; NULL: none */
+	const char *state;      /* "active": add new_secret; "inactive": erase */
+	const char *new_secret; /* ids of secrets; NULL: not given */
+	const char *old_secret;
+	int keyslot;            /* -1: not given */
+	uint64_t iter_time;     /* milliseconds; UINT64_MAX: not given */
+	bool force;             /* overwrite an active slot; erase the last one */
+};
+#define PLT_KEY_CHANGE_INIT { sizeof(struct plt_key_change), NULL, NULL, NULL, NULL, -1, UINT64_MAX, false }
+/*
+ * Change the key slots of an open, writable disk that is encrypted with LUKS, as `amend` does; its words.
+ * Durable when it returns.  Without .force the last way into the data is never taken away.  -ENOTSUP: not
+ * encrypted with LUKS.  No other thread may use the disk meanwhile.
+ */
+int plt_amend_keys(struct plt_disk *disk, const struct plt_key_change *change, struct plt_error *err);
+
 /* ---- inspecting ------------------------------------------------------------------------------ */
 
 struct plt_snapshot {
@@ -206,6 +336,7 @@ struct plt_info {
 	uint64_t virtual_size;
 	int64_t actual_size;              /* allocated on the host; -1 unknown */
 	uint32_t cluster_size;            /* 0: none */
+	uint64_t vm_state_offset;         /* where a virtual machine's state would be kept; 0: nowhere */
 	bool encrypted, compressed, dirty;
 	const char *backing_filename;     /* as recorded; NULL: none */
 	const char *full_backing_filename;/* as it would be opened; NULL if that cannot be said */
@@ -242,9 +373,6 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 
 /* ---- whole-image work ------------------------------------------------------------------------ */
 
-/* Called at most ten times a second, from any thread, one at a time; non-zero cancels (-ECANCELED). */
-typedef int (*plt_progress_fn)(void *arg, uint64_t done, uint64_t total);
-
 struct plt_convert_options {
 	size_t size;
 	const char *format;               /* of the target; NULL: raw */
@@ -260,6 +388,7 @@ struct plt_convert_options {
 	void *progress_arg;
 	void (*salvaged)(void *arg, uint64_t off, uint64_t len, const char *why); /* each unreadable range */
 	void *salvaged_arg;
+	uint64_t window_offset, window_length; /* with PLT_CONVERT_WINDOW */
 };
 enum {
 	PLT_CONVERT_COMPRESS = 1 << 0,
@@ -273,6 +402,7 @@ enum {
 	PLT_CONVERT_BITMAPS = 1 << 8,
 	PLT_CONVERT_SKIP_BROKEN = 1 << 9,
 	PLT_CONVERT_UNCHECKED_BACKING = 1 << 10, /* -u */
+	PLT_CONVERT_WINDOW = 1 << 11,       /* only this range of the one source, whatever its alignment */
 };
 #define PLT_CONVERT_OPTIONS_INIT { .size = sizeof(struct plt_convert_options), .sparse_size = 4096 }
 /*
@@ -282,6 +412,26 @@ enum {
  */
 int plt_convert(struct plt_ctx *ctx, struct plt_disk *const *sources, unsigned n, const char *target,
 		const struct plt_convert_options *opts, struct plt_error *err);
+
+struct plt_measure_options {
+	size_t size;
+	const char *format;            /* of the image that would be made; NULL: raw */
+	const char *const *options;    /* "-o" texts */
+	uint64_t virtual_size;         /* without a source; PLT_SIZE_UNSET: what the options say */
+};
+#define PLT_MEASURE_OPTIONS_INIT { sizeof(struct plt_measure_options), NULL, NULL, PLT_SIZE_UNSET }
+struct plt_measure_result {
+	uint64_t required;             /* bytes of a file that holds what @src holds now; never too few */
+	uint64_t fully_allocated;      /* once the guest has written everything */
+	bool have_bitmaps;             /* both formats can have persistent bitmaps */
+	uint64_t bitmaps;              /* what those of @src would take besides */
+};
+/*
+ * How large a new image would be: with the content of @src, or (NULL) empty.  Writes nothing.  An
+ * error in the options ends with a second line that says so.
+ */
+int plt_measure(struct plt_disk *src, const struct plt_measure_options *opts, struct plt_measure_result *ret,
+		struct plt_error *err);
 
 struct plt_compare_result {
 	bool same;
@@ -304,6 +454,24 @@ struct plt_hash_options {
 #define PLT_HASH_OPTIONS_INIT { .size = sizeof(struct plt_hash_options) }
 int plt_hash(struct plt_disk *disk, const struct plt_hash_options *opts, uint8_t ret[64], size_t *ret_len,
 	     struct plt_error *err);
+
+struct plt_bench_options {
+	size_t size;
+	bool write;
+	uint64_t count;           /* requests */
+	unsigned depth;           /* how many are under way at once, at least 1 */
+	uint64_t offset;          /* of the first; the others follow, and begin anew behind the disk's end */
+	uint32_t length, step;    /* of each; from one to the next (0: length) */
+	uint8_t pattern;          /* what is written */
+	unsigned flush_interval;  /* a flush after this many writes; 0: none */
+	bool no_drain;            /* requests go on beside a flush */
+	const char *aio;          /* threads native io_uring; NULL: the best there is */
+};
+#define PLT_BENCH_OPTIONS_INIT \
+	{ .size = sizeof(struct plt_bench_options), .count = 75000, .depth = 64, .length = 4096 }
+/* Send requests through a queue of its own, as a virtual machine does, and measure the time. */
+int plt_bench(struct plt_disk *disk, const struct plt_bench_options *opts, double *ret_seconds,
+	      struct plt_error *err);
 
 /* ---- formats --------------------------------------------------------------------------------- */
 

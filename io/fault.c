@@ -6,7 +6,7 @@
  * shown to survive errors.  A rule that is still skipping, or is used up, lets the next one try.
  * Every operation is counted, and none gets past: there is no descriptor and nothing resolves.
  * A rule with a tag never hits discard, sync and truncate, which have none; one with a range never
- * hits sync.
+ * hits sync.  Whoever needs more than rules that count sets a judge.
  */
 #include <stdlib.h>
 #include <unistd.h>
@@ -28,13 +28,16 @@ struct fault {
 	pthread_mutex_t mutex; /* the fields below */
 	struct rule *rules;
 	size_t n;
-	uint64_t seen[6]; /* by bit number of PLT_FAULT_* */
+	uint64_t seen[7]; /* by bit number of PLT_FAULT_* */
+	struct plt_fault_judge judge;
 };
 
 static void fault_close(struct plt_store *st)
 {
 	struct fault *f = st->priv;
 
+	if (f->judge.free)
+		f->judge.free(f->judge.arg);
 	free(f->rules);
 	pthread_mutex_destroy(&f->mutex);
 	plt_store_unref(f->below);
@@ -53,6 +56,11 @@ static void meet(struct fault *f, enum plt_fault_op op, int tag, uint64_t off, u
 		 struct plt_fault_rule *ret)
 {
 	*ret = (struct plt_fault_rule){ 0 };
+	if (f->judge.before) {
+		ret->error = f->judge.before(f->judge.arg, op, tag, off, len);
+		if (ret->error)
+			return;
+	}
 	{
 		PLT_LOCK_SCOPE(&f->mutex);
 		f->seen[__builtin_ctz(op)]++;
@@ -72,6 +80,14 @@ static void meet(struct fault *f, enum plt_fault_op op, int tag, uint64_t off, u
 	}
 	if (ret->delay_us)
 		usleep(ret->delay_us);
+}
+
+/* It has passed and ended. */
+static int left(struct fault *f, enum plt_fault_op op, int ret)
+{
+	if (f->judge.after)
+		f->judge.after(f->judge.arg, op);
+	return ret;
 }
 
 static int fail(struct plt_store *st, const struct plt_fault_rule *r, const char *what,
@@ -99,7 +115,7 @@ static int fault_read(struct plt_store *st, uint64_t off, const struct iovec *io
 	meet(f, PLT_FAULT_READ, tag, off, len, &r);
 	if (r.error)
 		return fail(st, &r, "read", off, len, err);
-	return plt_store_readv(f->below, off, iov, niov, tag, err);
+	return left(f, PLT_FAULT_READ, plt_store_readv(f->below, off, iov, niov, tag, err));
 }
 
 static int write_torn(struct fault *f, uint64_t off, const struct iovec *iov, int niov, size_t len,
@@ -132,7 +148,7 @@ static int fault_write(struct plt_store *st, uint64_t off, const struct iovec *i
 	}
 	if (r.error)
 		return fail(st, &r, "write", off, len, err);
-	return plt_store_writev(f->below, off, iov, niov, tag, err);
+	return left(f, PLT_FAULT_WRITE, plt_store_writev(f->below, off, iov, niov, tag, err));
 }
 
 static int fault_zero(struct plt_store *st, uint64_t off, uint64_t len, unsigned flags,
@@ -144,7 +160,7 @@ static int fault_zero(struct plt_store *st, uint64_t off, uint64_t len, unsigned
 	meet(f, PLT_FAULT_ZERO, tag, off, len, &r);
 	if (r.error)
 		return fail(st, &r, "zero", off, len, err);
-	return plt_store_zero(f->below, off, len, flags, tag, err);
+	return left(f, PLT_FAULT_ZERO, plt_store_zero(f->below, off, len, flags, tag, err));
 }
 
 static int fault_discard(struct plt_store *st, uint64_t off, uint64_t len, struct plt_error *err)
@@ -155,7 +171,7 @@ static int fault_discard(struct plt_store *st, uint64_t off, uint64_t len, struc
 	meet(f, PLT_FAULT_DISCARD, -1, off, len, &r);
 	if (r.error)
 		return fail(st, &r, "discard", off, len, err);
-	return plt_store_discard(f->below, off, len, err);
+	return left(f, PLT_FAULT_DISCARD, plt_store_discard(f->below, off, len, err));
 }
 
 static int fault_sync(struct plt_store *st, struct plt_error *err)
@@ -168,7 +184,7 @@ static int fault_sync(struct plt_store *st, struct plt_error *err)
 		plt_error_errno(err, r.error, "injected: Could not flush '%s'", st->name);
 		return -r.error;
 	}
-	return plt_store_sync(f->below, err);
+	return left(f, PLT_FAULT_SYNC, plt_store_sync(f->below, err));
 }
 
 static int fault_truncate(struct plt_store *st, uint64_t size, struct plt_error *err)
@@ -181,7 +197,7 @@ static int fault_truncate(struct plt_store *st, uint64_t size, struct plt_error 
 		plt_error_errno(err, r.error, "injected: Could not resize '%s'", st->name);
 		return -r.error;
 	}
-	return plt_store_truncate(f->below, size, err);
+	return left(f, PLT_FAULT_TRUNCATE, plt_store_truncate(f->below, size, err));
 }
 
 static int fault_allocate(struct plt_store *st, uint64_t off, uint64_t len, struct plt_error *err)
@@ -195,7 +211,11 @@ static int fault_extents(struct plt_store *st, uint64_t off, uint64_t len,
 			 enum plt_store_kind *ret_kind, uint64_t *ret_len, struct plt_error *err)
 {
 	struct fault *f = st->priv;
+	struct plt_fault_rule r;
 
+	meet(f, PLT_FAULT_EXTENTS, -1, off, len, &r);
+	if (r.error)
+		return fail(st, &r, "ask for the extents of", off, len, err);
 	return plt_store_extents(f->below, off, len, ret_kind, ret_len, err);
 }
 
@@ -243,6 +263,20 @@ int plt_fault_new(struct plt_store *below, struct plt_store **ret)
 	f->below = plt_store_ref(below);
 	*ret = &f->st;
 	return 0;
+}
+
+void plt_fault_set_judge(struct plt_store *st, const struct plt_fault_judge *judge)
+{
+	struct fault *f = st->priv;
+
+	f->judge = *judge;
+}
+
+const struct plt_fault_judge *plt_fault_judge(struct plt_store *st)
+{
+	struct fault *f = st->ops == &fault_ops ? st->priv : NULL;
+
+	return f && f->judge.before ? &f->judge : NULL;
 }
 
 int plt_fault_add(struct plt_store *st, const struct plt_fault_rule *rule)

@@ -2,12 +2,15 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	io/blkdebug.c \
+	io/blkdebug.h \
 	io/completion.c \
 	io/device.c \
 	io/direct.c \
 	io/fault.c \
 	io/fdio.c \
 	io/file.c \
+	io/limits.c \
 	io/lock.c \
 	io/lock.h \
 	io/memory.c \

@@ -232,7 +232,8 @@ int plt_null_new(uint64_t size, struct plt_store **ret);
  * the first that matches acts.
  */
 enum plt_fault_op { PLT_FAULT_READ = 1, PLT_FAULT_WRITE = 2, PLT_FAULT_SYNC = 4, PLT_FAULT_ZERO = 8,
-		    PLT_FAULT_DISCARD = 16, PLT_FAULT_TRUNCATE = 32, PLT_FAULT_ANY = 63 };
+		    PLT_FAULT_DISCARD = 16, PLT_FAULT_TRUNCATE = 32, PLT_FAULT_ANY = 63,
+		    PLT_FAULT_EXTENTS = 64 /* not among ANY: it moves no byte */ };
 struct plt_fault_rule {
 	unsigned ops;          /* PLT_FAULT_* */
 	int tag;               /* enum plt_io_tag, or -1 for any */
@@ -248,6 +249,32 @@ int plt_fault_add(struct plt_store *st, const struct plt_fault_rule *rule); /* r
 void plt_fault_clear(struct plt_store *st);
 /* Operations seen that match PLT_FAULT_* in @ops since the store was made. */
 uint64_t plt_fault_seen(struct plt_store *st, unsigned ops);
+/*
+ * Somebody who judges each operation before the rules do: before() returns the errno to fail with or
+ * 0, and may take its time (it runs on the thread of the operation); after() is called when one that
+ * passed has ended.  @tag -1: the operation has none.  Before the first operation.
+ */
+struct plt_fault_judge {
+	int (*before)(void *arg, enum plt_fault_op op, int tag, uint64_t off, uint64_t len);
+	void (*after)(void *arg, enum plt_fault_op op);
+	void (*free)(void *arg); /* with the store */
+	void *arg;
+};
+void plt_fault_set_judge(struct plt_store *st, const struct plt_fault_judge *judge);
+const struct plt_fault_judge *plt_fault_judge(struct plt_store *st); /* NULL: no fault store, or it has none */
+
+/*
+ * io/limits.c: as if what lies below could only do so much.  Reads and writes are made of whole units
+ * of @align, parts of a unit being read, changed and written; none is longer than @max_io; zeroing and
+ * discarding is cut at multiples of @opt_* and to at most @max_* (0: no such limit), and what does not
+ * fill an @opt_zero is written as zeros.
+ */
+struct plt_limits_rule {
+	uint32_t align; /* a power of two; 0: as below */
+	uint64_t max_io, opt_zero, max_zero, opt_discard, max_discard;
+};
+int plt_limits_new(struct plt_store *below, const struct plt_limits_rule *rule, struct plt_store **ret);
+struct plt_store *plt_limits_below(struct plt_store *st); /* NULL: it is no such store */
 
 /*
  * io/writelog.c: passes everything on to @below and records every change and sync, in the order of

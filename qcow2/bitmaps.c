@@ -129,6 +129,28 @@ int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qc
 	return r;
 }
 
+int qcow2_bitmaps_list(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n)
+{
+	struct qcow2_state *q = qcow2_of(img);
+
+	if (q->version < 3)
+		return -ENOTSUP;
+	free(q->bitmap_infos);
+	q->bitmap_infos = calloc(q->nbitmaps + 1, sizeof(*q->bitmap_infos));
+	if (!q->bitmap_infos)
+		return -ENOMEM;
+	for (unsigned i = 0; i < q->nbitmaps; i++)
+		q->bitmap_infos[i] = (struct plt_bitmap_info){
+			.name = q->bitmaps[i].name,
+			.granularity = UINT32_C(1) << q->bitmaps[i].granularity_bits,
+			.inconsistent = q->bitmaps[i].inconsistent,
+			.enabled = q->bitmaps[i].flags & QCOW2_BITMAP_AUTO,
+		};
+	*ret = q->bitmap_infos;
+	*ret_n = q->nbitmaps;
+	return 0;
+}
+
 void qcow2_bitmaps_release(struct qcow2_state *q)
 {
 	for (unsigned i = 0; i < q->nbitmaps; i++) {
@@ -137,6 +159,8 @@ void qcow2_bitmaps_release(struct qcow2_state *q)
 		free((void *)q->bitmaps[i].words);
 	}
 	free(q->bitmaps);
+	free(q->bitmap_infos);
+	q->bitmap_infos = NULL;
 	q->bitmaps = NULL;
 	q->nbitmaps = 0;
 	q->bitmaps_recording = false;
@@ -181,8 +205,8 @@ static void take_bits(struct qcow2_bitmap *b, uint64_t first, uint64_t n, const 
 	}
 }
 
-static int load_content(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size,
-			uint64_t loaded, struct plt_error *err)
+int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size,
+		      uint64_t loaded, struct plt_error *err)
 {
 	const struct qcow2_state *q = qcow2_of(img);
 	uint64_t per = cluster_bits_of(q);
@@ -288,7 +312,7 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 			b->inconsistent = true;
 		if (!img->writable || b->inconsistent || !(b->flags & QCOW2_BITMAP_AUTO))
 			continue;
-		r = load_content(img, b, file_size, loaded, &why);
+		r = qcow2_bitmap_load(img, b, file_size, loaded, &why);
 		if (r == -ENOMEM)
 			return plt_error_set(err, ENOMEM, "Bitmap '%s': %s", b->name, why.text);
 		if (r < 0)
@@ -392,7 +416,7 @@ static int load_others(struct plt_image *img, struct plt_error *err)
 
 		if (b->loaded)
 			continue;
-		r = load_content(img, b, file_size, 0, err);
+		r = qcow2_bitmap_load(img, b, file_size, 0, err);
 		b->loaded = r == 0;
 		if (r < 0) {
 			free((void *)b->words);
@@ -481,8 +505,8 @@ static bool cluster_is_zero(const struct qcow2_bitmap *b, uint64_t first, uint64
 }
 
 /* Data and table of one bitmap into fresh clusters, whose counts are in the cache. */
-static int store_content(struct plt_image *img, struct qcow2_bitmap *b, struct stored *s,
-			 struct plt_error *err)
+int qcow2_bitmap_store(struct plt_image *img, struct qcow2_bitmap *b, uint64_t *ret_table,
+		       struct plt_error *err)
 {
 	const struct qcow2_state *q = qcow2_of(img);
 	uint64_t per = cluster_bits_of(q), used = 0, data = 0, table_clusters, next;
@@ -496,7 +520,7 @@ static int store_content(struct plt_image *img, struct qcow2_bitmap *b, struct s
 		return plt_error_set(err, ENOMEM, "Out of memory");
 	for (uint32_t i = 0; i < b->table_size; i++)
 		used += !cluster_is_zero(b, i * per, PLT_MIN(per, b->nbits - i * per));
-	r = qcow2_alloc(img, table_clusters, &s->table_offset, err);
+	r = qcow2_alloc(img, table_clusters, ret_table, err);
 	if (!r && used)
 		r = qcow2_alloc(img, used, &data, err);
 	next = data;
@@ -514,9 +538,8 @@ static int store_content(struct plt_image *img, struct qcow2_bitmap *b, struct s
 		next += q->cluster_size;
 	}
 	if (!r)
-		r = plt_store_write(img->file, s->table_offset, table,
+		r = plt_store_write(img->file, *ret_table, table,
 				    table_clusters << q->cluster_bits, PLT_IO_BITMAP, err);
-	s->new_place = r == 0;
 	return r;
 }
 
@@ -576,7 +599,8 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
 		s[i].old_table_offset = b->table_offset;
 		s[i].old_size = b->disk_table_size;
 		s[i].old_table = load_table(img, b, err);
-		r = s[i].old_table ? store_content(img, b, &s[i], err) : -err->code;
+		r = s[i].old_table ? qcow2_bitmap_store(img, b, &s[i].table_offset, err) : -err->code;
+		s[i].new_place = r == 0;
 		moved |= s[i].new_place;
 	}
 	if (!r && moved)
@@ -592,11 +616,14 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
 					q->bitmaps[i].flags & ~QCOW2_BITMAP_IN_USE, err);
 	if (!r)
 		r = plt_store_sync(img->file, err);
+	if (!r && moved && qcow2_guard_renew(img) < 0)
+		goto out; /* the old places leak */
 	for (unsigned i = 0; !r && i < q->nbitmaps; i++)
 		if (s[i].new_place)
 			free_old(img, &s[i]);
 	if (!r && moved)
 		r = plt_meta_flush(img, true, err);
+out:
 	for (unsigned i = 0; i < q->nbitmaps; i++)
 		free(s[i].old_table);
 	if (r < 0)

@@ -29,6 +29,7 @@ struct layout {
 	uint64_t rb, nrb; /* refcount blocks: contiguous from rb, or ... */
 	uint64_t *blocks; /* ... where this says */
 	uint64_t l1, nl1;
+	uint64_t luks, nluks; /* LUKS header and key material */
 	uint64_t l2, nl2;     /* preallocated L2 tables */
 	uint64_t data, ndata; /* preallocated data in this file */
 	uint64_t used;	      /* clusters with a count of one: [0, used) */
@@ -120,11 +121,12 @@ static bool layout_as_qemu(const struct qcow2_state *q, struct layout *l)
 
 static void layout_in_order(const struct qcow2_state *q, struct layout *l)
 {
-	refcount_clusters(1 + l->nl1 + l->nl2 + l->ndata, q, &l->nrt, &l->nrb);
+	refcount_clusters(1 + l->nl1 + l->nluks + l->nl2 + l->ndata, q, &l->nrt, &l->nrb);
 	l->rt = 1;
 	l->rb = l->rt + l->nrt;
 	l->l1 = l->rb + l->nrb;
-	l->l2 = l->l1 + l->nl1;
+	l->luks = l->l1 + l->nl1;
+	l->l2 = l->luks + l->nluks;
 	l->data = l->l2 + l->nl2;
 	l->used = l->data + l->ndata;
 }
@@ -330,8 +332,29 @@ static int write_header(const struct plt_create *how, const struct qcow2_state *
 	return r < 0 ? r : plt_store_write(how->file, 0, buf, len, PLT_IO_HEADER, err);
 }
 
+/* The LUKS header and its first key slot. */
+static int write_luks(const struct plt_create *how, const struct qcow2_state *q,
+		      const struct qcow2_encrypt_wish *w, const struct plt_secret *secret, struct plt_error *err)
+{
+	struct plt_luks *luks = NULL;
+	int r = plt_luks_create(how->file, q->luks_offset, &w->luks, secret, how->trial, &luks, err);
+
+	plt_luks_free(luks);
+	return r;
+}
+
+/* What of it may turn out not to fit, or to want a secret that is not there. */
+static int write_trial(const struct plt_create *how, const struct qcow2_state *q,
+		       const struct qcow2_encrypt_wish *w, const struct plt_secret *secret, struct plt_error *err)
+{
+	int r = q->luks_length ? write_luks(how, q, w, secret, err) : 0;
+
+	return r < 0 ? r : write_header(how, q, err);
+}
+
 static int write_image(const struct plt_create *how, struct qcow2_state *q, const struct layout *l,
-		       enum qcow2_prealloc mode, uint64_t guest_clusters, struct plt_error *err)
+		       enum qcow2_prealloc mode, uint64_t guest_clusters, const struct qcow2_encrypt_wish *encrypt,
+		       const struct plt_secret *secret, struct plt_error *err)
 {
 	bool external = q->external;
 	struct stream s = {.st = how->file, .cap = 2 << 20};
@@ -343,6 +366,8 @@ static int write_image(const struct plt_create *how, struct qcow2_state *q, cons
 	r = write_refcounts(q, &s, l, err);
 	if (!r)
 		r = write_l1(q, &s, l, err);
+	if (!r && l->nluks)
+		r = write_luks(how, q, encrypt, secret, err);
 	if (!r && l->nl2)
 		r = write_l2(q, &s, l, guest_clusters, external ? 0 : l->data, err);
 	if (!r && l->ndata)
@@ -351,7 +376,7 @@ static int write_image(const struct plt_create *how, struct qcow2_state *q, cons
 	else if (!r) /* as long as the last table, and no longer */
 		r = make_data(
 			&s, how->file, QCOW2_PREALLOC_METADATA, 0,
-			PLT_MAX(l->nl2 ? l->used << q->cluster_bits
+			PLT_MAX(l->nl2 || l->nluks ? l->used << q->cluster_bits
 				       : (l->l1 << q->cluster_bits) + (uint64_t)q->l1_size * 8,
 				(block_cluster(l, l->nrb - 1) + 1) << q->cluster_bits),
 			err);
@@ -369,8 +394,10 @@ int qcow2_create(const struct plt_create *how, struct plt_error *err)
 	const char *data_file = plt_opts_get(how->opts, "data_file");
 	struct layout l = {0};
 	enum qcow2_prealloc mode = QCOW2_PREALLOC_OFF;
+	struct qcow2_encrypt_wish encrypt = {0};
+	struct plt_secret secret = PLT_SECRET_INIT;
 	uint64_t guest_clusters, nl1;
-	int r = qcow2_create_parse(how->opts, &q, &mode, err);
+	int r = qcow2_create_parse(how->opts, &q, &encrypt, &mode, err);
 
 	if (r < 0)
 		return r;
@@ -388,7 +415,11 @@ int qcow2_create(const struct plt_create *how, struct plt_error *err)
 		l.nl2 = nl1;
 		l.ndata = data_file ? 0 : guest_clusters;
 	}
-	if (mode != QCOW2_PREALLOC_OFF || !layout_as_qemu(&q, &l))
+	if (encrypt.method == QCOW2_CRYPT_LUKS) {
+		q.luks_length = plt_luks_space(&encrypt.luks);
+		l.nluks = plt_div_up(q.luks_length, q.cluster_size);
+	}
+	if (mode != QCOW2_PREALLOC_OFF || l.nluks || !layout_as_qemu(&q, &l))
 		layout_in_order(&q, &l);
 	if (l.nrt > QCOW2_MAX_REFTABLE_BYTES >> q.cluster_bits ||
 	    l.used > QCOW2_MAX_HOST_OFFSET >> q.cluster_bits) {
@@ -401,6 +432,10 @@ int qcow2_create(const struct plt_create *how, struct plt_error *err)
 	q.reftable_offset = l.rt << q.cluster_bits;
 	q.reftable_clusters = (uint32_t)l.nrt;
 	q.l1_offset = nl1 ? l.l1 << q.cluster_bits : 0;
+	q.luks_offset = l.nluks ? l.luks << q.cluster_bits : 0;
+	r = qcow2_encrypt_secret(how->ctx, &encrypt, &secret, err);
+	if (r < 0)
+		goto out;
 	if (data_file) {
 		q.data_file_name = strdup(data_file);
 		r = q.data_file_name ? 0 : -ENOMEM;
@@ -409,13 +444,14 @@ int qcow2_create(const struct plt_create *how, struct plt_error *err)
 	    q.cluster_size > 4096) /* it would crowd a small first cluster */
 		r = qcow2_feature_table_default(&q);
 	if (!r) /* (the header is the one thing that may still turn out not to fit) */
-		r = how->trial ? write_header(how, &q, err) :
-				 write_image(how, &q, &l, mode, guest_clusters, err);
+		r = how->trial ? write_trial(how, &q, &encrypt, &secret, err) :
+				 write_image(how, &q, &l, mode, guest_clusters, &encrypt, &secret, err);
 	if (r == -EFBIG)
 		plt_error_set(err, EFBIG, TOO_LARGE);
 	else if (r < 0)
 		plt_error_default(err, -r, "Out of memory");
 out:
+	plt_secret_release(&secret);
 	free(l.blocks);
 	qcow2_state_release(&q);
 	return r;
@@ -428,8 +464,9 @@ int qcow2_measure(const struct plt_opts *opts, uint64_t size, uint64_t data, uin
 {
 	struct qcow2_state q = {0};
 	enum qcow2_prealloc mode = QCOW2_PREALLOC_OFF;
+	struct qcow2_encrypt_wish encrypt = {0};
 	uint64_t l2, l1, table, blocks, meta, virt;
-	int r = qcow2_measure_parse(opts, &q, &mode, err);
+	int r = qcow2_measure_parse(opts, &q, &encrypt, &mode, err);
 
 	if (r < 0)
 		return r;
@@ -447,6 +484,8 @@ int qcow2_measure(const struct plt_opts *opts, uint64_t size, uint64_t data, uin
 	l2 = qcow2_l1_entries(&q, size);
 	l1 = plt_div_up(l2 * 8, q.cluster_size);
 	meta = 1 + l1 + l2;
+	if (encrypt.method == QCOW2_CRYPT_LUKS)
+		meta += plt_div_up(plt_luks_space(&encrypt.luks), q.cluster_size);
 	refcount_clusters(meta + (virt >> q.cluster_bits), &q, &table, &blocks);
 	meta += table + blocks;
 	*ret_full = (meta << q.cluster_bits) + virt;
@@ -455,5 +494,30 @@ int qcow2_measure(const struct plt_opts *opts, uint64_t size, uint64_t data, uin
 			? *ret_full
 			: (meta << q.cluster_bits) +
 				  PLT_MIN(virt, plt_align_up(PLT_MIN(data, virt), q.cluster_size));
+	return 0;
+}
+
+int qcow2_measure_bitmaps(const struct plt_opts *opts, uint64_t size, const struct plt_bitmap_info *v,
+			  unsigned n, uint64_t *ret)
+{
+	struct qcow2_state q = {0};
+	enum qcow2_prealloc mode;
+	struct qcow2_encrypt_wish encrypt = {0};
+	uint64_t directory = 0;
+
+	if (qcow2_measure_parse(opts, &q, &encrypt, &mode, NULL) < 0 || q.version < 3)
+		return -ENOTSUP;
+	qcow2_state_derive(&q);
+	*ret = 0;
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t bytes = plt_div_up(plt_div_up(size, v[i].granularity), 8);
+		uint64_t clusters = plt_div_up(bytes, q.cluster_size);
+
+		/* Its bits, all of them stored; its table; its entry in the directory. */
+		*ret += clusters << q.cluster_bits;
+		*ret += plt_align_up(clusters * 8, q.cluster_size);
+		directory += plt_align_up(sizeof(struct qcow2_bitmap_entry) + strlen(v[i].name), 8);
+	}
+	*ret += plt_align_up(directory, q.cluster_size);
 	return 0;
 }

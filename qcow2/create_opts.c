@@ -110,25 +110,7 @@ static int parse_geometry(const struct plt_opts *o, struct qcow2_state *q, struc
 	return 0;
 }
 
-static int refuse_encryption(const struct plt_opts *o, struct plt_error *err)
-{
-	const char *format = plt_opts_get(o, "encrypt.format");
-	bool alias = plt_opts_get(o, "encryption") && plt_opts_bool(o, "encryption");
-
-	if (format && plt_opts_get(o, "encryption"))
-		return plt_error_set(
-			err, EINVAL,
-			"'encrypt.format' and its alias 'encryption' can't be used at the same time");
-	if (format || alias)
-		return plt_error_set(err, ENOTSUP, "Option '%s': encryption is not supported yet",
-				     format ? "encrypt.format" : "encryption");
-	for (const struct plt_opt_desc *d = qcow2_create_opts; d->name; d++)
-		if (!strncmp(d->name, "encrypt.", 8) && plt_opts_get(o, d->name))
-			return plt_error_set(err, EINVAL, "Parameter 'encrypt.format' is missing");
-	return 0;
-}
-
-int qcow2_create_parse(const struct plt_opts *o, struct qcow2_state *q,
+int qcow2_create_parse(const struct plt_opts *o, struct qcow2_state *q, struct qcow2_encrypt_wish *ret_encrypt,
 		       enum qcow2_prealloc *ret_prealloc, struct plt_error *err)
 {
 	const char *pre = plt_opts_get(o, "preallocation"),
@@ -144,12 +126,13 @@ int qcow2_create_parse(const struct plt_opts *o, struct qcow2_state *q,
 	if (compat && word_index(compat_words, compat) < 0)
 		return plt_error_set(err, EINVAL, "Parameter 'version' does not accept value '%s'",
 				     compat);
-	if (format && strlen(format) > QCOW2_MAX_BACKING_FORMAT)
+	if (format && !plt_format_is_known(format))
 		return plt_error_set(err, EINVAL,
 				     "Parameter 'backing-fmt' does not accept value '%s'", format);
-	r = refuse_encryption(o, err);
+	r = qcow2_encrypt_parse(o, ret_encrypt, err);
 	if (r < 0)
 		return r;
+	q->crypt_method = ret_encrypt->method;
 	if (p < 0)
 		return plt_error_set(err, EINVAL,
 				     "Parameter 'preallocation' does not accept value '%s'", pre);
@@ -217,7 +200,7 @@ int qcow2_create_parse(const struct plt_opts *o, struct qcow2_state *q,
 	return 0;
 }
 
-int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q,
+int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q, struct qcow2_encrypt_wish *ret_encrypt,
 			enum qcow2_prealloc *ret_prealloc, struct plt_error *err)
 {
 	const char *pre = plt_opts_get(o, "preallocation"), *compat = plt_opts_get(o, "compat");
@@ -229,5 +212,8 @@ int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q,
 		return plt_error_set(err, EINVAL, "Invalid compatibility level: '%s'", compat);
 	*ret_prealloc = (enum qcow2_prealloc)p;
 	r = parse_geometry(o, q, err);
-	return r < 0 ? r : refuse_encryption(o, err);
+	if (r == 0 && q->version < 3 && q->refcount_order != 4)
+		r = plt_error_set(err, EINVAL, "Different refcount widths than 16 bits require compatibility "
+				  "level 1.1 or above (use compat=1.1 or greater)");
+	return r < 0 ? r : qcow2_encrypt_parse(o, ret_encrypt, err);
 }

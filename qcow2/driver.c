@@ -5,6 +5,7 @@
  * when opening, and one gate: an image whose guest data cannot be reached answers map and place
  * with the reason, so that no path can take its entries for readable data.
  */
+#include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "qcow2/mapping.h"
@@ -16,6 +17,10 @@
 /* clang-format off */
 const struct plt_opt_desc qcow2_open_opts[] = {
 	{ .name = "lazy-refcounts", .type = PLT_OPT_BOOL, .help = "Postpone refcount updates" },
+	{ .name = "encrypt.format", .type = PLT_OPT_STRING,
+	  .help = "What the image must be encrypted with: aes or luks" },
+	{ .name = "encrypt.key-secret", .type = PLT_OPT_STRING,
+	  .help = "ID of the secret that unlocks it" },
 	{ .name = "data-file", .type = PLT_OPT_STRING, .help = "The external data file" },
 	{ .name = "overlap-check", .type = PLT_OPT_STRING,
 	  .help = "Accepted; the checks are always on" },
@@ -50,9 +55,17 @@ static int gated_place(struct plt_image *img, struct plt_pins *pins,
 		       const struct plt_place_req *req, struct plt_place *ret,
 		       struct plt_need *need, struct plt_error *err)
 {
-	if (qcow2_of(img)->unmappable)
+	const struct qcow2_state *q = qcow2_of(img);
+	int r;
+
+	if (q->unmappable)
 		return unmappable(img, err);
-	return qcow2_place(img, pins, req, ret, need, err);
+	r = qcow2_place(img, pins, req, ret, need, err);
+	if (r == 0 && q->cipher && !ret->skip) {
+		ret->cipher = q->cipher;
+		ret->iv_sector = qcow2_iv_sector(q, ret->off - ret->head, ret->host_off - ret->head);
+	}
+	return r;
 }
 
 static int gated_write_zeroes(struct plt_image *img, uint64_t off, uint64_t len, bool unmap,
@@ -88,6 +101,14 @@ static enum plt_codec codec(struct plt_image *img)
 	return q->compression == QCOW2_COMPRESSION_ZSTD ? PLT_CODEC_ZSTD : PLT_CODEC_DEFLATE;
 }
 
+/* Behind the part of the guest's space that whole L2 tables cover. */
+static uint64_t vm_state_offset(struct plt_image *img)
+{
+	struct qcow2_state *q = qcow2_of(img);
+
+	return plt_align_up(atomic_load(&img->size), UINT64_C(1) << (q->cluster_bits + q->l2_bits));
+}
+
 static bool dirty_flag(struct plt_image *img)
 {
 	PLT_LOCK_SCOPE(&img->lock);
@@ -116,13 +137,22 @@ const struct plt_driver qcow2_driver = {
 	.written = qcow2_bitmaps_record,
 	.grow = qcow2_grow,
 	.resize = qcow2_resize,
+	.amend_opts = qcow2_amend_opts,
+	.amend = qcow2_amend,
 	.create = qcow2_create,
 	.measure = qcow2_measure,
+	.measure_bitmaps = qcow2_measure_bitmaps,
 	.info = qcow2_info,
 	.cluster_size = cluster_size,
+	.uses_at_least = qcow2_counts_at_least,
+	.vm_state_offset = vm_state_offset,
 	.dirty_flag = dirty_flag,
 	.codec = codec,
 	.snapshots = qcow2_snapshots_list,
+	.bitmaps = qcow2_bitmaps_list,
+	.bitmap_read = qcow2_bitmap_read,
+	.bitmap_add = qcow2_bitmap_add,
 	.examine = qcow2_examine,
+	.luks = qcow2_luks,
 	.set_backing = qcow2_set_backing,
 };

@@ -55,12 +55,18 @@ struct span {
 	enum qcow2_meta kind;
 };
 
+/* Sorted and apart. */
+struct spans {
+	struct spans *older; /* as table.older */
+	size_t n;
+	struct span v[];
+};
+
 struct qcow2_guard {
 	struct table *_Atomic table;
 	_Atomic uint64_t last; /* no table of the set lies behind this cluster: most new ones do */
 	uint64_t seed;       /* so that nobody can write an image whose clusters all fall in one place */
-	struct span *span;   /* sorted and apart */
-	size_t nspans;
+	struct spans *_Atomic spans;
 };
 
 static const char *const names[] = {
@@ -163,23 +169,24 @@ static int make_room(struct qcow2_guard *g, uint64_t n, bool shared)
 
 static const struct span *span_at(const struct qcow2_guard *g, uint64_t off, uint64_t len)
 {
-	size_t lo = 0, hi = g->nspans;
+	const struct spans *s = atomic_load_explicit(&g->spans, memory_order_acquire);
+	size_t lo = 0, hi = s ? s->n : 0;
 
 	while (lo < hi) { /* the first one that ends behind @off */
 		size_t mid = lo + (hi - lo) / 2;
 
-		if (g->span[mid].end <= off)
+		if (s->v[mid].end <= off)
 			lo = mid + 1;
 		else
 			hi = mid;
 	}
-	return lo < g->nspans && g->span[lo].off < off + len ? &g->span[lo] : NULL;
+	return s && lo < s->n && s->v[lo].off < off + len ? &s->v[lo] : NULL;
 }
 
-static void add_span(struct qcow2_guard *g, uint64_t off, uint64_t len, enum qcow2_meta kind)
+static void add_span(struct spans *s, uint64_t off, uint64_t len, enum qcow2_meta kind)
 {
 	if (len && off < QCOW2_MAX_HOST_OFFSET && len <= QCOW2_MAX_HOST_OFFSET)
-		g->span[g->nspans++] = (struct span){ off, off + len, kind };
+		s->v[s->n++] = (struct span){ off, off + len, kind };
 }
 
 static int by_offset(const void *a, const void *b)
@@ -192,28 +199,30 @@ static int by_offset(const void *a, const void *b)
 static int collect_spans(struct qcow2_guard *g, const struct qcow2_state *q)
 {
 	size_t n = 0;
+	struct spans *s = calloc(1, sizeof(*s) + ((size_t)q->nb_snapshots + q->nbitmaps + 3) * sizeof(s->v[0]));
 
-	g->span = calloc((size_t)q->nb_snapshots + q->nbitmaps + 3, sizeof(*g->span));
-	if (!g->span)
+	if (!s)
 		return -ENOMEM;
 	if (q->nb_snapshots)
-		add_span(g, q->snapshots_offset, q->snapshots_size, QCOW2_META_SNAPSHOT_TABLE);
+		add_span(s, q->snapshots_offset, q->snapshots_size, QCOW2_META_SNAPSHOT_TABLE);
 	for (uint32_t i = 0; q->snapshots && i < q->nb_snapshots; i++)
-		add_span(g, q->snapshots[i].l1_offset, (uint64_t)q->snapshots[i].l1_size * 8, QCOW2_META_INACTIVE_L1);
+		add_span(s, q->snapshots[i].l1_offset, (uint64_t)q->snapshots[i].l1_size * 8, QCOW2_META_INACTIVE_L1);
 	if (q->nb_bitmaps && q->autoclear & QCOW2_AUTOCLEAR_BITMAPS) {
-		add_span(g, q->bitmap_dir_offset, q->bitmap_dir_size, QCOW2_META_BITMAP_DIRECTORY);
+		add_span(s, q->bitmap_dir_offset, q->bitmap_dir_size, QCOW2_META_BITMAP_DIRECTORY);
 		for (unsigned i = 0; i < q->nbitmaps; i++)
-			add_span(g, q->bitmaps[i].table_offset, (uint64_t)q->bitmaps[i].table_size * 8,
+			add_span(s, q->bitmaps[i].table_offset, (uint64_t)q->bitmaps[i].disk_table_size * 8,
 				 QCOW2_META_BITMAP_TABLE);
 	}
-	add_span(g, q->luks_offset, q->luks_length, QCOW2_META_CRYPTO);
-	qsort(g->span, g->nspans, sizeof(*g->span), by_offset);
-	for (size_t i = 0; i < g->nspans; i++)
-		if (n && g->span[i].off < g->span[n - 1].end)
-			g->span[n - 1].end = PLT_MAX(g->span[n - 1].end, g->span[i].end);
+	add_span(s, q->luks_offset, q->luks_length, QCOW2_META_CRYPTO);
+	qsort(s->v, s->n, sizeof(s->v[0]), by_offset);
+	for (size_t i = 0; i < s->n; i++)
+		if (n && s->v[i].off < s->v[n - 1].end)
+			s->v[n - 1].end = PLT_MAX(s->v[n - 1].end, s->v[i].end);
 		else
-			g->span[n++] = g->span[i];
-	g->nspans = n;
+			s->v[n++] = s->v[i];
+	s->n = n;
+	s->older = atomic_load(&g->spans);
+	atomic_store(&g->spans, s);
 	return 0;
 }
 
@@ -310,7 +319,10 @@ void qcow2_guard_free(struct qcow2_state *q)
 		older = t->older;
 		free(t);
 	}
-	free(g->span);
+	for (struct spans *s = atomic_load(&g->spans), *older; s; s = older) {
+		older = s->older;
+		free(s);
+	}
 	free(g);
 	atomic_store(&q->guard, NULL);
 }
@@ -331,11 +343,14 @@ int qcow2_guard_load(struct plt_image *img, struct plt_error *err)
 		g->seed = (uintptr_t)g; /* no worse than predictable */
 	atomic_store(&g->table, table_new(64));
 	r = atomic_load(&g->table) ? collect_spans(g, q) : -ENOMEM;
-	for (size_t i = 0; r == 0 && i < g->nspans; i++)
-		if (fixed_place(q, g->span[i].off, g->span[i].end - g->span[i].off)) {
-			bad = g->span[i].off;
+	for (size_t i = 0; r == 0 && i < atomic_load(&g->spans)->n; i++) {
+		const struct span *s = &atomic_load(&g->spans)->v[i];
+
+		if (fixed_place(q, s->off, s->end - s->off)) {
+			bad = s->off;
 			r = -EUCLEAN;
 		}
+	}
 	if (r == 0)
 		r = note_tables(g, img, err);
 	if (r < 0) {
@@ -351,6 +366,12 @@ int qcow2_guard_load(struct plt_image *img, struct plt_error *err)
 	return 0;
 }
 
+int qcow2_guard_reload(struct plt_image *img, struct plt_error *err)
+{
+	qcow2_guard_free(qcow2_of(img));
+	return qcow2_guard_load(img, err);
+}
+
 /* ---- looking --------------------------------------------------------------------------------- */
 
 bool qcow2_guarded(const struct qcow2_state *q, uint64_t off, uint64_t len)
@@ -364,7 +385,7 @@ bool qcow2_guarded(const struct qcow2_state *q, uint64_t off, uint64_t len)
 	for (uint64_t c = off >> q->cluster_bits; c <= end; c++)
 		if (look_up(g, c))
 			return true;
-	return g->nspans && span_at(g, plt_align_down(off, q->cluster_size),
+	return span_at(g, plt_align_down(off, q->cluster_size),
 				    plt_align_up(len + (off & (q->cluster_size - 1)), q->cluster_size));
 }
 
@@ -412,6 +433,15 @@ bool qcow2_entry_unsafe(const struct plt_image *img, struct qcow2_entry e, uint6
 }
 
 /* ---- tables made and freed ------------------------------------------------------------------- */
+
+int qcow2_guard_renew(struct plt_image *img)
+{
+	struct qcow2_state *q = qcow2_of(img);
+	struct qcow2_guard *g = atomic_load(&q->guard);
+
+	PLT_LOCK_SCOPE(&img->lock);
+	return g ? collect_spans(g, q) : 0;
+}
 
 int qcow2_guard_reserve(struct plt_image *img, uint64_t n, struct plt_error *err)
 {

@@ -182,6 +182,52 @@ int qcow2_header_write(struct plt_image *img, struct plt_error *err)
 	return r < 0 ? r : plt_store_sync(img->file, err);
 }
 
+#define SECTOR 512 /* what a power cut does not tear */
+
+int qcow2_header_replace(struct plt_image *img, struct plt_error *err)
+{
+	struct qcow2_state *q = qcow2_of(img);
+	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(2 * (size_t)q->cluster_size);
+	uint8_t *small = buf ? buf + q->cluster_size : NULL, *names;
+	size_t len, small_len;
+	int r;
+
+	if (!buf)
+		return plt_error_set(err, ENOMEM, "Out of memory");
+	pthread_mutex_lock(&img->lock);
+	r = qcow2_header_build(q, img->backing_name, img->backing_format, buf, &len, err);
+	names = q->feature_table;
+	q->feature_table = NULL;
+	if (r == 0)
+		r = qcow2_header_build(q, img->backing_name, img->backing_format, small, &small_len, err);
+	q->feature_table = names;
+	if (r == 0 && small_len > SECTOR)
+		r = plt_error_set(err, ENOSPC, "The header of '%s', with the names in it, takes %zu bytes; only %d can "
+				  "be replaced at once", img->name, small_len, SECTOR);
+	if (r == 0)
+		q->header_length = header_length(q);
+	pthread_mutex_unlock(&img->lock);
+	if (r == 0)
+		r = plt_store_write(img->file, 0, small, SECTOR, PLT_IO_HEADER, err);
+	if (r == 0)
+		r = plt_store_sync(img->file, err);
+	if (r < 0 || len == small_len)
+		return r;
+	/* The names of features, which nobody needs: what follows the first sector counts with that. */
+	len = plt_align_up(len, SECTOR);
+	r = len > SECTOR ? plt_store_write(img->file, SECTOR, buf + SECTOR, len - SECTOR, PLT_IO_HEADER, NULL) : 0;
+	if (r == 0 && len > SECTOR)
+		r = plt_store_sync(img->file, NULL);
+	if (r == 0)
+		r = plt_store_write(img->file, 0, buf, SECTOR, PLT_IO_HEADER, NULL);
+	if (r == 0)
+		r = plt_store_sync(img->file, NULL);
+	if (r < 0)
+		plt_ctx_warn(img->ctx, "'%s': the names of the features could not be written: %s", img->name,
+			     strerror(-r));
+	return 0;
+}
+
 /* Header lock held. */
 static int switch_locked(struct plt_image *img, unsigned from, unsigned to, struct plt_error *err)
 {

@@ -2,6 +2,8 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	qcow2/amend.c \
+	qcow2/bitmap_copy.c \
 	qcow2/bitmaps.c \
 	qcow2/check.c \
 	qcow2/check.h \
@@ -11,6 +13,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/create.c \
 	qcow2/create_opts.c \
 	qcow2/driver.c \
+	qcow2/encrypt.c \
 	qcow2/guard.c \
 	qcow2/header.c \
 	qcow2/header_write.c \
@@ -21,6 +24,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/place.c \
 	qcow2/qcow2.h \
 	qcow2/recover.c \
+	qcow2/recount.c \
 	qcow2/refcount.c \
 	qcow2/resize.c \
 	qcow2/snaptable.c \

@@ -194,6 +194,9 @@ static bool add_run(const struct plt_image *img, struct plt_runs *runs, struct q
 	case QCOW2_DATA:
 		r.kind = PLT_RUN_DATA;
 		r.store = img->data;
+		r.cipher = q->cipher;
+		if (q->cipher)
+			r.iv_sector = qcow2_iv_sector(q, off, r.host_off);
 		/* what lies on a table may be read, and place says what is wrong with writing it */
 		if (e.word & QCOW2_COPIED && !q->view_snapshot && !atomic_load_explicit(&q->corrupt, memory_order_relaxed) &&
 		    (q->external || !qcow2_guarded(q, r.host_off, len)))

@@ -56,6 +56,8 @@ enum qcow2_meta {
 /* Blocking, before the first write: read what there is.  Nothing to do the second time. */
 int qcow2_guard_load(struct plt_image *img, struct plt_error *err);
 void qcow2_guard_free(struct qcow2_state *q);
+/* After tables that are ranges, or all counts, have moved.  All is flushed, the caller is exclusive. */
+int qcow2_guard_reload(struct plt_image *img, struct plt_error *err);
 /*
  * Does [off, +len) touch a table that the guard knows, the three of the header apart?  Any thread, no
  * lock; false before the first write.
@@ -72,6 +74,11 @@ int qcow2_guard_reserve(struct plt_image *img, uint64_t n, struct plt_error *err
 void qcow2_guard_add(struct plt_image *img, uint64_t off, enum qcow2_meta kind);
 /* One reference less.  False: there are more, and the table stays. */
 bool qcow2_guard_drop(struct plt_image *img, uint64_t off);
+/*
+ * The snapshot table, a snapshot's L1, the bitmap directory or a bitmap's table has moved, and the state
+ * says so: before the old place is given back, which on -ENOMEM it must not be.
+ */
+int qcow2_guard_renew(struct plt_image *img);
 /* -EAGAIN: the need of a request that would write at @host_off, where metadata is.  Meeting it fails. */
 static inline int qcow2_unsafe(uint64_t host_off, struct plt_need *need)
 {

@@ -200,7 +200,7 @@ static int choose_view(struct plt_image *img, const struct plt_open_how *how, ui
 	if (how->snapshot || how->snapshot_id || how->snapshot_name) {
 		s = find_snapshot(q, how);
 		if (!s)
-			return plt_error_set(err, ENOENT, "Can't find snapshot");
+			return plt_error_set(err, ENOENT, "Failed to load snapshot: Can't find snapshot");
 		if (img->writable)
 			return plt_error_set(err, EACCES,
 					     "An internal snapshot can only be opened read-only");
@@ -219,6 +219,8 @@ static int choose_view(struct plt_image *img, const struct plt_open_how *how, ui
 					     " entries is too small "
 					     "for a disk of %" PRIu64 " bytes",
 					     s->info.name, s->l1_size, size);
+		/* The disk has grown since: qemu-img shows what is below it, or zeros, up to its end of today. */
+		size = PLT_MAX(size, q->virtual_size);
 		q->view_l1_offset = s->l1_offset;
 		q->view_l1_size = s->l1_size;
 		q->view_snapshot = true;
@@ -227,19 +229,6 @@ static int choose_view(struct plt_image *img, const struct plt_open_how *how, ui
 	img->alloc_unit = q->cluster_size;
 	img->slice = PLT_MIN(q->cluster_size, (uint32_t)PLT_SLICE);
 	return 0;
-}
-
-static int refuse_encrypted(struct qcow2_state *q, const struct plt_open_how *how,
-			    struct plt_error *err)
-{
-	if (q->crypt_method == QCOW2_CRYPT_NONE)
-		return 0;
-	q->unmappable = q->crypt_method == QCOW2_CRYPT_AES
-				? "the image is encrypted (AES), which is not supported yet"
-				: "the image is encrypted (LUKS), which is not supported yet";
-	if (how->no_refs || how->check)
-		return 0;
-	return plt_error_set(err, ENOTSUP, "qcow2: %s", q->unmappable);
 }
 
 /* Lazy refcounts: the header's compatible bit, or what the caller asks for. */
@@ -262,6 +251,7 @@ static void release(struct plt_image *img)
 {
 	struct qcow2_state *q = qcow2_of(img);
 
+	qcow2_encrypt_release(q);
 	qcow2_bitmaps_release(q);
 	qcow2_snapshots_release(q);
 	qcow2_guard_free(q);
@@ -299,7 +289,7 @@ int qcow2_open(struct plt_image *img, const struct plt_open_how *how, struct plt
 	}
 	q->dirty_on_disk = q->incompatible & QCOW2_INCOMPAT_DIRTY;
 	q->file_clusters = plt_div_up(file_size, q->cluster_size);
-	r = refuse_encrypted(q, how, err);
+	r = qcow2_encrypt_open(img, how, err);
 	if (!r && !lenient)
 		r = check_tables_in_file(q, file_size, err);
 	if (!r && img->writable && !how->check)
@@ -464,9 +454,12 @@ json_t *qcow2_info(struct plt_image *img)
 		if (q->nbitmaps && (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 			json_object_set_new(data, "bitmaps", info_bitmaps(q));
 	}
-	if (q->crypt_method != QCOW2_CRYPT_NONE)
-		json_object_set_new(data, "encrypt",
-				    json_pack("{s:s}", "format",
-					      q->crypt_method == QCOW2_CRYPT_AES ? "aes" : "luks"));
+	if (q->crypt_method != QCOW2_CRYPT_NONE) {
+		json_t *e = q->luks ? plt_luks_info(q->luks) : json_object();
+
+		json_object_set_new(e, "format",
+				    json_string(q->crypt_method == QCOW2_CRYPT_AES ? "aes" : "luks"));
+		json_object_set_new(data, "encrypt", e);
+	}
 	return json_pack("{s:s,s:o}", "type", "qcow2", "data", data);
 }

@@ -8,6 +8,7 @@
  * line of the table in docs/formats/qcow2.md ("Order of writes"); a rule's number is its bit in
  * plt_image.rules_off, by which the power-cut tests switch it off and must then fail.
  */
+#include "crypt/luks.h"
 #include "formats/driver.h"
 #include "qcow2/ondisk.h"
 
@@ -98,6 +99,11 @@ struct qcow2_state {
 	uint32_t nb_bitmaps;
 	uint64_t bitmap_dir_offset, bitmap_dir_size;
 
+	/* encrypt.c */
+	struct plt_luks *luks;          /* NULL: not LUKS, or not readable (check) */
+	struct plt_cipher *aes;         /* the legacy kind's own */
+	struct plt_cipher *cipher;      /* of data clusters: one of the two; NULL: none, or locked */
+
 	/* derived */
 	uint32_t cluster_size;
 	uint32_t l2_bits;               /* log2 of entries in an L2 table */
@@ -140,6 +146,7 @@ struct qcow2_state {
 	const char *unmappable;         /* why guest data cannot be reached here; NULL: it can */
 	uint64_t snapshots_size;        /* bytes of the snapshot table as found */
 	struct plt_snapshot_info *snapshot_infos; /* what snapshots_list() hands out */
+	struct plt_bitmap_info *bitmap_infos;     /* what bitmaps_list() hands out */
 };
 
 static inline struct qcow2_state *qcow2_of(const struct plt_image *img)
@@ -161,12 +168,25 @@ int qcow2_header_write(struct plt_image *img, struct plt_error *err);
  */
 int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struct plt_error *err);
 /*
+ * All of it as q describes it now, in place of anything: what counts is switched by one write of the
+ * first sector; the names of the features follow.  Durable.  -ENOSPC: too long for a sector.
+ */
+int qcow2_header_replace(struct plt_image *img, struct plt_error *err);
+/*
  * After a switch that failed the disk may have either header.  Whoever changes a table that only one of
  * them names calls this first, and so does a flush: it writes what the switch had written, as q describes
  * it now (which is as before the switch), and must succeed.
  */
 int qcow2_header_settle(struct plt_image *img, struct plt_error *err);
 void qcow2_state_release(struct qcow2_state *q);
+
+/* amend.c */
+extern const struct plt_opt_desc qcow2_amend_opts[];
+int qcow2_amend(struct plt_image *img, const struct plt_opts *opts, enum plt_amend_phase phase, bool *ret_plain,
+		struct plt_error *err);
+/* recount.c: counts of another width.  EINVAL from check_width: one of them does not fit. */
+int qcow2_check_width(struct plt_image *img, uint32_t order, struct plt_error *err);
+int qcow2_change_width(struct plt_image *img, uint32_t order, struct plt_error *err);
 
 int qcow2_state_derive(struct qcow2_state *q); /* the fields under "derived", from the header's */
 /* Entries that an L1 for @size guest bytes needs. */
@@ -195,6 +215,23 @@ extern const struct plt_opt_desc qcow2_open_opts[];
 /* recover.c: the recount of a dirty image at open for writing; only raises counts */
 int qcow2_recover(struct plt_image *img, struct plt_error *err);
 
+/* encrypt.c */
+struct qcow2_encrypt_wish {
+	uint32_t method;                /* enum qcow2_crypt */
+	const char *key_secret;         /* borrowed from the options */
+	struct plt_luks_params luks;
+};
+int qcow2_encrypt_open(struct plt_image *img, const struct plt_open_how *how, struct plt_error *err);
+void qcow2_encrypt_release(struct qcow2_state *q);
+/* The number by which the sector is encrypted that lies at @guest_off and @host_off. */
+uint64_t qcow2_iv_sector(const struct qcow2_state *q, uint64_t guest_off, uint64_t host_off);
+struct plt_luks *qcow2_luks(struct plt_image *img);
+/* What the create options say of encryption. */
+int qcow2_encrypt_parse(const struct plt_opts *o, struct qcow2_encrypt_wish *ret, struct plt_error *err);
+/* The secret of a new image; nothing if it is not encrypted. */
+int qcow2_encrypt_secret(struct plt_ctx *ctx, const struct qcow2_encrypt_wish *w, struct plt_secret *ret,
+			 struct plt_error *err);
+
 /* map.c */
 int qcow2_map(struct plt_image *img, struct plt_pins *pins, uint64_t off, uint64_t len,
 	      struct plt_runs *runs, struct plt_need *need, struct plt_error *err);
@@ -220,6 +257,8 @@ int qcow2_discard(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *r
 int qcow2_alloc(struct plt_image *img, uint64_t n, uint64_t *ret_host_off, struct plt_error *err);
 /* Blocking: add @delta to each cluster's count.  Lowering expects the removal to be durable already. */
 int qcow2_count_add(struct plt_image *img, uint64_t host_off, uint64_t len, int delta, struct plt_error *err);
+/* At least @n clusters of the file are in use.  Blocking; false too if that cannot be found out. */
+bool qcow2_counts_at_least(struct plt_image *img, uint64_t n);
 int qcow2_count_get(struct plt_image *img, uint64_t host_off, uint64_t *ret, struct plt_error *err);
 int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsigned kind, struct plt_error *err);
 
@@ -228,15 +267,17 @@ extern const struct plt_opt_desc qcow2_create_opts[];
 enum qcow2_prealloc {
 	QCOW2_PREALLOC_OFF, QCOW2_PREALLOC_METADATA, QCOW2_PREALLOC_FALLOC, QCOW2_PREALLOC_FULL,
 };
-int qcow2_create_parse(const struct plt_opts *o, struct qcow2_state *q,
+int qcow2_create_parse(const struct plt_opts *o, struct qcow2_state *q, struct qcow2_encrypt_wish *ret_encrypt,
 		       enum qcow2_prealloc *ret_prealloc, struct plt_error *err);
-int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q,
+int qcow2_measure_parse(const struct plt_opts *o, struct qcow2_state *q, struct qcow2_encrypt_wish *ret_encrypt,
 			enum qcow2_prealloc *ret_prealloc, struct plt_error *err);
 
 /* create.c */
 int qcow2_create(const struct plt_create *how, struct plt_error *err);
 int qcow2_measure(const struct plt_opts *opts, uint64_t size, uint64_t data, uint64_t *ret_required,
 		  uint64_t *ret_full, struct plt_error *err);
+int qcow2_measure_bitmaps(const struct plt_opts *opts, uint64_t size, const struct plt_bitmap_info *v,
+			  unsigned n, uint64_t *ret);
 
 /* snaptable.c */
 int qcow2_snapshots_load(struct plt_image *img, struct plt_error *err);
@@ -260,6 +301,17 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err);   /* from
 /* The directory alone, from a bare store: fills q->bitmaps.  -EUCLEAN: damaged. */
 int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err);
 void qcow2_bitmaps_release(struct qcow2_state *q);
+/* Fill in b->words.  @loaded: bytes of bits that the image's other bitmaps keep in memory. */
+int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size, uint64_t loaded,
+		      struct plt_error *err);
+/* Data and table of one bitmap into fresh clusters, whose counts are in the cache. */
+int qcow2_bitmap_store(struct plt_image *img, struct qcow2_bitmap *b, uint64_t *ret_table, struct plt_error *err);
+
+/* bitmap_copy.c */
+int qcow2_bitmap_read(struct plt_image *img, unsigned i, uint64_t **ret, uint64_t *ret_nbits, struct plt_error *err);
+int qcow2_bitmap_add(struct plt_image *img, const struct plt_bitmap_info *info, const uint64_t *bits,
+		     uint64_t nbits, struct plt_error *err);
+int qcow2_bitmaps_list(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 
 /* resize.c */
 int qcow2_grow(struct plt_image *img, uint64_t size, struct plt_error *err);

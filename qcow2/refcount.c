@@ -139,6 +139,35 @@ int qcow2_count_get(struct plt_image *img, uint64_t host_off, uint64_t *ret, str
 	return r;
 }
 
+bool qcow2_counts_at_least(struct plt_image *img, uint64_t n)
+{
+	const struct qcow2_state *q = qcow2_of(img);
+	uint64_t slice = per_slice(img), counted = 0, size, last;
+
+	if (plt_store_size(img->file, &size, NULL) < 0)
+		return false;
+	last = PLT_MIN(plt_div_up(size, q->cluster_size), table_entries(q) << q->rb_bits);
+	for (uint64_t c = 0; c < last && counted < n;) {
+		struct plt_pins pins = PLT_PINS_BLOCKING;
+		uint64_t end = PLT_MIN((c | (slice - 1)) + 1, last);
+		struct plt_block *rb, *rt;
+		int r = count_block_wait(img, &pins, c, &rb, &rt, NULL);
+
+		if (r == 0 && rb) {
+			pthread_mutex_lock(&img->lock);
+			for (; c < end; c++)
+				counted += qcow2_count_read(img, rb, c) != 0;
+			pthread_mutex_unlock(&img->lock);
+		}
+		plt_pins_drop(&pins);
+		if (r < 0)
+			return false;
+		/* (where a whole block is missing, none of its slices is looked for) */
+		c = rb ? end : (c | ((UINT64_C(1) << q->rb_bits) - 1)) + 1;
+	}
+	return counted >= n;
+}
+
 int qcow2_count_add(struct plt_image *img, uint64_t host_off, uint64_t len, int delta, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);

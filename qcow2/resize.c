@@ -220,7 +220,8 @@ static int walk(struct plt_image *img, enum pass pass, uint64_t from, struct plt
 	uint64_t cluster = (from >> q->cluster_bits) + ((from & (q->cluster_size - 1)) != 0);
 	uint64_t first = cluster & ((UINT64_C(1) << q->l2_bits) - 1);
 	struct drops d = {0};
-	int r = 0;
+	/* tables change: by then it is known which L1 table the header names */
+	int r = pass == SURVEY ? 0 : qcow2_header_settle(img, err);
 
 	for (uint64_t i = cluster >> q->l2_bits; r == 0 && i < q->l1_size; i++, first = 0) {
 		r = walk_l1_entry(img, pass, i, first, &d, err);

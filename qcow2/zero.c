@@ -201,7 +201,7 @@ int qcow2_discard(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *r
 		return -ENOTSUP;
 	if (is_external(img)) {
 		/* the place stays mapped, or stays absent; what is there becomes zeros */
-		if (img->has_backing)
+		if (img->has_backing || q->cipher) /* (zeros are decrypted to anything) */
 			return -ENOTSUP;
 		r = plt_store_zero(img->data, off, len, PLT_ZERO_MAY_UNMAP | PLT_ZERO_NO_FALLBACK, PLT_IO_DATA, err);
 		if (r == 0)

@@ -29,7 +29,8 @@ static int raw_open(struct plt_image *img, const struct plt_open_how *how, struc
 	if (r < 0)
 		return r;
 	if (how->snapshot || how->snapshot_id || how->snapshot_name)
-		return plt_error_set(err, ENOTSUP, "the raw format has no internal snapshots");
+		return plt_error_set(err, ENOTSUP, "Failed to load snapshot: Block format 'raw' used by device '' "
+				     "does not support temporarily loading internal snapshots");
 	if (how->opts && (plt_opts_get(how->opts, "offset") || plt_opts_get(how->opts, "size"))) {
 		off = plt_opts_u64(how->opts, "offset");
 		want = plt_opts_get(how->opts, "size") ? plt_opts_u64(how->opts, "size") : UINT64_MAX;
@@ -93,8 +94,7 @@ static int raw_resize(struct plt_image *img, uint64_t size, const char *prealloc
 		else if (!strcmp(preallocation, "full"))
 			r = plt_store_zero(img->file, old, size - old, 0, PLT_IO_DATA, err);
 		else
-			r = plt_error_set(err, ENOTSUP, "Preallocation mode '%s' is not supported for raw images",
-					  preallocation);
+			r = plt_error_set(err, ENOTSUP, "Unsupported preallocation mode: %s", preallocation);
 	}
 	if (r == 0)
 		atomic_store(&img->size, plt_align_up(size, 512));
@@ -143,7 +143,7 @@ static int raw_measure(const struct plt_opts *opts, uint64_t size, uint64_t data
 	(void)opts;
 	(void)data;
 	(void)err;
-	*ret_required = *ret_full = size;
+	*ret_required = *ret_full = plt_align_up(size, 512);
 	return 0;
 }
 

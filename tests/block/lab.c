@@ -24,6 +24,7 @@ struct plt_ctx *lab_ctx(unsigned workers)
 	o.cache_bytes = 1 << 20;
 	o.workers = workers;
 	lab_must(plt_ctx_new(&o, &ctx, &err), &err);
+	lab_must(plt_ctx_add_object(ctx, "secret,id=s,data=lab", &err), &err);
 	return ctx;
 }
 
@@ -50,12 +51,15 @@ struct plt_disk *lab_open(struct plt_ctx *ctx, struct plt_store *file, struct pl
 {
 	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
 	struct plt_error err = PLT_ERROR_INIT;
+	static const char *const key[] = { "encrypt.key-secret=s", NULL }; /* should it be encrypted */
 	struct plt_disk *disk, *b;
 
+	o.options = key;
 	o.flags = PLT_OPEN_WRITE | PLT_OPEN_NO_BACKING;
 	lab_must(plt_disk_open_store(ctx, file, "top", "qcow2", &o, &disk, &err), &err);
 	if (base) {
 		o.flags = 0;
+		o.options = NULL;
 		lab_must(plt_disk_open_store(ctx, base, "base", "raw", &o, &b, &err), &err);
 		plt_disk_attach_backing(disk, b);
 	}

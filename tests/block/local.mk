@@ -21,6 +21,10 @@ unit_tests += tests/block/test-stress
 tests_block_test_stress_SOURCES = tests/block/test-stress.c tests/block/lab.c tests/block/lab.h
 tsan_tests += tests/block/test-stress
 
+unit_tests += tests/block/test-queue
+tests_block_test_queue_SOURCES = tests/block/test-queue.c
+tsan_tests += tests/block/test-queue
+
 unit_tests += tests/block/test-resize
 tests_block_test_resize_SOURCES = tests/block/test-resize.c tests/block/lab.c tests/block/lab.h
 tsan_tests += tests/block/test-resize

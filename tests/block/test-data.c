@@ -19,24 +19,44 @@ struct layout {
 	const char *format, *options;
 	uint64_t size;
 	bool backing;
+	const char *open;   /* what it takes to open it */
+	bool unknown;       /* a new image reads as anything */
 };
 
+#define LUKS "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1"
+#define KEY "encrypt.key-secret=s"
+
 static const struct layout layouts[] = {
-	{ "raw", NULL, 1000 * 1000, false },
-	{ "qcow2", "cluster_size=512", 300 * 1024 + 512, false },
-	{ "qcow2", "cluster_size=512,refcount_bits=1", 200 * 1024, false },
-	{ "qcow2", "cluster_size=512,refcount_bits=64", 200 * 1024, true },
-	{ "qcow2", "cluster_size=4096,refcount_bits=8", 1 << 20, true },
-	{ "qcow2", "cluster_size=1024,compat=0.10", 400 * 1024, true },
-	{ "qcow2", "cluster_size=1024,compat=0.10", 400 * 1024, false },
-	{ "qcow2", "cluster_size=65536", 3 << 20, true },
-	{ "qcow2", "cluster_size=16384,extended_l2=on", 1 << 20, false },
-	{ "qcow2", "cluster_size=16384,extended_l2=on", (1 << 20) + 1536, true },
-	{ "qcow2", "cluster_size=2M", 8 << 20, true },
-	{ "qcow2", "cluster_size=4096,preallocation=metadata", 1 << 20, false },
-	{ "qcow2", "cluster_size=4096,compression_type=zstd", 1 << 20, true },
-	{ "qcow2", "cluster_size=4096,lazy_refcounts=on", 1 << 20, false },
+	{ "raw", NULL, 1000 * 1000, false, NULL, false },
+	{ "qcow2", "cluster_size=512", 300 * 1024 + 512, false, NULL, false },
+	{ "qcow2", "cluster_size=512,refcount_bits=1", 200 * 1024, false, NULL, false },
+	{ "qcow2", "cluster_size=512,refcount_bits=64", 200 * 1024, true, NULL, false },
+	{ "qcow2", "cluster_size=4096,refcount_bits=8", 1 << 20, true, NULL, false },
+	{ "qcow2", "cluster_size=1024,compat=0.10", 400 * 1024, true, NULL, false },
+	{ "qcow2", "cluster_size=1024,compat=0.10", 400 * 1024, false, NULL, false },
+	{ "qcow2", "cluster_size=65536", 3 << 20, true, NULL, false },
+	{ "qcow2", "cluster_size=16384,extended_l2=on", 1 << 20, false, NULL, false },
+	{ "qcow2", "cluster_size=16384,extended_l2=on", (1 << 20) + 1536, true, NULL, false },
+	{ "qcow2", "cluster_size=2M", 8 << 20, true, NULL, false },
+	{ "qcow2", "cluster_size=4096,preallocation=metadata", 1 << 20, false, NULL, false },
+	{ "qcow2", "cluster_size=4096,compression_type=zstd", 1 << 20, true, NULL, false },
+	{ "qcow2", "cluster_size=4096,lazy_refcounts=on", 1 << 20, false, NULL, false },
+	{ "qcow", NULL, 3 << 20, false, NULL, false },
+	{ "qcow", NULL, 1 << 20, true, NULL, false },
+#define FIRST_ENCRYPTED 16
+	{ "qcow", "encrypt.format=aes," KEY, 1 << 20, true, KEY, false },
+	{ "qcow", "encryption=on," KEY, 1 << 20, false, KEY, false },
+	{ "qcow2", "cluster_size=512,encryption=on," KEY, 300 * 1024, false, KEY, false },
+	{ "qcow2", "cluster_size=4096,encryption=on," KEY, 1 << 20, true, KEY, false },
+	{ "qcow2", "cluster_size=4096," LUKS, 1 << 20, true, KEY, false },
+	{ "qcow2", "cluster_size=512," LUKS ",encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv", 300 * 1024, true, KEY, false },
+	{ "qcow2", "cluster_size=16384,extended_l2=on," LUKS, (1 << 20) + 1536, true, KEY, false },
+	{ "qcow2", "cluster_size=2M," LUKS, 8 << 20, true, KEY, false },
+	{ "qcow2", "cluster_size=4096,preallocation=metadata," LUKS, 1 << 20, false, KEY, true },
+	{ "luks", "key-secret=s,iter-time=1", 1000 * 1000, false, "key-secret=s", true },
+	{ "luks", "key-secret=s,iter-time=1,cipher-alg=aes-192,ivgen-alg=plain", 3 << 20, false, "key-secret=s", true },
 };
+_Static_assert(PLT_ARRAY_SIZE(layouts) == FIRST_ENCRYPTED + 11, "");
 
 struct world {
 	struct plt_ctx *ctx;
@@ -63,12 +83,16 @@ static void open_disk(struct world *w)
 	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
 	struct plt_error err = PLT_ERROR_INIT;
 
+	const char *open[] = { w->l->open, NULL };
+
 	o.flags = PLT_OPEN_WRITE | PLT_OPEN_NO_BACKING;
+	o.options = w->l->open ? open : NULL;
 	must(plt_disk_open_store(w->ctx, w->file, "top", w->l->format, &o, &w->disk, &err), &err);
 	if (w->l->backing) {
 		struct plt_disk *b;
 
 		o.flags = 0;
+		o.options = NULL;
 		must(plt_disk_open_store(w->ctx, w->base, "base", "raw", &o, &b, &err), &err);
 		plt_disk_attach_backing(w->disk, b);
 	}
@@ -89,6 +113,7 @@ static void setup(struct world *w, const struct layout *l, uint64_t seed)
 	w->model = calloc(1, w->size);
 	co.cache_bytes = 1 << 20;
 	must(plt_ctx_new(&co, &w->ctx, &err), &err);
+	must(plt_ctx_add_object(w->ctx, "secret,id=s,data=tr0ub4dor", &err), &err);
 	must(plt_memory_new(NULL, 0, 0, &w->file), &err);
 	c.format = l->format;
 	c.options = l->options ? options : NULL;
@@ -103,6 +128,8 @@ static void setup(struct world *w, const struct layout *l, uint64_t seed)
 	}
 	must(plt_create_store(w->ctx, w->file, "top", &c, NULL, &err), &err);
 	open_disk(w);
+	if (l->unknown)
+		must(plt_read(w->disk, 0, w->model, w->size, &err), &err);
 }
 
 static void teardown(struct world *w)
@@ -271,6 +298,78 @@ START_TEST(status_tiles)
 }
 END_TEST
 
+/* Encrypted images hold neither what was written nor what was copied from below. */
+START_TEST(no_plaintext)
+{
+	static const char mark[] = "this text must not be found anywhere in the file, neither written nor copied";
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_store *base;
+	struct world w;
+	const void *p;
+	size_t len;
+
+	setup(&w, &layouts[_i], 1);
+	if (w.l->backing) {
+		base = w.base;
+		for (uint64_t off = 0; off + 512 <= w.size / 3 * 2; off += 512)
+			must(plt_store_write(base, off + 100, mark, sizeof(mark), PLT_IO_DATA, &err), &err);
+	}
+	for (uint64_t off = 0; off < w.size; off += w.size / 16 / 512 * 512 + 512)
+		must(plt_write(w.disk, off + 7, mark, sizeof(mark), &err), &err);
+	must(plt_write_zeroes(w.disk, 512, 1024, 0, &err), &err);
+	must(plt_flush(w.disk, &err), &err);
+	p = plt_memory_data(w.file, &len);
+	ck_assert_ptr_null(memmem(p, len, mark, 32));
+	teardown(&w);
+}
+END_TEST
+
+/* Requests of many pieces, at odd places, in odd pieces of memory. */
+START_TEST(long_requests)
+{
+	static const size_t cuts[] = { 1, 511, 512, 513, 4096, 100000, 1000003 };
+	struct plt_error err = PLT_ERROR_INIT;
+	struct layout l = layouts[_i];
+	struct iovec iov[64];
+	struct world w;
+
+	l.size = 24 << 20;
+	setup(&w, &l, plt_unit_seed());
+	for (unsigned round = 0; round < 4; round++) {
+		uint64_t off = rnd(&w) % (4 << 20), len = (9 << 20) + rnd(&w) % (2 << 20), at = 0;
+		uint8_t *buf = malloc(len);
+		int n = 0;
+
+		if (round == 3) { /* sectors lie whole, all in one piece */
+			off = plt_align_down(off, 512);
+			len = plt_align_down(len, 512);
+		}
+		for (uint64_t i = 0; i < len; i++)
+			buf[i] = (uint8_t)(i * 31 + i / 251 + round);
+		for (; at < len && n < 63 && round < 3; n++) {
+			size_t c = cuts[rnd(&w) % PLT_ARRAY_SIZE(cuts)];
+
+			c = PLT_MIN(c, len - at);
+			iov[n] = (struct iovec){ buf + at, c };
+			at += c;
+		}
+		if (at < len)
+			iov[n++] = (struct iovec){ buf + at, len - at };
+		must(plt_writev(w.disk, off, iov, n, &err), &err);
+		memcpy(w.model + off, buf, len);
+		memset(buf, 0, len);
+		must(plt_readv(w.disk, off, iov, n, &err), &err);
+		ck_assert(!memcmp(buf, w.model + off, len));
+		free(buf);
+		compare(&w, 0, w.size);
+	}
+	must(plt_disk_close(w.disk, &err), &err);
+	open_disk(&w);
+	compare(&w, 0, w.size);
+	teardown(&w);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("block/data");
@@ -278,6 +377,8 @@ static Suite *suite(void)
 
 	tcase_set_timeout(t, 120);
 	tcase_add_loop_test(t, random_work, 0, PLT_ARRAY_SIZE(layouts));
+	tcase_add_loop_test(t, no_plaintext, FIRST_ENCRYPTED, PLT_ARRAY_SIZE(layouts));
+	tcase_add_loop_test(t, long_requests, FIRST_ENCRYPTED + 6, PLT_ARRAY_SIZE(layouts));
 	tcase_add_loop_test(t, out_of_range, 0, 3);
 	tcase_add_loop_test(t, status_tiles, 0, PLT_ARRAY_SIZE(layouts));
 	suite_add_tcase(s, t);

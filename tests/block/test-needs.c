@@ -9,6 +9,8 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "formats/probe.h"
 #include "qcow2/mapping.h"
@@ -846,9 +848,19 @@ END_TEST
 START_TEST(a_blocking_call_beside_them_is_refused)
 {
 	struct beside b;
+	int status;
+	pid_t pid;
 
-	beside_new(&b);
-	(void)plt_flush(b.disk, NULL);
+	fflush(NULL);
+	pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (!pid) {
+		beside_new(&b);
+		(void)plt_flush(b.disk, NULL);
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 }
 END_TEST
 #endif
@@ -867,7 +879,7 @@ static Suite *suite(void)
 	tcase_add_test(t, guessed_raw_stays_raw);
 	tcase_add_test(t, a_thread_knows_what_it_has_in_flight);
 #ifndef NDEBUG
-	tcase_add_test_raise_signal(t, a_blocking_call_beside_them_is_refused, SIGABRT);
+	tcase_add_test(t, a_blocking_call_beside_them_is_refused);
 #endif
 	suite_add_tcase(s, t);
 	return s;

@@ -30,7 +30,7 @@ struct layout {
 	const char *options;
 	uint64_t cluster;
 	uint64_t edge[3];     /* where two neighbours meet: inside a slice, between slices, between tables */
-	bool v2, no_share;
+	bool v2, no_share, encrypted;
 };
 
 #define M (UINT64_C(1) << 20)
@@ -42,6 +42,9 @@ static const struct layout layouts[] = {
 	{ "cluster_size=4096,compat=0.10", 4096, { 8192, 2 * M }, .v2 = true },
 	{ "cluster_size=4096,refcount_bits=1", 4096, { 8192, 2 * M }, .no_share = true },
 	{ "cluster_size=4096,refcount_bits=64", 4096, { 8192, 2 * M }, .no_share = true },
+	/* writes of parts of sectors, which are read, changed and written */
+	{ "cluster_size=512,encryption=on,encrypt.key-secret=s", 512, { 2048, 32768 }, .encrypted = true },
+	{ "cluster_size=4096,encryption=on,encrypt.key-secret=s", 4096, { 8192, 2 * M }, .encrypted = true },
 	{ "cluster_size=65536,compression_type=zstd", 65536, { 131072, 32 * M }, .v2 = false },
 };
 
@@ -114,7 +117,10 @@ static void prepare_cluster(struct scene *s, struct plt_disk *disk, unsigned whi
 		lab_must(plt_write_zeroes(disk, off, cs, 0, &err), &err);
 		break;
 	case PACKED:
-		lab_must(plt_write_compressed(disk, off, buf, cs, 0, &err), &err);
+		if (s->l->encrypted)
+			lab_must(plt_write(disk, off, buf, cs, &err), &err);
+		else
+			lab_must(plt_write_compressed(disk, off, buf, cs, 0, &err), &err);
 		break;
 	default:
 		break;
@@ -348,8 +354,9 @@ static bool has_resize(const struct plan *plan, unsigned n)
 	return false;
 }
 
-static void run_once(struct scene *s, const struct plan *plan, unsigned n, struct lab_order *o)
+static void run_once(struct scene *s, const struct plan *given, unsigned n, struct lab_order *o)
 {
+	struct plan plan[REQS];
 	struct plt_store *file = lab_copy(s->file);
 	struct plt_disk *disk = lab_open(s->ctx, file, s->base);
 	struct plt_image *img = plt_disk_image(disk);
@@ -359,6 +366,11 @@ static void run_once(struct scene *s, const struct plan *plan, unsigned n, struc
 	unsigned started = 0, done;
 
 	lab_queue_new(&lq, s->ctx);
+	for (unsigned i = 0; i < n; i++) {
+		plan[i] = given[i];
+		if (s->l->encrypted && plan[i].kind == PLT_IO_COMPRESSED_REQ)
+			plan[i].kind = PLT_IO_WRITE_REQ; /* encrypted data is never compressed */
+	}
 	for (unsigned i = 0; i < n; i++) {
 		struct lab_req *q = &r.req[i];
 

@@ -33,8 +33,11 @@ checks() {
 same_as_qemu check checks
 
 # Unlike qemu-img's, the check of an image needs no other file.
+mkfifo pipe
+"$PLATTER" create -q -f qcow2 -u -b pipe -F raw onpipe.qcow2 1M
+ok 'the backing file is not opened' timeout 5 "$PLATTER" check onpipe.qcow2
 "$PLATTER" create -q -f qcow2 -u -b nofile -F raw lost.qcow2 1M
-ok 'the backing file is not opened' "$PLATTER" check lost.qcow2
+ok 'nor missed' "$PLATTER" check lost.qcow2
 
 # Damage: a cluster that nothing uses, and one that is used and not counted.
 "$PLATTER" create -q -f qcow2 d.qcow2 1M

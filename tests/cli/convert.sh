@@ -91,7 +91,7 @@ sources
 refuses "'nofile': No such file or directory" -O qcow2 -B nofile -F qcow2 a.qcow2
 refuses "Can't find snapshot" -l nosuch a.qcow2
 refuses "Can't find snapshot" -l snapshot.id=1,snapshot.name=s1 a.qcow2
-refuses 'bitmaps' --bitmaps -O qcow2 a.qcow2
+refuses 'single source' --bitmaps -O qcow2 a.qcow2 a.qcow2
 refuses 'bitmaps' --bitmaps -O raw a.qcow2
 
 # genimage's call: two inputs, one after the other, and it leaves the format to be found out.

@@ -58,6 +58,13 @@ refused() {
 	t create -f qcow2 -o size=1M x 2M
 	t create -f qcow2 -b nofile -F qcow2 x
 	t create -f qcow2 -b nofile x 1M
+	"$QI" create -q -f raw base.raw 1M
+	t create -f qcow2 -b base.raw -F nosuch x 1M
+	t create -f qcow2 -b base.raw -F nosuch -u x 1M
+	t create -f raw -b base.raw x 1M
+	t create -f raw -F raw x 1M
+	t create -f raw -o preallocation=metadata x 1M
+	t create -f raw -o preallocation=some x 1M
 	t create -f qcow2 -F qcow2 x 1M
 	t create -f qcow2 -b x -F qcow2 x
 	t create -f raw -b nofile -F raw x 1M

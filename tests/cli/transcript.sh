@@ -21,7 +21,7 @@ t() {
 transcript_filter() {
 	sed -E -e 's/^disk size: .*/disk size: SIZE/' -e 's/"actual-size": [0-9]+/"actual-size": SIZE/' \
 		-e 's/[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}/DATE               /' \
-		-e 's/"date-n?sec": [0-9]+/"date": NUMBER/'
+		-e 's/"date-n?sec": [0-9]+/"date": NUMBER/' -e 's/^(Run completed in) [0-9.]+/\1 SOME/'
 }
 
 # transcript PROGRAM FUNCTION FILE: in a fresh folder, so that both programs find the same.

@@ -78,13 +78,13 @@ for args in 'check -r leaks a' 'check -r all a'; do
 	# shellcheck disable=SC2086
 	like "$("$PLATTER" $args 2>&1)" '^platter: -r (leaks|all): repair is not supported' "$args: says so"
 done
-for c in amend bench bitmap commit dd measure rebase resize snapshot; do
+for c in bitmap commit rebase snapshot; do
 	fails 1 "$c is refused" "$PLATTER" $c x
 	like "$("$PLATTER" $c x 2>&1)" "^platter: $c: this command is not supported" "$c: says so"
 done
 for type in tls-creds-psk tls-creds-x509 foo; do
 	fails 1 "--object $type is refused" "$PLATTER" info --object "$type,id=a,data=x" a
-	like "$("$PLATTER" info --object "$type,id=a" a 2>&1)" "^platter: --object $type is not supported" \
+	like "$("$PLATTER" info --object "$type,id=a" a 2>&1)" "^platter: objects of type '$type' are not supported" \
 		"--object $type: says so"
 done
 like "$("$PLATTER" convert --compress-level 10 a b 2>&1)" '^platter: Invalid compression level' 'bad level'

@@ -24,7 +24,6 @@ mark vmdk 0 'KDMV'
 mark vhdx 0 'vhdxfile'
 mark vpc 0 'conectix'
 mark vdi 64 '\x7f\x10\xda\xbe'
-mark qcow 0 'QFI\xfb\0\0\0\1'
 [ ! -e out ]
 is $? 0 'nothing was made'
 

@@ -91,6 +91,11 @@ static void add_mark(struct rig *r, uint64_t begun)
 	note(r);
 }
 
+static uint64_t first_size(const struct rig *r)
+{
+	return r->l->first_size ? r->l->first_size : r->l->size;
+}
+
 static bool certain(const struct rig_event *e, uint64_t time)
 {
 	return e->done <= time && !e->failed;
@@ -109,7 +114,8 @@ static void set_floor(struct rig *r, uint64_t time, size_t limit)
 	r->floor_at = at;
 	r->limit = limit;
 	for (uint64_t u = 0; u < r->units; u++) {
-		r->floor[u] = u < r->base_units ? EVENT_BASE : EVENT_ZERO;
+		/* where the disk began shorter than what lies below it, that never shows */
+		r->floor[u] = u < PLT_MIN(r->base_units, first_size(r) / RIG_UNIT) ? EVENT_BASE : EVENT_ZERO;
 		r->zero[u] = 0;
 	}
 	for (size_t e = EVENT_FIRST; e < limit; e++)
@@ -127,7 +133,7 @@ static void set_floor(struct rig *r, uint64_t time, size_t limit)
 /* May the disk have @size, when what was done by @time is certain and events from @limit on had not begun? */
 static bool may_have_size(struct rig *r, uint64_t time, size_t limit, uint64_t size)
 {
-	bool may = size == (r->l->first_size ? r->l->first_size : r->size);
+	bool may = size == first_size(r);
 
 	r->beyond = false;
 	for (size_t e = EVENT_FIRST; e < limit; e++) {
@@ -226,7 +232,7 @@ struct rig *rig_new(const struct rig_layout *l, uint64_t seed)
 	r->l = l;
 	r->seed = seed;
 	r->size = l->size;
-	r->disk_size = l->first_size ? l->first_size : l->size;
+	r->disk_size = first_size(r);
 	r->units = l->size / RIG_UNIT;
 	co.cache_bytes = l->cache_bytes ? l->cache_bytes : 1 << 20;
 	co.workers = 1;
@@ -697,12 +703,20 @@ static int judge_bitmap(struct rig *r, struct plt_disk *disk, const uint8_t *buf
 	struct qcow2_state *q = qcow2_of(plt_disk_image(disk));
 	struct qcow2_bitmap *b = q->bitmaps;
 
-	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS) || q->nbitmaps != 1 || b->inconsistent) {
-		if (q->nbitmaps == 1 || !(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
-			return 0;
+	if (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS && !q->nbitmaps) {
 		complain(r, "the bitmap is gone");
 		return -1;
 	}
+	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS) || !q->nbitmaps)
+		return 0;
+	for (unsigned i = 1; i < q->nbitmaps; i++) /* those that a scenario adds are of ones */
+		for (uint64_t n = 0; q->bitmaps[i].words && !q->bitmaps[i].inconsistent && n < q->bitmaps[i].nbits; n++)
+			if (!(atomic_load(&q->bitmaps[i].words[n / 64]) >> n % 64 & 1)) {
+				complain(r, "bit %" PRIu64 " of added bitmap %u, which is not in use, is lost", n, i);
+				return -1;
+			}
+	if (b->inconsistent)
+		return 0;
 	for (uint64_t u = 0; u < len / RIG_UNIT; u++) {
 		uint64_t unit = off / RIG_UNIT + u, tag = plt_get_le64(buf + u * RIG_UNIT);
 		uint64_t was = unit < r->base_units ? tag_of(unit, EVENT_BASE) : 0,

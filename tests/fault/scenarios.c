@@ -7,6 +7,7 @@
  */
 #include "tests/fault/scenarios.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "base/checked.h"
@@ -236,6 +237,83 @@ static int run_external(struct rig *r)
 	return 0;
 }
 
+/* A bitmap of ones, as convert adds it. */
+static int add_bitmap(struct rig *r, const char *name, bool enabled)
+{
+	struct plt_bitmap_info info = { .name = (char *)(uintptr_t)name, .granularity = 512, .enabled = enabled };
+	uint64_t bits[16], nbits = plt_div_up(r->size, info.granularity);
+	int result;
+
+	ck_assert_uint_le(nbits, 64 * PLT_ARRAY_SIZE(bits));
+	for (uint64_t w = 0; w < PLT_ARRAY_SIZE(bits); w++)
+		bits[w] = (w + 1) * 64 <= nbits ? UINT64_MAX :
+			  w * 64 < nbits	? (UINT64_C(1) << nbits % 64) - 1 :
+						  0;
+	result = qcow2_bitmap_add(plt_disk_image(r->disk), &info, bits, nbits, &r->err);
+
+	return result == -EEXIST ? 0 : result; /* of an attempt that failed behind that */
+}
+
+static int run_added_bitmaps(struct rig *r)
+{
+	TRY(rig_write(r, 64, 512));
+	TRY(rig_flush(r));
+	TRY(add_bitmap(r, "more, with a name that takes the directory into a second cluster, as its entries do "
+			  "where names are as long as this one is, and the clusters as small as they may be; so "
+			  "that there is one more thing that can be torn by a power cut, and be found to have been "
+			  "torn by those who come later to look at it, which is what this is all about: it goes on "
+			  "for as long as it takes, and that is four hundred and a few bytes more than one thinks, "
+			  "when one begins to write such a name down by hand", true));
+	TRY(rig_write(r, 8 * KIB, 2 * KIB));
+	TRY(rig_flush(r));
+	TRY(add_bitmap(r, "off", false));
+	TRY(rig_write(r, 16 * KIB, 64));
+	return 0;
+}
+
+static int amend(struct rig *r, const char *options)
+{
+	const char *texts[] = { options, NULL };
+
+	return plt_amend(r->disk, texts, 0, NULL, NULL, &r->err);
+}
+
+/* Every width, with writes that use the counts of it. */
+static int run_widths(struct rig *r)
+{
+	static const char *const widths[] = { "refcount_bits=64", "refcount_bits=1", "refcount_bits=8", "refcount_bits=2",
+					      "refcount_bits=32", "refcount_bits=16" };
+
+	for (unsigned i = 0; i < PLT_ARRAY_SIZE(widths); i++) {
+		TRY(rig_write(r, i * 2 * KIB + 64, 512));
+		TRY(amend(r, widths[i]));
+		TRY(rig_write(r, 8 * KIB + i * KIB, 2 * KIB + 64));
+		TRY(rig_discard(r, i * KIB, KIB));
+		TRY(rig_flush(r));
+	}
+	return 0;
+}
+
+/* To version 2 and back, over zero clusters of both kinds. */
+static int run_versions(struct rig *r)
+{
+	uint64_t cs = rig_cluster(r);
+
+	TRY(rig_write(r, 0, 4 * cs));
+	TRY(rig_zero(r, cs, cs, 0));
+	TRY(rig_zero(r, 6 * cs, 2 * cs, PLT_ZERO_UNMAP));
+	TRY(rig_flush(r));
+	TRY(amend(r, "compat=0.10,refcount_bits=16"));
+	TRY(rig_write(r, 2 * cs + 64, 64));
+	TRY(rig_flush(r));
+	TRY(amend(r, "compat=1.1,lazy_refcounts=on,refcount_bits=8"));
+	TRY(rig_zero(r, 3 * cs, cs, 0));
+	TRY(rig_write(r, 9 * cs + 64, cs));
+	TRY(rig_flush(r));
+	TRY(amend(r, "lazy_refcounts=off"));
+	return rig_write(r, 11 * cs, 64);
+}
+
 static int run_lazy(struct rig *r)
 {
 	TRY(rig_write(r, 64, 64));
@@ -369,6 +447,16 @@ const struct scenario scenarios[] = {
 	  NULL, run_lazy, 0 },
 	{ "bitmap", { .options = "cluster_size=1024", .size = 64 * KIB, .bitmap = true },
 	  prepare_full, run_reuse, 0 },
+	{ "bitmap, added", { .options = "cluster_size=512", .size = 32 * KIB, .bitmap = true },
+	  NULL, run_added_bitmaps, 0 },
+	{ "amended widths", { .options = "cluster_size=512", .size = 32 * KIB },
+	  NULL, run_widths, 800 },
+	{ "amended widths, backing", { .options = "cluster_size=1024", .size = 32 * KIB, .backing = true },
+	  NULL, run_widths, 800 },
+	{ "amended versions", { .options = "cluster_size=512", .size = 32 * KIB },
+	  NULL, run_versions, 800 },
+	{ "amended versions, backing", { .options = "cluster_size=1024", .size = 64 * KIB, .backing = true },
+	  NULL, run_versions, 800 },
 	{ "bitmap, lazy",
 	  { .options = "cluster_size=512,lazy_refcounts=on", .size = 128 * KIB, .bitmap = true },
 	  NULL, run_lazy, 0 },

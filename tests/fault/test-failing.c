@@ -60,6 +60,9 @@ static const char *const played[] = {
 	"lazy",
 	"lazy, synced",
 	"bitmap",
+	"amended widths",
+	"amended versions, backing",
+	"bitmap, added",
 	"bitmap, lazy",
 	"pressure",
 };

@@ -42,7 +42,7 @@ static const struct {
 	{QCOW2_RULE_DIRTY_CLEAR, "lazy, synced", true},
 	{QCOW2_RULE_GROW_L1, "grow", false},
 	{QCOW2_RULE_SHRINK, "shrink", false},
-	{QCOW2_RULE_GROW_SIZE, "shrink", false},
+	{QCOW2_RULE_GROW_SIZE, "grow, backing", false},
 	{PLT_RULE_LIMBO_DURABLE, "reuse", false},
 };
 

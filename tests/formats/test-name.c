@@ -40,6 +40,15 @@ static const struct good {
 	  "'lazy-refcounts':'on'}",
 	  "json:{\"driver\": \"qcow2\", \"file\": {\"driver\": \"raw\", \"file\": {\"driver\": \"file\", "
 	  "\"filename\": \"a\"}}}" },
+	{ false, "blkdebug:c:d/a",
+	  "{'file':{'config':'c','driver':'blkdebug','image':{'driver':'file','filename':'d/a'}}}", "blkdebug:c:d/a" },
+	{ false, "blkdebug::blkdebug:c:a",
+	  "{'file':{'driver':'blkdebug','image':{'config':'c','driver':'blkdebug','image':{'driver':'file','filename':'a'}}}}",
+	  "blkdebug::blkdebug:c:a" },
+	{ true, "driver=blkdebug,image.filename=a,align=512",
+	  "{'driver':'raw','file':{'align':'512','driver':'blkdebug','image':{'driver':'file','filename':'a'}}}",
+	  "json:{\"driver\": \"raw\", \"file\": {\"image\": {\"driver\": \"file\", \"filename\": \"a\"}, "
+	  "\"driver\": \"blkdebug\", \"align\": \"512\"}}" },
 	{ true, "driver=raw,offset=512,size=1024,file.filename=a,,b",
 	  "{'driver':'raw','file':{'driver':'file','filename':'a,b'},'offset':'512','size':'1024'}",
 	  "json:{\"offset\": \"512\", \"driver\": \"raw\", \"size\": \"1024\", \"file\": {\"driver\": \"file\", "
@@ -186,6 +195,8 @@ static const struct beside {
 	{ "file:d/a", "b", "file:d/b" },
 	{ "json:{\"a\": \"d/e\"}", "/b", "/b" },
 	{ "json:{}", "b", NULL },
+	{ "blkdebug:x/c:d/a", "b", "d/b" },
+	{ "blkdebug::blkdebug:c:/d/a", "b", "/d/b" },
 	{ "", "b", NULL },
 };
 
@@ -205,6 +216,41 @@ START_TEST(resolves)
 		ck_assert_int_eq(
 			strncmp(err.text, "Cannot use relative backing file names for '", 44), 0);
 	}
+}
+END_TEST
+
+static const struct merged {
+	const char *name, *options, *tree;
+} merges[] = {
+	{ "a", "driver=qcow2,file.x=1", "{'driver':'qcow2','file':{'driver':'file','filename':'a','x':'1'}}" },
+	{ "json:{\"driver\":\"raw\",\"file.filename\":\"a\"}", "driver=qcow2",
+	  "{'driver':'qcow2','file':{'driver':'file','filename':'a'}}" },
+	{ "a", "file.driver=raw,file.offset=512",
+	  "{'file':{'driver':'raw','file':{'driver':'file','filename':'a'},'offset':'512'}}" },
+	{ "blkdebug::a", "driver=blkdebug,image.driver=qcow2,align=4k",
+	  "{'driver':'raw','file':{'align':'4k','driver':'blkdebug','image':{'driver':'qcow2','file':{'driver':'file',"
+	  "'filename':'a'}}}}" },
+	{ "a", "backing.driver=qcow2", "{'backing':{'driver':'qcow2'},'file':{'driver':'file','filename':'a'}}" },
+};
+
+START_TEST(merges_options)
+{
+	const struct merged *m = &merges[_i];
+	const char *const options[] = { m->options, NULL };
+	struct plt_error err = PLT_ERROR_INIT;
+	char *s, *want = strdup(m->tree);
+	json_t *tree = NULL;
+
+	for (char *p = want; *p; p++)
+		if (*p == '\'')
+			*p = '"';
+	ck_assert_int_eq(plt_name_parse(m->name, false, &tree, &err), 0);
+	ck_assert_msg(plt_name_merge(tree, options, &err) == 0, "%s", err.text);
+	s = compact(tree);
+	ck_assert_str_eq(s, want);
+	free(s);
+	free(want);
+	json_decref(tree);
 }
 END_TEST
 
@@ -273,6 +319,7 @@ static Suite *suite(void)
 	tcase_add_test(tc, depth_is_bounded);
 	tcase_add_test(tc, bytes_survive);
 	tcase_add_loop_test(tc, resolves, 0, sizeof(besides) / sizeof(besides[0]));
+	tcase_add_loop_test(tc, merges_options, 0, sizeof(merges) / sizeof(merges[0]));
 	tcase_add_loop_test(tc, order_is_qemus, 0, sizeof(orders) / sizeof(orders[0]));
 	tcase_add_test(tc, protocols);
 	suite_add_tcase(s, tc);

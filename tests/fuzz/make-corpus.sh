@@ -70,6 +70,33 @@ image zstd cluster_size=2k,compression_type=zstd -c
 image large cluster_size=2M
 head -c 700 "$scratch/source" >"$corpus/image/raw"
 
+# Other formats, and what is encrypted; of LUKS the header, for key material has no redundancy.
+S="--object secret,id=s,data=fuzz"
+head -c 2500 "$scratch/source" >"$scratch/tiny"
+truncate -s 65536 "$scratch/tiny"
+for o in '' -c "$S -o encrypt.format=aes,encrypt.key-secret=s"; do
+	rm -f "$scratch/image"
+	# shellcheck disable=SC2086
+	"$platter" convert -f raw -O qcow $o "$scratch/tiny" "$scratch/image"
+	case $o in *aes*) name=-aes ;; *) name=${o:+-deflate} ;; esac
+	add "platter-qcow1$name" "$scratch/image"
+done
+rm -f "$scratch/image"
+"$platter" create -q -f qcow -b base -F raw -u "$scratch/image" 1M
+add platter-qcow1-backing "$scratch/image"
+"$platter" convert -f raw -O qcow2 $S -o encryption=on,encrypt.key-secret=s,cluster_size=512 "$scratch/tiny" "$scratch/image"
+add platter-aes "$scratch/image"
+for o in "-f luks -o key-secret=s,iter-time=1" "-f luks -o key-secret=s,iter-time=1,cipher-mode=cbc,ivgen-alg=essiv" \
+	"-f qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1"; do
+	rm -f "$scratch/image"
+	# shellcheck disable=SC2086
+	"$platter" create -q $S $o "$scratch/image" 64k
+	at=$("$platter" info "$scratch/image" | sed -n '/0\]:/,/key offset/s/.*key offset: //p')
+	case $o in *qcow2*) at=$((at + 4 * 65536)) name=platter-luks-qcow2 ;; *essiv*) name=platter-luks-essiv ;; *) name=platter-luks ;; esac
+	fallocate -p -o "$at" -l 256000 "$scratch/image"
+	add $name "$scratch/image"
+done
+
 mkdir "$scratch/nasty"
 "$make_images" "$scratch/nasty" | while read -r name; do
 	case $name in # too much work for a replay; tests/fuzz/hostile.sh has them

@@ -91,4 +91,86 @@ for options in '' cluster_size=4k cluster_size=512 extended_l2=on refcount_bits=
 	done
 	is "$(check_of "$PLATTER" b.qcow2)" "$(check_of qemu-img b.qcow2)" "$text: checked alike at the end"
 done
+
+# ---- copied by convert ---------------------------------------------------------------------------
+
+# alike DESCRIPTION ARGUMENT...: both programs end so and say the same; "OUT" is the file that is made.
+alike() {
+	local text=$1 ours theirs
+
+	shift
+	theirs=$(qemu-img "${@/OUT/q.qcow2}" 2>&1; echo "status $?")
+	ours=$("$QEMU_IMG_LINK" "${@/OUT/p.qcow2}" 2>&1; echo "status $?")
+	is "${ours//p.qcow2/OUT}" "${theirs//q.qcow2/OUT}" "$text"
+}
+
+rm -f ./*.qcow2 d.raw
+"$PLATTER" create -q -f qcow2 b.qcow2 8M
+"$WRITER" b.qcow2 'write 1 0 1048576'
+for args in '-g 64k coarse' '-g 512 fine' '--disable off' 'empty'; do
+	# shellcheck disable=SC2086
+	qemu-img bitmap --add ${args% *} b.qcow2 ${args##* } 2>/dev/null ||
+		qemu-img bitmap --add b.qcow2 "$args"
+done
+"$WRITER" b.qcow2 'write 2 100000 1000' 'write 3 8388607 1'
+qemu-img bitmap --clear b.qcow2 empty
+qemu-img bitmap --merge fine b.qcow2 off
+for options in '' '-o cluster_size=512' '-o cluster_size=2M' '-o extended_l2=on' -c '-o refcount_bits=1' \
+	'-o data_file=d.raw' '-m 1 -S 0'; do
+	rm -f p.qcow2 d.raw
+	# shellcheck disable=SC2086
+	ok "convert --bitmaps $options" "$PLATTER" convert --bitmaps -O qcow2 $options b.qcow2 p.qcow2
+	for name in coarse fine off empty; do
+		is "$(dirty p.qcow2 $name)" "$(dirty b.qcow2 $name)" "  $name has arrived"
+	done
+	is "$(flags p.qcow2)" "$(flags b.qcow2)" '  with the flags'
+	is "$(check_of qemu-img p.qcow2)" "$(check_of "$PLATTER" p.qcow2)" '  and all is in order'
+	like "$(check_of qemu-img p.qcow2)" '^0 ' '  with status 0'
+	[ -n "$options" ] || cp p.qcow2 first.qcow2
+done
+is "$(dirty b.qcow2 fine)" '99840+1536 8388096+512' 'and there was something to copy'
+# What they say of it, and that it goes on recording.
+qemu-img convert --bitmaps -O qcow2 b.qcow2 q.qcow2
+is "$(qemu-img info first.qcow2 | sed -n '/bitmaps:/,/refcount/p')" \
+	"$(qemu-img info q.qcow2 | sed -n '/bitmaps:/,/refcount/p')" 'listed in the order of the source, as with qemu-img'
+qemu-io -f qcow2 -c 'write 4M 512' first.qcow2 >/dev/null
+"$WRITER" first.qcow2 'write 5 5242880 512'
+is "$(dirty first.qcow2 fine)" '99840+1536 4194304+512 5242880+512 8388096+512' 'both record in a copy'
+is "$(dirty first.qcow2 off)" '65536+65536 8323072+65536' 'nobody where that is off'
+
+# Into an image that has bitmaps.
+for f in p q; do
+	qemu-img create -q -f qcow2 $f.qcow2 8M
+	qemu-img bitmap --add -g 64k $f.qcow2 mine
+done
+ok 'convert -n --bitmaps' "$PLATTER" convert -n --bitmaps -O qcow2 b.qcow2 p.qcow2
+qemu-img convert -n --bitmaps -O qcow2 b.qcow2 q.qcow2
+for name in mine coarse fine off empty; do
+	is "$(dirty p.qcow2 $name)" "$(dirty q.qcow2 $name)" "  $name is as with qemu-img"
+done
+is "$(flags p.qcow2 | sort)" "$(flags q.qcow2 | sort)" '  with the flags'
+like "$(check_of qemu-img p.qcow2)" '^0 ' '  and in order'
+cp p.qcow2 before
+alike 'a bitmap of that name is there' convert -n --bitmaps -O qcow2 b.qcow2 OUT
+is_file_equal p.qcow2 before '  and nothing has been written'
+for f in p q; do qemu-img create -q -f qcow2 $f.qcow2 9M; done
+alike 'a larger target' convert -n --bitmaps -O qcow2 b.qcow2 OUT
+rm -f [pq].qcow2
+
+# What cannot be.
+qemu-img create -q -f qcow2 -o compat=0.10 old.qcow2 1M
+truncate -s 1M r.raw
+alike 'a target without bitmaps' convert --bitmaps -O raw b.qcow2 OUT
+alike 'a target of version 2' convert --bitmaps -O qcow2 -o compat=0.10 b.qcow2 OUT
+alike 'a source without bitmaps' convert --bitmaps -f raw -O qcow2 r.raw OUT
+alike 'a source of version 2' convert --bitmaps -O qcow2 old.qcow2 OUT
+alike 'two sources' convert --bitmaps -O qcow2 b.qcow2 b.qcow2 OUT
+alike 'the second option alone' convert --skip-broken-bitmaps -O qcow2 b.qcow2 OUT
+rm -f [pq].qcow2
+{ "$WRITER" b.qcow2 'write 6 7340032 512' flush kill; } >/dev/null 2>&1
+alike 'a bitmap in use' convert --bitmaps -O qcow2 b.qcow2 OUT
+is "$(ls p.qcow2 2>/dev/null)" '' '  nothing is made'
+alike 'left out' convert --bitmaps --skip-broken-bitmaps -O qcow2 b.qcow2 OUT
+is "$(flags p.qcow2)" 'off: ' '  the others are copied'
+is "$(dirty p.qcow2 off)" "$(dirty b.qcow2 off)" '  with their content'
 done_testing

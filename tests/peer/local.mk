@@ -9,10 +9,12 @@ script_tests += \
 	tests/peer/features.sh \
 	tests/peer/kernel.sh \
 	tests/peer/locks.sh \
+	tests/peer/luks.sh \
 	tests/peer/options.sh \
+	tests/peer/qcow1.sh \
 	tests/peer/resize.sh \
 	tests/peer/roundtrip.sh \
 	tests/peer/snapshots.sh \
 	$(NULL)
 
-EXTRA_DIST += tests/peer/peer.sh
+EXTRA_DIST += tests/peer/crypt.sh tests/peer/peer.sh

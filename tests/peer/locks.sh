@@ -49,11 +49,15 @@ for f in qcow2 raw; do
 		alike 'in use: compare, the other' 2 compare -f raw -F qcow2 plain.raw "$image"
 		alike 'in use: create over it' 1 create -q -f qcow2 "$image" 1M
 	else
-		# A writer of a raw file that lets others write, as qemu-io is, is respected all the same.
-		fails 1 'raw, in use: map' "$PLATTER" map -f raw "$image"
+		# A writer of a raw file that lets others write, as qemu-io is: let in as with qemu-img, but
+		# its file is not taken away from under it.
+		alike 'raw, in use: map' 0 map -f raw "$image"
+		alike 'raw, in use: convert -n into it' 0 convert -n -f raw -O raw plain.raw "$image"
+		alike 'raw, in use: compare' 0 compare -f raw -F raw "$image" plain.raw
+		alike 'raw, in use: check' 63 check -f raw "$image"
+		alike 'raw, in use: an overlay on it' 0 create -q -f qcow2 -b "$image" -F raw above.qcow2
+		alike 'raw, in use: map of the overlay' 0 map above.qcow2
 		fails 1 'raw, in use: convert over it' "$PLATTER" convert -f raw -O raw plain.raw "$image"
-		fails 1 'raw, in use: convert -n into it' "$PLATTER" convert -n -f raw -O raw plain.raw "$image"
-		fails 2 'raw, in use: compare' "$PLATTER" compare -f raw -F raw "$image" plain.raw
 		fails 1 'raw, in use: create over it' "$PLATTER" create -q -f raw "$image" 1M
 	fi
 	is_file_equal "$image" before "$f, in use: and it is as it was"

@@ -96,6 +96,18 @@ mkdir "$SCRATCH/given"
 	cp small.qcow2 bent.qcow2
 	printf '\0\0' | dd of=bent.qcow2 bs=1 seek=131080 conv=notrunc status=none
 	head -c 700 /dev/zero | tr '\0' x >text
+	# Holes where clusters were freed, and one in a cluster that is in use.
+	qemu-img convert -f raw -O qcow2 -o cluster_size=4k raw punched.qcow2
+	qemu-io -d unmap -f qcow2 -c 'discard 512k 256k' punched.qcow2 >/dev/null
+	fallocate -p -o 81920 -l 4096 punched.qcow2
+	# A snapshot of a smaller disk, over a backing file and over nothing.
+	for f in grown grown-over; do
+		qemu-img create -q -f qcow2 $([ $f = grown ] || echo -F raw -b raw) $f.qcow2 1M
+		qemu-io -c 'write -P 5 0 700k' $f.qcow2 >/dev/null
+		qemu-img snapshot -c small $f.qcow2
+		qemu-img resize -q $f.qcow2 4M
+		qemu-io -c 'write -P 6 0 3M' $f.qcow2 >/dev/null
+	done
 	: >empty
 )
 
@@ -130,6 +142,37 @@ libvirt_convert() {
 	q convert --image-opts -n --target-image-opts driver=qcow2,file.driver=file,file.filename=base.qcow2 driver=raw,file.filename=6
 }
 call 'libvirt convert' libvirt_convert
+
+libvirt_resize() {
+	local f
+
+	for f in base.qcow2 over.qcow2 new.qcow2; do
+		q resize "$PWD/$f" 201326592
+		q resize "$PWD/$f" 1048576
+		q resize --shrink "$PWD/$f" 4194304
+	done
+	q resize -f qcow2 old.qcow2 1G
+	q resize -f raw raw 134217728
+	q resize --shrink -f raw odd 512k
+	q resize --image-opts driver=qcow2,file.filename=kept.qcow2 16M
+}
+call 'libvirt and OpenStack resize' libvirt_resize
+
+asking() {
+	local f
+
+	for f in raw odd base.qcow2 over.qcow2 kept.qcow2 empty; do
+		q measure --output json -O qcow2 "$f"
+		q measure -f raw -O raw "$f"
+		q measure -U -O qcow2 -o cluster_size=2M "$f"
+	done
+	q measure --size 1G -O qcow2 --output=json
+	q amend -f qcow2 -o compat=1.1 old.qcow2
+	q amend -o lazy_refcounts=on new.qcow2
+	q dd -f qcow2 -O raw bs=1M count=2 skip=1 if=base.qcow2 of=1
+	q dd -f raw -O qcow2 if=odd of=2
+}
+call 'measure, amend, dd' asking
 
 # ---- OpenStack -----------------------------------------------------------------------------------
 
@@ -190,6 +233,10 @@ openstack_convert() {
 	q convert -f raw -O qcow2 -S 0 raw 12
 	q convert -n -f raw -O raw raw 13
 	q convert -f qcow2 -O raw -l one kept.qcow2 14
+	q convert -f qcow2 -O raw -l small grown.qcow2 16
+	q convert -f qcow2 -O raw -l small grown-over.qcow2 17
+	q convert -f qcow2 -O raw -l none kept.qcow2 18
+	q convert -f raw -O raw -l none raw 19
 	q convert -f qcow2 -O raw --salvage bent.qcow2 15 | sed -E 's/^err: .*//'
 }
 call 'OpenStack convert' openstack_convert
@@ -222,7 +269,7 @@ call 'cloud-localds and genimage' others
 looking() {
 	local f
 
-	for f in raw base.qcow2 small.qcow2 over.qcow2 overraw.qcow2 old.qcow2 new.qcow2 kept.qcow2; do
+	for f in raw base.qcow2 small.qcow2 over.qcow2 overraw.qcow2 old.qcow2 new.qcow2 kept.qcow2 punched.qcow2; do
 		q map "$f"
 		q map --output=json "$f"
 		q map "$f" --output json -U -f "${f##*.}"

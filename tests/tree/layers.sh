@@ -11,7 +11,7 @@
 #	guestfs
 #	block
 #	formats                          registry.c alone names the drivers
-#	raw qcow2 qcow1 vhd ... vmfs     the drivers: formats/, crypt/, io/, base/ and themselves; no
+#	raw qcow2 qcow vhd ... vmfs     the drivers: formats/, crypt/, io/, base/ and themselves; no
 #	                                 other driver, no threads
 #	crypt
 #	io
@@ -21,7 +21,7 @@
 
 . "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
 
-drivers='raw|qcow2|qcow1|vhd|luks|vmdk|vdi|vhdx|vmfs'
+drivers='raw|qcow2|qcow|vhd|luks|vmdk|vdi|vhdx|vmfs'
 
 # The folders that a folder may include from, itself and the public header apart.
 allowed() {
