@@ -12,6 +12,7 @@
 #include "block/engine.h"
 
 #define RUNS 64
+#define MAPS 4096 /* calls of map in one status: even where all is alike, the caller gets to say stop */
 
 int plt_image_map_inside(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
 			 struct plt_error *err)
@@ -55,7 +56,7 @@ int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct
 
 struct walk {
 	struct plt_extent *v;
-	unsigned n, max, flags;
+	unsigned n, max, flags, maps;
 	bool full;
 };
 
@@ -224,6 +225,8 @@ static int walk_layer(struct walk *w, struct plt_image *img, uint64_t off, uint6
 		struct plt_runs runs = { v, 0, RUNS };
 		int r = plt_image_map_wait(img, off, end - off, &runs, err);
 
+		if (w->n && ++w->maps > MAPS)
+			w->full = true; /* what has been found is an answer */
 		for (unsigned i = 0; r == 0 && i < runs.n && !w->full; i++) {
 			r = add_run(w, img, &v[i], depth, err);
 			off = v[i].off + v[i].len;

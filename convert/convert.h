@@ -93,6 +93,7 @@ struct plt_walk {
 	/* what status said: extents [i, n) from the source's offset ext[i].off on */
 	struct plt_extent ext[64];
 	unsigned i, n;
+	unsigned fetches;           /* how often status was asked */
 	uint64_t base;              /* to be added to their offsets */
 };
 

@@ -19,7 +19,7 @@
 #include "convert/convert.h"
 
 #define SECTOR 512u
-#define HELD_MAX 64       /* sectors; more are passed on */
+#define HELD_MAX 64       /* sectors besides the first; more are passed on */
 #define HEADER_MAX 2048u  /* longest write with that tag that is held */
 
 struct held {
@@ -99,13 +99,13 @@ static struct held *held_find(struct hold *h, uint64_t off)
 	return NULL;
 }
 
-/* The sector at @off, held from now on; what lies below is its first content.  NULL: no room. */
+/* The sector at @off, held from now on (there is room); what lies below is its first content. */
 static struct held *held_get(struct hold *h, uint64_t off, struct plt_error *err, int *ret)
 {
 	struct held *s = held_find(h, off);
 
 	*ret = 0;
-	if (s || h->n == HELD_MAX)
+	if (s)
 		return s;
 	s = &h->v[h->n];
 	*ret = plt_store_read(h->below, off, s->data, SECTOR, PLT_IO_HEADER, err);
@@ -114,6 +114,21 @@ static struct held *held_get(struct hold *h, uint64_t off, struct plt_error *err
 	s->off = off;
 	h->n++;
 	return s;
+}
+
+/*
+ * May a header of [off, off+len) be held?  All of it or nothing: a header without room is data, and
+ * takes with it the sectors of it that are held.
+ */
+static bool holdable(struct hold *h, uint64_t off, uint64_t len)
+{
+	unsigned want = 0;
+
+	if (off % SECTOR || len % SECTOR || len > HEADER_MAX)
+		return false;
+	for (uint64_t p = off; p < off + len; p += SECTOR)
+		want += !held_find(h, p);
+	return h->n + want <= HELD_MAX;
 }
 
 /* Bytes [off, off+len) of a sector change: into what is held of it. */
@@ -143,19 +158,17 @@ static int hold_change(struct hold *h, uint64_t off, const struct iovec *iov, in
 		uint64_t n = PLT_MIN(end, SECTOR) - off;
 
 		if (!s)
-			return ret ? ret : plt_error_set(err, ENOSPC, "'%s': too many headers", h->st.name);
+			return ret;
 		held_update(s, off, iov, niov, 0, n);
 		*ret_skip = n;
 		h->end = PLT_MAX(h->end, off + n);
 	}
-	if (header && off >= SECTOR && off % SECTOR == 0 && len % SECTOR == 0 && len <= HEADER_MAX) {
+	if (header && off >= SECTOR && holdable(h, off, len)) {
 		for (uint64_t p = off; p < end; p += SECTOR) {
 			struct held *s = held_get(h, p, err, &ret);
 
-			if (!s && ret)
-				return ret;
 			if (!s)
-				return 0; /* no room: the whole of it is written below as well */
+				return ret;
 			held_update(s, p, iov, niov, p - off, SECTOR);
 		}
 		*ret_skip = len;
@@ -307,7 +320,7 @@ int plt_hold_new(struct plt_store *below, struct plt_store **ret)
 
 	if (!h)
 		return -ENOMEM;
-	h->v = calloc(HELD_MAX, sizeof(*h->v));
+	h->v = calloc(HELD_MAX + 1, sizeof(*h->v));
 	if (!h->v || pthread_mutex_init(&h->lock, NULL))
 		goto fail;
 	if (plt_store_init(&h->st, &hold_ops, below->name)) {

@@ -18,6 +18,8 @@
 #include "block/internal.h"
 #include "convert/convert.h"
 
+#define FETCHES 16 /* calls of status for one piece: whoever walks gets to say stop */
+
 #define SECTOR 512
 
 int plt_source_init(struct plt_source *src, struct plt_disk *const *disks, unsigned n, struct plt_error *err)
@@ -185,6 +187,7 @@ static int fetch(struct plt_walk *w, uint64_t off, struct plt_error *err)
 	int ret;
 
 	w->i = w->n = 0;
+	w->fetches++;
 	if (off >= src->start[src->n]) {
 		w->n = 1;
 		w->base = 0;
@@ -270,12 +273,13 @@ int plt_walk_next(struct plt_walk *w, struct plt_piece *ret, struct plt_error *e
 {
 	uint64_t size = w->src->size, limit, end;
 	enum plt_piece_kind kind, first = PLT_PIECE_DATA;
+	unsigned fetches = w->fetches;
 	int r;
 
 	ret->off = w->pos;
 	ret->len = 0;
 	/* Grow the piece unit by unit, or by as many as one run covers. */
-	while (w->pos < size) {
+	while (w->pos < size && (!ret->len || w->fetches - fetches < FETCHES)) {
 		uint64_t next = PLT_MIN(w->pos + w->unit, size), at = w->pos;
 
 		r = run_at(w, at, &kind, &end, err);

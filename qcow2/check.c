@@ -14,6 +14,7 @@
 
 #include "base/alloc.h"
 #include "base/checked.h"
+#include "base/cleanup.h"
 #include "base/error.h"
 #include "qcow2/check.h"
 
@@ -43,6 +44,28 @@ static bool snapshot_l1_usable(const struct qcow2_exam *x, const struct qcow2_sn
 	       s->l1_offset <= INT64_MAX / 2;
 }
 
+/* Which of the snapshots' L1 tables are walked, and how often their entries count. */
+static int group_snapshots(struct qcow2_exam *x)
+{
+	uint32_t n = x->q.nb_snapshots, used = 0;
+	struct qcow2_table *v = calloc((size_t)n + 1, sizeof(*v));
+
+	x->snapshot_times = calloc((size_t)n + 1, sizeof(*x->snapshot_times));
+	if (!v || !x->snapshot_times) {
+		free(v);
+		return -ENOMEM;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		const struct qcow2_snapshot *s = &x->q.snapshots[i];
+
+		if (snapshot_l1_usable(x, s) && s->l1_size)
+			v[used++] = (struct qcow2_table){s->l1_offset, (uint64_t)s->l1_size * 8, i};
+	}
+	qcow2_tables_group(v, used, x->snapshot_times);
+	free(v);
+	return 0;
+}
+
 /* Mark all metadata but bitmaps, and gather the L2 tables. */
 static int gather(struct qcow2_exam *x, struct plt_error *err)
 {
@@ -61,14 +84,19 @@ static int gather(struct qcow2_exam *x, struct plt_error *err)
 		if (c->rt[i] & QCOW2_REFTABLE_OFFSET)
 			mark(x, c->rt[i] & QCOW2_REFTABLE_OFFSET, q->cluster_size,
 			     "refcount block");
-	r = qcow2_l2_collect(c, q->l1_offset, q->l1_size, true);
+	r = qcow2_l2_collect(c, q->l1_offset, q->l1_size, true, 1);
+	if (!r)
+		r = group_snapshots(x);
 	for (uint32_t i = 0; !r && i < q->nb_snapshots; i++) {
 		const struct qcow2_snapshot *s = &q->snapshots[i];
+		uint32_t times = x->snapshot_times[i];
 
-		if (!snapshot_l1_usable(x, s))
+		if (!times || times == QCOW2_ASTRAY)
 			continue;
 		mark(x, s->l1_offset, (uint64_t)s->l1_size * 8, "snapshot L1 table");
-		r = qcow2_l2_collect(c, s->l1_offset, s->l1_size, false);
+		if (times > 1)
+			mark(x, s->l1_offset, (uint64_t)s->l1_size * 8, "snapshot L1 table");
+		r = qcow2_l2_collect(c, s->l1_offset, s->l1_size, false, times);
 		if (r == -EIO)
 			r = 0; /* said when the table is reported */
 	}
@@ -167,8 +195,13 @@ static int report_snapshots(struct qcow2_exam *x)
 				  "ERROR snapshot %s (%s) l1_size=%#" PRIx32
 				  ": L1 table is too large; snapshot table entry corrupted",
 				  s->info.id, s->info.name, s->l1_size);
+		else if (x->snapshot_times[i] == QCOW2_ASTRAY)
+			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-OVL-META", s->l1_offset, (uint64_t)s->l1_size * 8, 0, 0,
+					 "ERROR snapshot %s (%s): its L1 table at offset %#" PRIx64
+					 " overlaps another snapshot's; it is not followed",
+					 s->info.id, s->info.name, s->l1_offset);
 		else
-			r = qcow2_exam_l1(x, s->l1_offset, s->l1_size, false);
+			r = qcow2_exam_l1(x, s->l1_offset, s->l1_size, false, x->snapshot_times[i]);
 		if (s->info.disk_size && snapshot_l1_usable(x, s) &&
 		    s->info.disk_size <= INT64_MAX &&
 		    qcow2_l1_entries(q, s->info.disk_size) > s->l1_size)
@@ -182,21 +215,28 @@ static int report_snapshots(struct qcow2_exam *x)
 	return r;
 }
 
-static int report_bitmap(struct qcow2_exam *x, const struct qcow2_bitmap *b)
+static int report_bitmap(struct qcow2_exam *x, const struct qcow2_bitmap *b, uint32_t times)
 {
-	uint64_t bytes = (uint64_t)b->table_size * 8;
+	uint64_t bytes = (uint64_t)b->table_size * 8, n;
+	struct qcow2_host host = {0};
 	uint8_t buf[4096];
 
-	qcow2_exam_count(x, b->table_offset, bytes);
-	mark(x, b->table_offset, bytes, "bitmap table");
+	if (!times)
+		return 0;
+	qcow2_exam_count(x, b->table_offset, bytes, times);
+	for (uint32_t i = 0; i < times && i < 2; i++)
+		mark(x, b->table_offset, bytes, "bitmap table");
 	if (b->table_offset >= x->c.file_size)
 		return 0;
 	bytes = PLT_MIN(bytes, plt_align_up(x->c.file_size - b->table_offset, 8));
-	for (uint64_t at = 0; at < bytes; at += sizeof(buf)) {
-		uint64_t n = PLT_MIN(sizeof(buf), bytes - at);
-		int r = plt_store_read(x->c.file, b->table_offset + at, buf, n, PLT_IO_BITMAP,
-				       NULL);
+	for (uint64_t at = 0; at < bytes; at += n) {
+		int r;
 
+		n = plt_align_down(qcow2_hole_at(&x->c, &host, b->table_offset + at, bytes - at), 8);
+		if (n)
+			continue;
+		n = PLT_MIN(sizeof(buf), bytes - at);
+		r = plt_store_read(x->c.file, b->table_offset + at, buf, n, PLT_IO_BITMAP, NULL);
 		if (r < 0)
 			return r;
 		for (uint64_t i = 0; i < n; i += 8) {
@@ -212,17 +252,19 @@ static int report_bitmap(struct qcow2_exam *x, const struct qcow2_bitmap *b)
 			}
 			if (!off)
 				continue;
-			qcow2_exam_count(x, off, x->q.cluster_size);
+			qcow2_exam_count(x, off, x->q.cluster_size, times);
 			mark(x, off, x->q.cluster_size, "bitmap data");
 		}
 	}
 	return 0;
 }
 
-static void report_bitmaps(struct qcow2_exam *x)
+static int report_bitmaps(struct qcow2_exam *x)
 {
 	struct qcow2_state *q = &x->q;
 	struct plt_error e = PLT_ERROR_INIT;
+	PLT_AUTOFREE struct qcow2_table *v = NULL;
+	PLT_AUTOFREE uint32_t *times = NULL;
 	int r;
 
 	if (q->bitmaps_damaged)
@@ -230,26 +272,38 @@ static void report_bitmaps(struct qcow2_exam *x)
 				 "ERROR the bitmaps extension of the header is "
 				 "damaged; the bitmaps cannot be used, the disk is not concerned");
 	if (!q->nb_bitmaps)
-		return;
+		return 0;
 	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS)) {
 		QCOW2_SAY_BEYOND(
 			x, PLT_NOTE, "Q-BMP-STALE", q->bitmap_dir_offset, q->bitmap_dir_size, 0, 0,
 			"The image was written by a program without support of bitmaps: its %" PRIu32
 			" bitmaps are inconsistent, and their clusters are not counted",
 			q->nb_bitmaps);
-		return;
+		return 0;
 	}
-	qcow2_exam_count(x, q->bitmap_dir_offset, q->bitmap_dir_size);
+	qcow2_exam_count(x, q->bitmap_dir_offset, q->bitmap_dir_size, 1);
 	mark(x, q->bitmap_dir_offset, q->bitmap_dir_size, "bitmap directory");
 	r = qcow2_bitmap_directory(x->c.file, x->c.file_size, q, &e);
 	if (r < 0) {
 		QCOW2_SAY(x, r == -EUCLEAN ? PLT_CORRUPTION : PLT_CHECK_ERROR, "Q-BMP-DIR",
 			  q->bitmap_dir_offset, q->bitmap_dir_size, "ERROR bitmap directory: %s",
 			  e.text);
-		return;
+		return 0;
 	}
+	v = calloc((size_t)q->nbitmaps + 1, sizeof(*v));
+	times = calloc((size_t)q->nbitmaps + 1, sizeof(*times));
+	if (!v || !times)
+		return -ENOMEM;
+	for (unsigned i = 0; i < q->nbitmaps; i++)
+		v[i] = (struct qcow2_table){q->bitmaps[i].table_offset, (uint64_t)q->bitmaps[i].table_size * 8, i};
+	qcow2_tables_group(v, q->nbitmaps, times);
 	for (unsigned i = 0; i < q->nbitmaps; i++) {
-		r = report_bitmap(x, &q->bitmaps[i]);
+		r = times[i] == QCOW2_ASTRAY ? 0 : report_bitmap(x, &q->bitmaps[i], times[i]);
+		if (times[i] == QCOW2_ASTRAY)
+			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-OVL-META", q->bitmaps[i].table_offset, 0, 0, 0,
+					 "ERROR bitmap '%s': its table at offset %#" PRIx64
+					 " overlaps another bitmap's; it is not followed",
+					 q->bitmaps[i].name, q->bitmaps[i].table_offset);
 		if (r < 0)
 			QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", q->bitmaps[i].table_offset, 0,
 				  "ERROR bitmap '%s': table cannot be read: %s", q->bitmaps[i].name,
@@ -260,6 +314,7 @@ static void report_bitmaps(struct qcow2_exam *x)
 				"Bitmap '%s' was not stored when the image was last closed: it cannot be used",
 				q->bitmaps[i].name);
 	}
+	return 0;
 }
 
 static void report_refblocks(struct qcow2_exam *x)
@@ -283,7 +338,7 @@ static void report_refblocks(struct qcow2_exam *x)
 			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-OUTSIDE", off, q->cluster_size,
 				  "ERROR refcount block %" PRIu64 " is outside image", i);
 		} else if (off) {
-			qcow2_exam_count(x, off, q->cluster_size);
+			qcow2_exam_count(x, off, q->cluster_size, 1);
 			refs = PLT_MIN(qcow2_references(c, off >> q->cluster_bits),
 				       q->refcount_max);
 			if (refs != 1)
@@ -439,17 +494,19 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	r = qcow2_l2_scan(c);
 	if (r < 0)
 		return plt_error_set(err, -r, "Out of memory");
-	qcow2_exam_count(x, 0, q->cluster_size);
-	r = qcow2_exam_l1(x, q->l1_offset, q->l1_size, true);
+	qcow2_exam_count(x, 0, q->cluster_size, 1);
+	r = qcow2_exam_l1(x, q->l1_offset, q->l1_size, true, 1);
 	if (!r)
 		r = report_snapshots(x);
 	if (r < 0)
 		return plt_error_set(err, -r, "Out of memory");
 	if (q->nb_snapshots)
-		qcow2_exam_count(x, q->snapshots_offset, q->snapshots_size);
-	qcow2_exam_count(x, q->reftable_offset, (uint64_t)q->reftable_clusters << q->cluster_bits);
-	qcow2_exam_count(x, q->luks_offset, q->luks_length);
-	report_bitmaps(x);
+		qcow2_exam_count(x, q->snapshots_offset, q->snapshots_size, 1);
+	qcow2_exam_count(x, q->reftable_offset, (uint64_t)q->reftable_clusters << q->cluster_bits, 1);
+	qcow2_exam_count(x, q->luks_offset, q->luks_length, 1);
+	r = report_bitmaps(x);
+	if (r < 0)
+		return plt_error_set(err, -r, "Out of memory");
 	report_refblocks(x);
 	report_overflow(x);
 	r = qcow2_compare(c, report_difference, x, &highest);
@@ -486,6 +543,7 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 	if (!r)
 		r = examine(&x, err);
 	qcow2_recount_release(&x.c);
+	free(x.snapshot_times);
 	free(x.overlaps);
 	qcow2_bitmaps_release(&x.q);
 	qcow2_snapshots_release(&x.q);

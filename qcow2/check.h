@@ -24,6 +24,7 @@ struct qcow2_l2ref {
 	uint64_t off;
 	uint32_t active, others; /* how many entries of the active L1, of snapshots' L1s, name it */
 	bool flagged;		 /* something in it wants a second look */
+	bool empty;		 /* it lies in a hole */
 	uint32_t walk, seen;	 /* how often the present walk of an L1 has looked at it */
 };
 
@@ -117,6 +118,7 @@ struct qcow2_exam {
 	struct qcow2_recount c;
 	struct plt_examine *ex;
 	struct qcow2_state q;
+	uint32_t *snapshot_times;	/* of each snapshot's L1 table: see qcow2_tables_group() */
 	struct qcow2_overlap *overlaps; /* metadata found where metadata is already */
 	unsigned noverlaps;
 	bool refblock_said; /* an unaligned refcount block has been named */
@@ -145,10 +147,10 @@ struct qcow2_exam {
 		 __VA_ARGS__)
 
 /* check_report.c: what is wrong in L1 and L2 tables, in words and in order */
-/* Count [off, off+len) once, or say that it cannot be. */
-void qcow2_exam_count(struct qcow2_exam *x, uint64_t off, uint64_t len);
+/* Count [off, off+len) @times, or say that it cannot be. */
+void qcow2_exam_count(struct qcow2_exam *x, uint64_t off, uint64_t len, uint32_t times);
 /* One L1 table: its entries and the flagged L2 tables below.  Counts the L1 and its L2 tables. */
-int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool active);
+int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool active, uint32_t times);
 /* COPIED in the active tree against the stored counts. */
 int qcow2_exam_copied(struct qcow2_exam *x);
 /* Clusters that the active tree maps behind the end of the disk. */
@@ -189,12 +191,31 @@ int qcow2_compare(struct qcow2_recount *c,
 				  int unreadable),
 		  void *arg, uint64_t *ret_highest);
 
-/* check_map.c: L1 and L2 tables */
+/*
+ * check_map.c: L1 and L2 tables.
+ *
+ * Tables of which a header of a few bytes may name thousands, each as large as it says: what lies in the
+ * same place is gone through once, with *times to be counted by; of the others that name it *times is 0.  A
+ * table that overlaps another in part is gone through not at all: QCOW2_ASTRAY.  So the work is bounded by
+ * what the file holds.
+ */
+struct qcow2_table {
+	uint64_t off, len;
+	uint32_t index; /* in @times */
+};
+#define QCOW2_ASTRAY UINT32_MAX
+void qcow2_tables_group(struct qcow2_table *v, uint32_t n, uint32_t *times);
+/* How many of the @len bytes at @off are known to begin with a hole?  @h: what was asked before; zeroed. */
+struct qcow2_host {
+	uint64_t from, to;
+	bool hole;
+};
+uint64_t qcow2_hole_at(const struct qcow2_recount *c, struct qcow2_host *h, uint64_t off, uint64_t len);
 /* Read an L1 table by pieces: fn(arg, index, entry) for entries that are not 0, in order. */
 int qcow2_l1_each(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size,
 		  int (*fn)(void *arg, uint32_t index, uint64_t entry), void *arg);
 /* Collect the L2 tables of one L1 table; count and mark the L1 itself. */
-int qcow2_l2_collect(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size, bool active);
+int qcow2_l2_collect(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size, bool active, uint32_t times);
 int qcow2_l2_sort(struct qcow2_recount *c);
 struct qcow2_l2ref *qcow2_l2_find(const struct qcow2_recount *c, uint64_t off);
 /* Count what all L2 tables reach, and flag those that want a second look.  In parallel. */

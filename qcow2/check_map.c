@@ -18,20 +18,44 @@
 #define PIECE (64u << 10) /* of an L1 table */
 #define BATCH (1u << 20)  /* of neighbouring L2 tables */
 
+/*
+ * Tables in a hole of the file are zeros, and are not read: a file of a few megabytes may name more
+ * gigabytes of them than a check has time for.
+ */
+uint64_t qcow2_hole_at(const struct qcow2_recount *c, struct qcow2_host *h, uint64_t off, uint64_t len)
+{
+	if (off < h->from || off >= h->to) {
+		enum plt_store_kind kind;
+		uint64_t n;
+
+		*h = (struct qcow2_host){.from = off, .to = UINT64_MAX};
+		if (plt_store_extents(c->file, off, c->file_size - off, &kind, &n, NULL) == 0 && n) {
+			h->to = off + n;
+			h->hole = kind == PLT_STORE_HOLE;
+		}
+	}
+	if (!h->hole)
+		return 0;
+	return h->to >= c->file_size ? len : PLT_MIN(len, h->to - off);
+}
+
 int qcow2_l1_each(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size,
 		  int (*fn)(void *arg, uint32_t index, uint64_t entry), void *arg)
 {
 	uint8_t *buf = plt_alloc_io(PIECE);
-	uint64_t bytes = (uint64_t)l1_size * 8;
+	uint64_t bytes = (uint64_t)l1_size * 8, n;
+	struct qcow2_host host = {0};
 	int r = buf ? 0 : -ENOMEM;
 
 	if (l1_off >= c->file_size)
 		bytes = 0;
 	else /* what lies behind the end reads as zeros */
 		bytes = PLT_MIN(bytes, plt_align_up(c->file_size - l1_off, 8));
-	for (uint64_t at = 0; !r && at < bytes; at += PIECE) {
-		uint64_t n = PLT_MIN((uint64_t)PIECE, bytes - at);
-
+	for (uint64_t at = 0; !r && at < bytes; at += n) {
+		n = plt_align_down(qcow2_hole_at(c, &host, l1_off + at, bytes - at), 8);
+		if (n)
+			continue;
+		n = PLT_MIN((uint64_t)PIECE, bytes - at);
 		r = plt_store_read(c->file, l1_off + at, buf, n, PLT_IO_L1, NULL);
 		for (uint64_t i = 0; !r && i < n; i += 8) {
 			uint64_t e = plt_get_be64(buf + i);
@@ -42,6 +66,35 @@ int qcow2_l1_each(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size,
 	}
 	free(buf);
 	return r;
+}
+
+/* ---- tables in one place --------------------------------------------------------------------- */
+
+static int by_place(const void *a, const void *b)
+{
+	const struct qcow2_table *x = a, *y = b;
+
+	if (x->off != y->off)
+		return x->off < y->off ? -1 : 1;
+	if (x->len != y->len)
+		return x->len < y->len ? -1 : 1;
+	return x->index < y->index ? -1 : x->index > y->index;
+}
+
+void qcow2_tables_group(struct qcow2_table *v, uint32_t n, uint32_t *times)
+{
+	uint64_t end = 0;
+
+	qsort(v, n, sizeof(*v), by_place);
+	for (uint32_t i = 0, k; i < n; i += k) {
+		for (k = 1; i + k < n && v[i + k].off == v[i].off && v[i + k].len == v[i].len; k++)
+			times[v[i + k].index] = 0;
+		times[v[i].index] = k;
+		if (v[i].off < end)
+			for (uint32_t j = 0; j < k; j++)
+				times[v[i + j].index] = QCOW2_ASTRAY;
+		end = PLT_MAX(end, v[i].off + v[i].len);
+	}
 }
 
 /* ---- gathering ------------------------------------------------------------------------------- */
@@ -74,7 +127,7 @@ int qcow2_l2_sort(struct qcow2_recount *c)
 
 struct collect {
 	struct qcow2_recount *c;
-	bool active;
+	uint32_t active, others; /* how often an entry counts */
 };
 
 static int collect_one(void *arg, uint32_t index, uint64_t e)
@@ -101,14 +154,14 @@ static int collect_one(void *arg, uint32_t index, uint64_t e)
 	c->l2[c->nl2++] = (struct qcow2_l2ref){
 		.off = e & QCOW2_L1_OFFSET,
 		.active = k->active,
-		.others = !k->active,
+		.others = k->others,
 	};
 	return 0;
 }
 
-int qcow2_l2_collect(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size, bool active)
+int qcow2_l2_collect(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size, bool active, uint32_t times)
 {
-	struct collect k = {.c = c, .active = active};
+	struct collect k = {.c = c, .active = active ? times : 0, .others = active ? 0 : times};
 
 	return qcow2_l1_each(c, l1_off, l1_size, collect_one, &k);
 }
@@ -235,6 +288,7 @@ static int scan_part(void *arg, unsigned part)
 	struct qcow2_recount *c = s->c;
 	uint64_t i = part * s->per, end = PLT_MIN(c->nl2, i + s->per), cs = c->q->cluster_size;
 	size_t cap = PLT_MAX((uint64_t)BATCH, cs);
+	struct qcow2_host host = {0};
 	uint8_t *buf;
 
 	/* Memory as the work needs: a part with few tables far apart reads them one by one. */
@@ -246,6 +300,10 @@ static int scan_part(void *arg, unsigned part)
 		uint64_t n = 1, first = c->l2[i].off;
 		bool whole;
 
+		if (first < c->file_size && qcow2_hole_at(c, &host, first, cs) == cs) {
+			c->l2[i++].empty = true;
+			continue;
+		}
 		while (i + n < end && (n + 1) * cs <= cap && c->l2[i + n].off == first + n * cs)
 			n++;
 		whole = first < c->file_size &&

@@ -15,9 +15,9 @@
 #include "base/checked.h"
 #include "qcow2/check.h"
 
-void qcow2_exam_count(struct qcow2_exam *x, uint64_t off, uint64_t len)
+void qcow2_exam_count(struct qcow2_exam *x, uint64_t off, uint64_t len, uint32_t times)
 {
-	if (!len)
+	if (!len || !times)
 		return;
 	if (len > (uint64_t)INT64_MAX || off > (uint64_t)INT64_MAX - len ||
 	    qcow2_exceeds(&x->c, off, len))
@@ -27,7 +27,7 @@ void qcow2_exam_count(struct qcow2_exam *x, uint64_t off, uint64_t len)
 			  " size 0x%" PRIx64,
 			  off, len);
 	else
-		qcow2_count(&x->c, off, len, 1);
+		qcow2_count(&x->c, off, len, times);
 }
 
 /* ---- entries --------------------------------------------------------------------------------- */
@@ -184,6 +184,8 @@ static bool look_again(const struct qcow2_exam *x, struct qcow2_l2ref *l)
 {
 	if (!l)
 		return false;
+	if (l->empty)
+		return false;
 	if (l->walk != x->walks) {
 		l->walk = x->walks;
 		l->seen = 0;
@@ -194,6 +196,7 @@ static bool look_again(const struct qcow2_exam *x, struct qcow2_l2ref *l)
 struct walk {
 	struct qcow2_exam *x;
 	bool active;
+	uint32_t times; /* it is named so often */
 	uint8_t *table;
 };
 
@@ -210,7 +213,7 @@ static int report_l1_entry(void *arg, uint32_t index, uint64_t e)
 			  "ERROR found L1 entry with reserved "
 			  "bits set: %" PRIx64,
 			  e);
-	qcow2_exam_count(x, off, q->cluster_size);
+	qcow2_exam_count(x, off, q->cluster_size, w->times);
 	if (off & (q->cluster_size - 1))
 		QCOW2_SAY(x, PLT_CORRUPTION, "Q-L1-ALIGN", off, q->cluster_size,
 			  "ERROR l2_offset=%" PRIx64 ": Table is "
@@ -228,14 +231,14 @@ static int report_l1_entry(void *arg, uint32_t index, uint64_t e)
 	return 0;
 }
 
-int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool active)
+int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool active, uint32_t times)
 {
-	struct walk w = {.x = x, .active = active};
+	struct walk w = {.x = x, .active = active, .times = times};
 	int r;
 
-	if (!l1_size)
+	if (!l1_size || !times)
 		return 0;
-	qcow2_exam_count(x, l1_off, (uint64_t)l1_size * 8);
+	qcow2_exam_count(x, l1_off, (uint64_t)l1_size * 8, times);
 	w.table = plt_alloc_io(x->q.cluster_size);
 	if (!w.table)
 		return -ENOMEM;

@@ -34,9 +34,15 @@
 #define MAX_SNAPSHOT_L1 (UINT64_C(64) << 20)
 #define CHUNK (64u << 10) /* bytes of a table read at a time */
 
-/* A slot: cluster << KIND_BITS | kind; 0: empty.  Cluster 0 is the header's and never in the set. */
-#define KIND_BITS 4
-#define REMOVED 1 /* (cluster 0, any kind): a place that a search goes on behind */
+/*
+ * A slot: cluster << 16 | references << 4 | kind; 0: empty.  Cluster 0 is the header's and never in the set:
+ * with it a slot is one that was removed, and a search goes on behind it.  References are those of L1
+ * entries, whatever the table's count says; at REFS_MAX they are no longer counted.
+ */
+#define CLUSTER_SHIFT 16
+#define REF (UINT64_C(1) << 4)
+#define REFS_MAX (UINT64_C(0xfff) << 4)
+#define REMOVED REF
 
 struct table {
 	struct table *older; /* replaced by this one; a reader may still be in it until the image is closed */
@@ -89,34 +95,39 @@ static uint64_t hash(const struct qcow2_guard *g, uint64_t cluster)
 	return h ^ h >> 32;
 }
 
-static enum qcow2_meta look_up(const struct qcow2_guard *g, uint64_t cluster)
+/* The slot of a cluster, or the empty one where it would go. */
+static _Atomic uint64_t *slot_of(const struct qcow2_guard *g, struct table *t, uint64_t cluster)
 {
-	const struct table *t = atomic_load_explicit(&g->table, memory_order_acquire);
-	uint64_t s;
-
-	for (uint64_t i = hash(g, cluster);; i++) {
-		s = atomic_load_explicit(&t->slot[i & t->mask], memory_order_relaxed);
-		if (!s)
-			return QCOW2_META_NONE;
-		if (s >> KIND_BITS == cluster && cluster)
-			return (enum qcow2_meta)(s & ((1u << KIND_BITS) - 1));
-	}
-}
-
-static void put(struct qcow2_guard *g, struct table *t, uint64_t cluster, enum qcow2_meta kind)
-{
-	if (cluster > atomic_load_explicit(&g->last, memory_order_relaxed))
-		atomic_store_explicit(&g->last, cluster, memory_order_relaxed);
 	for (uint64_t i = hash(g, cluster);; i++) {
 		_Atomic uint64_t *slot = &t->slot[i & t->mask];
 		uint64_t s = atomic_load_explicit(slot, memory_order_relaxed);
 
-		if (s && s >> KIND_BITS != cluster)
-			continue;
-		t->used += !s;
-		atomic_store_explicit(slot, cluster << KIND_BITS | kind, memory_order_relaxed);
-		return;
+		if (!s || s >> CLUSTER_SHIFT == cluster)
+			return slot;
 	}
+}
+
+static enum qcow2_meta kind_of(uint64_t slot)
+{
+	return (enum qcow2_meta)(slot & (REF - 1));
+}
+
+static enum qcow2_meta look_up(const struct qcow2_guard *g, uint64_t cluster)
+{
+	struct table *t = atomic_load_explicit(&g->table, memory_order_acquire);
+
+	return cluster ? kind_of(atomic_load_explicit(slot_of(g, t, cluster), memory_order_relaxed)) :
+			 QCOW2_META_NONE;
+}
+
+static void put(struct qcow2_guard *g, struct table *t, uint64_t cluster, uint64_t refs, enum qcow2_meta kind)
+{
+	_Atomic uint64_t *slot = slot_of(g, t, cluster);
+
+	if (cluster > atomic_load_explicit(&g->last, memory_order_relaxed))
+		atomic_store_explicit(&g->last, cluster, memory_order_relaxed);
+	t->used += !atomic_load_explicit(slot, memory_order_relaxed);
+	atomic_store_explicit(slot, cluster << CLUSTER_SHIFT | refs | kind, memory_order_relaxed);
 }
 
 static struct table *table_new(uint64_t slots)
@@ -137,16 +148,15 @@ static int make_room(struct qcow2_guard *g, uint64_t n, bool shared)
 	if (old->used + n <= slots / 4 * 3)
 		return 0;
 	for (uint64_t i = 0; i <= old->mask; i++)
-		live += old->slot[i] >> KIND_BITS != 0;
+		live += old->slot[i] >> CLUSTER_SHIFT != 0;
 	while (live + n > slots / 4 * 3)
 		slots *= 2;
 	t = table_new(slots);
 	if (!t)
 		return -ENOMEM;
 	for (uint64_t i = 0; i <= old->mask; i++)
-		if (old->slot[i] >> KIND_BITS)
-			put(g, t, old->slot[i] >> KIND_BITS,
-			    (enum qcow2_meta)(old->slot[i] & ((1u << KIND_BITS) - 1)));
+		if (old->slot[i] >> CLUSTER_SHIFT)
+			put(g, t, old->slot[i] >> CLUSTER_SHIFT, old->slot[i] & REFS_MAX, kind_of(old->slot[i]));
 	if (shared)
 		t->older = old;
 	else
@@ -229,24 +239,25 @@ static enum qcow2_meta fixed_place(const struct qcow2_state *q, uint64_t off, ui
 	return QCOW2_META_NONE;
 }
 
-/* One table's place.  A second use of it makes it unfit for writing: what suits the one ruins the other. */
+/* One table's place.  Another use of it makes it unfit for writing: what suits the one ruins the other. */
 static int note(struct qcow2_guard *g, const struct qcow2_state *q, uint64_t off, enum qcow2_meta kind)
 {
-	uint64_t cluster = off >> q->cluster_bits;
-	enum qcow2_meta was;
+	uint64_t cluster = off >> q->cluster_bits, was, refs;
+	bool shared; /* by L1 entries, as it may be */
 
-	if (!cluster)
+	if (!cluster || off >= QCOW2_MAX_HOST_OFFSET) /* no place of a table */
 		return 0;
-	was = look_up(g, cluster);
-	if (was == kind && kind != QCOW2_META_REFBLOCK)
-		return 0;
-	if (was == QCOW2_META_ACTIVE_L2 && kind == QCOW2_META_INACTIVE_L2)
-		return 0; /* shared, as it may be */
-	if (was != QCOW2_META_NONE || span_at(g, off, q->cluster_size) || fixed_place(q, off, q->cluster_size))
+	was = atomic_load_explicit(slot_of(g, atomic_load(&g->table), cluster), memory_order_relaxed);
+	refs = PLT_MIN((was & REFS_MAX) + REF, REFS_MAX);
+	shared = kind != QCOW2_META_REFBLOCK &&
+		 (kind_of(was) == kind || kind_of(was) == QCOW2_META_ACTIVE_L2);
+	if (shared)
+		kind = kind_of(was);
+	else if (was || span_at(g, off, q->cluster_size) || fixed_place(q, off, q->cluster_size))
 		kind = QCOW2_META_TANGLED;
 	if (make_room(g, 1, false) < 0)
 		return -ENOMEM;
-	put(g, atomic_load(&g->table), cluster, kind);
+	put(g, atomic_load(&g->table), cluster, refs, kind);
 	return 0;
 }
 
@@ -450,21 +461,29 @@ void qcow2_guard_add(struct plt_image *img, uint64_t off, enum qcow2_meta kind)
 	struct qcow2_guard *g = atomic_load(&q->guard);
 
 	if (g)
-		put(g, atomic_load(&g->table), off >> q->cluster_bits, kind);
+		put(g, atomic_load(&g->table), off >> q->cluster_bits, REF, kind);
 }
 
-void qcow2_guard_forget(struct plt_image *img, uint64_t off)
+bool qcow2_guard_drop(struct plt_image *img, uint64_t off)
 {
 	const struct qcow2_state *q = qcow2_of(img);
 	struct qcow2_guard *g = atomic_load(&q->guard);
-	struct table *t = g ? atomic_load(&g->table) : NULL;
-	uint64_t cluster = off >> q->cluster_bits, s;
+	_Atomic uint64_t *slot;
+	uint64_t s, refs;
 
-	if (!t || !cluster)
-		return;
-	for (uint64_t i = hash(g, cluster); (s = atomic_load(&t->slot[i & t->mask])); i++)
-		if (s >> KIND_BITS == cluster)
-			atomic_store(&t->slot[i & t->mask], REMOVED);
+	if (!g || !off)
+		return true;
+	slot = slot_of(g, atomic_load(&g->table), off >> q->cluster_bits);
+	s = atomic_load(slot);
+	refs = s & REFS_MAX;
+	if (s && refs > REF) {
+		if (refs < REFS_MAX)
+			atomic_store(slot, s - REF);
+		return false;
+	}
+	if (s)
+		atomic_store(slot, REMOVED);
+	return true;
 }
 
 /* ---- corrupt --------------------------------------------------------------------------------- */

@@ -24,7 +24,7 @@ enum qcow2_work {
 enum qcow2_limbo {
 	QCOW2_LIMBO_CLUSTERS = 0, /* whole clusters; neighbours may be joined */
 	QCOW2_LIMBO_PACKED = 1,   /* one compressed range: -1 on each cluster that it touches */
-	QCOW2_LIMBO_TABLE = 2,    /* one L2 table: the guard forgets it with the last reference */
+	QCOW2_LIMBO_TABLE = 2,    /* L2 tables: freed if the guard knows of no other reference */
 };
 
 struct qcow2_entry {
@@ -69,15 +69,16 @@ bool qcow2_guard_is(const struct qcow2_state *q, uint64_t off, enum qcow2_meta k
 enum qcow2_meta qcow2_guard_find(const struct qcow2_state *q, uint64_t off, uint64_t len, uint64_t *ret_at);
 /* The entry names a place with metadata (at *ret_at): that is neither written nor given up. */
 bool qcow2_entry_unsafe(const struct plt_image *img, struct qcow2_entry e, uint64_t *ret_at);
-/* Blocking, before a table is made: room for @n more.  Then add() and forget(), image lock held, cannot fail. */
+/* Blocking, before a table is made: room for @n more.  Then add() and drop(), image lock held, cannot fail. */
 int qcow2_guard_reserve(struct plt_image *img, uint64_t n, struct plt_error *err);
 void qcow2_guard_add(struct plt_image *img, uint64_t off, enum qcow2_meta kind);
+/* One reference less.  False: there are more, and the table stays. */
+bool qcow2_guard_drop(struct plt_image *img, uint64_t off);
 /*
  * The snapshot table, a snapshot's L1, the bitmap directory or a bitmap's table has moved, and the state
  * says so: before the old place is given back, which on -ENOMEM it must not be.
  */
 int qcow2_guard_renew(struct plt_image *img);
-void qcow2_guard_forget(struct plt_image *img, uint64_t off);
 /* -EAGAIN: the need of a request that would write at @host_off, where metadata is.  Meeting it fails. */
 static inline int qcow2_unsafe(uint64_t host_off, struct plt_need *need)
 {

@@ -238,7 +238,7 @@ static int recount(struct recover *v)
 			r = take(v, c->rt[i], q->cluster_size, "a refcount table entry is damaged");
 	}
 	if (!r)
-		r = qcow2_l2_collect(c, q->l1_offset, q->l1_size, true);
+		r = qcow2_l2_collect(c, q->l1_offset, q->l1_size, true, 1);
 	for (uint32_t i = 0; !r && i < q->nb_snapshots; i++) {
 		const struct qcow2_snapshot *s = &q->snapshots[i];
 
@@ -247,7 +247,7 @@ static int recount(struct recover *v)
 		r = take(v, s->l1_offset, (uint64_t)s->l1_size * 8,
 			 "a snapshot's L1 table is misplaced");
 		if (!r)
-			r = qcow2_l2_collect(c, s->l1_offset, s->l1_size, false);
+			r = qcow2_l2_collect(c, s->l1_offset, s->l1_size, false, 1);
 	}
 	if (!r)
 		r = take_bitmaps(v);

@@ -495,7 +495,7 @@ int qcow2_grow_reftable(struct plt_image *img, uint64_t entries, struct plt_erro
 		q->reftable_offset = old_off;
 		q->reftable_clusters = (uint32_t)(old_len >> q->cluster_bits);
 		for (uint64_t i = 0; i < blocks; i++)
-			qcow2_guard_forget(img, (start + i) << q->cluster_bits);
+			(void)qcow2_guard_drop(img, (start + i) << q->cluster_bits);
 		pthread_mutex_unlock(&img->lock);
 		return r;
 	}
@@ -540,6 +540,7 @@ int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsign
 		struct plt_pins pins = PLT_PINS_BLOCKING;
 		struct plt_block *rb, *rt;
 		uint64_t count;
+		bool keep;
 
 		if (kind != QCOW2_LIMBO_TABLE && qcow2_guarded(q, c << q->cluster_bits, q->cluster_size)) {
 			r = free_row(img, row, n, err); /* a table that came to lie there: not ours to free */
@@ -558,11 +559,11 @@ int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsign
 		    qcow2_rule(img, QCOW2_RULE_COMPRESSED_TAIL) && q->comp_tail &&
 		    (q->comp_tail - 1) >> q->cluster_bits == c)
 			q->comp_tail = 0; /* nothing more may be packed into it */
-		if (kind == QCOW2_LIMBO_TABLE && count == 1)
-			qcow2_guard_forget(img, c << q->cluster_bits);
+		/* a count of 1 that other L1 entries belie: the table stays, and leaks when they are gone too */
+		keep = kind == QCOW2_LIMBO_TABLE && !qcow2_guard_drop(img, c << q->cluster_bits) && count <= 1;
 		pthread_mutex_unlock(&img->lock);
 		plt_pins_drop(&pins);
-		if (count == 1 || !qcow2_rule(img, QCOW2_RULE_PUNCH_AT_ZERO)) {
+		if (!keep && (count == 1 || !qcow2_rule(img, QCOW2_RULE_PUNCH_AT_ZERO))) {
 			if (!n)
 				row = c;
 			n++;
@@ -570,7 +571,7 @@ int qcow2_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsign
 		}
 		r = free_row(img, row, n, err);
 		n = 0;
-		if (r == 0)
+		if (r == 0 && !keep)
 			r = qcow2_count_add(img, c << q->cluster_bits, q->cluster_size, -1, err);
 	}
 	if (r == 0)

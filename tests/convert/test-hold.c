@@ -158,6 +158,27 @@ START_TEST(order)
 }
 END_TEST
 
+/* When no more can be held, a header is written below, and no sector of it stays held as it was. */
+START_TEST(no_room)
+{
+	struct plt_store *below, *hold;
+
+	open_both(&below, &hold);
+	for (unsigned i = 0; i < 64; i++)
+		put(hold, 1024 * (i + 1), (int)i, 512, PLT_IO_HEADER);
+	put(hold, 1024 - 512, 0x77, 1024, PLT_IO_HEADER); /* its second sector is held */
+	expect(hold, 1024 - 512, 0x77, 1024);
+	expect(hold, 2048, 1, 512);
+	put(hold, 0, 0x11, 512, PLT_IO_HEADER); /* but for the first sector there always is room */
+	expect(below, 0, 0, 512);
+	expect(hold, 0, 0x11, 512);
+	ck_assert_int_eq(plt_hold_release(hold, NULL), 0);
+	expect(below, 1024 - 512, 0x77, 1024);
+	plt_store_unref(hold);
+	plt_store_unref(below);
+}
+END_TEST
+
 /* Against a plain array, with everything that may happen. */
 START_TEST(against_model)
 {
@@ -213,6 +234,7 @@ static Suite *suite(void)
 	tcase_add_test(tc, footer);
 	tcase_add_test(tc, truncated);
 	tcase_add_test(tc, order);
+	tcase_add_test(tc, no_room);
 	tcase_add_test(tc, against_model);
 	suite_add_tcase(s, tc);
 	return s;

@@ -5,7 +5,8 @@
  * Writing into a hostile image.  Whatever the tables say, the header, the active L1 table and the
  * refcount table are changed by nobody but the code whose business they are: every change passes a
  * store that looks up in the header as it is on disk where the three are, and compares with the tag of
- * the request.  Guest data, new tables and punched holes must stay clear of them.
+ * the request.  Guest data, new tables and punched holes must stay clear of them; guest data and holes
+ * also of the refcount blocks and L2 tables that the two tables name on disk.
  */
 #include "base/checked.h"
 #include "base/iov.h"
@@ -21,6 +22,28 @@ struct guard {
 static struct plt_store *below_of(struct plt_store *st)
 {
 	return ((struct guard *)st->priv)->below;
+}
+
+/* No entry of the table at @at (the first thousand are looked at) names a cluster in [off, +len). */
+static void judge_named(struct plt_store *st, uint64_t off, uint64_t len, uint64_t at, uint64_t bytes, unsigned bits,
+			const char *what)
+{
+	uint64_t e[1024], cs = UINT64_C(1) << bits;
+
+	bytes = PLT_MIN(bytes, sizeof(e));
+	if (at > INT64_MAX - bytes || plt_store_read(below_of(st), at, e, (size_t)bytes, PLT_IO_OTHER, NULL) < 0)
+		return;
+	for (uint64_t i = 0; i < bytes / 8; i++) {
+		uint64_t place = plt_get_be64(&e[i]) & ~QCOW2_COPIED;
+
+		if (place % cs || place >= QCOW2_MAX_HOST_OFFSET || !place ||
+		    !plt_ranges_overlap(off, len, place, cs))
+			continue;
+		fprintf(stderr, "a change of %#llx+%#llx by the guest touches %s %llu at %#llx\n",
+			(unsigned long long)off, (unsigned long long)len, what, (unsigned long long)i,
+			(unsigned long long)place);
+		abort();
+	}
 }
 
 static void judge(struct plt_store *st, uint64_t off, uint64_t len, int tag)
@@ -48,6 +71,12 @@ static void judge(struct plt_store *st, uint64_t off, uint64_t len, int tag)
 				(unsigned long long)at[i], (unsigned long long)n[i]);
 			abort();
 		}
+	if (tag >= 0 && tag != PLT_IO_DATA && tag != PLT_IO_COW && tag != PLT_IO_COMPRESSED)
+		return;
+	if (plt_be32_get(h.version) >= 3 && plt_be64_get(h.incompatible_features) & QCOW2_INCOMPAT_DATA_FILE)
+		return;
+	judge_named(st, off, len, at[1], n[1], bits, "the L2 table of L1 entry");
+	judge_named(st, off, len, at[2], n[2], bits, "refcount block");
 }
 
 static void guard_close(struct plt_store *st)

@@ -587,11 +587,67 @@ IMAGE(disk_2e_full) /* the same, and every L1 entry names the one L2 table */
 	put(m, UINT64_C(32) << 20, v, 32 << 20);
 	free(v);
 }
+IMAGE(disk_2e_hole) /* and all of it lies in one hole: one extent for ever */
+{
+	disk_2e_full(m);
+	for (unsigned i = 0; i < m->cs / 8; i++)
+		entry(m, i, at(m, NCLUSTERS) | QCOW2_COPIED);
+}
+
 IMAGE(snaps_64m) /* 65536 snapshots whose names fill 64 MiB of a hole */
 {
 	put32(m, 60, 65536);
 	put64(m, 64, at(m, NCLUSTERS));
 	length(m, at(m, NCLUSTERS) + (UINT64_C(64) << 20));
+}
+
+/* 65536 snapshots, each with an L1 table of 32 MiB: each @step behind the one before. */
+static void snapshots_with_l1(struct image *m, uint64_t step)
+{
+	enum { N = 65536, LEN = 56 };
+	uint64_t l1 = at(m, NCLUSTERS), table = l1 + N * step + (UINT64_C(32) << 20);
+	uint8_t *v = calloc(N, LEN);
+
+	if (!v)
+		die("memory");
+	for (unsigned i = 0; i < N; i++) {
+		plt_put_be64(v + i * LEN, l1 + i * step);
+		plt_put_be32(v + i * LEN + 8, 4 << 20);
+		plt_put_be32(v + i * LEN + 36, 16);
+	}
+	put(m, table, v, (size_t)N * LEN);
+	for (unsigned i = 0; i < 1000; i++) /* something to follow in each */
+		put64(m, l1 + i * UINT64_C(32768), at(m, L2));
+	put32(m, 60, N);
+	put64(m, 64, table);
+	free(v);
+}
+
+IMAGE(snaps_one_l1)
+{
+	snapshots_with_l1(m, 0);
+}
+
+IMAGE(snaps_l1_apart)
+{
+	snapshots_with_l1(m, m->cs);
+}
+
+IMAGE(sparse_l2) /* an L1 table of 8 MiB that names as many L2 tables, all in one hole */
+{
+	enum { N = 1 << 20 };
+	uint64_t l1 = at(m, NCLUSTERS), first = l1 + (UINT64_C(16) << 20);
+	uint8_t *v = malloc(N * 8);
+
+	if (!v)
+		die("memory");
+	for (unsigned i = 0; i < N; i++)
+		plt_put_be64(v + i * 8, i ? (first + i * m->cs) | QCOW2_COPIED : at(m, L2) | QCOW2_COPIED);
+	put(m, l1, v, (size_t)N * 8);
+	put32(m, 36, N);
+	put64(m, 40, l1);
+	length(m, first + N * m->cs);
+	free(v);
 }
 
 #define QCOW2(name, text) { text, 9, name }
@@ -666,7 +722,9 @@ static const struct {
 	QCOW2(bitmap_table_sparse, "bitmap-table-sparse"), QCOW2(bitmap_on_header, "bitmap-on-rt"),
 	QCOW2(bitmap_table_on_header, "bitmap-table-on-rt"),
 	{ "bitmap-claims", 21, bitmap_claims }, QCOW2(file_8t, "file-8t"), QCOW2(file_max, "file-max"), { "disk-2e", 21, disk_2e },
-	{ "disk-2e-full", 21, disk_2e_full }, QCOW2(snaps_64m, "snaps-64m"),
+	{ "disk-2e-full", 21, disk_2e_full }, { "disk-2e-hole", 21, disk_2e_hole }, QCOW2(snaps_64m, "snaps-64m"),
+	{ "sparse-snaps-one-l1", 16, snaps_one_l1 }, { "sparse-snaps-l1-apart", 16, snaps_l1_apart },
+	{ "sparse-l2", 16, sparse_l2 },
 };
 
 static void make_all(const char *dir)

@@ -152,6 +152,54 @@ START_TEST(damage_is_found)
 }
 END_TEST
 
+/*
+ * Two snapshots whose L1 tables lie in one place: their entries count twice.  If the one lies in the other,
+ * neither is followed.
+ */
+START_TEST(snapshots_share_an_l1)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_store *st;
+	uint64_t l2, data[3], end;
+	struct found f;
+
+	st = sound("", &l2, data);
+	end = plt_align_up(size_of(st), CL); /* L1 of the snapshots (two clusters), their table */
+	ck_assert_int_eq(plt_store_truncate(st, end + 3 * CL, NULL), 0);
+	put64(st, end, l2);
+	put64(st, L1, l2);
+	for (unsigned i = 0; i < 3; i++) {
+		put64(st, l2 + i * 8, data[i]);
+		put16(st, REFBLOCK + data[i] / CL * 2, 3);
+	}
+	put16(st, REFBLOCK + l2 / CL * 2, 3);
+	put16(st, REFBLOCK + end / CL * 2, 2);
+	put16(st, REFBLOCK + end / CL * 2 + 2, 2);
+	put16(st, REFBLOCK + end / CL * 2 + 4, 1);
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t e = end + 2 * CL + i * 64;
+
+		put64(st, e, end);
+		put32(st, e + 8, CL / 8 + 1);
+		put16(st, e + 12, 1); /* id */
+		put16(st, e + 14, 1); /* name */
+		put32(st, e + 36, 16);
+		put64(st, e + 48, 64 << 20);
+		put16(st, e + 56, (uint16_t)(('1' + i) << 8 | ('a' + i)));
+	}
+	put32(st, 60, 2);
+	put64(st, 64, end + 2 * CL);
+	ck_assert_msg(examine(st, &f, &err) == 0, "%s", err.text);
+	ck_assert_msg(!f.corruptions && !f.leaks && !f.errors, "%s", f.texts[0]);
+	ck_assert_uint_eq(f.beyond, 1); /* the table is another's too */
+	put64(st, end + 2 * CL + 64, end + CL);
+	ck_assert_msg(examine(st, &f, &err) == 0, "%s", err.text);
+	ck_assert(has_text(&f, "ERROR snapshot 2 (b): its L1 table at offset"));
+	ck_assert(has_text(&f, "overlaps another snapshot's; it is not followed"));
+	plt_store_unref(st);
+}
+END_TEST
+
 /* Thousands of references to one host cluster: counted exactly, far beyond what a cell holds. */
 START_TEST(many_references)
 {
@@ -239,6 +287,7 @@ int main(void)
 
 	tcase_add_loop_test(t, damage_is_found, 0, (int)(sizeof(cases) / sizeof(cases[0])));
 	tcase_add_test(t, many_references);
+	tcase_add_test(t, snapshots_share_an_l1);
 	tcase_add_test(t, overflow);
 	tcase_add_test(t, any_bytes);
 	suite_add_tcase(s, t);

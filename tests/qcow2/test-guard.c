@@ -484,6 +484,48 @@ START_TEST(closing_stores_nothing)
 }
 END_TEST
 
+/*
+ * Two L1 entries name one table, whose count is 1: a write by the one copies the table, and lets go of it
+ * for that entry alone.
+ */
+START_TEST(a_table_named_twice_stays)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_ctx *ctx = lab_ctx(0);
+	struct plt_store *file;
+	struct plt_disk *disk;
+	uint64_t l1, table;
+	uint8_t buf[CS];
+
+	memset(buf, 1, sizeof(buf));
+	ck_assert_int_eq(plt_memory_new(NULL, 0, 0, &file), 0);
+	lab_create(ctx, file, "cluster_size=4096", SIZE, false);
+	disk = lab_open(ctx, file, NULL);
+	lab_must(plt_write(disk, 0, buf, CS, &err), &err);
+	lab_close(disk);
+	l1 = get64(file, 40);
+	table = get64(file, l1) & OFFSET;
+	put(file, l1, table, 8);
+	put(file, l1 + 8, table, 8);
+	disk = lab_open(ctx, file, NULL);
+	if (_i)
+		lab_must(plt_resize(disk, SIZE / 2, PLT_RESIZE_SHRINK, NULL, &err), &err);
+	else
+		lab_must(plt_write(disk, FAR + CS, buf, CS, &err), &err);
+	for (unsigned i = 2; !_i && i < 20; i++) {
+		memset(buf, 0xee, sizeof(buf));
+		lab_must(plt_flush(disk, &err), &err);
+		lab_must(plt_write(disk, FAR + i * CS, buf, CS, &err), &err);
+	}
+	lab_close(disk);
+	ck_assert_uint_eq(get64(file, l1) & OFFSET, table);
+	ck_assert_uint_ne(get64(file, table), 0);
+	ck_assert_uint_ne(get64(file, table), UINT64_C(0xeeeeeeeeeeeeeeee));
+	plt_store_unref(file);
+	plt_ctx_free(ctx);
+}
+END_TEST
+
 /* The set grows, and knows each of some thousand tables, in an image with clusters of 512 bytes. */
 START_TEST(many_tables)
 {
@@ -538,6 +580,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(t, a_count_says_that_a_table_is_free, 0, TABLES);
 	tcase_add_loop_test(t, tables_in_one_place, 0, TABLES);
 	tcase_add_test(t, a_freed_table_is_forgotten);
+	tcase_add_loop_test(t, a_table_named_twice_stays, 0, 2);
 	tcase_add_test(t, limbo_frees_no_table);
 	tcase_add_loop_test(t, shrinking_frees_no_table, 0, TABLES);
 	tcase_add_test(t, shrinking_cuts_no_table);
