@@ -25,8 +25,11 @@
 #define RIG_UNIT 64u
 
 struct rig_layout {
+	const char *format;  /* NULL: qcow2 */
 	const char *options; /* of create, "-o" */
-	uint64_t size;
+	uint64_t size;	     /* the largest that the disk will have */
+	uint64_t first_size; /* of the new image; 0: size */
+	bool damaged;	     /* it has findings until the first flush */
 	bool backing;	      /* a raw image of two thirds of the size below */
 	bool external;	      /* with an external data file */
 	bool bitmap;	      /* with a persistent bitmap that records */
@@ -37,6 +40,7 @@ struct rig_layout {
 struct rig_event {
 	uint64_t first, n; /* units */
 	bool zero;
+	uint64_t size; /* not 0: the disk was given this size */
 	bool failed;   /* it may have happened, in part, or not */
 	uint64_t done; /* rig.time when it had succeeded */
 };
@@ -72,6 +76,10 @@ struct rig {
 	size_t limit;	      /* events from here on had not begun */
 	size_t *floor, *zero; /* per unit: event that was flushed; last event of zeros */
 	uint8_t *touched;     /* per 4096 bytes: anything known here */
+	uint64_t sizes[16];   /* that the disk may have; without [1] it has the first */
+	unsigned nsizes;
+	bool shrinking;	      /* the last thing that had begun was to make it smaller */
+	uint64_t judged;      /* bytes that are in none of the resizes that were under way */
 };
 
 /* A new image; @name of the data file is made unique by the process's own folder. */
@@ -104,6 +112,8 @@ int rig_zero(struct rig *r, uint64_t off, uint64_t len, unsigned flags);
 int rig_discard(struct rig *r, uint64_t off, uint64_t len);
 int rig_compressed(struct rig *r, uint64_t off);
 int rig_flush(struct rig *r);
+/* Flushes first, as who resizes does; a multiple of 512. */
+int rig_resize(struct rig *r, uint64_t size);
 /*
  * Sync what the disk was opened on and flush nothing: edges to data are met then, those to counts
  * are not.
@@ -114,7 +124,9 @@ void rig_must(struct rig *r, int result);
 /* One of them at random. */
 int rig_step(struct rig *r);
 uint64_t rig_random(struct rig *r);
-uint32_t rig_cluster(const struct rig *r);
+uint32_t rig_cluster(const struct rig *r); /* 4096 where the format has none */
+const char *rig_format(const struct rig *r);
+bool rig_is_qcow2(const struct rig *r);
 
 /*
  * A closed image with clusters of 4096 bytes and 16-bit counts in one block: give it an internal
