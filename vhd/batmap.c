@@ -59,12 +59,12 @@ int vhd_batmap_load(struct plt_image *img, struct plt_error *err)
 	struct vhd_state *v = vhd_of(img);
 	struct vhd_batmap m;
 	const char *why;
-	uint64_t bytes;
-	int r = vhd_batmap_find(img->file, v->ends.file_size, &v->footer, &v->header, &m, &v->batmap_header_off, &why,
-				err);
+	uint64_t bytes, off;
+	int r = vhd_batmap_find(img->file, v->ends.file_size, &v->footer, &v->header, &m, &off, &why, err);
 
 	if (r <= 0)
 		return r;
+	v->batmap_header_off = off;
 	v->encrypted = !memcmp(m.cookie, VHD_BATMAP_COOKIE, 8) && m.keyhash == 1;
 	if (why)
 		return 0;

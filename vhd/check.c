@@ -249,11 +249,28 @@ static int check_table(struct check *c, struct plt_error *err)
 	return r;
 }
 
+/* How many blocks would fit between @from and @to, besides headers and tables? */
+static uint64_t room(const struct vhd_state *v, uint64_t from, uint64_t to)
+{
+	uint64_t n = 0;
+
+	while (from < to) {
+		const struct plt_range *m = plt_extents_find(&v->meta, from);
+
+		if (!m || m->off >= to)
+			return n + (to - from) / vhd_stride(v);
+		if (m->off > from)
+			n += (m->off - from) / vhd_stride(v);
+		from = m->off + m->len;
+	}
+	return n;
+}
+
 /* Overlaps, and what lies between blocks that could hold one. */
 static void check_layout(struct check *c)
 {
 	struct vhd_state *v = &c->v;
-	uint64_t len = vhd_block_len(v), end = v->meta_end, limit, inside = 0;
+	uint64_t len = vhd_block_len(v), end = 0, limit, inside = 0;
 	struct plt_check_totals *t = &c->ex->totals;
 	struct plt_finding f = { .id = "V-LEAK", .severity = PLT_LEAK };
 
@@ -264,18 +281,17 @@ static void check_layout(struct check *c)
 	for (size_t i = 0; i < c->n; i++) {
 		uint64_t start = (uint64_t)c->used[i].sector * VHD_SECTOR;
 
-		if (i && start < end)
+		if (i && start < end && c->used[i].block < v->blocks && c->used[i - 1].block < v->blocks)
 			found(c, "V-OVERLAP", PLT_CORRUPTION, start, end - start, "blocks %u (sector %#x) and %u (sector "
 			      "%#x) share bytes", c->used[i - 1].block, c->used[i - 1].sector, c->used[i].block,
 			      c->used[i].sector);
 		else if (start > end)
-			f.count += (start - end) / vhd_stride(v);
+			f.count += room(v, end, start);
 		end = PLT_MAX(end, start + len);
 		inside += c->used[i].block < v->blocks;
 	}
 	limit = c->ends.tail.state == VHD_COPY_NONE ? c->ends.file_size : c->ends.tail.off;
-	if (limit > end)
-		f.count += (limit - end) / vhd_stride(v);
+	f.count += room(v, end, limit);
 	if (f.count)
 		plt_emit(c->ex, &f, "room for %" PRIu64 " blocks is taken by nothing", f.count);
 	t->have_clusters = true;

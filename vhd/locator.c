@@ -233,8 +233,9 @@ static char *from_url(const uint8_t *p, size_t len)
 	return ret;
 }
 
-/* A locator's text as a path with slashes; NULL: none (or *failed: no memory). */
-static char *locator_path(struct plt_store *file, uint64_t file_size, const struct vhd_locator *l, bool *failed)
+/* A locator's text as a path with slashes; NULL: none (*ret_r: or an error). */
+static char *locator_path(struct plt_store *file, uint64_t file_size, const struct vhd_locator *l, int *ret_r,
+			  struct plt_error *err)
 {
 	uint64_t off = plt_be64_get(l->offset), len = plt_be32_get(l->length);
 	PLT_AUTOFREE uint8_t *buf = NULL;
@@ -243,11 +244,8 @@ static char *locator_path(struct plt_store *file, uint64_t file_size, const stru
 	if (!len || len > VHD_MAX_LOCATOR || !plt_in_range(off, len, file_size))
 		return NULL;
 	buf = malloc(len);
-	if (!buf) {
-		*failed = true;
-		return NULL;
-	}
-	if (plt_store_read(file, off, buf, len, PLT_IO_HEADER, NULL) < 0)
+	*ret_r = buf ? plt_store_read(file, off, buf, len, PLT_IO_HEADER, err) : -ENOMEM;
+	if (*ret_r < 0)
 		return NULL;
 	if (!memcmp(l->code, "MacX", 4)) {
 		ret = from_url(buf, len);
@@ -256,7 +254,7 @@ static char *locator_path(struct plt_store *file, uint64_t file_size, const stru
 		if (ret)
 			to_slashes(ret);
 	}
-	*failed |= !ret;
+	*ret_r = ret ? 0 : -ENOMEM;
 	return ret;
 }
 
@@ -298,29 +296,32 @@ int vhd_parent_names(struct plt_store *file, const struct vhd_header *h, char **
 	if (r < 0)
 		return r;
 	f.name = vhd_from_utf16(name, sizeof(h->parent_name), is_big(name, sizeof(h->parent_name), true));
-	l.failed = !f.name;
-	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
+	r = f.name ? 0 : -ENOMEM;
+	for (unsigned i = 0; i < VHD_LOCATORS && r == 0; i++) {
 		const struct vhd_locator *loc = &h->locator[i];
 
 		f.relative[i] = !memcmp(loc->code, "W2ru", 4);
 		f.url[i] = !memcmp(loc->code, "MacX", 4);
 		/* (Wi2r and Wi2k are of an unknown code page, "Mac " is no text) */
 		if (f.relative[i] || f.url[i] || !memcmp(loc->code, "W2ku", 4))
-			f.path[i] = locator_path(file, size, loc, &l.failed);
+			f.path[i] = locator_path(file, size, loc, &r, err);
 	}
-	if (f.name) {
+	if (r == 0) {
 		to_slashes(f.name);
 		collect(&l, &f);
 	}
 	for (unsigned i = 0; i < VHD_LOCATORS; i++)
 		free(f.path[i]);
 	free(f.name);
-	*ret = l.n && !l.failed ? malloc(l.n * sizeof(**ret)) : NULL;
+	*ret = l.n && r == 0 ? malloc(l.n * sizeof(**ret)) : NULL;
 	*ret_n = 0;
-	if (l.failed || (l.n && !*ret)) {
+	if (r == 0 && (l.failed || (l.n && !*ret)))
+		r = -ENOMEM;
+	if (r < 0) {
 		for (unsigned i = 0; i < l.n; i++)
 			free(l.v[i]);
-		return plt_error_set(err, ENOMEM, "out of memory");
+		free(*ret);
+		return plt_error_default(err, -r, "out of memory");
 	}
 	if (l.n)
 		memcpy(*ret, l.v, l.n * sizeof(**ret));

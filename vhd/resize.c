@@ -174,22 +174,37 @@ static int table_room(struct plt_image *img, uint64_t len, uint64_t *ret, struct
 	return 0;
 }
 
+/* The last sector of the table holds more entries than are in use; whoever made it may have left junk. */
+static int use_padding(struct plt_image *img, struct plt_error *err)
+{
+	struct vhd_state *v = vhd_of(img);
+	uint64_t from = (uint64_t)v->entries * 4, to = plt_align_up(from, VHD_SECTOR);
+	uint8_t ones[VHD_SECTOR];
+
+	memset(ones, 0xff, sizeof(ones));
+	return plt_store_write(img->file, v->table_off + from, ones, to - from, PLT_IO_L1, err);
+}
+
 static int larger_table(struct plt_image *img, uint64_t entries, struct plt_error *err)
 {
 	struct vhd_state *v = vhd_of(img);
-	uint64_t old_off = v->table_off, old_len = plt_align_up((uint64_t)v->entries * 4, VHD_SECTOR), off = 0;
+	uint64_t old_off = v->table_off, old_len = plt_align_up((uint64_t)v->entries * 4, VHD_SECTOR), off = old_off;
 	uint64_t len = plt_align_up(entries * 4, VHD_SECTOR);
 	struct vhd_header h = v->header;
 	int r;
 
 	if (entries > INT32_MAX / 4)
 		return plt_error_set(err, EFBIG, "'%s': a table of %" PRIu64 " entries is too large", img->name, entries);
-	if (v->batmap_header_off)
+	if (len > old_len && v->batmap_header_off)
 		return plt_error_set(err, ENOTSUP, "'%s': its block allocation table has no room for this size, and "
 				     "XenServer's batmap behind it cannot be moved", img->name);
-	r = table_room(img, len, &off, err);
-	if (r == 0)
-		r = copy_table(img, off, entries, err);
+	if (len == old_len) {
+		r = use_padding(img, err);
+	} else {
+		r = table_room(img, len, &off, err);
+		if (r == 0)
+			r = copy_table(img, off, entries, err);
+	}
 	if (r == 0)
 		r = sync_if(img, VHD_RULE_GROW_TABLE, err);
 	if (r < 0)
@@ -201,9 +216,11 @@ static int larger_table(struct plt_image *img, uint64_t entries, struct plt_erro
 	r = plt_store_write(img->file, v->header_off, &h, VHD_SECTOR, PLT_IO_HEADER, err);
 	if (r == 0)
 		r = plt_store_sync(img->file, err);
-	if (r == 0 && (plt_extents_add(&v->meta, off, len) < 0 ||
-		       (old_len && plt_extents_remove(&v->meta, old_off, old_len) < 0)))
+	/* (without memory to say that the old table is free, it is not) */
+	if (r == 0 && plt_extents_add(&v->meta, off, len) < 0)
 		r = plt_error_set(err, ENOMEM, "out of memory");
+	if (r == 0 && off != old_off && old_len)
+		(void)plt_extents_remove(&v->meta, old_off, old_len);
 	if (r < 0)
 		return r;
 	plt_meta_forget(img, old_off, old_len);
@@ -318,6 +335,7 @@ static int dynamic_shrink(struct plt_image *img, uint64_t size, struct plt_error
 {
 	struct vhd_state *v = vhd_of(img);
 	uint64_t blocks = plt_div_up(size, v->block_size), n = 0;
+	struct plt_error why = PLT_ERROR_INIT;
 	uint32_t *dropped = NULL;
 	int r = 0;
 
@@ -327,10 +345,16 @@ static int dynamic_shrink(struct plt_image *img, uint64_t size, struct plt_error
 		return r;
 	/* from here on the disk is smaller; what cannot be given back leaks */
 	atomic_store(&img->size, size);
-	if (clear_entries(img, blocks, v->blocks, &dropped, &n, NULL) == 0 && plt_store_sync(img->file, NULL) == 0)
-		for (uint64_t i = 0; i < n; i++)
-			(void)vhd_release(img, (uint64_t)dropped[i] * VHD_SECTOR, vhd_block_len(v), 0, NULL);
+	r = clear_entries(img, blocks, v->blocks, &dropped, &n, &why);
+	if (r == 0)
+		r = plt_store_sync(img->file, &why);
+	for (uint64_t i = 0; i < n && r == 0; i++)
+		r = vhd_release(img, (uint64_t)dropped[i] * VHD_SECTOR, vhd_block_len(v), 0, &why);
 	free(dropped);
+	if (r < 0)
+		plt_ctx_warn(img->ctx, "'%s': smaller now, but not all that lay behind the new end could be given back: %s",
+			     img->name, why.text);
+	r = 0;
 	if (!vhd_rule(img, VHD_RULE_SHRINK))
 		r = switch_size(img, size, err);
 	return r;

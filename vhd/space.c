@@ -166,7 +166,7 @@ int vhd_release(struct plt_image *img, uint64_t host_off, uint64_t len, unsigned
 	f.fresh = r == 0 && img->file->limits.discard_zeroes;
 	plt_meta_forget(img, host_off, v->bitmap_bytes);
 	/* other writers' bitmaps may have clear bits */
-	r = vhd_rule(img, VHD_RULE_FREED_BITMAP) ? write_bitmap(img, host_off, err) : 0;
+	r = write_bitmap(img, host_off, err);
 	if (r < 0)
 		return r;
 	PLT_LOCK_SCOPE(&img->lock);
@@ -197,6 +197,11 @@ static int scan_entry(struct plt_image *img, struct scan *s, uint64_t block, uin
 	struct vhd_state *v = vhd_of(img);
 	const char *bad = vhd_entry_bad(v, v->ends.file_size, entry);
 
+	if (block >= v->blocks) { /* behind the disk's end: nobody's, but nothing is put on it either */
+		if (!bad)
+			s->end = PLT_MAX(s->end, (uint64_t)entry * VHD_SECTOR + vhd_block_len(v));
+		return 0;
+	}
 	if (bad)
 		return plt_error_set(err, EUCLEAN, "'%s': BAT entry %" PRIu64 " (sector %#x) %s; the image can be read, "
 				     "not written", img->name, block, entry, bad);
@@ -236,8 +241,8 @@ int vhd_scan(struct plt_image *img, uint64_t *ret_used_end, struct plt_error *er
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(SCAN_BYTES);
 	int r = buf ? 0 : plt_error_set(err, ENOMEM, "out of memory");
 
-	for (uint64_t block = 0, n; block < v->blocks && r == 0; block += n) {
-		n = PLT_MIN(v->blocks - block, (uint64_t)SCAN_BYTES / 4);
+	for (uint64_t block = 0, n; block < v->entries && r == 0; block += n) {
+		n = PLT_MIN(v->entries - block, (uint64_t)SCAN_BYTES / 4);
 		r = plt_store_read(img->file, v->table_off + block * 4, buf, n * 4, PLT_IO_L1, err);
 		for (uint64_t i = 0; i < n && r == 0; i++) {
 			uint32_t entry = plt_get_be32(buf + i * 4);

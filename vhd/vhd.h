@@ -44,7 +44,6 @@ enum vhd_rule {
 	VHD_RULE_FOOTER_MOVE,   /* the new footer before the old one is overwritten */
 	VHD_RULE_FOOTER_TRIM,   /* the footer behind the last block before the file is cut */
 	VHD_RULE_FOOTER_MEND,   /* a missing footer is put back before the first change */
-	VHD_RULE_FREED_BITMAP,  /* a freed block's bitmap and data are as new before it is used again */
 	VHD_RULE_GROW_FIXED,    /* fixed, larger: the new footer before the old one becomes zeros */
 	VHD_RULE_GROW_TABLE,    /* a new table before the header names it */
 	VHD_RULE_GROW_ZERO,     /* what comes to light by growing is zero before the size says so */

@@ -9,6 +9,7 @@ libplatter_fault_la_SOURCES = \
 	tests/fault/powercut.h \
 	tests/fault/rig.c \
 	tests/fault/rig.h \
+	tests/fault/scenarios-vhd.c \
 	tests/fault/scenarios.c \
 	tests/fault/scenarios.h \
 	$(NULL)

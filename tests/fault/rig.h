@@ -25,9 +25,11 @@
 #define RIG_UNIT 64u
 
 struct rig_layout {
+	const char *format;  /* NULL: qcow2 */
 	const char *options; /* of create, "-o" */
-	uint64_t size;
-	uint64_t first_size;  /* it is created with; 0: size, which it never exceeds */
+	uint64_t size;	      /* the largest that the disk will have */
+	uint64_t first_size;  /* it is created with; 0: size */
+	bool damaged;	      /* it has findings until the first flush */
 	bool backing;	      /* a raw image of two thirds of the size below */
 	bool external;	      /* with an external data file */
 	bool bitmap;	      /* with a persistent bitmap that records */
@@ -68,6 +70,7 @@ struct rig {
 	size_t snapshot_event;
 	bool warned;	      /* the context had something to say */
 	bool beyond;	      /* a resize may have been interrupted: clusters behind the end are right */
+	uint64_t moving;      /* from here on a resize may have been interrupted */
 	struct plt_error err; /* of the last operation that failed */
 
 	/* of rig_verify() */
@@ -120,7 +123,9 @@ void rig_must(struct rig *r, int result);
 /* One of them at random. */
 int rig_step(struct rig *r);
 uint64_t rig_random(struct rig *r);
-uint32_t rig_cluster(const struct rig *r);
+uint32_t rig_cluster(const struct rig *r); /* 4096 where the format has none */
+const char *rig_format(const struct rig *r);
+bool rig_is_qcow2(const struct rig *r);
 
 /*
  * A closed image with clusters of 4096 bytes and 16-bit counts in one block: give it an internal

@@ -2,7 +2,7 @@
 /* Copyright (c) the platter authors */
 
 /*
- * The scenarios.  Each is short, so that its windows can be enumerated well, and is named after the
+ * The scenarios of qcow2.  Each is short, so that its windows can be enumerated well, and is named after the
  * part of the order of writes that it exercises.
  */
 #include "tests/fault/scenarios.h"
@@ -517,11 +517,16 @@ const struct scenario scenarios[] = {
 /* clang-format on */
 const unsigned scenarios_count = PLT_ARRAY_SIZE(scenarios);
 
+const struct scenario *scenario_at(unsigned i)
+{
+	return i < scenarios_count ? &scenarios[i] : &scenarios_vhd[i - scenarios_count];
+}
+
 const struct scenario *scenario_find(const char *name)
 {
-	for (unsigned i = 0; i < scenarios_count; i++)
-		if (!strcmp(scenarios[i].name, name))
-			return &scenarios[i];
+	for (unsigned i = 0; i < SCENARIOS; i++)
+		if (!strcmp(scenario_at(i)->name, name))
+			return scenario_at(i);
 	ck_abort_msg("no scenario '%s'", name);
 	return NULL;
 }

@@ -4,7 +4,7 @@
 #define PLT_TESTS_FAULT_SCENARIOS_H
 
 /*
- * What a guest may do to a qcow2 image so that each way of changing its metadata is taken at least
+ * What a guest may do to an image so that each way of changing its metadata is taken at least
  * once. Played over a write log for the power cuts, and over failing stores for the errors.
  */
 #include "tests/fault/rig.h"
@@ -18,8 +18,12 @@ struct scenario {
 	unsigned states;	   /* most states to be looked at; 0: the suite's own bound */
 };
 
-extern const struct scenario scenarios[];
+extern const struct scenario scenarios[];     /* of qcow2 */
 extern const unsigned scenarios_count;
+extern const struct scenario scenarios_vhd[]; /* scenarios-vhd.c */
+extern const unsigned scenarios_vhd_count;
+#define SCENARIOS (scenarios_count + scenarios_vhd_count)
+const struct scenario *scenario_at(unsigned i); /* of all */
 const struct scenario *scenario_find(const char *name);
 
 /* Prepare, record a run with rules switched off, close.  Ready for rig_cut_power(). */

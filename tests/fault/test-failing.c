@@ -65,6 +65,21 @@ static const char *const played[] = {
 	"bitmap, added",
 	"bitmap, lazy",
 	"pressure",
+	"vhd blocks",
+	"vhd small blocks",
+	"vhd reuse",
+	"vhd child blocks",
+	"vhd tap reuse",
+	"vhd fixed",
+	"vhd no tail",
+	"vhd no head",
+	"vhd gap",
+	"vhd fixed grow",
+	"vhd fixed shrink",
+	"vhd grow",
+	"vhd grow in its table",
+	"vhd shrink",
+	"vhd random, child",
 };
 
 struct attempt {

@@ -15,7 +15,7 @@
 
 START_TEST(test_cuts)
 {
-	const struct scenario *s = &scenarios[_i];
+	const struct scenario *s = scenario_at((unsigned)_i);
 	uint64_t seed = plt_unit_seed();
 	struct powercut_limits limits = {.seed = seed, .total = s->states ? s->states : STATES};
 	struct powercut_count count;
@@ -35,7 +35,7 @@ static Suite *suite(void)
 	Suite *s = suite_create("fault/powercut");
 	TCase *t = tcase_create("cuts");
 
-	tcase_add_loop_test(t, test_cuts, 0, (int)scenarios_count);
+	tcase_add_loop_test(t, test_cuts, 0, (int)SCENARIOS);
 	suite_add_tcase(s, t);
 	return s;
 }
