@@ -73,7 +73,23 @@ static int preallocate(struct plt_image *img, uint64_t from, uint64_t to, const 
 	return plt_error_set(err, ENOTSUP, "Preallocation mode '%s' is not supported for vpc images", how);
 }
 
-static int fixed_grow(struct plt_image *img, uint64_t size, const char *preallocation, struct plt_error *err)
+/* The old footer at @footer counts again, if the store lets it: what is behind it goes. */
+static void undo_fixed_grow(struct plt_image *img, uint64_t footer, const struct vhd_footer *was)
+{
+	struct vhd_footer now;
+	int r = plt_store_read(img->file, footer, &now, sizeof(now), PLT_IO_HEADER, NULL);
+
+	if (r < 0 || memcmp(&now, was, sizeof(now))) {
+		r = plt_store_write(img->file, footer, was, sizeof(*was), PLT_IO_HEADER, NULL);
+		if (r == 0)
+			r = plt_store_sync(img->file, NULL);
+	}
+	if (r == 0 && plt_store_truncate(img->file, footer + VHD_FOOTER, NULL) == 0)
+		(void)plt_store_sync(img->file, NULL);
+}
+
+static int fixed_grow(struct plt_image *img, uint64_t size, const char *preallocation, const struct vhd_footer *was,
+		      struct plt_error *err)
 {
 	struct vhd_state *v = vhd_of(img);
 	uint64_t old = atomic_load(&img->size), footer = v->footer_off;
@@ -87,25 +103,34 @@ static int fixed_grow(struct plt_image *img, uint64_t size, const char *prealloc
 	/* what was the footer, and what lay before it unused, is the guest's now */
 	if (r == 0)
 		r = plt_store_zero(img->file, old, PLT_MIN(footer + VHD_FOOTER, size) - old, 0, PLT_IO_DATA, err);
-	return r < 0 ? r : plt_store_sync(img->file, err);
+	if (r == 0)
+		r = plt_store_sync(img->file, err);
+	if (r < 0)
+		undo_fixed_grow(img, footer, was);
+	return r;
 }
 
 /* Also where the new end lies before the footer, in what was unused. */
 static int fixed_shrink(struct plt_image *img, uint64_t size, struct plt_error *err)
 {
-	uint64_t old = atomic_load(&img->size);
-	int r = 0;
+	uint64_t old = atomic_load(&img->size), to = img->file->limits.can_grow ? size : vhd_of(img)->footer_off;
+	uint8_t under[VHD_FOOTER]; /* the new footer; it is the guest's for as long as the old one counts */
+	int r = plt_store_read(img->file, to, under, sizeof(under), PLT_IO_DATA, err);
 
+	if (r < 0)
+		return r;
 	if (size > old) {
 		r = plt_store_zero(img->file, old, size - old, 0, PLT_IO_DATA, err);
 		if (r == 0)
 			r = plt_store_sync(img->file, err);
 	}
-	if (r == 0)
-		r = vhd_put_footer(img, img->file->limits.can_grow ? size : vhd_of(img)->footer_off,
-				   vhd_rule(img, VHD_RULE_SHRINK), err);
+	if (r < 0)
+		return r;
+	r = vhd_put_footer(img, to, vhd_rule(img, VHD_RULE_SHRINK), err);
 	if (r == 0 && img->file->limits.can_grow)
 		r = plt_store_truncate(img->file, size + VHD_FOOTER, err);
+	if (r < 0 && plt_store_write(img->file, to, under, sizeof(under), PLT_IO_DATA, NULL) == 0)
+		(void)plt_store_sync(img->file, NULL);
 	return r < 0 ? r : plt_store_sync(img->file, err);
 }
 
@@ -118,7 +143,7 @@ static int resize_fixed(struct plt_image *img, uint64_t size, const char *preall
 	v->footer_off = v->ends.tail.off;
 	resized_footer(v, size, &f);
 	v->footer = f;
-	r = size > v->footer_off ? fixed_grow(img, size, preallocation, err) : fixed_shrink(img, size, err);
+	r = size > v->footer_off ? fixed_grow(img, size, preallocation, &old, err) : fixed_shrink(img, size, err);
 	if (r < 0) {
 		v->footer = old;
 		return r;
@@ -216,6 +241,11 @@ static int larger_table(struct plt_image *img, uint64_t entries, struct plt_erro
 	r = plt_store_write(img->file, v->header_off, &h, VHD_SECTOR, PLT_IO_HEADER, err);
 	if (r == 0)
 		r = plt_store_sync(img->file, err);
+	if (r < 0) { /* which of the two tables the file names is not known: the old one */
+		if (plt_store_write(img->file, v->header_off, &v->header, VHD_SECTOR, PLT_IO_HEADER, NULL) == 0)
+			(void)plt_store_sync(img->file, NULL);
+		return r;
+	}
 	/* (without memory to say that the old table is free, it is not) */
 	if (r == 0 && plt_extents_add(&v->meta, off, len) < 0)
 		r = plt_error_set(err, ENOMEM, "out of memory");

@@ -563,23 +563,6 @@ int rig_sync(struct rig *r)
 	return ret < 0 ? ret : plt_store_sync(r->top_file, &r->err);
 }
 
-int rig_resize(struct rig *r, uint64_t size)
-{
-	struct plt_image *img = plt_disk_image(r->disk);
-	uint64_t old = plt_disk_size(r->disk);
-	struct plt_error err = PLT_ERROR_INIT;
-	int ret = rig_flush(r);
-	size_t e;
-
-	if (ret < 0)
-		return ret;
-	/* what was cut off is zeros when it comes back */
-	e = add_event(r, PLT_MIN(old, size), old > size ? old - size : 0, true, true);
-	r->event[e].size = size;
-	ret = img->drv->resize(img, size, NULL, &err);
-	return end_event(r, e, ret, &err);
-}
-
 int rig_step(struct rig *r)
 {
 	uint64_t cs = rig_cluster(r), most = rig_random(r) % 8 ? 2 * cs : 8 * cs, off, len;
@@ -769,15 +752,20 @@ static int judge_bitmap(struct rig *r, struct plt_disk *disk, const uint8_t *buf
 	return 0;
 }
 
+/* A footer may lie in what a fixed VHD gains or gives up. */
+static uint64_t judged_size(struct rig *r, struct plt_disk *disk)
+{
+	uint64_t size = plt_disk_size(disk);
+
+	return r->l->options && strstr(r->l->options, "fixed") ? PLT_MIN(size, r->moving) : size;
+}
+
 static int judge_disk(struct rig *r, struct plt_disk *disk, bool bitmap)
 {
 	static uint8_t buf[16 * CHUNK];
 	struct plt_error err = PLT_ERROR_INIT;
-	uint64_t size = plt_disk_size(disk);
+	uint64_t size = judged_size(r, disk);
 
-	/* a footer may lie in what a fixed VHD gains or gives up */
-	if (r->l->options && strstr(r->l->options, "fixed"))
-		size = PLT_MIN(size, r->moving);
 	for (uint64_t c = 0; c * CHUNK < size; c++) {
 		uint64_t off = c * CHUNK, len;
 
@@ -877,7 +865,7 @@ static int write_over(struct rig *r, struct plt_store *file, struct plt_store *d
 	uint64_t len = 16 * CHUNK;
 	uint8_t *buf = malloc(len), *got = malloc(len);
 	int e = open_disk(r, file, data, true, NULL, &disk, &err);
-	uint64_t size = e == 0 ? plt_disk_size(disk) : 0;
+	uint64_t size = e == 0 ? judged_size(r, disk) : 0;
 
 	/* a third of it, so that old and new clusters lie side by side */
 	for (uint64_t off = 0; e == 0 && off < size; off += 3 * CHUNK) {

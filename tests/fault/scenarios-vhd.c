@@ -175,6 +175,7 @@ static int run_shrink(struct rig *r)
 	if (plt_disk_size(r->disk) != r->size) /* after a run that failed */
 		TRY(rig_resize(r, r->size));
 	TRY(rig_write(r, r->size - 2 * cs, 2 * cs));
+	TRY(rig_flush(r)); /* must be there as long as the disk has its size */
 	TRY(rig_resize(r, r->size / 2 - 512));
 	TRY(rig_write(r, 64, 128));
 	TRY(rig_flush(r));
