@@ -230,6 +230,34 @@ static int by_sector(const void *a, const void *b)
 	return x->sector < y->sector ? -1 : x->sector > y->sector ? 1 : x->block < y->block ? -1 : x->block > y->block;
 }
 
+/* A hole in the table: zeros, and sector 0 is the footer's.  One finding, however many there are. */
+static void found_hole(struct check *c, uint64_t block, uint64_t n)
+{
+	struct vhd_state *v = &c->v;
+	struct plt_finding f = { .id = "V-BAT", .severity = PLT_CORRUPTION, .host_off = v->table_off + block * 4,
+				 .host_len = n * 4, .guest_off = block << v->block_bits };
+
+	f.count = block < v->blocks ? PLT_MIN(n, v->blocks - block) : 0;
+	if (!f.count)
+		return;
+	f.guest_len = PLT_MIN(f.count << v->block_bits, c->size - f.guest_off);
+	plt_emit(c->ex, &f, "BAT entries %" PRIu64 " to %" PRIu64 " lie in a hole of the file", block, block + f.count - 1);
+}
+
+/* Entries from @block on that are read at once; *ret_hole: there is nothing to read. */
+static int table_piece(struct check *c, uint64_t block, uint64_t *ret_n, bool *ret_hole, struct plt_error *err)
+{
+	uint64_t left = c->v.entries - block, n;
+	enum plt_store_kind kind;
+	int r = plt_store_extents(c->ex->file, c->v.table_off + block * 4, left * 4, &kind, &n, err);
+
+	if (r < 0)
+		return r;
+	*ret_hole = kind == PLT_STORE_HOLE && n >= 4;
+	*ret_n = *ret_hole ? PLT_MIN(n / 4, left) : PLT_MIN(PLT_MAX(n / 4, UINT64_C(1)), PLT_MIN(left, (uint64_t)SCAN_BYTES / 4));
+	return 0;
+}
+
 static int check_table(struct check *c, struct plt_error *err)
 {
 	struct vhd_state *v = &c->v;
@@ -237,8 +265,15 @@ static int check_table(struct check *c, struct plt_error *err)
 	int r = buf ? 0 : plt_error_set(err, ENOMEM, "out of memory");
 
 	for (uint64_t block = 0, n; block < v->entries && r == 0; block += n) {
-		n = PLT_MIN(v->entries - block, (uint64_t)SCAN_BYTES / 4);
-		r = plt_store_read(c->ex->file, v->table_off + block * 4, buf, n * 4, PLT_IO_L1, err);
+		bool hole;
+
+		r = table_piece(c, block, &n, &hole, err);
+		if (r == 0 && hole) {
+			found_hole(c, block, n);
+			continue;
+		}
+		if (r == 0)
+			r = plt_store_read(c->ex->file, v->table_off + block * 4, buf, n * 4, PLT_IO_L1, err);
 		for (uint64_t i = 0; i < n && r == 0; i++) {
 			uint32_t entry = plt_get_be32(buf + i * 4);
 
@@ -309,9 +344,19 @@ static int count_hidden(struct check *c, uint64_t start, uint64_t first, uint64_
 	int r = 0;
 
 	for (uint64_t k; n && r == 0; first += k, n -= k) {
-		k = PLT_MIN(n, (uint64_t)SCAN_BYTES / VHD_SECTOR);
-		r = plt_store_read(c->ex->file, start + c->v.bitmap_bytes + first * VHD_SECTOR, buf, k * VHD_SECTOR,
-				   PLT_IO_DATA, err);
+		uint64_t at = start + c->v.bitmap_bytes + first * VHD_SECTOR;
+		enum plt_store_kind kind;
+
+		if (at >= c->ends.file_size)
+			return 0; /* cut short: zeros */
+		r = plt_store_extents(c->ex->file, at, n * VHD_SECTOR, &kind, &k, err);
+		if (r < 0)
+			return r;
+		k = PLT_MIN(k / VHD_SECTOR, n);
+		if (kind == PLT_STORE_HOLE && k)
+			continue;
+		k = PLT_MIN(PLT_MAX(k, UINT64_C(1)), (uint64_t)SCAN_BYTES / VHD_SECTOR);
+		r = plt_store_read(c->ex->file, at, buf, k * VHD_SECTOR, PLT_IO_DATA, err);
 		for (uint64_t i = 0; i < k && r == 0; i++)
 			*ret += !plt_is_zero(buf + i * VHD_SECTOR, VHD_SECTOR);
 	}
@@ -321,6 +366,18 @@ static int count_hidden(struct check *c, uint64_t start, uint64_t first, uint64_
 static bool bit(const struct vhd_state *v, const uint8_t *bits, uint64_t i)
 {
 	return bits[i / 8] & (v->bits_reversed ? 1 << (i & 7) : 0x80 >> (i & 7));
+}
+
+/* Sectors from @from on, before @to, whose bits are clear. */
+static uint64_t clear_run(const struct vhd_state *v, const uint8_t *bits, uint64_t from, uint64_t to)
+{
+	uint64_t i = from;
+
+	while (i < to && !(i & 7 ? bit(v, bits, i) : bits[i / 8]))
+		i += i & 7 ? 1 : 8;
+	while (i < to && !bit(v, bits, i))
+		i++;
+	return PLT_MIN(i, to) - from;
 }
 
 /*
@@ -338,10 +395,11 @@ static int check_block_bits(struct check *c, const struct used *u, uint8_t *bits
 	if (v->honoured && !complete)
 		return 0;
 	r = plt_store_read(c->ex->file, start, bits, v->bitmap_bytes, PLT_IO_BITMAP, err);
+	if (r == 0 && bits[0] == 0xff && !memcmp(bits, bits + 1, v->bitmap_bytes - 1))
+		return 0; /* as nearly all are */
 	sectors = PLT_MIN(sectors, disk);
 	for (uint64_t i = 0, n; i < sectors && r == 0; i += n) {
-		for (n = 0; i + n < sectors && !bit(v, bits, i + n); n++)
-			;
+		n = clear_run(v, bits, i, sectors);
 		clear += n;
 		if (n && !v->honoured)
 			r = count_hidden(c, start, i, n, buf, &hidden, err);
@@ -361,11 +419,18 @@ static int check_block_bits(struct check *c, const struct used *u, uint8_t *bits
 static int check_bits(struct check *c, struct plt_error *err)
 {
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(SCAN_BYTES), *bits = plt_alloc_io(c->v.bitmap_bytes);
+	uint64_t end = 0;
 	int r = buf && bits ? 0 : plt_error_set(err, ENOMEM, "out of memory");
 
-	for (size_t i = 0; i < c->n && r == 0; i++)
-		if (c->used[i].block < c->v.blocks)
-			r = check_block_bits(c, &c->used[i], bits, buf, err);
+	/* of blocks that share bytes only the first: the work stays within what the file holds */
+	for (size_t i = 0; i < c->n && r == 0; i++) {
+		uint64_t start = (uint64_t)c->used[i].sector * VHD_SECTOR;
+
+		if (c->used[i].block >= c->v.blocks || start < end)
+			continue;
+		end = start + vhd_block_len(&c->v);
+		r = check_block_bits(c, &c->used[i], bits, buf, err);
+	}
 	return r;
 }
 
@@ -380,7 +445,7 @@ static int check_dynamic(struct check *c, struct plt_error *err)
 
 	check_copies(c);
 	r = vhd_read_header(c->ex->file, c->ends.file_size, &v->footer, &v->header, &why);
-	if (r == -EUCLEAN || r == -ENOTSUP) {
+	if (r == -EUCLEAN || r == -ENOTSUP || r == -EFBIG) {
 		found(c, "V-HEADER", PLT_CORRUPTION, plt_be64_get(v->footer.data_offset), VHD_HEADER, "%s", why.text);
 		return 0;
 	}

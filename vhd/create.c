@@ -233,7 +233,7 @@ static int create_dynamic(struct plan *p, struct plt_error *err)
 	uint64_t table = VHD_FOOTER + VHD_HEADER, entries = plt_div_up(p->size, p->block_size), at;
 	int r;
 
-	if (entries > INT32_MAX / 4)
+	if (entries > VHD_MAX_ENTRIES)
 		return plt_error_set(err, EFBIG, TOO_LARGE " with blocks of %u bytes", p->block_size);
 	p->table_len = plt_align_up(entries * 4, VHD_SECTOR);
 	p->end = table + p->table_len;

@@ -125,8 +125,9 @@ uint64_t vhd_size(const struct vhd_footer *f, enum vhd_size_rule rule, bool *ret
 	uint64_t current = plt_align_down(plt_be64_get(f->current_size), VHD_SECTOR);
 	uint64_t chs = vhd_chs_sectors(f);
 
-	*ret_chs = rule == VHD_SIZE_CHS ||
-		   (rule == VHD_SIZE_AUTO && shows_chs(f) && chs && chs != VHD_MAX_CHS && chs * VHD_SECTOR <= current);
+	*ret_chs = chs != VHD_MAX_CHS &&
+		   (rule == VHD_SIZE_CHS ||
+		    (rule == VHD_SIZE_AUTO && shows_chs(f) && chs && chs * VHD_SECTOR <= current));
 	return *ret_chs ? chs * VHD_SECTOR : current;
 }
 
@@ -156,7 +157,7 @@ static void judge(struct vhd_copy *c, bool head, uint64_t file_size)
 		snprintf(c->why, sizeof(c->why), "a footer of disk type %u (%s)", type,
 			 head ? "3 and 4 have a copy there" : "2, 3 and 4 are known");
 	else if (type != VHD_FIXED && (data % VHD_SECTOR || data < VHD_FOOTER ||
-				       !plt_in_range(data, VHD_HEADER, file_size)))
+				       !plt_in_range(data, offsetof(struct vhd_header, parent_name), file_size)))
 		snprintf(c->why, sizeof(c->why), "a footer that puts the dynamic header at %#" PRIx64
 			 ", outside of the file", data);
 	else
@@ -296,6 +297,8 @@ int vhd_check_header(const struct vhd_header *h, uint64_t file_size, struct plt_
 
 	if (memcmp(h->cookie, VHD_HEADER_COOKIE, 8))
 		return plt_error_set(err, EUCLEAN, "dynamic header: 'cxsparse' is missing");
+	if (entries > VHD_MAX_ENTRIES)
+		return plt_error_set(err, EFBIG, "Max Table Entries too large (%u)", entries);
 	if (plt_be32_get(h->checksum) != sum)
 		return plt_error_set(err, EUCLEAN, "dynamic header: its checksum is %#x instead of %#x",
 				     plt_be32_get(h->checksum), sum);

@@ -33,6 +33,9 @@
 #define VHD_MIN_BLOCK 512u
 #define VHD_DEFAULT_BLOCK (UINT32_C(2) << 20)
 
+/* Of the BAT: as QEMU; far more than 2040 GiB need in blocks of any sensible size. */
+#define VHD_MAX_ENTRIES (INT32_MAX / 4)
+
 #define VHD_CHS_C 65535u          /* the largest geometry: "too large for CHS, use the size" */
 #define VHD_CHS_H 16u
 #define VHD_CHS_S 255u

@@ -218,7 +218,7 @@ static int larger_table(struct plt_image *img, uint64_t entries, struct plt_erro
 	struct vhd_header h = v->header;
 	int r;
 
-	if (entries > INT32_MAX / 4)
+	if (entries > VHD_MAX_ENTRIES)
 		return plt_error_set(err, EFBIG, "'%s': a table of %" PRIu64 " entries is too large", img->name, entries);
 	if (len > old_len && v->batmap_header_off)
 		return plt_error_set(err, ENOTSUP, "'%s': its block allocation table has no room for this size, and "

@@ -242,7 +242,15 @@ int vhd_scan(struct plt_image *img, uint64_t *ret_used_end, struct plt_error *er
 	int r = buf ? 0 : plt_error_set(err, ENOMEM, "out of memory");
 
 	for (uint64_t block = 0, n; block < v->entries && r == 0; block += n) {
-		n = PLT_MIN(v->entries - block, (uint64_t)SCAN_BYTES / 4);
+		enum plt_store_kind kind;
+
+		r = plt_store_extents(img->file, v->table_off + block * 4, (v->entries - block) * 4, &kind, &n, err);
+		if (r < 0)
+			break;
+		n /= 4;
+		if (block >= v->blocks && kind == PLT_STORE_HOLE && n)
+			continue; /* nobody's entries: what a hole says of them costs no time */
+		n = PLT_MIN(PLT_MAX(n, UINT64_C(1)), PLT_MIN(v->entries - block, (uint64_t)SCAN_BYTES / 4));
 		r = plt_store_read(img->file, v->table_off + block * 4, buf, n * 4, PLT_IO_L1, err);
 		for (uint64_t i = 0; i < n && r == 0; i++) {
 			uint32_t entry = plt_get_be32(buf + i * 4);
