@@ -293,9 +293,9 @@ static uint64_t room(const struct vhd_state *v, uint64_t from, uint64_t to)
 		const struct plt_range *m = plt_extents_find(&v->meta, from);
 
 		if (!m || m->off >= to)
-			return n + (to - from) / vhd_stride(v);
+			return n + (to - from) / vhd_block_len(v);
 		if (m->off > from)
-			n += (m->off - from) / vhd_stride(v);
+			n += (m->off - from) / vhd_block_len(v);
 		from = m->off + m->len;
 	}
 	return n;

@@ -233,12 +233,96 @@ static char *from_url(const uint8_t *p, size_t len)
 	return ret;
 }
 
+static bool is_code(const struct vhd_locator *l, const char *code)
+{
+	return !memcmp(l->code, code, 4);
+}
+
+static bool is_ascii(const uint8_t *p, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (p[i] & 0x80)
+			return false;
+	return true;
+}
+
+/*
+ * Text of some Windows code page, of which only ASCII is certain.  (Some wrote UTF-16 there all the
+ * same.)  NULL without an error: not certain.
+ */
+static char *from_ansi(const uint8_t *p, size_t len, bool *ret_no_memory)
+{
+	size_t n = strnlen((const char *)p, len);
+	char *ret;
+
+	if (len >= 2 && (!p[0] || !p[1]))
+		ret = vhd_from_utf16(p, len, is_big(p, len, false));
+	else if (!is_ascii(p, n))
+		return NULL;
+	else
+		ret = strndup((const char *)p, n);
+	*ret_no_memory = !ret;
+	return ret;
+}
+
+#define ALIAS_FIXED 150u /* bytes of a Macintosh alias record before what is tagged */
+#define ALIAS_NAME 50u
+enum { ALIAS_END = 0xffff, ALIAS_PATH = 18, ALIAS_MOUNT = 19 };
+
+/*
+ * An alias record of version 2: the file's path within its volume, and where that is mounted; of older
+ * ones only the name.
+ */
+static char *from_alias(const uint8_t *p, size_t len, bool *ret_no_memory)
+{
+	const uint8_t *path = NULL, *mount = NULL;
+	size_t path_len = 0, mount_len = 0, at = ALIAS_FIXED;
+	char *ret;
+
+	if (len < ALIAS_FIXED || plt_get_be16(p + 6) != 2)
+		return NULL;
+	while (at + 4 <= len && plt_get_be16(p + at) != ALIAS_END) {
+		uint16_t tag = plt_get_be16(p + at), n = plt_get_be16(p + at + 2);
+
+		at += 4;
+		if (n > len - at)
+			break;
+		if (tag == ALIAS_PATH) {
+			path = p + at;
+			path_len = strnlen((const char *)path, n);
+		} else if (tag == ALIAS_MOUNT) {
+			mount = p + at;
+			mount_len = strnlen((const char *)mount, n);
+		}
+		at += n + (n & 1);
+	}
+	if (!path_len) { /* the name is in the Mac's own code page */
+		path = p + ALIAS_NAME + 1;
+		path_len = PLT_MIN(p[ALIAS_NAME], 63);
+		mount_len = 0;
+		if (!is_ascii(path, path_len) || memchr(path, '/', path_len) || memchr(path, 0, path_len))
+			return NULL;
+	} else if (path[0] != '/' || (mount_len == 1 && mount[0] == '/')) {
+		mount_len = 0;
+	}
+	ret = malloc(mount_len + path_len + 1);
+	*ret_no_memory = !ret;
+	if (!ret)
+		return NULL;
+	if (mount_len)
+		memcpy(ret, mount, mount_len);
+	memcpy(ret + mount_len, path, path_len);
+	ret[mount_len + path_len] = 0;
+	return ret;
+}
+
 /* A locator's text as a path with slashes; NULL: none (*ret_r: or an error). */
 static char *locator_path(struct plt_store *file, uint64_t file_size, const struct vhd_locator *l, int *ret_r,
 			  struct plt_error *err)
 {
 	uint64_t off = plt_be64_get(l->offset), len = plt_be32_get(l->length);
 	PLT_AUTOFREE uint8_t *buf = NULL;
+	bool no_memory = false;
 	char *ret;
 
 	if (!len || len > VHD_MAX_LOCATOR || !plt_in_range(off, len, file_size))
@@ -247,14 +331,22 @@ static char *locator_path(struct plt_store *file, uint64_t file_size, const stru
 	*ret_r = buf ? plt_store_read(file, off, buf, len, PLT_IO_HEADER, err) : -ENOMEM;
 	if (*ret_r < 0)
 		return NULL;
-	if (!memcmp(l->code, "MacX", 4)) {
+	if (is_code(l, "MacX")) {
 		ret = from_url(buf, len);
+		no_memory = !ret;
+	} else if (is_code(l, "Mac ")) {
+		ret = from_alias(buf, len, &no_memory);
 	} else {
-		ret = vhd_from_utf16(buf, len, is_big(buf, len, false));
+		if (!memcmp(l->code, "Wi2", 3)) {
+			ret = from_ansi(buf, len, &no_memory);
+		} else {
+			ret = vhd_from_utf16(buf, len, is_big(buf, len, false));
+			no_memory = !ret;
+		}
 		if (ret)
 			to_slashes(ret);
 	}
-	*ret_r = ret ? 0 : -ENOMEM;
+	*ret_r = no_memory ? -ENOMEM : 0;
 	return ret;
 }
 
@@ -300,10 +392,9 @@ int vhd_parent_names(struct plt_store *file, const struct vhd_header *h, char **
 	for (unsigned i = 0; i < VHD_LOCATORS && r == 0; i++) {
 		const struct vhd_locator *loc = &h->locator[i];
 
-		f.relative[i] = !memcmp(loc->code, "W2ru", 4);
-		f.url[i] = !memcmp(loc->code, "MacX", 4);
-		/* (Wi2r and Wi2k are of an unknown code page, "Mac " is no text) */
-		if (f.relative[i] || f.url[i] || !memcmp(loc->code, "W2ku", 4))
+		f.relative[i] = is_code(loc, "W2ru") || is_code(loc, "Wi2r");
+		f.url[i] = is_code(loc, "MacX");
+		if (f.relative[i] || f.url[i] || is_code(loc, "W2ku") || is_code(loc, "Wi2k") || is_code(loc, "Mac "))
 			f.path[i] = locator_path(file, size, loc, &r, err);
 	}
 	if (r == 0) {

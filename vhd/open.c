@@ -15,11 +15,9 @@
 #include "base/zero.h"
 #include "vhd/vhd.h"
 
-static const char *const size_rules[] = { "current_size", "chs", NULL };
-
 /* clang-format off */
 const struct plt_opt_desc vhd_open_opts[] = {
-	{ .name = "force_size_calc", .type = PLT_OPT_STRING, .values = size_rules,
+	{ .name = "force_size_calc", .type = PLT_OPT_STRING,
 	  .help = "Take the disk's size from this field, whatever the creator means (current_size, chs)" },
 	{ .name = "parent-check", .type = PLT_OPT_BOOL,
 	  .help = "Whether a parent whose unique id is not the recorded one is refused (default: on)" },
@@ -38,7 +36,7 @@ static int read_options(struct vhd_state *v, const struct plt_open_how *how, enu
 
 	*ret = !rule ? VHD_SIZE_AUTO : !strcmp(rule, "chs") ? VHD_SIZE_CHS : VHD_SIZE_CURRENT;
 	if (rule && strcmp(rule, "chs") && strcmp(rule, "current_size"))
-		return plt_error_set(err, EINVAL, "Invalid size calculation algorithm");
+		return plt_error_set(err, EINVAL, "Invalid size calculation mode: '%s'", rule);
 	if (check && plt_parse_bool(check, &on) < 0)
 		return plt_error_set(err, EINVAL, "Parameter 'parent-check' expects 'on' or 'off'");
 	v->parent_unchecked = !on;

@@ -68,9 +68,7 @@ static int preallocate(struct plt_image *img, uint64_t from, uint64_t to, const 
 		return 0;
 	if (!strcmp(how, "falloc"))
 		return plt_store_allocate(img->file, from, to - from, err);
-	if (!strcmp(how, "full"))
-		return plt_store_zero(img->file, from, to - from, 0, PLT_IO_DATA, err);
-	return plt_error_set(err, ENOTSUP, "Preallocation mode '%s' is not supported for vpc images", how);
+	return plt_store_zero(img->file, from, to - from, 0, PLT_IO_DATA, err);
 }
 
 /* The old footer at @footer counts again, if the store lets it: what is behind it goes. */
@@ -97,9 +95,10 @@ static int fixed_grow(struct plt_image *img, uint64_t size, const char *prealloc
 
 	if (!img->file->limits.can_grow)
 		return plt_error_set(err, ENOTSUP, "'%s' cannot grow", img->name);
-	r = preallocate(img, footer + VHD_FOOTER, size, preallocation, err);
+	r = vhd_put_footer(img, size, vhd_rule(img, VHD_RULE_GROW_FIXED), err);
+	/* with a footer at the end: long zeros behind the old one would hide it, should the power fail */
 	if (r == 0)
-		r = vhd_put_footer(img, size, vhd_rule(img, VHD_RULE_GROW_FIXED), err);
+		r = preallocate(img, footer + VHD_FOOTER, size, preallocation, err);
 	/* what was the footer, and what lay before it unused, is the guest's now */
 	if (r == 0)
 		r = plt_store_zero(img->file, old, PLT_MIN(footer + VHD_FOOTER, size) - old, 0, PLT_IO_DATA, err);
@@ -401,6 +400,9 @@ int vhd_resize(struct plt_image *img, uint64_t size, const char *preallocation, 
 		return plt_error_set(err, EFBIG, "'%s': a VHD has 2040 GiB at the most", img->name);
 	if (v->type == VHD_DIFFERENCING)
 		return plt_error_set(err, ENOTSUP, "'%s': a differencing VHD has the size of its parent", img->name);
+	if (v->type == VHD_FIXED && preallocation && strcmp(preallocation, "off") && strcmp(preallocation, "falloc") &&
+	    strcmp(preallocation, "full"))
+		return plt_error_set(err, ENOTSUP, "Preallocation mode '%s' is not supported for vpc images", preallocation);
 	r = vhd_first_write(img, err);
 	if (r < 0)
 		return r;
