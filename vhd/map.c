@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "vhd/vhd.h"
 
-#define BLOCKS_PER_CALL 256
+#define PER_CALL 256 /* blocks, or pieces of the table that are alike */
 
 const struct plt_meta_type vhd_bitmap_type = { .name = "sector bitmap", .rank = 1, .tag = PLT_IO_BITMAP };
 const struct plt_meta_type vhd_bat_type = { .name = "block allocation table", .rank = 2, .tag = PLT_IO_L1 };
@@ -145,25 +145,36 @@ static int map_bits(struct plt_image *img, struct plt_pins *pins, uint64_t start
 	return 0;
 }
 
-/* The part of one block that was asked for.  *done: bytes mapped. */
+/* Blocks from @block on whose entries are this one, as far as the slice shows. */
+static uint64_t alike(const struct vhd_state *v, const struct plt_block *b, uint64_t block, uint32_t entry)
+{
+	uint64_t n = 1, most = VHD_SECTOR / 4 - (v->table_off + block * 4) % VHD_SECTOR / 4;
+
+	while (n < most && vhd_entry_peek(v, b, block + n) == entry)
+		n++;
+	return n;
+}
+
+/* The part of a block that was asked for, or of several that are all not there.  *done: bytes mapped. */
 static int map_block(struct plt_image *img, struct plt_pins *pins, uint64_t off, uint64_t len, struct plt_runs *runs,
 		     uint64_t *done, bool *full, struct plt_need *need, struct plt_error *err)
 {
 	const struct vhd_state *v = vhd_of(img);
-	uint64_t block = off >> v->block_bits, in = off & (v->block_size - 1), start;
-	struct plt_run run = { .kind = nothing(img), .off = off, .len = len };
+	uint64_t block = off >> v->block_bits, in = off & (v->block_size - 1), rest = len, start;
+	struct plt_run run = { .kind = nothing(img), .off = off };
 	struct plt_block *b;
-	uint32_t entry;
+	uint32_t entry = VHD_UNUSED;
 	int r = vhd_entry_get(img, pins, block, &b, &entry, need, err);
 
 	*done = 0;
 	if (r < 0)
 		return r;
 	start = (uint64_t)entry * VHD_SECTOR;
-	if (entry != VHD_UNUSED && vhd_entry_bad(v, atomic_load(&v->file_end), entry)) {
-		run.kind = PLT_RUN_DAMAGED;
-		*full = !plt_runs_add(runs, &run);
-	} else if (entry == VHD_UNUSED) {
+	len = PLT_MIN(rest, v->block_size - in);
+	if (entry == VHD_UNUSED || vhd_entry_bad(v, atomic_load(&v->file_end), entry)) {
+		if (entry != VHD_UNUSED)
+			run.kind = PLT_RUN_DAMAGED;
+		run.len = len = PLT_MIN(rest, (alike(v, b, block, entry) << v->block_bits) - in);
 		*full = !plt_runs_add(runs, &run);
 	} else if (v->honoured && !vhd_complete(v, block)) {
 		return map_bits(img, pins, start, off, len, runs, done, full, need, err);
@@ -187,20 +198,19 @@ int vhd_map(struct plt_image *img, struct plt_pins *pins, uint64_t off, uint64_t
 						      .len = len, .store = img->data, .host_off = off });
 		return 0;
 	}
-	for (unsigned blocks = 0; len && !full && (blocks < BLOCKS_PER_CALL || !runs->n); blocks++) {
-		uint64_t n = PLT_MIN(len, v->block_size - (off & (v->block_size - 1))), done;
-		uint64_t at = (v->table_off + (off >> v->block_bits) * 4) / VHD_SECTOR;
+	for (unsigned i = 0; len && !full && (i < PER_CALL || !runs->n); i++) {
+		uint64_t done, at = (v->table_off + (off >> v->block_bits) * 4) / VHD_SECTOR;
 		int r;
 
 		if (at != slice && runs->n)
 			plt_pins_drop(pins); /* a new slice of the table: the last one has said all */
 		slice = at;
-		r = map_block(img, pins, off, n, runs, &done, &full, need, err);
+		r = map_block(img, pins, off, len, runs, &done, &full, need, err);
 		off += done;
 		len -= done;
 		if (r < 0)
 			return runs->n ? 0 : r; /* what is known already is an answer */
-		if (done < n)
+		if (!done)
 			break;
 	}
 	return 0;

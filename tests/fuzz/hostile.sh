@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) the platter authors
 #
-# The program on the images of make-images.c: within bounds of time and memory, with the right status,
+# The program on the images of make-images.c and make-vhd.c: within bounds of time and memory, with the right status,
 # one line that says which file and why, no other file opened by those who promise that, and nothing
 # changed in what was only to be read.
 
@@ -10,6 +10,7 @@
 requires prlimit timeout mkfifo
 
 make_images=$builddir/tests/fuzz/make-images
+make_vhd=$builddir/tests/fuzz/make-vhd
 [ -x "$make_images" ] || skip_all "make-images was not built"
 
 # limited COMMAND...: out, err, status.  A sanitizer reserves terabytes of addresses and is slow.
@@ -50,6 +51,8 @@ explained() {
 mkdir images || exit 99
 cd images || exit 99
 "$make_images" . >../names || exit 99
+"$make_vhd" . >../vhd-names || exit 99
+cat ../vhd-names >>../names
 mkfifo fifo
 seq 1 20000 | head -c 51200 >secret
 echo 'no image' >make.log
@@ -64,9 +67,9 @@ for command in $commands; do
 	bad=
 	while read -r name; do
 		case $command:$name in
-		# 2 EiB to go through, 8 TiB to read: that takes its time with any program
+		# 2 EiB to go through, 8 TiB to read, 2^29 entries to look at: that takes its time with any program
 		convert:disk-2e* | hash:disk-2e* | map:disk-2e-[fh]* | compare:disk-2e-[fh]* | hash:file-* | \
-			compare:disk-2e | hash:rt-far) continue ;;
+			compare:disk-2e | hash:rt-far | map:vhd-sparse-t* | convert:vhd-sparse-* | hash:vhd-sparse-o*) continue ;;
 		esac
 		rm -f target
 		case $command in
@@ -157,6 +160,33 @@ expect data-fifo 0 0 1 "'fifo' to be a regular file; it is a FIFO"
 expect data-json 0 0 1 'not a plain path'
 expect data-shifted 0 0 1 'guest offset 0 is damaged'
 
+expect vhd-sound 0 0 0
+expect vhd-cut-header 1 2 1 'beyond the end of the file \(700 bytes\)'
+expect vhd-cut-table 1 2 1 'beyond the end of the file \(1539 bytes\)'
+expect vhd-cut-block 0 2 0
+expect vhd-only-head 1 2 1 'puts the dynamic header at 0x200, outside of the file'
+expect vhd-entries-max 1 2 1 'Max Table Entries too large \(4294967295\)'
+expect vhd-entries-most 1 2 1 'lies beyond the end of the file'
+expect vhd-entries-few 1 2 1 'a table of 2 entries'
+expect vhd-block-zero 1 2 1 'block size 0 '
+expect vhd-block-2g 1 2 1 'block size 2147483648 '
+expect vhd-size-max 1 2 1 '2040 GiB are the most'
+expect vhd-size-zero 0 3 0
+expect vhd-header-far 1 2 1 'outside of the file'
+expect vhd-table-far 1 2 1 'beyond the end of the file'
+expect vhd-bat-far 0 2 1 'guest offset 0 is damaged'
+expect vhd-bat-header 0 2 1 'guest offset 0 is damaged'
+expect vhd-bat-twice 0 2 0
+expect vhd-parent-none 0 2 1 'no parent locator'
+expect vhd-parent-self 0 0 1 "'vhd-parent-self' appears twice"
+expect vhd-parent-missing 0 0 1 "'no-such-file'"
+expect vhd-parent-fifo 0 0 1 "'fifo' to be a regular file; it is a FIFO"
+expect vhd-parent-zero 0 0 1 "'/dev/zero' to be a regular file"
+expect vhd-parent-other 0 0 1 "its parent, the disk 09000000-.*'vhd-sound' is the disk 00000007-"
+expect vhd-parent-json 0 0 1 'not found'
+expect vhd-parent-escape 0 0 1 '\?\[31mred'
+expect vhd-locators 0 2 1 'not found'
+
 # What comes out of a sound one is the disk.
 limited "$PLATTER" convert -O raw sound target
 is "$(head -c 1024 target | tr -s ab)" ab 'a sound image converts to its data'
@@ -237,7 +267,8 @@ is "$status" 1 'a character device is refused'
 
 # ---- --untrusted -------------------------------------------------------------------------------
 
-for name in backing-missing backing-zero backing-fifo backing-json-self data-raw data-zero data-json; do
+for name in backing-missing backing-zero backing-fifo backing-json-self data-raw data-zero data-json \
+	vhd-parent-missing vhd-parent-zero vhd-parent-secret vhd-parent-fifo; do
 	bad=
 	for command in convert map compare hash; do
 		case $command in
@@ -275,7 +306,8 @@ rm -f target
 # ---- nothing else is opened --------------------------------------------------------------------
 
 if strace -o trace -e trace=openat true >/dev/null 2>&1 && [ "$SANITIZER" = 0 ]; then
-	for name in backing-missing backing-fifo backing-zero backing-json-self data-raw data-fifo backing-fd; do
+	for name in backing-missing backing-fifo backing-zero backing-json-self data-raw data-fifo backing-fd \
+		vhd-parent-missing vhd-parent-fifo vhd-parent-zero vhd-parent-secret; do
 		bad=
 		for command in "info" "info --output=json" "check" "check --output=json"; do
 			strace -f -o trace -e trace=open,openat,openat2,creat,stat,newfstatat,statx,access,faccessat,connect \

@@ -58,8 +58,9 @@ tests_fuzz_fuzz_write_SOURCES = tests/fuzz/fuzz-write.c tests/fuzz/fuzz.h
 tests_fuzz_fuzz_write_LDADD = $(fuzz_ldadd)
 tests_fuzz_fuzz_write_LDFLAGS = $(fuzz_ldflags)
 
-check_helpers += tests/fuzz/make-images
+check_helpers += tests/fuzz/make-images tests/fuzz/make-vhd
 tests_fuzz_make_images_SOURCES = tests/fuzz/make-images.c
+tests_fuzz_make_vhd_SOURCES = tests/fuzz/make-vhd.c
 
 script_tests += \
 	tests/fuzz/corpus.sh \
