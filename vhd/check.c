@@ -284,18 +284,37 @@ static int check_table(struct check *c, struct plt_error *err)
 	return r;
 }
 
+/* How many blocks would fit there?  What is a hole of the file is no waste. */
+static uint64_t room_of(const struct check *c, uint64_t from, uint64_t to)
+{
+	uint64_t len = vhd_block_len(&c->v), data = 0, n;
+
+	if (to - from < len)
+		return 0;
+	for (uint64_t at = from; at < to; at += n) {
+		enum plt_store_kind kind;
+
+		if (plt_store_extents(c->ex->file, at, to - at, &kind, &n, NULL) < 0 || !n)
+			return (to - from) / len;
+		n = PLT_MIN(n, to - at);
+		data += kind == PLT_STORE_DATA ? n : 0;
+	}
+	/* (of blocks that were given back their bitmaps remain, and the next writer uses the room) */
+	return data > (to - from) / 4 ? data / len : 0;
+}
+
 /* How many blocks would fit between @from and @to, besides headers and tables? */
-static uint64_t room(const struct vhd_state *v, uint64_t from, uint64_t to)
+static uint64_t room(const struct check *c, uint64_t from, uint64_t to)
 {
 	uint64_t n = 0;
 
 	while (from < to) {
-		const struct plt_range *m = plt_extents_find(&v->meta, from);
+		const struct plt_range *m = plt_extents_find(&c->v.meta, from);
 
 		if (!m || m->off >= to)
-			return n + (to - from) / vhd_block_len(v);
+			return n + room_of(c, from, to);
 		if (m->off > from)
-			n += (m->off - from) / vhd_block_len(v);
+			n += room_of(c, from, m->off);
 		from = m->off + m->len;
 	}
 	return n;
@@ -321,12 +340,12 @@ static void check_layout(struct check *c)
 			      "%#x) share bytes", c->used[i - 1].block, c->used[i - 1].sector, c->used[i].block,
 			      c->used[i].sector);
 		else if (start > end)
-			f.count += room(v, end, start);
+			f.count += room(c, end, start);
 		end = PLT_MAX(end, start + len);
 		inside += c->used[i].block < v->blocks;
 	}
 	limit = c->ends.tail.state == VHD_COPY_NONE ? c->ends.file_size : c->ends.tail.off;
-	f.count += room(v, end, limit);
+	f.count += room(c, end, limit);
 	if (f.count)
 		plt_emit(c->ex, &f, "room for %" PRIu64 " blocks is taken by nothing", f.count);
 	t->have_clusters = true;

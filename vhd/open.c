@@ -161,6 +161,7 @@ static void release(struct plt_image *img)
 
 	vhd_names_free(v->names, v->nnames);
 	plt_extents_release(&v->meta);
+	plt_extents_release(&v->gaps);
 	free(v->batmap);
 	free(v->free);
 	free(v);

@@ -46,12 +46,9 @@ bool vhd_take_block(struct plt_image *img, struct vhd_free *ret)
 	return true;
 }
 
-/* Without memory for the list it is lost until the image is written anew: a leak. */
-void vhd_give_block(struct plt_image *img, const struct vhd_free *f)
+/* Without memory for the list it is lost until the image is opened anew. */
+static void add_free(struct vhd_state *v, const struct vhd_free *f)
 {
-	struct vhd_state *v = vhd_of(img);
-
-	v->used--;
 	if (v->nfree == v->free_cap) {
 		size_t cap = v->free_cap ? 2 * v->free_cap : 64;
 		struct vhd_free *grown = realloc(v->free, cap * sizeof(*grown));
@@ -62,6 +59,14 @@ void vhd_give_block(struct plt_image *img, const struct vhd_free *f)
 		v->free_cap = cap;
 	}
 	v->free[v->nfree++] = *f;
+}
+
+void vhd_give_block(struct plt_image *img, const struct vhd_free *f)
+{
+	struct vhd_state *v = vhd_of(img);
+
+	v->used--;
+	add_free(v, f);
 }
 
 /* ---- the pool -------------------------------------------------------------------------------- */
@@ -110,14 +115,53 @@ int vhd_move_footer(struct plt_image *img, uint64_t to, struct plt_error *err)
 	return plt_store_write(img->file, v->footer_off, zeros, VHD_FOOTER, PLT_IO_OTHER, err);
 }
 
+/*
+ * Before the file grows: a block in a gap.  1: there is one.  Who freed it may not have made that durable
+ * (it may have ended in a crash), so that comes first.
+ */
+static int take_gap(struct plt_image *img, struct plt_error *err)
+{
+	struct vhd_state *v = vhd_of(img);
+	const struct plt_range *g;
+	struct vhd_free f = { 0 };
+	int r;
+
+	while ((g = plt_extents_find(&v->gaps, 0))) {
+		uint64_t off = g->off, len = g->len, end;
+
+		f.start = vhd_next_start(v, off);
+		end = f.start + vhd_block_len(v);
+		r = plt_extents_remove(&v->gaps, off, end > off + len ? len : end - off);
+		if (r < 0)
+			return plt_error_set(err, ENOMEM, "out of memory");
+		if (end > off + len)
+			continue; /* too small, or not aligned */
+		r = v->gaps_durable ? 0 : plt_store_sync(img->file, err);
+		if (r < 0)
+			return r;
+		v->gaps_durable = true;
+		plt_meta_forget(img, f.start, v->bitmap_bytes);
+		r = write_bitmap(img, f.start, err);
+		if (r < 0)
+			return r;
+		PLT_LOCK_SCOPE(&img->lock);
+		add_free(v, &f);
+		return 1;
+	}
+	return 0;
+}
+
 static int extend(struct plt_image *img, uint64_t seen, struct plt_error *err)
 {
 	struct vhd_state *v = vhd_of(img);
 	uint64_t start, n, end, stride = vhd_stride(v);
 	int r = 0;
 
-	if (v->pool_end != seen || v->pool < v->pool_end)
+	if (v->pool_end != seen || v->pool < v->pool_end || v->nfree)
 		return 0; /* somebody was faster */
+	r = take_gap(img, err);
+	if (r != 0)
+		return r < 0 ? r : 0;
 	start = vhd_next_start(v, v->pool);
 	n = PLT_MIN(PLT_MAX(v->used / 2, UINT64_C(2)), UINT64_C(64));
 	n = PLT_MIN(n, PLT_MAX(v->blocks - PLT_MIN(v->used, v->blocks), UINT64_C(1)));
@@ -182,6 +226,7 @@ struct scan {
 	uint32_t *used; /* entries in the order of the table */
 	size_t n, cap;
 	bool ascending;
+	bool behind;    /* entries behind the disk's end name places too */
 	uint64_t end;
 };
 
@@ -198,6 +243,7 @@ static int scan_entry(struct plt_image *img, struct scan *s, uint64_t block, uin
 	const char *bad = vhd_entry_bad(v, v->ends.file_size, entry);
 
 	if (block >= v->blocks) { /* behind the disk's end: nobody's, but nothing is put on it either */
+		s->behind = true;
 		if (!bad)
 			s->end = PLT_MAX(s->end, (uint64_t)entry * VHD_SECTOR + vhd_block_len(v));
 		return 0;
@@ -219,6 +265,22 @@ static int scan_entry(struct plt_image *img, struct scan *s, uint64_t block, uin
 	s->used[s->n++] = entry;
 	s->end = PLT_MAX(s->end, (uint64_t)entry * VHD_SECTOR + vhd_block_len(v));
 	return 0;
+}
+
+/* What nothing lies in between the blocks; in front of the first there may be what is not known here. */
+static int find_gaps(struct vhd_state *v, const struct scan *s, struct plt_error *err)
+{
+	uint64_t len = vhd_block_len(v);
+	int r = 0;
+
+	plt_extents_release(&v->gaps);
+	for (size_t i = 1; i < s->n && r == 0; i++) {
+		uint64_t from = (uint64_t)s->used[i - 1] * VHD_SECTOR + len, to = (uint64_t)s->used[i] * VHD_SECTOR;
+
+		if (to - from >= len && !plt_extents_overlaps(&v->meta, from, to - from))
+			r = plt_extents_add(&v->gaps, from, to - from);
+	}
+	return r < 0 ? plt_error_set(err, ENOMEM, "out of memory") : 0;
 }
 
 static int scan_overlaps(struct plt_image *img, struct scan *s, struct plt_error *err)
@@ -261,6 +323,8 @@ int vhd_scan(struct plt_image *img, uint64_t *ret_used_end, struct plt_error *er
 	}
 	if (r == 0)
 		r = scan_overlaps(img, &s, err);
+	if (r == 0 && !s.behind)
+		r = find_gaps(v, &s, err);
 	free(s.used);
 	v->used = s.n;
 	*ret_used_end = s.end;

@@ -14,7 +14,8 @@
  * New blocks come from a pool that work(EXTEND) prepares ahead: the footer is moved behind room for
  * several blocks, durably, before the first byte of that room is written, and the blocks' bitmaps are
  * written; place then only takes one.  What is left of the pool is cut off when the image is closed.
- * Blocks whose entries were removed go through the limbo to a list of free ones.
+ * Blocks whose entries were removed go through the limbo to a list of free ones.  What was freed and not
+ * used again when the image is closed is found as a gap between blocks by the first write of the next time.
  *
  * The order of writes, rule by rule (docs/formats/vhd.md says what each is for); -> means durable before
  * the next is issued:
@@ -126,6 +127,8 @@ struct vhd_state {
 	uint64_t fresh_from;            /* from here on the file reads zeros until we write there */
 	struct vhd_free *free;
 	size_t nfree, free_cap;
+	struct plt_extents gaps;        /* between blocks: room that was freed when the file was open before */
+	bool gaps_durable;              /* nothing on disk names it any more */
 	bool moved;                     /* the footer is to be put behind the last block when closing */
 
 	/* parent: names to try, in this order */

@@ -6,17 +6,20 @@
  * refcount table are changed by nobody but the code whose business they are: every change passes a
  * store that looks up in the header as it is on disk where the three are, and compares with the tag of
  * the request.  Guest data, new tables and punched holes must stay clear of them; guest data and holes
- * also of the refcount blocks and L2 tables that the two tables name on disk.
+ * also of the refcount blocks and L2 tables that the two tables name on disk.  Of a VHD the same holds for
+ * both headers and the block allocation table; and a file that is cut keeps the blocks that the table names.
  */
 #include "base/checked.h"
 #include "base/iov.h"
 #include "io/private.h"
 #include "qcow2/ondisk.h"
 #include "tests/fuzz/fuzz.h"
+#include "vhd/vhd.h"
 
 struct guard {
 	struct plt_store st;
 	struct plt_store *below;
+	const struct vhd_state *vhd; /* while one is open that has blocks */
 };
 
 static struct plt_store *below_of(struct plt_store *st)
@@ -46,13 +49,43 @@ static void judge_named(struct plt_store *st, uint64_t off, uint64_t len, uint64
 	}
 }
 
+static void judge_vhd(const struct vhd_state *v, uint64_t off, uint64_t len, int tag)
+{
+	const uint64_t at[3] = { 0, v->header_off, v->table_off };
+	const uint64_t n[3] = { VHD_FOOTER, VHD_HEADER, (uint64_t)v->entries * 4 };
+
+	for (unsigned i = 0; i < 3; i++)
+		if (plt_ranges_overlap(off, len, at[i], n[i]) && tag != (i < 2 ? PLT_IO_HEADER : PLT_IO_L1)) {
+			fprintf(stderr, "a change of %#llx+%#llx (tag %d) touches the %s\n", (unsigned long long)off,
+				(unsigned long long)len, tag, i == 0 ? "footer" : i == 1 ? "header" : "table");
+			abort();
+		}
+}
+
+/* The blocks that were whole in the file of @now bytes still are in that of @size. */
+static void judge_cut(struct plt_store *st, const struct vhd_state *v, uint64_t now, uint64_t size)
+{
+	uint8_t e[4];
+
+	for (uint64_t i = 0; i < v->blocks && i < 4096; i++) {
+		uint64_t end;
+
+		FUZZ_MUST(plt_store_read(below_of(st), v->table_off + i * 4, e, 4, PLT_IO_OTHER, NULL) == 0);
+		end = (uint64_t)plt_get_be32(e) * VHD_SECTOR + vhd_block_len(v);
+		FUZZ_MUST(end <= size || end > now);
+	}
+}
+
 static void judge(struct plt_store *st, uint64_t off, uint64_t len, int tag)
 {
+	const struct vhd_state *v = ((struct guard *)st->priv)->vhd;
 	struct qcow2_header h;
 	uint64_t at[3], n[3];
 	static const int owner[3] = { PLT_IO_HEADER, PLT_IO_L1, PLT_IO_REFTABLE };
 	uint32_t bits;
 
+	if (v)
+		judge_vhd(v, off, len, tag);
 	FUZZ_MUST(plt_store_read(below_of(st), 0, &h, sizeof(h), PLT_IO_OTHER, NULL) == 0);
 	bits = plt_be32_get(h.cluster_bits);
 	if (plt_be32_get(h.magic) != QCOW2_MAGIC || plt_be32_get(h.version) < 2 || bits < 9 || bits > 21)
@@ -122,9 +155,12 @@ static int guard_sync(struct plt_store *st, struct plt_error *err)
 
 static int guard_truncate(struct plt_store *st, uint64_t size, struct plt_error *err)
 {
+	const struct vhd_state *v = ((struct guard *)st->priv)->vhd;
 	uint64_t now;
 
-	FUZZ_MUST(plt_store_size(below_of(st), &now, NULL) == 0 && size >= now);
+	FUZZ_MUST(plt_store_size(below_of(st), &now, NULL) == 0 && (size >= now || v));
+	if (size < now)
+		judge_cut(st, v, now, size);
 	return plt_store_truncate(below_of(st), size, err);
 }
 
@@ -220,9 +256,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 		if (!disk)
 			break;
 		fuzz_backing(disk);
+		if (!strcmp(plt_disk_format(disk), "vpc") && vhd_of(plt_disk_image(disk))->entries)
+			((struct guard *)st->priv)->vhd = vhd_of(plt_disk_image(disk));
 		for (size_t i = 0; i + 5 <= ops_len && i < 20 * 5; i += 5)
 			operate(disk, ops + i);
 		fuzz_failed(plt_disk_close(disk, &err), &err);
+		((struct guard *)st->priv)->vhd = NULL;
 	}
 	plt_store_unref(st);
 	return 0;

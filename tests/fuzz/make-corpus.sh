@@ -97,6 +97,36 @@ for o in "-f luks -o key-secret=s,iter-time=1" "-f luks -o key-secret=s,iter-tim
 	add $name "$scratch/image"
 done
 
+# VHD: every kind and creator that reads differently.
+vhd() {
+	local name=$1 size=$2
+
+	shift 2
+	rm -f "$scratch/image"
+	# shellcheck disable=SC2086
+	"$platter" create -q -f vpc "$@" "$scratch/image" $size
+	case $* in *fixed*) set -- -f vpc ;; *) set -- ;; esac
+	"$platter" io "$@" -c 'write -P 1 100 700' -c 'write -P 2 5k 1k' "$scratch/image" >/dev/null
+	add "platter-vhd-$name" "$scratch/image"
+}
+: >"$scratch/base"
+truncate -s 64k "$scratch/base"
+vhd dynamic 20k -o force_size,block_size=512
+vhd dynamic-4k 64k -o force_size,block_size=4k
+vhd dynamic-2m 5M -o force_size
+vhd fixed 6k -o force_size,subformat=fixed
+(cd "$scratch" && vhd child '' -o block_size=4k -b base -F raw)
+vhd tap 16k -o force_size,block_size=1k
+# the creator and its version; the sums are made right by who reads the input
+for end in 0 $(($(stat -c %s "$scratch/image") - 512)); do
+	printf 'tap\0\0\1\0\3' | dd of="$scratch/image" bs=1 seek=$((end + 28)) conv=notrunc status=none
+done
+add platter-vhd-tap "$scratch/image"
+mkdir "$scratch/vhd"
+"$builddir/tests/fuzz/make-vhd" "$scratch/vhd" | while read -r name; do
+	case $name in *sparse* | *2g | *256m) ;; *) add "$name" "$scratch/vhd/$name" ;; esac
+done
+
 mkdir "$scratch/nasty"
 "$make_images" "$scratch/nasty" | while read -r name; do
 	case $name in # too much work for a replay; tests/fuzz/hostile.sh has them

@@ -20,7 +20,7 @@
 #include "vhd/ondisk.h"
 
 #define TABLE 1536u
-#define BS 4096u
+#define BS 1024u
 #define BLOCKS 16u
 #define SIZE (BS * BLOCKS)
 #define FIRST 2048u                  /* of two blocks: a bitmap, data */

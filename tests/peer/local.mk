@@ -15,6 +15,7 @@ script_tests += \
 	tests/peer/resize.sh \
 	tests/peer/roundtrip.sh \
 	tests/peer/snapshots.sh \
+	tests/peer/vhd.sh \
 	$(NULL)
 
-EXTRA_DIST += tests/peer/crypt.sh tests/peer/peer.sh
+EXTRA_DIST += tests/peer/crypt.sh tests/peer/peer.sh tests/peer/vhdi.py

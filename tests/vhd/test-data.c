@@ -368,6 +368,44 @@ START_TEST(aligned)
 }
 END_TEST
 
+/* What was freed in one session is used in the next; the file does not grow for ever. */
+START_TEST(gaps_are_used)
+{
+	struct plt_store *st = make_sparse(VHD_DYNAMIC, SIZE, BS, 12);
+	struct plt_error err = PLT_ERROR_INIT;
+	uint8_t *p = malloc(BS), b[BS];
+	uint64_t size = 0;
+
+	memset(p, 0x41, BS);
+	for (unsigned i = 0; i < 40; i++) {
+		struct plt_disk *disk = must_open(st, PLT_OPEN_WRITE);
+		uint64_t block = i % 10;
+
+		ck_assert_int_eq(plt_write(disk, block * BS, p, BS, &err), 0);
+		ck_assert_int_eq(plt_write(disk, 10 * BS + i, "y", 1, &err), 0); /* stays, behind */
+		must_close(disk);
+		disk = must_open(st, PLT_OPEN_WRITE);
+		if (i >= 4)
+			ck_assert_int_eq(plt_discard(disk, (i - 4) % 10 * BS, BS, &err), 0);
+		ck_assert_int_eq(plt_write(disk, (block + 1) % 10 * BS + 100, "x", 1, &err), 0);
+		for (unsigned j = 0; j < 2; j++) {
+			ck_assert_int_eq(plt_read(disk, (block + 1) % 10 * BS, b, BS, &err), 0);
+			ck_assert_uint_eq(b[100], 'x');
+			ck_assert_msg(plt_is_zero(b, 100) && plt_is_zero(b + 101, BS - 101), "what lay in the gap shows");
+			must_close(disk);
+			disk = must_open(st, 0);
+		}
+		must_close(disk);
+		if (i == 20)
+			size = size_of(st);
+		if (i > 20)
+			ck_assert_uint_le(size_of(st), size + BS + 4096);
+	}
+	plt_store_unref(st);
+	free(p);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("vhd-data");
@@ -379,6 +417,7 @@ static Suite *suite(void)
 	tcase_add_test(t, batmap_places);
 	tcase_add_test(t, encrypted_by_xenserver);
 	tcase_add_test(t, aligned);
+	tcase_add_test(t, gaps_are_used);
 	suite_add_tcase(s, t);
 	return s;
 }
