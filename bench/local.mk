@@ -22,6 +22,7 @@ EXTRA_DIST += \
 	bench/read.sh \
 	bench/run.sh \
 	bench/sparse.sh \
+	bench/vhd.sh \
 	$(NULL)
 
 CLEANFILES += bench/gen bench/blkbench bench/cryptbench
