@@ -505,6 +505,8 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 		return plt_error_default(err, -r, "'%s' (%s)", name, drv->name);
 	}
 	r = open_backing(img, tree, how, err);
+	if (r == 0 && img->inactive && how->opts->flags & PLT_OPEN_FIND_BACKING && drv->find_backing)
+		r = drv->find_backing(img, err);
 	if (r < 0) {
 		plt_image_close(img, NULL);
 		return r;

@@ -142,6 +142,8 @@ static int collect(struct cli_args *a, struct plt_ctx *ctx, const char *name,
 			return -1;
 		}
 		chain->v = grown;
+		if (whole_chain && !a->no_backing)
+			o->flags |= PLT_OPEN_FIND_BACKING;
 		l = &chain->v[chain->n++];
 		*l = (struct link){ .name = strdup(name) };
 		if (!l->name || describe(a, ctx, o, l) < 0)

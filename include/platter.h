@@ -81,6 +81,8 @@ enum {
 					* of convert */
 	PLT_OPEN_SCRATCH = 1 << 8,     /* writable, but what is written goes to a temporary file, and away at close */
 	PLT_OPEN_REFERENCE = 1 << 9,   /* the name was found in an image: the context's policy decides */
+	PLT_OPEN_FIND_BACKING = 1 << 10, /* with INSPECT: of several names that the image has for its backing file
+					* (VHD) tell the one that is right, which means to look at those files */
 };
 
 struct plt_open_options {

@@ -221,6 +221,7 @@ chain() {
 	mkdir c/moved
 	mv c/d?/*.vhd c/moved
 	ok "$text: all moved into one folder" "$PLATTER" compare -f vpc -F raw c/moved/l4.vhd m.raw
+	is "$("$PLATTER" info --backing-chain c/moved/l4.vhd | grep -c '^image:')" 5 "$text: and info shows five"
 }
 
 chain 4096 'a chain, 4 KiB' force_size
