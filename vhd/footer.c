@@ -297,6 +297,9 @@ int vhd_check_header(const struct vhd_header *h, uint64_t file_size, struct plt_
 
 	if (memcmp(h->cookie, VHD_HEADER_COOKIE, 8))
 		return plt_error_set(err, EUCLEAN, "dynamic header: 'cxsparse' is missing");
+	/* in QEMU's words, and like there whatever the checksum says */
+	if (!plt_is_pow2(bs) || bs < VHD_MIN_BLOCK || bs > VHD_MAX_BLOCK)
+		return plt_error_set(err, EUCLEAN, "Invalid block size %u", bs);
 	if (entries > VHD_MAX_ENTRIES)
 		return plt_error_set(err, EFBIG, "Max Table Entries too large (%u)", entries);
 	if (plt_be32_get(h->checksum) != sum)
@@ -305,9 +308,6 @@ int vhd_check_header(const struct vhd_header *h, uint64_t file_size, struct plt_
 	if (plt_be32_get(h->version) >> 16 != VHD_VERSION >> 16)
 		return plt_error_set(err, ENOTSUP, "dynamic header: version %#x (%#x is known)", plt_be32_get(h->version),
 				     VHD_VERSION);
-	if (!plt_is_pow2(bs) || bs < VHD_MIN_BLOCK || bs > VHD_MAX_BLOCK)
-		return plt_error_set(err, EUCLEAN, "dynamic header: block size %u (a power of two from %u to %u is "
-				     "expected)", bs, VHD_MIN_BLOCK, VHD_MAX_BLOCK);
 	if (table % VHD_SECTOR || table < VHD_FOOTER)
 		return plt_error_set(err, EUCLEAN, "dynamic header: block allocation table at %#" PRIx64
 				     " (a multiple of 512 behind the footer is expected)", table);

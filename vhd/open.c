@@ -213,7 +213,7 @@ int vhd_open(struct plt_image *img, const struct plt_open_how *how, struct plt_e
 		r = plt_error_set(err, EACCES, "its data was encrypted by XenServer, outside of the format: it can be read "
 				  "as it is, not written");
 	if (r < 0) {
-		if (r != -EFBIG) /* those are said in QEMU's words */
+		if (!err || (strncmp(err->text, "Invalid ", 8) && strncmp(err->text, "Max ", 4))) /* QEMU's words */
 			plt_error_prefix(err, "'%s'", img->name);
 		release(img);
 		free(img->backing_name);

@@ -168,8 +168,8 @@ expect vhd-only-head 1 2 1 'puts the dynamic header at 0x200, outside of the fil
 expect vhd-entries-max 1 2 1 'Max Table Entries too large \(4294967295\)'
 expect vhd-entries-most 1 2 1 'lies beyond the end of the file'
 expect vhd-entries-few 1 2 1 'a table of 2 entries'
-expect vhd-block-zero 1 2 1 'block size 0 '
-expect vhd-block-2g 1 2 1 'block size 2147483648 '
+expect vhd-block-zero 1 2 1 'Invalid block size 0'
+expect vhd-block-2g 1 2 1 'Invalid block size 2147483648'
 expect vhd-size-max 1 2 1 '2040 GiB are the most'
 expect vhd-size-zero 0 3 0
 expect vhd-header-far 1 2 1 'outside of the file'

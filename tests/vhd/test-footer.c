@@ -491,10 +491,10 @@ START_TEST(headers)
 		{ 28, 4, 0x1fffffff, "lies beyond the end of the file", "V-HEADER:corruption " },
 		{ 28, 4, 0x20000000, "Max Table Entries too large (536870912)", "V-HEADER:corruption " },
 		{ 28, 4, UINT32_MAX, "Max Table Entries too large (4294967295)", "V-HEADER:corruption " },
-		{ 32, 4, 0, "block size 0 ", "V-HEADER:corruption " },
-		{ 32, 4, 256, "block size 256 ", "V-HEADER:corruption " },
-		{ 32, 4, 3 * BS, "block size 49152 ", "V-HEADER:corruption " },
-		{ 32, 4, UINT32_C(512) << 20, "block size 536870912 ", "V-HEADER:corruption " },
+		{ 32, 4, 0, "Invalid block size 0", "V-HEADER:corruption " },
+		{ 32, 4, 256, "Invalid block size 256", "V-HEADER:corruption " },
+		{ 32, 4, 3 * BS, "Invalid block size 49152", "V-HEADER:corruption " },
+		{ 32, 4, UINT32_C(512) << 20, "Invalid block size 536870912", "V-HEADER:corruption " },
 	};
 	struct made_check check;
 
@@ -510,7 +510,7 @@ START_TEST(headers)
 		ck_assert_msg(!strcmp(check.ids, v[i].id), "%u: %s", i, check.ids);
 		plt_store_unref(st);
 	}
-	for (unsigned at = 0; at < 1024; at += 31) { /* any byte changed, and not the sum */
+	for (unsigned at = 0; at < 1024; at += 31) { /* a byte changed, and not the sum */
 		struct plt_store *st = dynamic();
 		struct vhd_header h = get_header(st);
 
