@@ -22,10 +22,19 @@ enum plt_severity {
 	PLT_CHECK_ERROR,/* something could not be examined */
 };
 
+/* How sure a placement, and so an edit, is: REPAIR in docs/architecture.md says what each rests on. */
+enum plt_certainty {
+	PLT_GUESS,
+	PLT_LIKELY,  /* neighbours and order only */
+	PLT_STRONG,  /* two kinds of evidence, and nothing else comes near */
+	PLT_PROVEN,  /* a copy, a checksum or an address of its own says so */
+};
+
 struct plt_finding {
 	const char *id;          /* "Q-L2-OUTSIDE": static */
 	enum plt_severity severity;
 	bool beyond_qemu;        /* qemu-img does not count it: kept out of its counters */
+	bool mended;             /* the edits made along with it put it right */
 	const char *text;        /* one line; valid during emit() only */
 	uint64_t count;          /* how many of qemu-img's units it stands for (clusters leaked...), mostly 1 */
 	uint64_t host_off, host_len;   /* place on disk; len 0: no single place */
@@ -38,8 +47,28 @@ struct plt_check_totals {
 	bool have_clusters;      /* whether the four above mean anything for the format */
 };
 
+/* What an examination may put right, bit by bit. */
+enum {
+	PLT_MEND_LOWER = 1 << 0,   /* counts that are too high */
+	PLT_MEND_RAISE = 1 << 1,   /* counts that are too low */
+	PLT_MEND_MARKS = 1 << 2,   /* what entries say of counts (COPIED), and flags that say that something is wrong */
+	PLT_MEND_REBUILD = 1 << 3, /* tables written anew at the end of the file */
+	PLT_MEND_ALL = 15,
+};
+
+/*
+ * Mending: the examined stores are then overlays (io/overlay.c), and what is written to them is a plan.  The
+ * examination is repeated, with the same flags, until it changes nothing.
+ */
+struct plt_mend {
+	unsigned what;
+	bool changed;             /* something was: examine once more */
+};
+
 struct plt_examine {
 	struct plt_ctx *ctx;
+	struct plt_mend *mend;        /* NULL: only look */
+	_Atomic uint64_t corruptions, leaks; /* said so far, and not mended */
 	struct plt_store *file;
 	struct plt_store *data_file;  /* or NULL */
 	const char *name;

@@ -108,6 +108,13 @@ static inline enum qcow2_entry_type qcow2_entry_type(const struct qcow2_recount 
 	return QCOW2_ENTRY_NORMAL;
 }
 
+/* orphans.c: what clusters are that are counted and that nothing reaches */
+enum qcow2_orphan_verdict {
+	QCOW2_ORPHANS_LEFT,	 /* none, or a program that was stopped has left them */
+	QCOW2_ORPHANS_UNDECIDED, /* their counts stay */
+	QCOW2_ORPHANS_LOST,	 /* part of the map has been lost: they may be the guest's data */
+};
+
 /* An examination: the recount, and whom to tell. */
 struct qcow2_overlap {
 	uint64_t off, len;
@@ -123,6 +130,15 @@ struct qcow2_exam {
 	unsigned noverlaps;
 	bool refblock_said; /* an unaligned refcount block has been named */
 	uint32_t walks;	    /* walks of L1 tables so far */
+	bool refs_bad;	    /* the refcount structure itself cannot be trusted */
+	bool snapshots_bad; /* the snapshot table could not be read: what it reaches is not counted */
+	enum qcow2_orphan_verdict orphans;
+	uint64_t orphan_clusters, orphan_tables; /* with content and without explanation */
+	bool counts_left;	  /* a stored count is wrong and stays so */
+	bool leaked;		  /* some cluster is counted, and nothing reaches it */
+	uint8_t *block;		  /* mending: the refcount block that is being changed */
+	uint64_t block_index;
+	uint32_t block_from, block_to; /* what of it has changed, in whole sectors */
 };
 
 #define QCOW2_SAY(x, level, class, off, len, ...)                                                  \
@@ -222,5 +238,26 @@ struct qcow2_l2ref *qcow2_l2_find(const struct qcow2_recount *c, uint64_t off);
 int qcow2_l2_scan(struct qcow2_recount *c);
 /* One L2 table's bytes (zeros behind the file's end) into @buf of one cluster. */
 int qcow2_l2_read(struct qcow2_recount *c, uint64_t off, uint8_t *buf);
+
+/*
+ * orphans.c: sets x->orphans.  After everything has been counted.  @counted: the stored counts can be
+ * trusted to say what is in use; otherwise everything in the file that nothing reaches is looked at.
+ */
+int qcow2_judge_orphans(struct qcow2_exam *x, bool counted);
+
+/*
+ * mend.c: edits of counts, for an examination that mends.  The counts that come out are those of the map, save
+ * where orphans keep theirs.
+ */
+bool qcow2_has_refblock(const struct qcow2_exam *x, uint64_t index); /* one that can be */
+/* Is the refcount structure to be written anew?  After qcow2_judge_orphans(). */
+bool qcow2_mend_rebuilds(const struct qcow2_exam *x);
+/* A count differs: is it put right?  In ascending order; qcow2_mend_counts_end() writes the last of them. */
+bool qcow2_mend_count(struct qcow2_exam *x, uint64_t cluster, uint64_t stored, uint64_t refs, int unreadable);
+int qcow2_mend_counts_end(struct qcow2_exam *x);
+/* Table and blocks anew, behind the end of the file; the header names them. */
+int qcow2_mend_rebuild(struct qcow2_exam *x);
+/* Nothing is wrong any more: the flags that say so go. */
+int qcow2_mend_flags(struct qcow2_exam *x);
 
 #endif

@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -255,11 +256,30 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 
 /* ---- COPIED ---------------------------------------------------------------------------------- */
 
-static void copied_table(struct qcow2_exam *x, const uint8_t *table)
+/* May COPIED be put right?  With the counts in doubt it would follow a wrong one. */
+static bool mends_copied(const struct qcow2_exam *x)
+{
+	const struct plt_mend *m = x->ex->mend;
+
+	if (!m || !(m->what & PLT_MEND_MARKS) || x->counts_left)
+		return false;
+	return m->what & PLT_MEND_RAISE || !x->ex->corruptions;
+}
+
+static void say_copied(struct qcow2_exam *x, bool mended, const char *id, uint64_t off, const char *what)
+{
+	plt_emit(x->ex, &(struct plt_finding){.id = id, .severity = PLT_CORRUPTION, .count = 1, .mended = mended,
+					      .host_off = off, .host_len = x->q.cluster_size},
+		 "%s OFLAG_COPIED %s", mended ? "Repairing" : "ERROR", what);
+}
+
+static int copied_table(struct qcow2_exam *x, uint64_t table_off, uint8_t *table, bool mend)
 {
 	const struct qcow2_state *q = &x->q;
+	uint64_t from = UINT64_MAX, to = 0;
+	char what[120];
 
-	for (const uint8_t *p = table; p < table + q->cluster_size; p += q->l2_entry_size) {
+	for (uint8_t *p = table; p < table + q->cluster_size; p += q->l2_entry_size) {
 		uint64_t e = plt_get_be64(p), off = e & QCOW2_L2_OFFSET, stored = 1;
 		enum qcow2_entry_type type = qcow2_entry_type(&x->c, e);
 
@@ -268,32 +288,49 @@ static void copied_table(struct qcow2_exam *x, const uint8_t *table)
 		if (!x->c.external &&
 		    qcow2_stored_count(&x->c, off >> q->cluster_bits, &stored) < 0)
 			continue;
-		if ((stored == 1) != !!(e & QCOW2_COPIED))
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-COPIED", off, q->cluster_size,
-				  "ERROR OFLAG_COPIED data cluster: "
-				  "l2_entry=%" PRIx64 " refcount=%" PRIu64,
-				  e, stored);
+		if ((stored == 1) == !!(e & QCOW2_COPIED))
+			continue;
+		snprintf(what, sizeof(what), "data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64, e, stored);
+		say_copied(x, mend, "Q-COPIED", off, what);
+		if (!mend)
+			continue;
+		plt_put_be64(p, e ^ QCOW2_COPIED);
+		from = PLT_MIN(from, plt_align_down((uint64_t)(p - table), 512));
+		to = PLT_MAX(to, plt_align_up((uint64_t)(p - table) + 8, 512));
 	}
+	if (from >= to)
+		return 0;
+	x->ex->mend->changed = true;
+	return plt_store_write(x->c.file, table_off + from, table + from, to - from, PLT_IO_L2, NULL);
 }
 
 static int copied_entry(void *arg, uint32_t index, uint64_t e)
 {
 	struct walk *w = arg;
 	struct qcow2_exam *x = w->x;
+	bool mend = mends_copied(x);
 	uint64_t off = e & QCOW2_L1_OFFSET, stored;
 	struct qcow2_l2ref *l;
+	char what[120];
+	int r = 0;
 
 	if (!off || qcow2_stored_count(&x->c, off >> x->q.cluster_bits, &stored) < 0)
 		return 0;
-	if ((stored == 1) != !!(e & QCOW2_COPIED))
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-COPIED-L1", off, x->q.cluster_size,
-			  "ERROR OFLAG_COPIED L2 cluster: "
-			  "l1_index=%" PRIu32 " l1_entry=%" PRIx64 " refcount=%" PRIu64,
-			  index, e, stored);
+	if ((stored == 1) != !!(e & QCOW2_COPIED)) {
+		snprintf(what, sizeof(what), "L2 cluster: l1_index=%" PRIu32 " l1_entry=%" PRIx64 " refcount=%" PRIu64,
+			 index, e, stored);
+		say_copied(x, mend, "Q-COPIED-L1", off, what);
+		if (mend) {
+			plt_be64 other = plt_be64_make(e ^ QCOW2_COPIED);
+
+			x->ex->mend->changed = true;
+			r = plt_store_write(x->c.file, x->q.l1_offset + (uint64_t)index * 8, &other, 8, PLT_IO_L1, NULL);
+		}
+	}
 	l = qcow2_l2_find(&x->c, off);
-	if (l && l->flagged && look_again(x, l) && qcow2_l2_read(&x->c, off, w->table) == 0)
-		copied_table(x, w->table);
-	return 0;
+	if (r == 0 && l && l->flagged && look_again(x, l) && qcow2_l2_read(&x->c, off, w->table) == 0)
+		r = copied_table(x, off, w->table, mend && !(off & (x->q.cluster_size - 1)));
+	return r;
 }
 
 int qcow2_exam_copied(struct qcow2_exam *x)
