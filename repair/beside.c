@@ -35,6 +35,7 @@ static char *nth_name(const char *image, unsigned n)
 static int state_of(const char *path, enum plt_journal_state *ret, struct plt_error *err)
 {
 	struct plt_store *st;
+	uint64_t size;
 	int r;
 
 	if (access(path, F_OK) < 0)
@@ -42,7 +43,10 @@ static int state_of(const char *path, enum plt_journal_state *ret, struct plt_er
 	r = plt_file_open(path, 0, &st, err);
 	if (r < 0)
 		return r;
-	r = plt_journal_peek(st, ret, err);
+	r = plt_store_size(st, &size, err);
+	*ret = PLT_JOURNAL_WRITING; /* an empty one: it was cut short at once */
+	if (r == 0 && size)
+		r = plt_journal_peek(st, ret, err);
 	plt_store_unref(st);
 	return r == -ENOENT ? plt_error_set(err, EEXIST, "'%s' is not an undo journal: it is in the way", path) : r;
 }

@@ -57,6 +57,7 @@ static int find_image(struct plt_ctx *ctx, const char *journal, const char *told
 static int check_newest(const char *journal, struct plt_store *image, struct plt_error *err)
 {
 	PLT_AUTOFREE char *mine = realpath(journal, NULL), *newest = NULL;
+	PLT_AUTOFREE char *beside = image_beside(journal);
 	struct plt_beside b;
 	int r;
 
@@ -67,7 +68,7 @@ static int check_newest(const char *journal, struct plt_store *image, struct plt
 		return r;
 	if (b.pending || b.last)
 		newest = realpath(b.pending ? b.pending : b.last, NULL);
-	if (newest && mine && strcmp(newest, mine) && image_beside(mine))
+	if (newest && mine && strcmp(newest, mine) && beside)
 		r = plt_error_set(err, EBUSY, "'%s' was repaired again since: '%s' is to be undone first", image->name,
 				  b.pending ? b.pending : b.last);
 	plt_beside_release(&b);
