@@ -53,7 +53,28 @@ enum {
 	PLT_MEND_RAISE = 1 << 1,   /* counts that are too low */
 	PLT_MEND_MARKS = 1 << 2,   /* what entries say of counts (COPIED), and flags that say that something is wrong */
 	PLT_MEND_REBUILD = 1 << 3, /* tables written anew at the end of the file */
-	PLT_MEND_ALL = 15,
+	PLT_MEND_MAP = 1 << 4,     /* tables that nothing names, put back where they belong */
+	PLT_MEND_ALL = 31,
+};
+
+/*
+ * A part of the map that nothing names any more (an L2 table), or once it is placed, where it belongs.  The
+ * guest's bytes that it covers are plt_pieces.span; places are multiples of that.
+ */
+struct plt_orphan {
+	uint64_t host_off;
+	uint64_t guest_off;       /* PLT_UNPLACED, or its place */
+	enum plt_certainty certainty;
+	char why[96];
+};
+#define PLT_UNPLACED UINT64_MAX
+
+struct plt_orphans {
+	uint64_t span;
+	struct plt_orphan *v;
+	size_t n;
+	uint64_t *gaps;           /* places at which a piece is missing, ascending */
+	size_t ngaps;
 };
 
 /*
@@ -63,6 +84,13 @@ enum {
 struct plt_mend {
 	unsigned what;
 	bool changed;             /* something was: examine once more */
+	/*
+	 * What the examination could not place itself (arrays by malloc, the caller's; replaced each time), and
+	 * the placements that the caller has chosen: done in this round, if the places are still empty.
+	 */
+	struct plt_orphans unplaced;
+	const struct plt_orphan *place;
+	size_t nplace;
 };
 
 struct plt_examine {

@@ -538,6 +538,10 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	report_overflow(x);
 	/* before anything is lowered; otherwise only where there is something to judge */
 	r = x->ex->mend || x->refs_bad ? qcow2_judge_orphans(x, !x->refs_bad) : 0;
+	if (!r && x->ex->mend)
+		r = qcow2_mend_map(x);
+	if (!r && x->map_changed) /* the next round counts what is there now */
+		return 0;
 	if (!r)
 		r = qcow2_compare(c, report_difference, x, &highest);
 	if (!r && x->leaked && !x->ex->mend && !x->refs_bad)
@@ -585,6 +589,7 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 	free(x.snapshot_times);
 	free(x.overlaps);
 	free(x.block);
+	free(x.pieces);
 	qcow2_bitmaps_release(&x.q);
 	qcow2_snapshots_release(&x.q);
 	qcow2_state_release(&x.q);

@@ -115,6 +115,13 @@ enum qcow2_orphan_verdict {
 	QCOW2_ORPHANS_LOST,	 /* part of the map has been lost: they may be the guest's data */
 };
 
+/* An orphan L2 table that nothing explains. */
+struct qcow2_piece {
+	uint64_t off;
+	uint64_t slot;		   /* L1 index that an old L1 names it at; UINT64_MAX: none, or several */
+	bool named;
+};
+
 /* An examination: the recount, and whom to tell. */
 struct qcow2_overlap {
 	uint64_t off, len;
@@ -134,6 +141,9 @@ struct qcow2_exam {
 	bool snapshots_bad; /* the snapshot table could not be read: what it reaches is not counted */
 	enum qcow2_orphan_verdict orphans;
 	uint64_t orphan_clusters, orphan_tables; /* with content and without explanation */
+	struct qcow2_piece *pieces; /* when mending */
+	uint32_t npieces;
+	bool map_changed;	  /* what was counted is not the map that is there now */
 	bool counts_left;	  /* a stored count is wrong and stays so */
 	bool leaked;		  /* some cluster is counted, and nothing reaches it */
 	uint8_t *block;		  /* mending: the refcount block that is being changed */
@@ -244,6 +254,16 @@ int qcow2_l2_read(struct qcow2_recount *c, uint64_t off, uint8_t *buf);
  * trusted to say what is in use; otherwise everything in the file that nothing reaches is looked at.
  */
 int qcow2_judge_orphans(struct qcow2_exam *x, bool counted);
+
+/* Has a table nothing but entries that can be, a few at most excepted? */
+bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *table);
+
+/*
+ * mend_map.c: orphan L2 tables go back into the L1 where an old L1 or a snapshot says where they belong, or
+ * the caller does; the others become ex->mend->unplaced.
+ */
+int qcow2_mend_map(struct qcow2_exam *x);
+int qcow2_show_pieces(struct plt_store *overlay, const struct plt_orphans *p, struct plt_error *err);
 
 /*
  * mend.c: edits of counts, for an examination that mends.  The counts that come out are those of the map, save

@@ -20,6 +20,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/map.c \
 	qcow2/mapping.h \
 	qcow2/mend.c \
+	qcow2/mend_map.c \
 	qcow2/ondisk.h \
 	qcow2/open.c \
 	qcow2/orphans.c \

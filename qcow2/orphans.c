@@ -39,7 +39,9 @@ struct orphan_table {
 	uint64_t off;
 	bool l2;        /* it has the shape of an L2 table */
 	bool l1;        /* of an L1 table, or a part of one: what it names are L2 tables, all of it */
-	bool explained; /* an orphan L1 names it, in a place where the active one has something as well */
+	bool explained; /* an orphan L1 names it, and the active one has other tables */
+	bool named;     /* an orphan L1 names it, and the active one has nothing */
+	uint64_t slot;  /* which; UINT64_MAX: several */
 };
 
 /* What is known of a cluster. */
@@ -53,7 +55,8 @@ struct census {
 	struct orphan_table *v;
 	uint32_t n, cap;
 	uint64_t *seen;             /* of one table: its targets */
-	uint64_t *l1;               /* bit i: active L1 entry i is set; NULL: none is */
+	uint64_t *l1;               /* bit i: active L1 entry i names a place in the file */
+	bool l1_any;                /* some of them does */
 	uint64_t highest;           /* host offset behind the last cluster that is mapped; 0: none */
 	uint8_t *buf, *l1_buf;
 };
@@ -264,8 +267,10 @@ static int note_l1(void *arg, uint32_t index, uint64_t e)
 {
 	struct census *c = arg;
 
-	if ((e & QCOW2_L1_OFFSET) && !(e & QCOW2_L1_RESERVED))
+	if ((e & QCOW2_L1_OFFSET) && !(e & QCOW2_L1_RESERVED) && (e & QCOW2_L1_OFFSET) < c->x->c.file_size) {
 		c->l1[index / 64] |= UINT64_C(1) << index % 64;
+		c->l1_any = true;
+	}
 	return 0;
 }
 
@@ -333,9 +338,9 @@ static void explain_table(struct census *c, struct orphan_table *t)
 }
 
 /*
- * An orphan L1 that a snapshot left behind explains the tables it names, in the places where the active L1
- * has a table too: it had one when the snapshot was made, and never loses one.  Where it has none, the
- * orphan may be all that is left of the map.
+ * An orphan L1 is what a snapshot leaves that was being deleted, or the disk when a snapshot was being
+ * applied: it explains the tables it names.  Where the active L1 names no table at all, it may be all that
+ * is left of the map.
  */
 static void follow_l1s(struct census *c)
 {
@@ -355,10 +360,13 @@ static void follow_l1s(struct census *c)
 
 			if (!t)
 				continue;
-			if (l1_has(c, (uint64_t)part * per + k))
+			if (c->l1_any) {
 				explain_table(c, t);
-			else
-				whole = false;
+				continue;
+			}
+			whole = false;
+			t->slot = t->named && t->slot != (uint64_t)part * per + k ? UINT64_MAX : (uint64_t)part * per + k;
+			t->named = true;
 		}
 		if (whole)
 			explain(c, c->v[i].off);
@@ -375,9 +383,9 @@ struct gaps {
 };
 
 /* Only entries that can be; a single one that cannot is a finding of its own. */
-static bool well_formed(const struct census *c, const uint8_t *p)
+bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *p)
 {
-	const struct qcow2_state *q = &c->x->q;
+	const struct qcow2_state *q = &x->q;
 	uint32_t bad = 0, all = 0;
 	uint64_t off;
 
@@ -385,7 +393,7 @@ static bool well_formed(const struct census *c, const uint8_t *p)
 		uint64_t e = plt_get_be64(p + at), bitmap = q->extl2 ? plt_get_be64(p + at + 8) : 0;
 
 		all += (e | bitmap) != 0;
-		bad += (e | bitmap) && !entry_fits(c->x, e, bitmap, &off);
+		bad += (e | bitmap) && !entry_fits(x, e, bitmap, &off);
 	}
 	return bad * 4 < all;
 }
@@ -408,7 +416,7 @@ static int look_for_gap(void *arg, uint32_t index, uint64_t e)
 		g->zero = true;
 		return 0;
 	}
-	g->garbage = !well_formed(c, c->buf);
+	g->garbage = !qcow2_l2_well_formed(c->x, c->buf);
 	for (uint32_t at = 0; at < q->cluster_size && !g->sector; at += 512)
 		g->sector = plt_is_zero(c->buf + at, 512);
 	return 0;
@@ -441,12 +449,12 @@ static struct lost lost_tables(struct census *c)
 {
 	const struct qcow2_state *q = &c->x->q;
 	struct lost l = {0};
-	bool gap = false;
+	bool gap = false, keep = c->x->ex->mend && c->x->ex->mend->what & PLT_MEND_MAP;
 	uint32_t n;
 
 	for (uint32_t i = 0; i < q->l1_size && !gap; i++)
 		gap = !l1_has(c, i);
-	for (uint32_t i = 0; i < c->n && gap; i++) {
+	for (uint32_t i = 0; i < c->n && (gap || keep); i++) {
 		const struct orphan_table *t = &c->v[i];
 		uint64_t orphans = 0;
 
@@ -456,6 +464,11 @@ static struct lost lost_tables(struct census *c)
 		for (uint32_t k = 0; k < n; k++)
 			orphans += c->x->c.external || *mark_at(c, seen_off(c->seen[k])) & CONTENT;
 		if (!orphans)
+			continue;
+		if (keep && c->x->pieces)
+			c->x->pieces[c->x->npieces++] =
+				(struct qcow2_piece){.off = t->off, .slot = t->slot, .named = t->named && t->slot != UINT64_MAX};
+		if (!gap)
 			continue;
 		l.tables++;
 		l.clusters += orphans;
@@ -468,10 +481,16 @@ static struct lost lost_tables(struct census *c)
 static int judge_rest(struct census *c, uint64_t below, uint64_t first, enum qcow2_orphan_verdict *ret)
 {
 	struct qcow2_exam *x = c->x;
-	struct lost l = lost_tables(c);
+	struct lost l;
 	struct gaps g = {.c = c};
 	int r;
 
+	if (x->ex->mend && c->n) {
+		x->pieces = calloc(c->n, sizeof(*x->pieces));
+		if (!x->pieces)
+			return -ENOMEM;
+	}
+	l = lost_tables(c);
 	x->orphan_tables = l.tables;
 	*ret = QCOW2_ORPHANS_LOST;
 	if (l.clusters >= MANY && (c->highest ? l.below && is_far_below(c, first) : l.clusters >= far(c)))
