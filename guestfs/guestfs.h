@@ -48,7 +48,6 @@ enum plt_mark_kind {
 	PLT_MARK_NTFS_INDX,   /* value: directory's record number << 24 | first cluster in its index */
 	PLT_MARK_FAT_BOOT,    /* value: 0 */
 	PLT_MARK_FAT_DIR,     /* value: first cluster, of '.' */
-	PLT_MARK_FAT_TABLE,   /* the head of a FAT */
 };
 
 struct plt_mark {

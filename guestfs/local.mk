@@ -7,7 +7,10 @@ libplatter_core_la_SOURCES += \
 	guestfs/ext_inode.c \
 	guestfs/ext_marks.c \
 	guestfs/ext_super.c \
+	guestfs/fat.c \
 	guestfs/guestfs.h \
 	guestfs/marks.c \
+	guestfs/ntfs.c \
 	guestfs/parts.c \
+	guestfs/xfs.c \
 	$(NULL)

@@ -14,6 +14,9 @@
 
 const struct plt_guestfs_ops *const plt_guestfs_all[] = {
 	&plt_guestfs_ext,
+	&plt_guestfs_xfs,
+	&plt_guestfs_ntfs,
+	&plt_guestfs_fat,
 	NULL,
 };
 
@@ -29,15 +32,14 @@ const struct plt_guestfs_ops *plt_guestfs_of_mark(enum plt_mark_kind kind)
 	case PLT_MARK_XFS_BLOCK:
 	case PLT_MARK_XFS_AG:
 	case PLT_MARK_XFS_INODE:
-		return NULL;
+		return &plt_guestfs_xfs;
 	case PLT_MARK_NTFS_BOOT:
 	case PLT_MARK_NTFS_MFT:
 	case PLT_MARK_NTFS_INDX:
-		return NULL;
+		return &plt_guestfs_ntfs;
 	case PLT_MARK_FAT_BOOT:
 	case PLT_MARK_FAT_DIR:
-	case PLT_MARK_FAT_TABLE:
-		return NULL;
+		return &plt_guestfs_fat;
 	default:
 		return NULL;
 	}
@@ -87,6 +89,9 @@ void plt_guest_marks(const uint8_t *buf, size_t len, uint64_t base, plt_mark_fn 
 		if (plt_is_zero(buf + sink.pos, 512))
 			continue;
 		plt_ext_marks(&sink);
+		plt_xfs_marks(&sink);
+		plt_ntfs_marks(&sink);
+		plt_fat_marks(&sink);
 		plt_parts_marks(&sink);
 	}
 }
