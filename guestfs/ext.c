@@ -63,6 +63,7 @@ static int ext_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 	e->fs.ops = &plt_guestfs_ext;
 	e->fs.disk = disk;
 	e->fs.start = start;
+	e->fs.grid = (uint32_t)(start % e->fs.block);
 	e->fs.size = PLT_MIN(e->blocks * e->bs, disk->size - start);
 	*ret = &e->fs;
 	return 0;

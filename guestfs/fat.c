@@ -20,7 +20,7 @@
 
 #define CLUSTERS_MAX (1u << 28)
 #define DIRS_MAX (1u << 20)
-#define CACHE 65536             /* of the table */
+#define CACHE 512               /* of the table: what is beside may be missing */
 
 enum { IS_DIR = 1 };
 
@@ -135,6 +135,7 @@ static int fat_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 	f->fs.ops = &plt_guestfs_fat;
 	f->fs.disk = disk;
 	f->fs.start = start;
+	f->fs.grid = (uint32_t)((start + f->data) % f->fs.block);
 	f->fs.size = PLT_MIN(f->fs.size, disk->size - start);
 	f->fs.zero_tails = false; /* the rest of a cluster is what was there before */
 	*ret = &f->fs;

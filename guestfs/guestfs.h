@@ -91,7 +91,8 @@ struct plt_guestfs {
 	const struct plt_guest *disk;
 	uint64_t start, size;  /* of the disk; size as the filesystem says, inside the disk or cut there */
 	uint64_t fsid;
-	uint32_t block;        /* files are laid out and end in blocks of this many bytes */
+	uint32_t block;        /* files are laid out and end in blocks of this many bytes, */
+	uint32_t grid;         /* which begin at multiples of it on the disk, plus this */
 	bool zero_tails;       /* the writer zeroes what is behind the end of a file in its last block */
 };
 

@@ -183,6 +183,7 @@ static int xfs_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 	x->fs.ops = &plt_guestfs_xfs;
 	x->fs.disk = disk;
 	x->fs.start = start;
+	x->fs.grid = (uint32_t)(start % x->fs.block);
 	x->fs.size = PLT_MIN(x->dblocks << x->blocklog, disk->size - start);
 	*ret = &x->fs;
 	return 0;

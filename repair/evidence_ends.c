@@ -18,12 +18,12 @@ static uint64_t seed_of(const struct ev *ev, unsigned i)
 {
 	const struct plt_guestfs *fs = ev->fs[i].fs;
 
-	return (uint64_t)fs->block << 32 | fs->start % fs->block;
+	return (uint64_t)fs->block << 32 | fs->grid;
 }
 
 static int count(struct ev *ev, unsigned fs, unsigned set)
 {
-	uint64_t block = ev->fs[fs].fs->block, skew = ev->fs[fs].fs->start % block, span = ev->p->span;
+	uint64_t block = ev->fs[fs].fs->block, skew = ev->fs[fs].fs->grid, span = ev->p->span;
 
 	block = PLT_MIN(block, (uint64_t)BLOCK_MAX);
 	ev->ends[set] = calloc(block + 1, sizeof(**ev->ends));

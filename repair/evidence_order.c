@@ -5,8 +5,8 @@
  * The allocator's habit: what a guest writes in one go lies in one run on the host, so that the object
  * that begins on the host where a placed one ends belongs behind it in the guest too.  How often that
  * holds is measured on what content has placed; where an image was filled in no order nothing grows.
- * Two ways: a *bridge* between two placed objects that are as far apart in the guest as on the host,
- * and a few *steps* from one, as many as the habit can carry.
+ * Three ways: a *bridge* between two placed objects that are as far apart in the guest as on the host;
+ * a *split* of what lies between two runs; and a few *steps* from one, as many as the habit can carry.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,7 +17,9 @@
 
 #define HABIT_BRIDGE 500 /* of 1000 */
 #define HABIT_STEP 900
-#define SURE_STEPS 970   /* a chain of steps may be right this often at least */
+#define SURE_STEPS 985   /* a chain of steps is right this often at least */
+#define SURE_RULE 985    /* and so is the rule of one break, tried on what is known */
+#define TRIALS 20        /* this often at least */
 
 struct key { uint64_t host; uint32_t object; };
 
@@ -220,6 +222,155 @@ static void step_on(struct ev *ev, int step, unsigned hops_max, uint32_t *ret_n)
 	}
 }
 
+/* ---- one break between two runs ------------------------------------------------------------------ */
+
+/*
+ * Unplaced objects between two placed ones of different runs: with one break between them, the first
+ * ones go on from the left, the others lead up to the right.  How far each side could reach is bounded by
+ * slots that are taken or do not fit; what only one side can reach is decided.
+ */
+struct gap {
+	uint32_t left, right;        /* placed objects */
+	uint32_t n;                  /* objects between */
+	uint32_t reach_left, reach_right; /* how many could go on from there */
+	uint32_t hidden;             /* an object in between whose place is not looked at; EV_NONE */
+};
+
+static bool could_be(struct ev *ev, const struct gap *g, uint32_t object, uint32_t slot, struct ev_pair *ret)
+{
+	if (slot == EV_NONE)
+		return false;
+	if (g->hidden != EV_NONE && (object == g->hidden || slot == ev->slot_of[g->hidden]))
+		return slot == ev->slot_of[g->hidden] || (ev->place[slot].object == EV_NONE && wanted(ev, slot) &&
+							  plt_ev_score(ev, object, slot).score >= 0);
+	return fits(ev, object, slot, ret);
+}
+
+static uint32_t reach(struct ev *ev, const struct gap *g, int step)
+{
+	const struct plt_puzzle *p = ev->p;
+	uint32_t o = step > 0 ? g->left : g->right, n;
+	uint64_t at = p->slots[ev->slot_of[o]];
+	struct ev_pair pair;
+
+	for (n = 0; n < g->n; n++) {
+		if (step < 0 && at < p->span)
+			break;
+		at = step > 0 ? at + p->span : at - p->span;
+		o = beside(ev, o, step);
+		if (!could_be(ev, g, o, plt_ev_slot_at(ev, at), &pair))
+			break;
+	}
+	return n;
+}
+
+/* The gap behind @left that ends at the @skip-th placed object after it.  False: none, or one run. */
+static bool find_gap(struct ev *ev, uint32_t left, unsigned skip, struct gap *g)
+{
+	const struct plt_puzzle *p = ev->p;
+	uint32_t o;
+
+	*g = (struct gap){ .left = left, .hidden = EV_NONE };
+	for (o = beside(ev, left, 1); o != EV_NONE && g->n < 1024; o = beside(ev, o, 1)) {
+		if (ev->slot_of[o] != EV_NONE && !skip)
+			break;
+		if (ev->slot_of[o] != EV_NONE) {
+			skip--;
+			g->hidden = o;
+		}
+		g->n++;
+	}
+	if (!g->n || o == EV_NONE || ev->slot_of[o] == EV_NONE)
+		return false;
+	g->right = o;
+	if (p->slots[ev->slot_of[o]] == p->slots[ev->slot_of[left]] + (uint64_t)(g->n + 1) * p->span)
+		return false;
+	g->reach_left = reach(ev, g, 1);
+	g->reach_right = reach(ev, g, -1);
+	return g->reach_left + g->reach_right >= g->n;
+}
+
+/* Gaps of alike length: the longer, the more may be in between. */
+#define LENGTHS 12
+
+static unsigned length_class(uint32_t n)
+{
+	unsigned c = 0;
+
+	while (n > 1 && c < LENGTHS - 1) {
+		n = (n + 1) / 2;
+		c++;
+	}
+	return c;
+}
+
+/*
+ * For which lengths the rule would have been right about objects that content has placed: each is
+ * hidden in turn.  Where it cannot be tried, there are no such placements.
+ */
+static void try_rule(struct ev *ev, bool *ret_holds)
+{
+	const struct plt_puzzle *p = ev->p;
+	uint64_t right[LENGTHS] = { 0 }, wrong[LENGTHS] = { 0 };
+
+	for (uint32_t left = 0; left < p->nobjects; left++) {
+		uint32_t o, at = 0;
+		uint64_t said;
+		struct gap g;
+
+		if (ev->slot_of[left] == EV_NONE || !find_gap(ev, left, 1, &g) || ev->hops[g.hidden])
+			continue;
+		for (o = left; o != g.hidden; o = beside(ev, o, 1))
+			at++;
+		if (at <= g.n - g.reach_right)
+			said = p->slots[ev->slot_of[left]] + at * p->span;
+		else if (at > g.reach_left)
+			said = p->slots[ev->slot_of[g.right]] - (g.n + 1 - at) * p->span;
+		else
+			continue;
+		if (said == p->slots[ev->slot_of[g.hidden]])
+			right[length_class(g.n)]++;
+		else
+			wrong[length_class(g.n)]++;
+	}
+	/* With those that are longer still, which are harder: there are few of each. */
+	for (unsigned c = LENGTHS - 1; c--;) {
+		right[c] += right[c + 1];
+		wrong[c] += wrong[c + 1];
+	}
+	for (unsigned c = 0; c < LENGTHS; c++)
+		ret_holds[c] = right[c] >= TRIALS && right[c] * 1000 >= (right[c] + wrong[c]) * SURE_RULE;
+}
+
+static void split(struct ev *ev, uint32_t *ret_n)
+{
+	const struct plt_puzzle *p = ev->p;
+	bool holds[LENGTHS];
+
+	try_rule(ev, holds);
+	for (uint32_t left = 0; left < p->nobjects; left++) {
+		struct ev_pair pair;
+		struct gap g;
+		uint32_t o;
+
+		if (ev->slot_of[left] == EV_NONE || ev->hops[left] > 1 || !find_gap(ev, left, 0, &g) ||
+		    ev->hops[g.right] > 1 || !holds[length_class(g.n)])
+			continue;
+		o = left;
+		for (uint32_t k = 1; k <= g.n - g.reach_right; k++) {
+			o = beside(ev, o, 1);
+			if (fits(ev, o, plt_ev_slot_at(ev, p->slots[ev->slot_of[left]] + k * p->span), &pair))
+				grow_one(ev, &pair, 2, ret_n);
+		}
+		o = g.right;
+		for (uint32_t k = 1; k <= g.n - g.reach_left; k++) {
+			o = beside(ev, o, -1);
+			if (fits(ev, o, plt_ev_slot_at(ev, p->slots[ev->slot_of[g.right]] - k * p->span), &pair))
+				grow_one(ev, &pair, 2, ret_n);
+		}
+	}
+}
+
 int plt_ev_order_grow(struct ev *ev, uint32_t *ret_n)
 {
 	unsigned hops = 0;
@@ -228,6 +379,8 @@ int plt_ev_order_grow(struct ev *ev, uint32_t *ret_n)
 	ev->habit = measure(ev);
 	if (ev->habit >= HABIT_BRIDGE)
 		bridge(ev, ret_n);
+	if (!*ret_n && ev->habit >= HABIT_BRIDGE)
+		split(ev, ret_n);
 	if (*ret_n || ev->habit < HABIT_STEP)
 		return 0;
 	for (uint64_t right = ev->habit; right >= SURE_STEPS && hops < 64; right = right * ev->habit / 1000)

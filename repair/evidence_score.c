@@ -297,11 +297,11 @@ static void vote_by_tails(const struct ev *ev, uint32_t object, struct votes *vs
 
 	for (unsigned i = 0; i < ev->nfs; i++) {
 		const struct plt_guestfs *fs = ev->fs[i].fs;
-		uint64_t skew = fs->start % fs->block, end;
+		uint64_t skew = fs->grid, end;
 		bool same = false;
 
 		for (unsigned k = 0; k < i; k++)
-			same |= ev->fs[k].fs->block == fs->block && ev->fs[k].fs->start % fs->block == skew;
+			same |= ev->fs[k].fs->block == fs->block && ev->fs[k].fs->grid == skew;
 		if (same)
 			continue;
 		if (fs->block > span) { /* a block is several objects: only the part in this one counts */

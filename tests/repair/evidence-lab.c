@@ -250,5 +250,7 @@ int main(int argc, char **argv)
 	for (int c = PLT_PROVEN; c >= PLT_GUESS; c--)
 		printf(" %s %" PRIu64, names[c], wrong[c]);
 	printf("; %.2f s\n", (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9);
+	free(placed);
+	free(v);
 	return 0;
 }
