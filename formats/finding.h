@@ -22,13 +22,12 @@ enum plt_severity {
 	PLT_CHECK_ERROR,/* something could not be examined */
 };
 
-/* How sure a placement, and so an edit, is: REPAIR in docs/architecture.md says what each rests on. */
-enum plt_certainty {
-	PLT_GUESS,
-	PLT_LIKELY,  /* neighbours and order only */
-	PLT_STRONG,  /* two kinds of evidence, and nothing else comes near */
-	PLT_PROVEN,  /* a copy, a checksum or an address of its own says so */
-};
+/*
+ * How sure a placement or an edit is.  Proven: a redundant copy, or an address or checksum of its own
+ * that verifies in the only candidate; strong: a clear margin by several kinds of evidence; likely:
+ * neighbours and order only.  Proven and strong are acted upon unasked.
+ */
+enum plt_certainty { PLT_GUESS, PLT_LIKELY, PLT_STRONG, PLT_PROVEN };
 
 struct plt_finding {
 	const char *id;          /* "Q-L2-OUTSIDE": static */

@@ -18,7 +18,7 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
-#include "base/crc32c.h"
+#include "base/crc.h"
 #include "base/endian.h"
 #include "base/error.h"
 #include "base/zero.h"
@@ -79,14 +79,20 @@ struct plt_journal {
 	uint8_t *buf;             /* two pieces */
 };
 
+/* As iSCSI, XFS and VHDX have it. */
+static uint32_t sum(const void *buf, size_t len)
+{
+	return ~plt_crc32c(UINT32_MAX, buf, len);
+}
+
 static uint32_t head_crc(const struct head *h)
 {
-	return plt_crc32c(0, h, offsetof(struct head, crc));
+	return sum(h, offsetof(struct head, crc));
 }
 
 static uint32_t record_crc(const struct record *r)
 {
-	return plt_crc32c(0, r, offsetof(struct record, crc));
+	return sum(r, offsetof(struct record, crc));
 }
 
 void plt_journal_free(struct plt_journal *j)
@@ -256,8 +262,8 @@ static int put_record(struct plt_journal *j, struct entry *e, const uint8_t *bef
 		.flags = plt_le32_make(e->flags),
 		.off = plt_le64_make(e->off),
 		.len = plt_le64_make(e->len),
-		.before_crc = plt_le32_make(before ? plt_crc32c(0, before, e->len) : 0),
-		.after_crc = plt_le32_make(after ? plt_crc32c(0, after, e->len) : 0),
+		.before_crc = plt_le32_make(before ? sum(before, e->len) : 0),
+		.after_crc = plt_le32_make(after ? sum(after, e->len) : 0),
 		.mark = { e->mark[0], e->mark[1], e->mark[2] },
 	};
 	int r;
@@ -374,7 +380,7 @@ int plt_journal_complete(struct plt_journal *j, struct plt_error *err)
 	j->head.records = plt_le32_make(j->n);
 	j->head.text_off = plt_le64_make(j->end);
 	j->head.text_len = plt_le64_make(len);
-	j->head.text_crc = plt_le32_make(plt_crc32c(0, s, len));
+	j->head.text_crc = plt_le32_make(sum(s, len));
 	r = plt_store_write(j->file, j->end, s, len, PLT_IO_OTHER, err);
 	if (r == 0)
 		r = plt_store_sync(j->file, err);
@@ -434,7 +440,7 @@ static int read_text(struct plt_journal *j, uint64_t size, struct plt_error *err
 	r = plt_store_read(j->file, off, s, len, PLT_IO_OTHER, err);
 	if (r < 0)
 		return r;
-	if (plt_crc32c(0, s, len) != plt_le32_get(j->head.text_crc))
+	if (sum(s, len) != plt_le32_get(j->head.text_crc))
 		return bad(j, err, "the checksum of its description is wrong", off);
 	j->text = json_loadb(s, len, JSON_REJECT_DUPLICATES, NULL);
 	return j->text ? take_texts(j, err) : bad(j, err, "its description is not JSON", off);
@@ -476,7 +482,7 @@ static int check_record(struct plt_journal *j, const struct record *rec, const s
 		if (e->flags & (side ? ZERO_AFTER : ZERO_BEFORE))
 			continue;
 		r = read_side(j, e, side, j->buf, err);
-		if (r == 0 && plt_crc32c(0, j->buf, e->len) != plt_le32_get(side ? rec->after_crc : rec->before_crc))
+		if (r == 0 && sum(j->buf, e->len) != plt_le32_get(side ? rec->after_crc : rec->before_crc))
 			r = bad(j, err, "the checksum of a record's bytes is wrong", e->at);
 	}
 	return r;

@@ -335,7 +335,7 @@ int qcow2_show_pieces(struct plt_store *overlay, const struct plt_orphans *p, st
 	plt_be32 n;
 	int r;
 
-	if (!l1 || !plt_mul(p->n, p->span, &size) || size > INT64_MAX)
+	if (!l1 || plt_mul(p->n, p->span, &size) || size > INT64_MAX)
 		return plt_error_set(err, EFBIG, "%zu L2 tables are too many", p->n);
 	for (size_t i = 0; i < p->n; i++)
 		plt_put_be64(l1 + i * 8, p->v[i].host_off);

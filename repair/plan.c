@@ -52,20 +52,43 @@ static void later_found(void *arg, const struct plt_check_finding *f)
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
-	struct plt_mend mend = { .what = what };
+	struct plt_mend mend = { .what = what, .changed = true };
 	struct later l = { found, arg };
+	struct plt_orphan *place = NULL;
 	struct plt_check_result res;
-	int r = plt_mend_store(rep->ctx, rep->overlay, rep->name, rep->format, &mend, found, arg, &rep->before, err);
+	size_t placed = 1;
+	int r = 0;
 
-	for (unsigned i = 1; r == 0 && mend.changed; i++) {
-		if (i == MAX_ROUNDS)
-			return plt_error_set(err, EUCLEAN, "'%s': after %u rounds of repair there still is something to repair",
-					     rep->name, i);
+	for (unsigned i = 0; r == 0 && mend.changed; i++) {
+		if (i == MAX_ROUNDS) {
+			r = plt_error_set(err, EUCLEAN, "'%s': after %u rounds of repair there still is something to repair",
+					  rep->name, i);
+			break;
+		}
 		mend.changed = false;
-		r = plt_mend_store(rep->ctx, rep->overlay, rep->name, rep->format, &mend, later_found, &l, &res, err);
-		rep->before.corruptions_fixed += res.corruptions_fixed;
-		rep->before.leaks_fixed += res.leaks_fixed;
+		r = plt_mend_store(rep->ctx, rep->overlay, rep->name, rep->format, &mend, i ? later_found : found,
+				   i ? (void *)&l : arg, &res, err);
+		if (!i)
+			rep->before = res;
+		else if (r == 0) {
+			rep->before.corruptions_fixed += res.corruptions_fixed;
+			rep->before.leaks_fixed += res.leaks_fixed;
+		}
+		/* the guest is asked when nothing else has an answer; what it says may tell more */
+		if (r == 0 && !mend.changed && placed && mend.unplaced.n && mend.unplaced.ngaps) {
+			free(place);
+			place = NULL;
+			r = plt_repair_place(rep, &mend.unplaced, &place, &mend.nplace, NULL);
+			if (r < 0)
+				r = 0; /* (an encrypted disk without its key, ...): they stay where they are */
+			mend.place = place;
+			placed = mend.nplace;
+			mend.changed = placed;
+		}
 	}
+	free(place);
+	free(mend.unplaced.v);
+	free(mend.unplaced.gaps);
 	return r;
 }
 

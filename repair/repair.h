@@ -9,6 +9,7 @@
  * applied under an undo journal, or be thrown away.
  *
  *	plan.c    making it
+ *	place.c   what the driver could not place, by evidence (evidence.h)
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
  *	beside.c  which journals lie beside an image, and in which state
@@ -33,6 +34,9 @@ struct plt_repair {
 /* Examine and mend as far as @what says, until nothing changes. */
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/* Placements of orphans that are sure enough; malloc. */
+int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
+		     struct plt_error *err);
 /* Write the edits into the image as they are, durably: for those that are safe in any order. */
 int plt_repair_write(struct plt_repair *rep, struct plt_error *err);
 /* Forget the edits. */

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <stdio.h>
 
-#include "base/crc32c.h"
 #include "io/journal.h"
 #include "tests/unit.h"
 
@@ -101,17 +100,6 @@ static struct plt_journal *reopen(struct rig *g)
 	plt_journal_attach(j, &g->image);
 	return j;
 }
-
-START_TEST(crc)
-{
-	static const uint8_t zeros[32];
-	uint8_t text[9] = "123456789";
-
-	ck_assert_uint_eq(plt_crc32c(0, text, 9), 0xe3069283u);
-	ck_assert_uint_eq(plt_crc32c(plt_crc32c(0, text, 4), text + 4, 5), 0xe3069283u);
-	ck_assert_uint_eq(plt_crc32c(0, zeros, 32), 0x8a9136aau);
-}
-END_TEST
 
 START_TEST(there_and_back)
 {
@@ -301,7 +289,6 @@ static Suite *suite(void)
 	TCase *tc = tcase_create("journal");
 
 	tcase_set_timeout(tc, 120);
-	tcase_add_test(tc, crc);
 	tcase_add_test(tc, there_and_back);
 	tcase_add_test(tc, interrupted);
 	tcase_add_test(tc, changed_since);
