@@ -9,6 +9,8 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -318,6 +320,25 @@ static int report_bitmaps(struct qcow2_exam *x)
 	return 0;
 }
 
+/* What is wrong with the refcount structure itself goes when it is written anew. */
+static void say_refs(struct qcow2_exam *x, const char *id, uint64_t off, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+
+static void say_refs(struct qcow2_exam *x, const char *id, uint64_t off, const char *fmt, ...)
+{
+	char text[160];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	x->refs_bad = true;
+	plt_emit(x->ex, &(struct plt_finding){.id = id, .severity = PLT_CORRUPTION, .count = 1,
+					      .mended = qcow2_mend_rebuilds(x), .host_off = off,
+					      .host_len = x->q.cluster_size},
+		 "%s refcount %s", qcow2_mend_rebuilds(x) ? "Repairing" : "ERROR", text);
+}
+
 static void report_refblocks(struct qcow2_exam *x)
 {
 	struct qcow2_recount *c = &x->c;
@@ -325,33 +346,21 @@ static void report_refblocks(struct qcow2_exam *x)
 
 	for (uint64_t i = 0; i < c->nrt; i++) {
 		uint64_t e = c->rt[i], off = e & QCOW2_REFTABLE_OFFSET, refs;
-		bool bad = true;
 
 		if (e & QCOW2_REFTABLE_RESERVED) {
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-TABLE", off, q->cluster_size,
-				  "ERROR refcount table entry %" PRIu64 " has reserved bits set",
-				  i);
+			say_refs(x, "Q-REF-TABLE", off, "table entry %" PRIu64 " has reserved bits set", i);
 		} else if (off & (q->cluster_size - 1)) {
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-TABLE", off, q->cluster_size,
-				  "ERROR refcount block %" PRIu64
-				  " is not cluster aligned; refcount table entry corrupted",
-				  i);
+			say_refs(x, "Q-REF-TABLE", off,
+				 "block %" PRIu64 " is not cluster aligned; refcount table entry corrupted", i);
 		} else if (off >> q->cluster_bits >= c->nb) {
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-OUTSIDE", off, q->cluster_size,
-				  "ERROR refcount block %" PRIu64 " is outside image", i);
+			say_refs(x, "Q-REF-OUTSIDE", off, "block %" PRIu64 " is outside image", i);
 		} else if (off) {
 			qcow2_exam_count(x, off, q->cluster_size, 1);
 			refs = PLT_MIN(qcow2_references(c, off >> q->cluster_bits),
 				       q->refcount_max);
 			if (refs != 1)
-				QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-BLOCK", off, q->cluster_size,
-					  "ERROR refcount block %" PRIu64 " refcount=%" PRIu64, i,
-					  refs);
-			bad = refs != 1;
-		} else {
-			bad = false;
+				say_refs(x, "Q-REF-BLOCK", off, "block %" PRIu64 " refcount=%" PRIu64, i, refs);
 		}
-		x->refs_bad |= bad;
 	}
 }
 
@@ -538,7 +547,7 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	report_overflow(x);
 	/* before anything is lowered; otherwise only where there is something to judge */
 	r = x->ex->mend || x->refs_bad ? qcow2_judge_orphans(x, !x->refs_bad) : 0;
-	if (!r && x->ex->mend)
+	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_map(x);
 	if (!r && x->map_changed) /* the next round counts what is there now */
 		return 0;

@@ -137,8 +137,30 @@ static void report_allocated(struct qcow2_exam *x, uint64_t e, uint64_t bitmap, 
 	}
 }
 
-/* The entries of one table, in order. */
-static void report_table(struct qcow2_exam *x, const uint8_t *table, uint64_t guest, bool active)
+/*
+ * A preallocated cluster that cannot be: its zeros do not need it, so the entry becomes one of plain zeros, as
+ * qemu-img does it.
+ */
+static bool mend_zero(struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t at)
+{
+	const struct qcow2_state *q = &x->q;
+	bool data = q->extl2 ? (uint32_t)bitmap != 0 : !(e & QCOW2_L2_ZERO);
+	plt_be64 v = plt_be64_make(q->extl2 ? 0 : QCOW2_L2_ZERO);
+	uint64_t off = e & QCOW2_L2_OFFSET;
+
+	if (!x->ex->mend || !(x->ex->mend->what & PLT_MEND_MAP) || data || !(off & (q->cluster_size - 1)) ||
+	    plt_store_write(x->c.file, at, &v, sizeof(v), PLT_IO_L2, NULL) < 0)
+		return false;
+	x->map_changed = x->ex->mend->changed = true;
+	plt_emit(x->ex,
+		 &(struct plt_finding){.id = "Q-ENT-ALIGN-ZERO", .severity = PLT_CORRUPTION, .count = 1, .mended = true,
+				       .host_off = off, .host_len = q->cluster_size},
+		 "Repairing offset=%" PRIx64 ": Preallocated cluster is not properly aligned; L2 entry corrupted.", off);
+	return true;
+}
+
+/* The entries of one table, in order.  @at: where it lies. */
+static void report_table(struct qcow2_exam *x, const uint8_t *table, uint64_t at, uint64_t guest, bool active)
 {
 	const struct qcow2_state *q = &x->q;
 	unsigned n = 1U << q->l2_bits;
@@ -169,7 +191,8 @@ static void report_table(struct qcow2_exam *x, const uint8_t *table, uint64_t gu
 			QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-SUBCLUSTER", 0, 0,
 				  "ERROR: Unallocated cluster has non-zero "
 				  "subcluster allocation map");
-		else if (type == QCOW2_ENTRY_NORMAL || type == QCOW2_ENTRY_ZERO_ALLOC)
+		else if ((type == QCOW2_ENTRY_NORMAL || type == QCOW2_ENTRY_ZERO_ALLOC) &&
+			 !mend_zero(x, e, bitmap, at + (uint64_t)i * q->l2_entry_size))
 			report_allocated(x, e, bitmap, guest, active);
 	}
 }
@@ -227,7 +250,7 @@ static int report_l1_entry(void *arg, uint32_t index, uint64_t e)
 		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", off, q->cluster_size,
 			  "ERROR: I/O error in check_refcounts_l2");
 	else
-		report_table(x, w->table, (uint64_t)index << (q->cluster_bits + q->l2_bits),
+		report_table(x, w->table, off, (uint64_t)index << (q->cluster_bits + q->l2_bits),
 			     w->active);
 	return 0;
 }
