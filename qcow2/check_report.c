@@ -279,14 +279,14 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 
 /* ---- COPIED ---------------------------------------------------------------------------------- */
 
-/* May COPIED be put right?  With the counts in doubt it would follow a wrong one. */
-static bool mends_copied(const struct qcow2_exam *x)
+/* May COPIED of an entry be put right?  Not where it would follow a count that is wrong. */
+static bool mends_copied(const struct qcow2_exam *x, uint64_t off, uint64_t stored)
 {
 	const struct plt_mend *m = x->ex->mend;
 
-	if (!m || !(m->what & PLT_MEND_MARKS) || x->counts_left)
+	if (!m || !(m->what & PLT_MEND_MARKS) || (!(m->what & PLT_MEND_RAISE) && x->ex->corruptions))
 		return false;
-	return m->what & PLT_MEND_RAISE || !x->ex->corruptions;
+	return x->c.external || stored == PLT_MIN(qcow2_references(&x->c, off >> x->q.cluster_bits), x->q.refcount_max);
 }
 
 static void say_copied(struct qcow2_exam *x, bool mended, const char *id, uint64_t off, const char *what)
@@ -296,7 +296,7 @@ static void say_copied(struct qcow2_exam *x, bool mended, const char *id, uint64
 		 "%s OFLAG_COPIED %s", mended ? "Repairing" : "ERROR", what);
 }
 
-static int copied_table(struct qcow2_exam *x, uint64_t table_off, uint8_t *table, bool mend)
+static int copied_table(struct qcow2_exam *x, uint64_t table_off, uint8_t *table)
 {
 	const struct qcow2_state *q = &x->q;
 	uint64_t from = UINT64_MAX, to = 0;
@@ -305,6 +305,7 @@ static int copied_table(struct qcow2_exam *x, uint64_t table_off, uint8_t *table
 	for (uint8_t *p = table; p < table + q->cluster_size; p += q->l2_entry_size) {
 		uint64_t e = plt_get_be64(p), off = e & QCOW2_L2_OFFSET, stored = 1;
 		enum qcow2_entry_type type = qcow2_entry_type(&x->c, e);
+		bool mend;
 
 		if (type != QCOW2_ENTRY_NORMAL && type != QCOW2_ENTRY_ZERO_ALLOC)
 			continue;
@@ -313,6 +314,7 @@ static int copied_table(struct qcow2_exam *x, uint64_t table_off, uint8_t *table
 			continue;
 		if ((stored == 1) == !!(e & QCOW2_COPIED))
 			continue;
+		mend = !(table_off & (q->cluster_size - 1)) && mends_copied(x, off, stored);
 		snprintf(what, sizeof(what), "data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64, e, stored);
 		say_copied(x, mend, "Q-COPIED", off, what);
 		if (!mend)
@@ -331,7 +333,6 @@ static int copied_entry(void *arg, uint32_t index, uint64_t e)
 {
 	struct walk *w = arg;
 	struct qcow2_exam *x = w->x;
-	bool mend = mends_copied(x);
 	uint64_t off = e & QCOW2_L1_OFFSET, stored;
 	struct qcow2_l2ref *l;
 	char what[120];
@@ -340,6 +341,8 @@ static int copied_entry(void *arg, uint32_t index, uint64_t e)
 	if (!off || qcow2_stored_count(&x->c, off >> x->q.cluster_bits, &stored) < 0)
 		return 0;
 	if ((stored == 1) != !!(e & QCOW2_COPIED)) {
+		bool mend = mends_copied(x, off, stored);
+
 		snprintf(what, sizeof(what), "L2 cluster: l1_index=%" PRIu32 " l1_entry=%" PRIx64 " refcount=%" PRIu64,
 			 index, e, stored);
 		say_copied(x, mend, "Q-COPIED-L1", off, what);
@@ -352,7 +355,7 @@ static int copied_entry(void *arg, uint32_t index, uint64_t e)
 	}
 	l = qcow2_l2_find(&x->c, off);
 	if (r == 0 && l && l->flagged && look_again(x, l) && qcow2_l2_read(&x->c, off, w->table) == 0)
-		r = copied_table(x, off, w->table, mend && !(off & (x->q.cluster_size - 1)));
+		r = copied_table(x, off, w->table);
 	return r;
 }
 

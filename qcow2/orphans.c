@@ -293,13 +293,23 @@ static uint64_t behind_mapped(const struct census *c)
 
 /* ---- orphan L1 tables ------------------------------------------------------------------------ */
 
-/* An L1 table names nothing but L2 tables: orphans, or others. */
+/* Is nothing known to be at @off: neither a reference nor an orphan? */
+static bool is_free(struct census *c, uint64_t off)
+{
+	return !qcow2_references(&c->x->c, off >> c->x->q.cluster_bits) && !(*mark_at(c, off) & ORPHAN);
+}
+
+/*
+ * An L1 table names L2 tables, orphans or others, and nothing else; of a snapshot that was being deleted some
+ * are free already.
+ */
 static void tell_l1s(struct census *c)
 {
 	const struct qcow2_state *q = &c->x->q;
 
 	for (uint32_t i = 0; i < c->n; i++) {
 		struct orphan_table *t = &c->v[i];
+		bool some = false;
 
 		if (!t->l1)
 			continue;
@@ -308,8 +318,10 @@ static void tell_l1s(struct census *c)
 			uint64_t off = plt_get_be64(c->buf + at) & QCOW2_L1_OFFSET;
 			const struct orphan_table *o = off ? table_find(c, off) : NULL;
 
-			t->l1 = !off || (o && o->l2) || qcow2_l2_find(&c->x->c, off);
+			t->l1 = !off || (o && o->l2) || qcow2_l2_find(&c->x->c, off) || is_free(c, off);
+			some |= off && ((o && o->l2) || qcow2_l2_find(&c->x->c, off));
 		}
+		t->l1 &= some;
 	}
 }
 
