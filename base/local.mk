@@ -8,6 +8,8 @@ libplatter_core_la_SOURCES += \
 	base/bitmap.h \
 	base/checked.h \
 	base/cleanup.h \
+	base/crc.c \
+	base/crc.h \
 	base/digest.c \
 	base/digest.h \
 	base/endian.h \

@@ -8,9 +8,11 @@
  */
 #include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 #include <sys/stat.h>
 
 #include "block/engine.h"
+#include "io/journal.h"
 #include "crypt/cipher.h"
 #include "formats/name.h"
 #include "formats/policy.h"
@@ -154,6 +156,32 @@ static int open_blkdebug(struct plt_ctx *ctx, json_t *tree, struct opening *how,
 	return r;
 }
 
+/*
+ * An image between two states of a repair is nobody's to write.  (Of several journals beside it only the last
+ * can be unfinished; a repair is refused as long as one is.)
+ */
+static int refuse_unfinished(const char *filename, struct plt_error *err)
+{
+	for (unsigned n = 1; n < 100; n++) {
+		PLT_AUTOFREE char *path = NULL;
+		enum plt_journal_state state;
+		struct plt_store *st;
+
+		if (n == 1 ? asprintf(&path, "%s.platter-undo", filename) < 0 :
+			     asprintf(&path, "%s.platter-undo.%u", filename, n) < 0)
+			return plt_error_set(err, ENOMEM, "out of memory");
+		if (access(path, F_OK) < 0 || plt_file_open(path, 0, &st, NULL) < 0)
+			return 0;
+		if (plt_journal_peek(st, &state, NULL) < 0)
+			state = PLT_JOURNAL_WRITING;
+		plt_store_unref(st);
+		if (state == PLT_JOURNAL_COMPLETE)
+			return plt_error_set(err, EBUSY, "a repair of '%s' was interrupted: 'platter repair' finishes it, "
+					     "'platter undo %s' takes it back", filename, path);
+	}
+	return 0;
+}
+
 /* A protocol node. */
 static int open_protocol(struct plt_ctx *ctx, json_t *tree, struct opening *how, struct plt_store **ret,
 			 struct plt_error *err)
@@ -187,10 +215,12 @@ static int open_protocol(struct plt_ctx *ctx, json_t *tree, struct opening *how,
 		flags |= PLT_FILE_WRITE;
 	if (opts->flags & PLT_OPEN_FORCE_SHARE)
 		flags |= PLT_FILE_NO_LOCK;
-	r = plt_file_open(filename, flags, ret, err);
-	if (r < 0)
-		return r;
-	return 0;
+	if (write && !(opts->flags & PLT_OPEN_UNFINISHED)) {
+		r = refuse_unfinished(filename, err);
+		if (r < 0)
+			return r;
+	}
+	return plt_file_open(filename, flags, ret, err);
 }
 
 /*

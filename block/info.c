@@ -94,11 +94,16 @@ static void emit(struct plt_examine *ex, const struct plt_finding *f)
 	struct check *c = ex->arg;
 	struct plt_check_finding pub = {
 		.id = f->id, .severity = severities[f->severity], .text = f->text, .beyond_qemu = f->beyond_qemu,
+		.mended = f->mended,
 		.host_off = f->host_off, .host_len = f->host_len, .guest_off = f->guest_off, .guest_len = f->guest_len,
 	};
 
 	PLT_LOCK_SCOPE(&c->lock);
-	if (f->severity == PLT_CORRUPTION && f->beyond_qemu)
+	if (f->mended && f->severity == PLT_CORRUPTION)
+		c->ret->corruptions_fixed += f->count;
+	else if (f->mended && f->severity == PLT_LEAK)
+		c->ret->leaks_fixed += f->count;
+	else if (f->severity == PLT_CORRUPTION && f->beyond_qemu)
 		c->ret->added += f->count;
 	else if (f->severity == PLT_CORRUPTION)
 		c->ret->corruptions += f->count;
@@ -154,9 +159,20 @@ int plt_check_store(struct plt_ctx *ctx, struct plt_store *file, const char *nam
 	return examine(file, &c, format, err);
 }
 
-int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
-	      void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
-	      struct plt_check_result *ret, struct plt_error *err)
+int plt_mend_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
+		   struct plt_mend *mend, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		   struct plt_check_result *ret, struct plt_error *err)
+{
+	struct check c = { .found = found, .arg = arg, .ret = ret, .lock = PTHREAD_MUTEX_INITIALIZER };
+
+	memset(ret, 0, sizeof(*ret));
+	ret->format = "";
+	c.ex = (struct plt_examine){ .ctx = ctx, .name = name, .emit = emit, .arg = &c, .mend = mend };
+	return examine(file, &c, format, err);
+}
+
+int plt_bytes_open(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		   enum plt_bytes_use use, struct plt_image **ret, char **ret_format, struct plt_error *err)
 {
 	static const struct plt_open_options defaults = PLT_OPEN_OPTIONS_INIT;
 	struct plt_open_options o = opts ? *opts : defaults;
@@ -164,46 +180,75 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 	struct plt_image *img = NULL;
 	const char *format;
 	json_t *tree;
-	int r;
+	int r = plt_name_parse(name, o.flags & PLT_OPEN_IMAGE_OPTS, &tree, err);
+
+	*ret = NULL;
+	*ret_format = NULL;
+	if (r < 0)
+		return r;
+	format = o.format ? o.format : json_string_value(json_object_get(tree, "driver"));
+	if (format) {
+		*ret_format = strdup(format);
+		if (!*ret_format)
+			r = plt_error_set(err, ENOMEM, "out of memory");
+	}
+	/* an image that does not open is examined all the same */
+	if (!format || plt_driver_find(format)) {
+		json_t *bytes = json_pack("{s:O}", "file", json_object_get(tree, "file"));
+
+		if (bytes) {
+			json_decref(tree);
+			tree = bytes;
+		}
+		o.format = "raw";
+		o.options = NULL;
+	}
+	o.flags |= PLT_OPEN_INSPECT;
+	o.flags &= ~(unsigned)(PLT_OPEN_WRITE | PLT_OPEN_IMAGE_OPTS);
+	if (use == PLT_BYTES_REPAIR)
+		o.flags |= PLT_OPEN_WRITE | PLT_OPEN_UNFINISHED;
+	if (r == 0)
+		r = plt_image_open(ctx, tree, &o, 0, &img, err);
+	json_decref(tree);
+	if (r == 0 && *ret_format)
+		drv = plt_driver_find(*ret_format);
+	else if (r == 0)
+		r = plt_probe(img->file, &drv, err);
+	if (r == 0 && !*ret_format && drv) {
+		*ret_format = strdup(drv->name);
+		if (!*ret_format)
+			r = plt_error_set(err, ENOMEM, "out of memory");
+	}
+	/* what is examined may not change meanwhile; what cannot be examined may */
+	if (r == 0 && drv && drv->examine && use == PLT_BYTES_READ && !(o.flags & PLT_OPEN_FORCE_SHARE)) {
+		r = plt_store_lock(img->file, PLT_PERM_READ, PLT_PERM_READ | PLT_PERM_WRITE_UNCHANGED, err);
+		if (r == -ENOTSUP)
+			r = 0;
+	}
+	if (r < 0) {
+		plt_image_close(img, NULL);
+		free(*ret_format);
+		*ret_format = NULL;
+		return r;
+	}
+	*ret = img;
+	return 0;
+}
+
+int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+	      void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+	      struct plt_check_result *ret, struct plt_error *err)
+{
+	struct plt_image *img;
+	char *format;
+	int r = plt_bytes_open(ctx, name, opts, PLT_BYTES_READ, &img, &format, err);
 
 	memset(ret, 0, sizeof(*ret));
 	ret->format = "";
-	r = plt_name_parse(name, o.flags & PLT_OPEN_IMAGE_OPTS, &tree, err);
-	if (r == 0) {
-		/* the bytes, whatever they mean: an image that does not open is examined all the same */
-		json_t *d = json_object_get(tree, "driver");
-		char *own = json_is_string(d) ? strdup(json_string_value(d)) : NULL;
-
-		format = o.format ? o.format : own;
-		if (!format || plt_driver_find(format)) {
-			json_t *bytes = json_pack("{s:O}", "file", json_object_get(tree, "file"));
-
-			if (bytes) {
-				json_decref(tree);
-				tree = bytes;
-			}
-			o.format = "raw";
-			o.options = NULL;
-		}
-		o.flags |= PLT_OPEN_INSPECT;
-		o.flags &= ~(unsigned)(PLT_OPEN_WRITE | PLT_OPEN_IMAGE_OPTS);
-		r = plt_image_open(ctx, tree, &o, 0, &img, err);
-		json_decref(tree);
-		if (r == 0 && format)
-			drv = plt_driver_find(format);
-		else if (r == 0)
-			r = plt_probe(img->file, &drv, err);
-		/* what is examined may not change meanwhile; what cannot be examined may */
-		if (r == 0 && drv && drv->examine && !(o.flags & PLT_OPEN_FORCE_SHARE)) {
-			r = plt_store_lock(img->file, PLT_PERM_READ, PLT_PERM_READ | PLT_PERM_WRITE_UNCHANGED, err);
-			if (r == -ENOTSUP)
-				r = 0;
-		}
-		if (r == 0)
-			r = plt_check_store(ctx, img->file, img->name, drv ? drv->name : format, found, arg, ret, err);
-		plt_image_close(img, NULL);
-		free(own);
-	}
+	if (r == 0)
+		r = plt_check_store(ctx, img->file, img->name, format, found, arg, ret, err);
+	plt_image_close(img, NULL);
+	free(format);
 	if (r < 0 && r != -ENOTSUP)
 		plt_error_prefix(err, "Could not open '%s'", name);
 	return r;

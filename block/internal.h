@@ -40,6 +40,21 @@ char *plt_options_text(const struct plt_opt_desc *table);
 int plt_check_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		    struct plt_check_result *ret, struct plt_error *err);
+/* The same, and what it finds is mended as far as @mend says: @file is an overlay, and takes the edits. */
+int plt_mend_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
+		   struct plt_mend *mend, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		   struct plt_check_result *ret, struct plt_error *err);
+/*
+ * The bytes of an image, whatever they mean: opened as raw, and locked.  *ret_format: what they are taken for
+ * (free() it).
+ */
+enum plt_bytes_use {
+	PLT_BYTES_READ,
+	PLT_BYTES_REPAIR, /* to write, even where a repair was interrupted: the caller looks after it */
+};
+int plt_bytes_open(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		   enum plt_bytes_use use, struct plt_image **ret, char **ret_format, struct plt_error *err);
+int plt_image_close(struct plt_image *img, struct plt_error *err); /* NULL allowed */
 /*
  * Put @base (given away) below a disk that was opened on a store without its chain; before the first
  * request.

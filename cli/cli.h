@@ -53,6 +53,10 @@ enum {
 	OPT_SHRINK,
 	OPT_PREALLOCATION,
 	OPT_FORCE,
+	OPT_UNDO_FILE,
+	OPT_YES,
+	OPT_DRY_RUN,
+	OPT_COPY,
 };
 
 struct cli_opt {
@@ -180,6 +184,16 @@ void cli_print_json(const json_t *v); /* QEMU's layout and order of keys, and a 
 json_t *cli_json_text(const char *s);
 json_t *cli_json_info(const struct plt_info *info);
 
+/* ---- findings: findings.c ------------------------------------------------------------------- */
+
+struct cli_findings {
+	bool json;
+	json_t *beyond; /* findings that qemu-img does not have; NULL in human form */
+	uint64_t omitted;
+};
+/* For plt_check(): @arg is a struct cli_findings. */
+void cli_found(void *arg, const struct plt_check_finding *f);
+
 /* ---- progress: progress.c -------------------------------------------------------------------- */
 
 struct cli_progress {
@@ -210,6 +224,6 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 /* ---- commands -------------------------------------------------------------------------------- */
 
 extern const struct cli_command cli_amend, cli_bench, cli_check, cli_compare, cli_convert, cli_create,
-	cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_resize;
+	cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_repair, cli_resize, cli_undo;
 
 #endif

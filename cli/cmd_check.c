@@ -15,15 +15,12 @@
 
 #include "cli/cli.h"
 
-/* Memory for findings in JSON is bounded: a damaged image may have one a cluster. */
-#define FINDINGS_MAX 10000
-
 static int run(struct cli_args *a);
 
 static const struct cli_opt opts[] = {
 	{ 'f', "format", "fmt", "format of the image", CLI_FORMAT },
-	{ 'r', "repair", "leaks|all", "this release repairs nothing: it ends with 1 if there is something to repair",
-	  CLI_REPAIR },
+	{ 'r', "repair", "leaks|all", "put right: counts that are too high, or all that can be", CLI_REPAIR },
+	{ OPT_UNDO_FILE, "undo-file", "file", "where -r keeps what it changes until it is done", CLI_FILE },
 	{ 'T', "cache", "src_cache", "how to read the image: " CLI_CACHE_WORDS " (writeback)", CLI_CACHE },
 	{ 0 },
 };
@@ -34,11 +31,16 @@ const struct cli_command cli_check = {
 	.operand_kind = CLI_FILE,
 	.summary = "look for damage in the structure of an image",
 	.text = (const char *const[]){
-		"Nothing is written. Damage that qemu-img does not look for is reported too, "
+		"Nothing is written without \\fB-r\\fR. Damage that qemu-img does not look for is reported too, "
 		"marked with the name of its kind, and in JSON under \\fIplatter-findings\\fR.",
 		"Of an image with a backing file the image alone is examined. No file that it names is opened or "
 		"looked for, so that a missing one is no error here (qemu-img ends with 1 then).",
-		"Exit status: 0 no damage; 1 the check could not be made; 2 damage; 3 lost space "
+		"\\fB-r\\fR corrects counts and what follows from them, under an undo journal that is removed once the "
+		"image is right. Where there is no place for one (a device, a folder that may not be written) it does "
+		"only what is safe at every moment. Clusters that nothing reaches and that may be what is left of a "
+		"lost map are not given free: the exit status is 2 then, or 3 where it cannot be told. Nothing is "
+		"ever punched out of the file.",
+		"Exit status, after a repair of what is left: 0 no damage; 1 the check could not be made; 2 damage; 3 lost space "
 		"only; 63 the format has nothing to check.",
 		NULL,
 	},
@@ -53,49 +55,6 @@ const struct cli_command cli_check = {
 	},
 	.run = run,
 };
-
-struct report {
-	bool json;
-	json_t *beyond; /* findings that qemu-img does not have; NULL in human form */
-	uint64_t omitted;
-};
-
-static void put_range(json_t *o, const char *name, uint64_t off, uint64_t len)
-{
-	if (len)
-		json_object_set_new(o, name,
-				    json_pack("{s:I, s:I}", "offset", (json_int_t)off, "length",
-					      (json_int_t)len));
-}
-
-static void found(void *arg, const struct plt_check_finding *f)
-{
-	struct report *rep = arg;
-	json_t *o;
-
-	/* As qemu-img, findings go to stderr in any form: stdout is the summary's. */
-	if (!f->beyond_qemu) {
-		fprintf(stderr, "%s\n", f->text);
-		return;
-	}
-	if (!rep->json && !strcmp(f->severity, "note") && !isatty(STDERR_FILENO))
-		return; /* worth knowing for a person; for a script stderr means trouble */
-	if (!rep->json) {
-		fprintf(stderr, "%s: %s [%s]\n", f->severity, f->text, f->id);
-		return;
-	}
-	if (json_array_size(rep->beyond) == FINDINGS_MAX) {
-		rep->omitted++;
-		return;
-	}
-	o = json_object();
-	json_object_set_new(o, "id", cli_json_text(f->id));
-	json_object_set_new(o, "severity", cli_json_text(f->severity));
-	json_object_set_new(o, "text", cli_json_text(f->text));
-	put_range(o, "host", f->host_off, f->host_len);
-	put_range(o, "guest", f->guest_off, f->guest_len);
-	json_array_append_new(rep->beyond, o);
-}
 
 static void print_human(const struct plt_check_result *res)
 {
@@ -135,7 +94,7 @@ static void put_count(json_t *o, const char *key, uint64_t v)
 		json_object_set_new(o, key, json_integer((json_int_t)v));
 }
 
-static void print_json(const char *name, const struct plt_check_result *res, struct report *rep)
+static void print_json(const char *name, const struct plt_check_result *res, struct cli_findings *rep)
 {
 	json_t *o = json_object();
 
@@ -145,6 +104,8 @@ static void print_json(const char *name, const struct plt_check_result *res, str
 	put_count(o, "image-end-offset", res->image_end_offset);
 	put_count(o, "corruptions", res->corruptions);
 	put_count(o, "leaks", res->leaks);
+	put_count(o, "corruptions-fixed", res->corruptions_fixed);
+	put_count(o, "leaks-fixed", res->leaks_fixed);
 	put_count(o, "total-clusters", res->total_clusters);
 	put_count(o, "allocated-clusters", res->allocated_clusters);
 	put_count(o, "fragmented-clusters", res->fragmented_clusters);
@@ -156,32 +117,68 @@ static void print_json(const char *name, const struct plt_check_result *res, str
 	json_decref(o);
 }
 
-static int check(struct cli_args *a, struct plt_ctx *ctx, const char *name,
-		 struct plt_open_options *o)
+struct job {
+	const char *name;
+	struct plt_open_options open;
+	const char *repair;    /* NULL, "leaks" or "all" */
+	const char *undo_file;
+};
+
+/* What a repair has fixed is not among what is left, which a second look finds. */
+static int repair(struct cli_args *a, struct plt_ctx *ctx, struct job *j, struct cli_findings *rep,
+		  struct plt_check_result *res, struct plt_error *err)
+{
+	struct plt_repair_options ro = PLT_REPAIR_OPTIONS_INIT;
+	struct plt_check_result left;
+	int r;
+
+	ro.flags = strcmp(j->repair, "leaks") ? 0 : PLT_REPAIR_LEAKS;
+	ro.undo_file = j->undo_file;
+	r = plt_check_repair(ctx, j->name, &j->open, &ro, cli_found, rep, res, err);
+	if (r < 0 || (!res->corruptions_fixed && !res->leaks_fixed))
+		return r;
+	if (!a->quiet && !a->json)
+		printf("The following inconsistencies were found and repaired:\n\n"
+		       "    %" PRIu64 " leaked clusters\n"
+		       "    %" PRIu64 " corruptions\n\n"
+		       "Double checking the fixed image now...\n", res->leaks_fixed, res->corruptions_fixed);
+	fflush(stdout);
+	r = plt_check(ctx, j->name, &j->open, cli_found, rep, &left, err);
+	left.corruptions_fixed = res->corruptions_fixed;
+	left.leaks_fixed = res->leaks_fixed;
+	*res = left;
+	return r;
+}
+
+static int check(struct cli_args *a, struct plt_ctx *ctx, struct job *j)
 {
 	struct plt_error err = PLT_ERROR_INIT;
 	struct plt_check_result res = { 0 };
-	struct report rep = { .json = a->json };
+	struct cli_findings rep = { .json = a->json };
 	int r;
 
-	if (cli_open_flags(a, o) < 0)
+	if (cli_open_flags(a, &j->open) < 0)
 		return 1;
+	if (j->repair && a->force_share) {
+		cli_error("Could not open '%s': force-share=on can only be used with read-only images", j->name);
+		return 1;
+	}
 	rep.beyond = a->json ? json_array() : NULL;
-	r = plt_check(ctx, name, o, found, &rep, &res, &err);
+	r = j->repair ? repair(a, ctx, j, &rep, &res, &err) : plt_check(ctx, j->name, &j->open, cli_found, &rep, &res, &err);
 	if (r == 0 && !a->quiet) {
 		if (a->json)
-			print_json(name, &res, &rep);
+			print_json(j->name, &res, &rep);
 		else
 			print_human(&res);
 	}
 	json_decref(rep.beyond);
-	if (r == -ENOTSUP) {
+	if (r == -ENOTSUP && !j->undo_file && !strcmp(err.text, "This image format does not support checks")) {
 		cli_error("This image format does not support checks");
 		return 63;
 	}
 	if (r < 0) {
 		cli_error("%s", err.text);
-		return 1;
+		return r == -ENOTSUP && j->repair ? 2 : 1;
 	}
 	if (res.check_errors) {
 		cli_error("Check failed");
@@ -192,8 +189,8 @@ static int check(struct cli_args *a, struct plt_ctx *ctx, const char *name,
 
 static int run(struct cli_args *a)
 {
-	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
-	const char *repair = NULL, *cache = NULL;
+	struct job j = { .open = PLT_OPEN_OPTIONS_INIT };
+	const char *cache = NULL;
 	struct plt_ctx *ctx;
 	int c, status;
 
@@ -202,34 +199,34 @@ static int run(struct cli_args *a)
 		case CLI_STOP:
 			return a->status;
 		case 'f':
-			o.format = a->arg;
+			j.open.format = a->arg;
 			break;
 		case 'r':
-			repair = a->arg;
-			if (strcmp(repair, "leaks") && strcmp(repair, "all"))
+			j.repair = a->arg;
+			if (strcmp(j.repair, "leaks") && strcmp(j.repair, "all"))
 				return cli_usage_error(
 					"Unknown option value for -r (expecting 'leaks' or "
 					"'all'): %s",
-					repair);
+					j.repair);
 			break;
 		case 'T':
 			cache = a->arg;
+			break;
+		case OPT_UNDO_FILE:
+			j.undo_file = a->arg;
 			break;
 		}
 	}
 	if (optind != a->argc - 1)
 		return cli_usage_error("Expecting one image file name");
-	if (cache && !cli_cache_mode(cache, &o.cache)) {
+	if (cache && !cli_cache_mode(cache, &j.open.cache)) {
 		cli_error("Invalid source cache option: %s", cache);
 		return 1;
 	}
 	if (cli_context(a, &ctx) < 0)
 		return 1;
-	status = check(a, ctx, a->argv[optind], &o);
+	j.name = a->argv[optind];
+	status = check(a, ctx, &j);
 	plt_ctx_free(ctx);
-	if (repair && status) { /* a sound image is repaired already */
-		cli_error("-r %s: repair is not supported in this release; the image is left as it is", repair);
-		return 1;
-	}
 	return status;
 }

@@ -16,7 +16,10 @@ platter_SOURCES += \
 	cli/cmd_io.c \
 	cli/cmd_map.c \
 	cli/cmd_measure.c \
+	cli/cmd_repair.c \
 	cli/cmd_resize.c \
+	cli/cmd_undo.c \
+	cli/findings.c \
 	cli/help.c \
 	cli/io.h \
 	cli/io_args.c \

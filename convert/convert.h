@@ -160,8 +160,6 @@ int plt_replace_make(struct plt_replace *r, unsigned flags, struct plt_error *er
 /* Give it the final name, and unless it is an unsafe store make that durable. */
 int plt_replace_commit(struct plt_replace *r, struct plt_error *err);
 void plt_replace_release(struct plt_replace *r); /* what has not been committed is gone */
-/* Make a new or removed name in the folder of @path durable. */
-int plt_sync_folder(const char *path, struct plt_error *err);
 
 /*
  * hold.c: a store that keeps back the writes that make its content an image (the first sector, and

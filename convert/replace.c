@@ -383,19 +383,6 @@ int plt_replace_make(struct plt_replace *r, unsigned flags, struct plt_error *er
 	return ret;
 }
 
-int plt_sync_folder(const char *path, struct plt_error *err)
-{
-	PLT_AUTOFREE char *folder = folder_of(path);
-	PLT_AUTOCLOSE int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-
-	if (!folder)
-		return no_memory(err);
-	/* EINVAL: a filesystem without such a thing */
-	if (fd < 0 || (fsync(fd) < 0 && errno != EINVAL && errno != ENOTSUP))
-		return plt_error_errno(err, errno, "Could not flush the folder '%s'", folder);
-	return 0;
-}
-
 /* Give the unnamed file a name: the final one if that is free, else a hidden one in r->temp. */
 static int link_new(struct plt_replace *r, bool *ret_final, struct plt_error *err)
 {

@@ -490,6 +490,11 @@ struct plt_driver {
 	 * open.  Findings go to ex->emit().  -ENOTSUP where a format has nothing to check.
 	 */
 	int (*examine)(struct plt_examine *ex, struct plt_error *err);
+	/*
+	 * Make the image in @overlay show piece i of @p at the guest offset i * p->span, and nothing else: what is in
+	 * them can be read then, whatever encodes it.
+	 */
+	int (*show_pieces)(struct plt_store *overlay, const struct plt_orphans *p, struct plt_error *err);
 	/* The LUKS header of an open image, whose key slots may be changed; NULL: it has none, or was not read. */
 	struct plt_luks *(*luks)(struct plt_image *img);
 	/* Change what the header says of the backing file (create, rebase -u). */

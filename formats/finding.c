@@ -27,6 +27,10 @@ void plt_emit(struct plt_examine *ex, const struct plt_finding *proto, const cha
 	f.text = text;
 	if (f.count == 0)
 		f.count = 1;
+	if (!f.mended && f.severity == PLT_CORRUPTION)
+		ex->corruptions += f.count;
+	else if (!f.mended && f.severity == PLT_LEAK)
+		ex->leaks += f.count;
 	if (ex->emit)
 		ex->emit(ex, &f);
 }

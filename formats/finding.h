@@ -22,10 +22,18 @@ enum plt_severity {
 	PLT_CHECK_ERROR,/* something could not be examined */
 };
 
+/*
+ * How sure a placement or an edit is.  Proven: a redundant copy, or an address or checksum of its own
+ * that verifies in the only candidate; strong: a clear margin by several kinds of evidence; likely:
+ * neighbours and order only.  Proven and strong are acted upon unasked.
+ */
+enum plt_certainty { PLT_GUESS, PLT_LIKELY, PLT_STRONG, PLT_PROVEN };
+
 struct plt_finding {
 	const char *id;          /* "Q-L2-OUTSIDE": static */
 	enum plt_severity severity;
 	bool beyond_qemu;        /* qemu-img does not count it: kept out of its counters */
+	bool mended;             /* the edits made along with it put it right */
 	const char *text;        /* one line; valid during emit() only */
 	uint64_t count;          /* how many of qemu-img's units it stands for (clusters leaked...), mostly 1 */
 	uint64_t host_off, host_len;   /* place on disk; len 0: no single place */
@@ -38,8 +46,56 @@ struct plt_check_totals {
 	bool have_clusters;      /* whether the four above mean anything for the format */
 };
 
+/* What an examination may put right, bit by bit. */
+enum {
+	PLT_MEND_LOWER = 1 << 0,   /* counts that are too high */
+	PLT_MEND_RAISE = 1 << 1,   /* counts that are too low */
+	PLT_MEND_MARKS = 1 << 2,   /* what entries say of counts (COPIED), and flags that say that something is wrong */
+	PLT_MEND_REBUILD = 1 << 3, /* tables written anew at the end of the file */
+	PLT_MEND_MAP = 1 << 4,     /* tables that nothing names, put back where they belong */
+	PLT_MEND_ALL = 31,
+};
+
+/*
+ * A part of the map that nothing names any more (an L2 table), or once it is placed, where it belongs.  The
+ * guest's bytes that it covers are plt_pieces.span; places are multiples of that.
+ */
+struct plt_orphan {
+	uint64_t host_off;
+	uint64_t guest_off;       /* PLT_UNPLACED, or its place */
+	enum plt_certainty certainty;
+	char why[96];
+};
+#define PLT_UNPLACED UINT64_MAX
+
+struct plt_orphans {
+	uint64_t span;
+	struct plt_orphan *v;
+	size_t n;
+	uint64_t *gaps;           /* places at which a piece is missing, ascending */
+	size_t ngaps;
+};
+
+/*
+ * Mending: the examined stores are then overlays (io/overlay.c), and what is written to them is a plan.  The
+ * examination is repeated, with the same flags, until it changes nothing.
+ */
+struct plt_mend {
+	unsigned what;
+	bool changed;             /* something was: examine once more */
+	/*
+	 * What the examination could not place itself (arrays by malloc, the caller's; replaced each time), and
+	 * the placements that the caller has chosen: done in this round, if the places are still empty.
+	 */
+	struct plt_orphans unplaced;
+	const struct plt_orphan *place;
+	size_t nplace;
+};
+
 struct plt_examine {
 	struct plt_ctx *ctx;
+	struct plt_mend *mend;        /* NULL: only look */
+	_Atomic uint64_t corruptions, leaks; /* said so far, and not mended */
 	struct plt_store *file;
 	struct plt_store *data_file;  /* or NULL */
 	const char *name;

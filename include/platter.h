@@ -356,11 +356,13 @@ struct plt_check_finding {
 	const char *severity;     /* "note" "leak" "corruption" "error" */
 	const char *text;
 	bool beyond_qemu;         /* qemu-img does not count this one */
+	bool mended;              /* a plan that is being made puts it right */
 	uint64_t host_off, host_len, guest_off, guest_len; /* len 0: not given */
 };
 struct plt_check_result {
 	uint64_t corruptions, leaks, check_errors;   /* as qemu-img counts */
 	uint64_t added;                              /* corruptions that qemu-img does not see */
+	uint64_t corruptions_fixed, leaks_fixed;     /* by a plan: not among those above */
 	uint64_t image_end_offset, total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
 	bool have_clusters;
 	const char *format;                          /* static */
@@ -372,6 +374,73 @@ struct plt_check_result {
 int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
 	      void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 	      struct plt_check_result *ret, struct plt_error *err);
+
+/* ---- repair ---------------------------------------------------------------------------------- */
+
+/*
+ * A plan: edits that put an image right, held in memory over the image, which is locked, open for writing
+ * and not touched before plt_repair_apply().  One thread at a time.
+ */
+struct plt_repair;
+
+enum {
+	PLT_REPAIR_LEAKS = 1 << 0,    /* counts that are too high and nothing else, as `check -r leaks` */
+	PLT_REPAIR_NO_WRITE = 1 << 1, /* the plan is looked at only: the image is opened read-only */
+};
+
+struct plt_repair_options {
+	size_t size;
+	unsigned flags;        /* PLT_REPAIR_* */
+	const char *undo_file; /* the journal; NULL: beside the image, its name and ".platter-undo" */
+};
+#define PLT_REPAIR_OPTIONS_INIT { sizeof(struct plt_repair_options), 0, NULL }
+
+/*
+ * Examine and plan.  @found hears of everything: first what is wrong (.mended: the plan puts it right), and
+ * what comes to light as the plan is followed.  A repair that was interrupted is finished first (a warning
+ * says so).  -ENOTSUP: images of this format cannot be repaired.
+ */
+int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		    const struct plt_repair_options *options,
+		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
+		    struct plt_error *err);
+/* Of the image as it is (with what the plan fixes in .corruptions_fixed and .leaks_fixed). */
+const struct plt_check_result *plt_repair_before(const struct plt_repair *rep);
+/* Examine the image as the plan makes it. */
+int plt_repair_check(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		     struct plt_check_result *ret, struct plt_error *err);
+/* The edits, in ascending order; @bytes NULL: zeros.  Until @fn returns something else than 0. */
+int plt_repair_each(struct plt_repair *rep, int (*fn)(void *arg, uint64_t off, const void *bytes, uint64_t len),
+		    void *arg);
+/* By how much the file grows. */
+uint64_t plt_repair_growth(const struct plt_repair *rep);
+/*
+ * Do it: the undo journal is written and made durable, then the image is.  *ret_journal (free() it): its
+ * name, NULL if nothing was to be done.  -ENOTSUP: there is no place for a journal beside the image (a
+ * device, a folder that may not be written).  On failure the image is as it was, or, where that could not
+ * be brought about, the journal is there to finish or to undo, and the message names it.
+ */
+int plt_repair_apply(struct plt_repair *rep, char **ret_journal, struct plt_error *err);
+/* A repaired copy: the new file @path (sharing what it can with the image), durable; removed if it fails. */
+int plt_repair_copy(struct plt_repair *rep, const char *path, struct plt_error *err);
+void plt_repair_free(struct plt_repair *rep); /* NULL allowed */
+
+/*
+ * What `check -r` does: plan, apply, and the journal removed once the image is right.  Where there is no place
+ * for a journal, counts and what entries say of them are corrected in an order that is safe at every
+ * moment; anything more is refused.  @ret: of the image before, and what was fixed.
+ */
+int plt_check_repair(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		     const struct plt_repair_options *options,
+		     void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		     struct plt_check_result *ret, struct plt_error *err);
+
+/*
+ * Take a repair back: the image gets the bytes that the journal has kept, after proof that it still is what
+ * the repair left (or is on its way there), and the journal is removed.  @image: where it is now; NULL: beside the
+ * journal, or where it was.
+ */
+int plt_undo(struct plt_ctx *ctx, const char *journal, const char *image, struct plt_error *err);
 
 /* ---- whole-image work ------------------------------------------------------------------------ */
 

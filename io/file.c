@@ -498,3 +498,17 @@ int plt_file_open(const char *path, unsigned flags, struct plt_store **ret, stru
 	*ret = st;
 	return 0;
 }
+
+int plt_sync_folder(const char *path, struct plt_error *err)
+{
+	const char *slash = strrchr(path, '/');
+	PLT_AUTOFREE char *folder = !slash ? strdup(".") : slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
+	PLT_AUTOCLOSE int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+	if (!folder)
+		return plt_error_set(err, ENOMEM, "out of memory");
+	/* EINVAL: a filesystem without such a thing */
+	if (fd < 0 || (fsync(fd) < 0 && errno != EINVAL && errno != ENOTSUP))
+		return plt_error_errno(err, errno, "Could not flush the folder '%s'", folder);
+	return 0;
+}

@@ -10,6 +10,8 @@ libplatter_core_la_SOURCES += \
 	io/fault.c \
 	io/fdio.c \
 	io/file.c \
+	io/journal.c \
+	io/journal.h \
 	io/limits.c \
 	io/lock.c \
 	io/lock.h \

@@ -431,3 +431,16 @@ int plt_overlay_set_size(struct plt_store *st, uint64_t size)
 	pthread_rwlock_unlock(&o->lock);
 	return ret;
 }
+
+int plt_overlay_each(struct plt_store *st, int (*fn)(void *arg, uint64_t off, const void *bytes, uint64_t len),
+		     void *arg)
+{
+	struct overlay *o = st->priv;
+	int ret = 0;
+
+	pthread_rwlock_rdlock(&o->lock);
+	for (size_t i = 0; i < o->n && !ret; i++)
+		ret = fn(arg, o->v[i].off, o->v[i].bytes, o->v[i].len);
+	pthread_rwlock_unlock(&o->lock);
+	return ret;
+}

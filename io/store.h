@@ -205,6 +205,8 @@ enum {
 int plt_file_open(const char *path, unsigned flags, struct plt_store **ret, struct plt_error *err);
 /* The same over an open descriptor, which the store then owns. */
 int plt_file_from_fd(int fd, const char *name, unsigned flags, struct plt_store **ret, struct plt_error *err);
+/* Make the entry of the file @path in its folder durable. */
+int plt_sync_folder(const char *path, struct plt_error *err);
 
 /* io/memory.c: grows as a file does; @max bounds it (0: none).  For tests and fuzzers. */
 int plt_memory_new(const void *init, size_t len, uint64_t max, struct plt_store **ret);
@@ -223,6 +225,9 @@ int plt_window_new(struct plt_store *below, uint64_t off, uint64_t len, struct p
 int plt_overlay_new(struct plt_store *below, bool writable, struct plt_store **ret);
 int plt_overlay_edit(struct plt_store *st, uint64_t off, const void *bytes /* NULL: zeros */, uint64_t len);
 int plt_overlay_set_size(struct plt_store *st, uint64_t size);
+/* The edits in ascending order (@bytes NULL: zeros), until @fn returns something else than 0. */
+int plt_overlay_each(struct plt_store *st, int (*fn)(void *arg, uint64_t off, const void *bytes, uint64_t len),
+		     void *arg);
 
 /* io/null.c: @size bytes of zeros; writes vanish. */
 int plt_null_new(uint64_t size, struct plt_store **ret);

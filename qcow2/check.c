@@ -9,6 +9,8 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -160,6 +162,7 @@ static int load_snapshots(struct qcow2_exam *x, struct plt_error *err)
 			" snapshots cannot be examined, and their clusters may show as leaked below",
 			e.text, q->nb_snapshots);
 		q->nb_snapshots = 0;
+		x->snapshots_bad = true;
 		return 0;
 	}
 	if (r < 0)
@@ -317,6 +320,25 @@ static int report_bitmaps(struct qcow2_exam *x)
 	return 0;
 }
 
+/* What is wrong with the refcount structure itself goes when it is written anew. */
+static void say_refs(struct qcow2_exam *x, const char *id, uint64_t off, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+
+static void say_refs(struct qcow2_exam *x, const char *id, uint64_t off, const char *fmt, ...)
+{
+	char text[160];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	x->refs_bad = true;
+	plt_emit(x->ex, &(struct plt_finding){.id = id, .severity = PLT_CORRUPTION, .count = 1,
+					      .mended = qcow2_mend_rebuilds(x), .host_off = off,
+					      .host_len = x->q.cluster_size},
+		 "%s refcount %s", qcow2_mend_rebuilds(x) ? "Repairing" : "ERROR", text);
+}
+
 static void report_refblocks(struct qcow2_exam *x)
 {
 	struct qcow2_recount *c = &x->c;
@@ -326,25 +348,18 @@ static void report_refblocks(struct qcow2_exam *x)
 		uint64_t e = c->rt[i], off = e & QCOW2_REFTABLE_OFFSET, refs;
 
 		if (e & QCOW2_REFTABLE_RESERVED) {
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-TABLE", off, q->cluster_size,
-				  "ERROR refcount table entry %" PRIu64 " has reserved bits set",
-				  i);
+			say_refs(x, "Q-REF-TABLE", off, "table entry %" PRIu64 " has reserved bits set", i);
 		} else if (off & (q->cluster_size - 1)) {
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-TABLE", off, q->cluster_size,
-				  "ERROR refcount block %" PRIu64
-				  " is not cluster aligned; refcount table entry corrupted",
-				  i);
+			say_refs(x, "Q-REF-TABLE", off,
+				 "block %" PRIu64 " is not cluster aligned; refcount table entry corrupted", i);
 		} else if (off >> q->cluster_bits >= c->nb) {
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-OUTSIDE", off, q->cluster_size,
-				  "ERROR refcount block %" PRIu64 " is outside image", i);
+			say_refs(x, "Q-REF-OUTSIDE", off, "block %" PRIu64 " is outside image", i);
 		} else if (off) {
 			qcow2_exam_count(x, off, q->cluster_size, 1);
 			refs = PLT_MIN(qcow2_references(c, off >> q->cluster_bits),
 				       q->refcount_max);
 			if (refs != 1)
-				QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-BLOCK", off, q->cluster_size,
-					  "ERROR refcount block %" PRIu64 " refcount=%" PRIu64, i,
-					  refs);
+				say_refs(x, "Q-REF-BLOCK", off, "block %" PRIu64 " refcount=%" PRIu64, i, refs);
 		}
 	}
 }
@@ -393,8 +408,9 @@ static void report_difference(void *arg, uint64_t cluster, uint64_t stored, uint
 {
 	struct qcow2_exam *x = arg;
 	uint64_t off = cluster << x->q.cluster_bits, i = cluster >> x->q.rb_bits;
+	bool mended = qcow2_mend_count(x, cluster, stored, refs, unreadable);
 
-	if (unreadable && !x->refblock_said && i < x->c.nrt &&
+	if (unreadable && !mended && !x->refblock_said && i < x->c.nrt &&
 	    (x->c.rt[i] & QCOW2_REFTABLE_OFFSET & (x->q.cluster_size - 1))) {
 		x->refblock_said = true;
 		QCOW2_SAY(x, PLT_NOTE, "Q-REF-TABLE", x->c.rt[i] & QCOW2_REFTABLE_OFFSET,
@@ -404,18 +420,38 @@ static void report_difference(void *arg, uint64_t cluster, uint64_t stored, uint
 			  "); further non-fatal corruption events will be suppressed",
 			  x->c.rt[i] & QCOW2_REFTABLE_OFFSET, i);
 	}
-	if (unreadable)
+	if (unreadable && !mended)
 		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-REF-READ", off, x->q.cluster_size,
 			  "Can't get refcount for cluster %" PRIu64 ": %s", cluster,
 			  strerror(-unreadable));
-	else if (stored < refs)
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-REF-LOW", off, x->q.cluster_size,
-			  "ERROR cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
-			  cluster, stored, refs);
 	else
-		QCOW2_SAY(x, PLT_LEAK, "Q-LEAK", off, x->q.cluster_size,
-			  "Leaked cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
-			  cluster, stored, refs);
+		plt_emit(x->ex,
+			 &(struct plt_finding){.id = stored < refs ? "Q-REF-LOW" : "Q-LEAK",
+					       .severity = stored < refs ? PLT_CORRUPTION : PLT_LEAK,
+					       .count = 1,
+					       .mended = mended,
+					       .host_off = off,
+					       .host_len = x->q.cluster_size},
+			 "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+			 mended ? "Repairing" : stored < refs ? "ERROR" : "Leaked", cluster, stored, refs);
+	x->counts_left |= !mended;
+	x->leaked |= stored && !refs;
+}
+
+/* What qemu-img calls leaked may be what is left of a map. */
+static void report_orphans(struct qcow2_exam *x)
+{
+	if (x->orphans == QCOW2_ORPHANS_LOST)
+		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, x->orphan_tables ? "Q-L1" : "Q-L2", x->q.l1_offset,
+				 (uint64_t)x->q.l1_size * 8, 0, 0,
+				 "ERROR part of the map is lost: %" PRIu64 " clusters hold data that nothing reaches, %" PRIu64
+				 " of them L2 tables whose L1 entry is gone, and the map has gaps that they fit. They are "
+				 "not free space",
+				 x->orphan_clusters, x->orphan_tables);
+	else if (x->orphans == QCOW2_ORPHANS_UNDECIDED && x->ex->mend)
+		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-ORPHANS", 0, 0, 0, 0,
+				 "%" PRIu64 " clusters hold data that nothing reaches; whether part of the map was lost, or a "
+				 "program was stopped, cannot be told: their counts stay", x->orphan_clusters);
 }
 
 /* A file that ends inside a structure.  That it ends inside a data cluster is usual. */
@@ -509,11 +545,25 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 		return plt_error_set(err, -r, "Out of memory");
 	report_refblocks(x);
 	report_overflow(x);
-	r = qcow2_compare(c, report_difference, x, &highest);
+	/* before anything is lowered; otherwise only where there is something to judge */
+	r = x->ex->mend || x->refs_bad ? qcow2_judge_orphans(x, !x->refs_bad) : 0;
+	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_map(x);
+	if (!r && x->map_changed) /* the next round counts what is there now */
+		return 0;
 	if (!r)
+		r = qcow2_compare(c, report_difference, x, &highest);
+	if (!r && x->leaked && !x->ex->mend && !x->refs_bad)
+		r = qcow2_judge_orphans(x, true);
+	if (!r)
+		r = qcow2_mend_counts_end(x);
+	if (!r && qcow2_mend_rebuilds(x))
+		r = qcow2_mend_rebuild(x);
+	else if (!r)
 		r = qcow2_exam_copied(x);
 	if (r < 0)
-		return plt_error_set(err, -r, "Out of memory");
+		return plt_error_errno(err, -r, "The examination failed");
+	report_orphans(x);
 	*t = (struct plt_check_totals){
 		.image_end_offset = (highest + 1) << q->cluster_bits,
 		.total_clusters = plt_div_up(plt_align_down(q->virtual_size, 512), q->cluster_size),
@@ -526,7 +576,9 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	r = report_cut(x);
 	if (r == 0)
 		r = qcow2_exam_beyond_end(x);
-	return r < 0 ? plt_error_set(err, -r, "Out of memory") : 0;
+	if (r == 0 && x->ex->mend)
+		r = qcow2_mend_flags(x);
+	return r < 0 ? plt_error_errno(err, -r, "The examination failed") : 0;
 }
 
 int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
@@ -545,6 +597,8 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 	qcow2_recount_release(&x.c);
 	free(x.snapshot_times);
 	free(x.overlaps);
+	free(x.block);
+	free(x.pieces);
 	qcow2_bitmaps_release(&x.q);
 	qcow2_snapshots_release(&x.q);
 	qcow2_state_release(&x.q);

@@ -108,6 +108,20 @@ static inline enum qcow2_entry_type qcow2_entry_type(const struct qcow2_recount 
 	return QCOW2_ENTRY_NORMAL;
 }
 
+/* orphans.c: what clusters are that are counted and that nothing reaches */
+enum qcow2_orphan_verdict {
+	QCOW2_ORPHANS_LEFT,	 /* none, or a program that was stopped has left them */
+	QCOW2_ORPHANS_UNDECIDED, /* their counts stay */
+	QCOW2_ORPHANS_LOST,	 /* part of the map has been lost: they may be the guest's data */
+};
+
+/* An orphan L2 table that nothing explains. */
+struct qcow2_piece {
+	uint64_t off;
+	uint64_t slot;		   /* L1 index that an old L1 names it at; UINT64_MAX: none, or several */
+	bool named;
+};
+
 /* An examination: the recount, and whom to tell. */
 struct qcow2_overlap {
 	uint64_t off, len;
@@ -123,6 +137,18 @@ struct qcow2_exam {
 	unsigned noverlaps;
 	bool refblock_said; /* an unaligned refcount block has been named */
 	uint32_t walks;	    /* walks of L1 tables so far */
+	bool refs_bad;	    /* the refcount structure itself cannot be trusted */
+	bool snapshots_bad; /* the snapshot table could not be read: what it reaches is not counted */
+	enum qcow2_orphan_verdict orphans;
+	uint64_t orphan_clusters, orphan_tables; /* with content and without explanation */
+	struct qcow2_piece *pieces; /* when mending */
+	uint32_t npieces;
+	bool map_changed;	  /* what was counted is not the map that is there now */
+	bool counts_left;	  /* a stored count is wrong and stays so */
+	bool leaked;		  /* some cluster is counted, and nothing reaches it */
+	uint8_t *block;		  /* mending: the refcount block that is being changed */
+	uint64_t block_index;
+	uint32_t block_from, block_to; /* what of it has changed, in whole sectors */
 };
 
 #define QCOW2_SAY(x, level, class, off, len, ...)                                                  \
@@ -222,5 +248,36 @@ struct qcow2_l2ref *qcow2_l2_find(const struct qcow2_recount *c, uint64_t off);
 int qcow2_l2_scan(struct qcow2_recount *c);
 /* One L2 table's bytes (zeros behind the file's end) into @buf of one cluster. */
 int qcow2_l2_read(struct qcow2_recount *c, uint64_t off, uint8_t *buf);
+
+/*
+ * orphans.c: sets x->orphans.  After everything has been counted.  @counted: the stored counts can be
+ * trusted to say what is in use; otherwise everything in the file that nothing reaches is looked at.
+ */
+int qcow2_judge_orphans(struct qcow2_exam *x, bool counted);
+
+/* Has a table nothing but entries that can be, a few at most excepted? */
+bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *table);
+
+/*
+ * mend_map.c: orphan L2 tables go back into the L1 where an old L1 or a snapshot says where they belong, or
+ * the caller does; the others become ex->mend->unplaced.
+ */
+int qcow2_mend_map(struct qcow2_exam *x);
+int qcow2_show_pieces(struct plt_store *overlay, const struct plt_orphans *p, struct plt_error *err);
+
+/*
+ * mend.c: edits of counts, for an examination that mends.  The counts that come out are those of the map, save
+ * where orphans keep theirs.
+ */
+bool qcow2_has_refblock(const struct qcow2_exam *x, uint64_t index); /* one that can be */
+/* Is the refcount structure to be written anew?  After qcow2_judge_orphans(). */
+bool qcow2_mend_rebuilds(const struct qcow2_exam *x);
+/* A count differs: is it put right?  In ascending order; qcow2_mend_counts_end() writes the last of them. */
+bool qcow2_mend_count(struct qcow2_exam *x, uint64_t cluster, uint64_t stored, uint64_t refs, int unreadable);
+int qcow2_mend_counts_end(struct qcow2_exam *x);
+/* Table and blocks anew, behind the end of the file; the header names them. */
+int qcow2_mend_rebuild(struct qcow2_exam *x);
+/* Nothing is wrong any more: the flags that say so go. */
+int qcow2_mend_flags(struct qcow2_exam *x);
 
 #endif

@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -136,8 +137,30 @@ static void report_allocated(struct qcow2_exam *x, uint64_t e, uint64_t bitmap, 
 	}
 }
 
-/* The entries of one table, in order. */
-static void report_table(struct qcow2_exam *x, const uint8_t *table, uint64_t guest, bool active)
+/*
+ * A preallocated cluster that cannot be: its zeros do not need it, so the entry becomes one of plain zeros, as
+ * qemu-img does it.
+ */
+static bool mend_zero(struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t at)
+{
+	const struct qcow2_state *q = &x->q;
+	bool data = q->extl2 ? (uint32_t)bitmap != 0 : !(e & QCOW2_L2_ZERO);
+	plt_be64 v = plt_be64_make(q->extl2 ? 0 : QCOW2_L2_ZERO);
+	uint64_t off = e & QCOW2_L2_OFFSET;
+
+	if (!x->ex->mend || !(x->ex->mend->what & PLT_MEND_MAP) || data || !(off & (q->cluster_size - 1)) ||
+	    plt_store_write(x->c.file, at, &v, sizeof(v), PLT_IO_L2, NULL) < 0)
+		return false;
+	x->map_changed = x->ex->mend->changed = true;
+	plt_emit(x->ex,
+		 &(struct plt_finding){.id = "Q-ENT-ALIGN-ZERO", .severity = PLT_CORRUPTION, .count = 1, .mended = true,
+				       .host_off = off, .host_len = q->cluster_size},
+		 "Repairing offset=%" PRIx64 ": Preallocated cluster is not properly aligned; L2 entry corrupted.", off);
+	return true;
+}
+
+/* The entries of one table, in order.  @at: where it lies. */
+static void report_table(struct qcow2_exam *x, const uint8_t *table, uint64_t at, uint64_t guest, bool active)
 {
 	const struct qcow2_state *q = &x->q;
 	unsigned n = 1U << q->l2_bits;
@@ -168,7 +191,8 @@ static void report_table(struct qcow2_exam *x, const uint8_t *table, uint64_t gu
 			QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-SUBCLUSTER", 0, 0,
 				  "ERROR: Unallocated cluster has non-zero "
 				  "subcluster allocation map");
-		else if (type == QCOW2_ENTRY_NORMAL || type == QCOW2_ENTRY_ZERO_ALLOC)
+		else if ((type == QCOW2_ENTRY_NORMAL || type == QCOW2_ENTRY_ZERO_ALLOC) &&
+			 !mend_zero(x, e, bitmap, at + (uint64_t)i * q->l2_entry_size))
 			report_allocated(x, e, bitmap, guest, active);
 	}
 }
@@ -226,7 +250,7 @@ static int report_l1_entry(void *arg, uint32_t index, uint64_t e)
 		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", off, q->cluster_size,
 			  "ERROR: I/O error in check_refcounts_l2");
 	else
-		report_table(x, w->table, (uint64_t)index << (q->cluster_bits + q->l2_bits),
+		report_table(x, w->table, off, (uint64_t)index << (q->cluster_bits + q->l2_bits),
 			     w->active);
 	return 0;
 }
@@ -255,25 +279,54 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 
 /* ---- COPIED ---------------------------------------------------------------------------------- */
 
-static void copied_table(struct qcow2_exam *x, const uint8_t *table)
+/* May COPIED of an entry be put right?  Not where it would follow a count that is wrong. */
+static bool mends_copied(const struct qcow2_exam *x, uint64_t off, uint64_t stored)
+{
+	const struct plt_mend *m = x->ex->mend;
+
+	if (!m || !(m->what & PLT_MEND_MARKS) || (!(m->what & PLT_MEND_RAISE) && x->ex->corruptions))
+		return false;
+	return x->c.external || stored == PLT_MIN(qcow2_references(&x->c, off >> x->q.cluster_bits), x->q.refcount_max);
+}
+
+static void say_copied(struct qcow2_exam *x, bool mended, const char *id, uint64_t off, const char *what)
+{
+	plt_emit(x->ex, &(struct plt_finding){.id = id, .severity = PLT_CORRUPTION, .count = 1, .mended = mended,
+					      .host_off = off, .host_len = x->q.cluster_size},
+		 "%s OFLAG_COPIED %s", mended ? "Repairing" : "ERROR", what);
+}
+
+static int copied_table(struct qcow2_exam *x, uint64_t table_off, uint8_t *table)
 {
 	const struct qcow2_state *q = &x->q;
+	uint64_t from = UINT64_MAX, to = 0;
+	char what[120];
 
-	for (const uint8_t *p = table; p < table + q->cluster_size; p += q->l2_entry_size) {
+	for (uint8_t *p = table; p < table + q->cluster_size; p += q->l2_entry_size) {
 		uint64_t e = plt_get_be64(p), off = e & QCOW2_L2_OFFSET, stored = 1;
 		enum qcow2_entry_type type = qcow2_entry_type(&x->c, e);
+		bool mend;
 
 		if (type != QCOW2_ENTRY_NORMAL && type != QCOW2_ENTRY_ZERO_ALLOC)
 			continue;
 		if (!x->c.external &&
 		    qcow2_stored_count(&x->c, off >> q->cluster_bits, &stored) < 0)
 			continue;
-		if ((stored == 1) != !!(e & QCOW2_COPIED))
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-COPIED", off, q->cluster_size,
-				  "ERROR OFLAG_COPIED data cluster: "
-				  "l2_entry=%" PRIx64 " refcount=%" PRIu64,
-				  e, stored);
+		if ((stored == 1) == !!(e & QCOW2_COPIED))
+			continue;
+		mend = !(table_off & (q->cluster_size - 1)) && mends_copied(x, off, stored);
+		snprintf(what, sizeof(what), "data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64, e, stored);
+		say_copied(x, mend, "Q-COPIED", off, what);
+		if (!mend)
+			continue;
+		plt_put_be64(p, e ^ QCOW2_COPIED);
+		from = PLT_MIN(from, plt_align_down((uint64_t)(p - table), 512));
+		to = PLT_MAX(to, plt_align_up((uint64_t)(p - table) + 8, 512));
 	}
+	if (from >= to)
+		return 0;
+	x->ex->mend->changed = true;
+	return plt_store_write(x->c.file, table_off + from, table + from, to - from, PLT_IO_L2, NULL);
 }
 
 static int copied_entry(void *arg, uint32_t index, uint64_t e)
@@ -282,18 +335,28 @@ static int copied_entry(void *arg, uint32_t index, uint64_t e)
 	struct qcow2_exam *x = w->x;
 	uint64_t off = e & QCOW2_L1_OFFSET, stored;
 	struct qcow2_l2ref *l;
+	char what[120];
+	int r = 0;
 
 	if (!off || qcow2_stored_count(&x->c, off >> x->q.cluster_bits, &stored) < 0)
 		return 0;
-	if ((stored == 1) != !!(e & QCOW2_COPIED))
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-COPIED-L1", off, x->q.cluster_size,
-			  "ERROR OFLAG_COPIED L2 cluster: "
-			  "l1_index=%" PRIu32 " l1_entry=%" PRIx64 " refcount=%" PRIu64,
-			  index, e, stored);
+	if ((stored == 1) != !!(e & QCOW2_COPIED)) {
+		bool mend = mends_copied(x, off, stored);
+
+		snprintf(what, sizeof(what), "L2 cluster: l1_index=%" PRIu32 " l1_entry=%" PRIx64 " refcount=%" PRIu64,
+			 index, e, stored);
+		say_copied(x, mend, "Q-COPIED-L1", off, what);
+		if (mend) {
+			plt_be64 other = plt_be64_make(e ^ QCOW2_COPIED);
+
+			x->ex->mend->changed = true;
+			r = plt_store_write(x->c.file, x->q.l1_offset + (uint64_t)index * 8, &other, 8, PLT_IO_L1, NULL);
+		}
+	}
 	l = qcow2_l2_find(&x->c, off);
-	if (l && l->flagged && look_again(x, l) && qcow2_l2_read(&x->c, off, w->table) == 0)
-		copied_table(x, w->table);
-	return 0;
+	if (r == 0 && l && l->flagged && look_again(x, l) && qcow2_l2_read(&x->c, off, w->table) == 0)
+		r = copied_table(x, off, w->table);
+	return r;
 }
 
 int qcow2_exam_copied(struct qcow2_exam *x)

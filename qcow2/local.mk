@@ -19,8 +19,11 @@ libplatter_core_la_SOURCES += \
 	qcow2/header_write.c \
 	qcow2/map.c \
 	qcow2/mapping.h \
+	qcow2/mend.c \
+	qcow2/mend_map.c \
 	qcow2/ondisk.h \
 	qcow2/open.c \
+	qcow2/orphans.c \
 	qcow2/place.c \
 	qcow2/qcow2.h \
 	qcow2/recover.c \

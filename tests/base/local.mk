@@ -5,6 +5,7 @@ unit_tests += \
 	tests/base/test-alloc \
 	tests/base/test-bitmap \
 	tests/base/test-checked \
+	tests/base/test-crc \
 	tests/base/test-digest \
 	tests/base/test-endian \
 	tests/base/test-error \
@@ -18,6 +19,7 @@ unit_tests += \
 tests_base_test_alloc_SOURCES = tests/base/test-alloc.c
 tests_base_test_bitmap_SOURCES = tests/base/test-bitmap.c
 tests_base_test_checked_SOURCES = tests/base/test-checked.c
+tests_base_test_crc_SOURCES = tests/base/test-crc.c
 tests_base_test_digest_SOURCES = tests/base/test-digest.c
 tests_base_test_endian_SOURCES = tests/base/test-endian.c
 tests_base_test_error_SOURCES = tests/base/test-error.c

@@ -72,12 +72,6 @@ wrong_usage() {
 same_as_qemu usage wrong_usage
 
 # What platter has beyond qemu-img 7.2.
-for args in 'check -r leaks a' 'check -r all a'; do
-	# shellcheck disable=SC2086
-	fails 1 "$args is refused" "$PLATTER" $args
-	# shellcheck disable=SC2086
-	like "$("$PLATTER" $args 2>&1)" '^platter: -r (leaks|all): repair is not supported' "$args: says so"
-done
 for c in bitmap commit rebase snapshot; do
 	fails 1 "$c is refused" "$PLATTER" $c x
 	like "$("$PLATTER" $c x 2>&1)" "^platter: $c: this command is not supported" "$c: says so"

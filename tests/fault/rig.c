@@ -856,6 +856,44 @@ static int judge_structure(struct rig *r, struct plt_store *st, const char *when
 	return 0;
 }
 
+/*
+ * As check -r all does it: what a power cut leaves is nothing but counts, so afterwards nothing is wrong; space
+ * may stay lost where it cannot be told from lost data.  The disk is what it was, and so is the file.
+ */
+static int judge_repair(struct rig *r, struct plt_store *file, struct plt_store *data, size_t mark, size_t limit)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_mend mend = {.what = PLT_MEND_ALL, .changed = true};
+	struct plt_check_result res;
+	struct plt_store *overlay;
+	struct plt_disk *disk;
+	int ret = 0;
+
+	ck_assert_int_eq(plt_overlay_new(file, true, &overlay), 0);
+	for (unsigned i = 0; mend.changed && ret == 0; i++) {
+		mend.changed = false;
+		ret = i < 8 ? plt_mend_store(r->ctx, overlay, "top", rig_format(r), &mend, NULL, NULL, &res, &err) : -ELOOP;
+	}
+	if (ret == 0)
+		ret = plt_check_store(r->ctx, overlay, "top", rig_format(r), NULL, NULL, &res, &err);
+	if (ret < 0) {
+		complain(r, "the repair fails: %s", err.text);
+	} else if (res.corruptions || res.added || res.check_errors) {
+		complain(r, "the repair leaves %" PRIu64 " errors", res.corruptions + res.added + res.check_errors);
+		ret = -1;
+	} else {
+		ret = open_disk(r, overlay, data, true, NULL, &disk, &err);
+		if (ret < 0) {
+			complain(r, "repaired, it does not open: %s", err.text);
+		} else {
+			ret = rig_verify_disk(r, disk, mark, limit);
+			plt_disk_close(disk, NULL);
+		}
+	}
+	plt_store_unref(overlay);
+	return ret;
+}
+
 /* Everything can be overwritten: nothing that was given out can be given out again. */
 static int write_over(struct rig *r, struct plt_store *file, struct plt_store *data)
 {
@@ -948,6 +986,8 @@ static int judge_state(struct rig *r, struct plt_store *file, struct plt_store *
 	dirty = rig_is_qcow2(r) && get64(file, 72) & QCOW2_INCOMPAT_DIRTY &&
 		get64(file, 0) != ((uint64_t)QCOW2_MAGIC << 32 | 2);
 	if (judge_structure(r, file, "before opening", dirty, r->l->damaged && untouched) < 0)
+		return -1;
+	if (over && rig_is_qcow2(r) && !r->beyond && judge_repair(r, file, data, mark, limit) < 0)
 		return -1;
 	if (open_disk(r, file, data, true, NULL, &disk, &err) < 0) {
 		complain(r, "it does not open for writing: %s", err.text);

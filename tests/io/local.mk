@@ -3,6 +3,7 @@
 
 unit_tests += \
 	tests/io/test-file \
+	tests/io/test-journal \
 	tests/io/test-lock \
 	tests/io/test-model \
 	tests/io/test-ring \
@@ -10,6 +11,7 @@ unit_tests += \
 	$(NULL)
 
 tests_io_test_file_SOURCES = tests/io/test-file.c
+tests_io_test_journal_SOURCES = tests/io/test-journal.c
 tests_io_test_lock_SOURCES = tests/io/test-lock.c
 tests_io_test_model_SOURCES = tests/io/test-model.c
 tests_io_test_ring_SOURCES = tests/io/test-ring.c

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * repair: findings, plan, consent, journal, image, and a second look.  Nothing is written before the plan has been
+ * shown and accepted.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+
+#define SHOWN_MAX 100 /* findings of a kind on a terminal */
+
+static int run(struct cli_args *a);
+
+static const struct cli_opt opts[] = {
+	{ 'f', "format", "fmt", "format of the image", CLI_FORMAT },
+	{ OPT_YES, "yes", NULL, "do not ask", CLI_ANY },
+	{ OPT_DRY_RUN, "dry-run", NULL, "show the plan; the image is opened read-only", CLI_ANY },
+	{ OPT_COPY, "output", "new", "repair a copy under this name; the image itself stays as it is", CLI_FILE },
+	{ OPT_UNDO_FILE, "undo-file", "file", "the undo journal (the image's name and \".platter-undo\")", CLI_FILE },
+	{ 0 },
+};
+
+const struct cli_command cli_repair = {
+	.name = "repair",
+	.operands = "filename",
+	.operand_kind = CLI_FILE,
+	.summary = "put a damaged image right",
+	.text = (const char *const[]){
+		"Shows what is wrong and what would be changed, asks, writes an undo journal, makes it durable, and "
+		"only then changes the image; a repair that is interrupted is finished by the next one, or taken back "
+		"by \\fBundo\\fR. The journal is kept.",
+		"Clusters that nothing reaches are not given free as long as they may be what is left of a lost map.",
+		"Exit status: 0 the image is right; 1 failed; 2 something is left that could not be put right; 3 space "
+		"is lost, and nothing else.",
+		NULL,
+	},
+	.examples = (const char *const[]){
+		"platter repair disk.qcow2", "look, then ask",
+		"platter repair --dry-run disk.qcow2", "only look",
+		"platter undo disk.qcow2.platter-undo", "take it back",
+		NULL,
+	},
+	.groups = (const struct cli_opt *const[]){
+		opts, cli_object_opts, cli_image_opts_opts, cli_quiet_opts, cli_policy_opts, NULL,
+	},
+	.run = run,
+};
+
+struct job {
+	const char *name, *copy;
+	struct plt_open_options open;
+	struct plt_repair_options options;
+	bool yes, dry_run, quiet;
+	uint64_t shown, kept_back;
+};
+
+static void found(void *arg, const struct plt_check_finding *f)
+{
+	struct job *j = arg;
+	bool first = !strncmp(f->text, "Repairing ", 10);
+
+	if (j->quiet)
+		return;
+	if (j->shown++ >= SHOWN_MAX) {
+		j->kept_back++;
+		return;
+	}
+	if (f->mended)
+		printf("to repair: %s [%s]\n", first ? f->text + 10 : f->text, f->id);
+	else
+		printf("%s: %s [%s]\n", f->severity, f->text, f->id);
+}
+
+struct sum {
+	uint64_t edits, bytes;
+};
+
+static int add_up(void *arg, uint64_t off, const void *bytes, uint64_t len)
+{
+	struct sum *s = arg;
+
+	(void)off;
+	(void)bytes;
+	s->edits++;
+	s->bytes += len;
+	return 0;
+}
+
+static void print_left(const char *when, const struct plt_check_result *res)
+{
+	if (!res->corruptions && !res->added && !res->leaks && !res->check_errors)
+		printf("%s nothing is wrong.\n", when);
+	else
+		printf("%s %" PRIu64 " errors and %" PRIu64 " leaked clusters are left.\n", when,
+		       res->corruptions + res->added + res->check_errors, res->leaks);
+}
+
+static int exit_status(const struct plt_check_result *res)
+{
+	return res->corruptions || res->added || res->check_errors ? 2 : res->leaks ? 3 : 0;
+}
+
+static bool ask(void)
+{
+	char answer[16];
+
+	if (!isatty(STDIN_FILENO)) {
+		cli_error("nobody to ask: --yes repairs without asking");
+		return false;
+	}
+	printf("Repair? [y/N] ");
+	fflush(stdout);
+	return fgets(answer, sizeof(answer), stdin) && (*answer == 'y' || *answer == 'Y');
+}
+
+static int repair(struct job *j, struct plt_repair *rep)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_check_result left = { 0 };
+	struct sum sum = { 0 };
+	char *journal = NULL, size[CLI_SIZE_MAX];
+	int r = plt_repair_check(rep, NULL, NULL, &left, &err);
+
+	if (r < 0) {
+		cli_error("%s", err.text);
+		return 1;
+	}
+	plt_repair_each(rep, add_up, &sum);
+	if (!j->quiet && j->kept_back)
+		printf("... and %" PRIu64 " more\n", j->kept_back);
+	if (!sum.edits) {
+		if (!j->quiet)
+			print_left("There is nothing that can be repaired;", &left);
+		return exit_status(&left);
+	}
+	cli_human_size(sum.bytes, size);
+	if (!j->quiet) {
+		printf("\nPlan: %" PRIu64 " edits, %s", sum.edits, size);
+		if (plt_repair_growth(rep)) {
+			cli_human_size(plt_repair_growth(rep), size);
+			printf("; the file grows by %s", size);
+		}
+		puts(".");
+		print_left("After it", &left);
+	}
+	if (j->dry_run)
+		return exit_status(&left);
+	if (!j->yes && !ask())
+		return 1;
+	if (j->copy)
+		r = plt_repair_copy(rep, j->copy, &err);
+	else
+		r = plt_repair_apply(rep, &journal, &err);
+	if (r < 0) {
+		cli_error("%s", err.text);
+		return 1;
+	}
+	if (!j->quiet && j->copy)
+		printf("The repaired copy is '%s'.\n", j->copy);
+	else if (!j->quiet)
+		printf("Repaired. '%s' takes it back: %s undo '%s'\n", journal, cli_program, journal);
+	free(journal);
+	return exit_status(&left);
+}
+
+static int run(struct cli_args *a)
+{
+	struct job j = { .open = PLT_OPEN_OPTIONS_INIT, .options = PLT_REPAIR_OPTIONS_INIT };
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_repair *rep;
+	struct plt_ctx *ctx;
+	int c, status, r;
+
+	while ((c = cli_next(a)) != CLI_END) {
+		switch (c) {
+		case CLI_STOP:
+			return a->status;
+		case 'f':
+			j.open.format = a->arg;
+			break;
+		case OPT_YES:
+			j.yes = true;
+			break;
+		case OPT_DRY_RUN:
+			j.dry_run = true;
+			break;
+		case OPT_COPY:
+			j.copy = a->arg;
+			break;
+		case OPT_UNDO_FILE:
+			j.options.undo_file = a->arg;
+			break;
+		}
+	}
+	if (optind != a->argc - 1)
+		return cli_usage_error("Expecting one image file name");
+	if (cli_context(a, &ctx) < 0)
+		return 1;
+	j.name = a->argv[optind];
+	j.quiet = a->quiet;
+	if (j.dry_run || j.copy)
+		j.options.flags |= PLT_REPAIR_NO_WRITE;
+	r = cli_open_flags(a, &j.open);
+	if (r == 0) {
+		r = plt_repair_plan(ctx, j.name, &j.open, &j.options, found, &j, &rep, &err);
+		if (r < 0)
+			cli_error("%s", err.text);
+	}
+	status = r < 0 ? 1 : repair(&j, rep);
+	if (r == 0)
+		plt_repair_free(rep);
+	plt_ctx_free(ctx);
+	return status;
+}

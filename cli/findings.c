@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Findings, as check and repair print them.  What qemu-img finds too has its words and goes to stderr, where
+ * scripts look for it; the rest is marked with the name of its kind, and kept apart in JSON.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+
+/* Memory for findings in JSON is bounded: a damaged image may have one a cluster. */
+#define FINDINGS_MAX 10000
+
+static void put_range(json_t *o, const char *name, uint64_t off, uint64_t len)
+{
+	if (len)
+		json_object_set_new(o, name,
+				    json_pack("{s:I, s:I}", "offset", (json_int_t)off, "length",
+					      (json_int_t)len));
+}
+
+void cli_found(void *arg, const struct plt_check_finding *f)
+{
+	struct cli_findings *rep = arg;
+	json_t *o;
+
+	/* As qemu-img, findings go to stderr in any form: stdout is the summary's. */
+	if (!f->beyond_qemu) {
+		fprintf(stderr, "%s\n", f->text);
+		return;
+	}
+	if (!rep->json && !strcmp(f->severity, "note") && !isatty(STDERR_FILENO))
+		return; /* worth knowing for a person; for a script stderr means trouble */
+	if (!rep->json) {
+		fprintf(stderr, "%s: %s [%s]\n", f->severity, f->text, f->id);
+		return;
+	}
+	if (json_array_size(rep->beyond) == FINDINGS_MAX) {
+		rep->omitted++;
+		return;
+	}
+	o = json_object();
+	json_object_set_new(o, "id", cli_json_text(f->id));
+	json_object_set_new(o, "severity", cli_json_text(f->severity));
+	json_object_set_new(o, "text", cli_json_text(f->text));
+	put_range(o, "host", f->host_off, f->host_len);
+	put_range(o, "guest", f->guest_off, f->guest_len);
+	if (f->mended)
+		json_object_set_new(o, "repaired", json_true());
+	json_array_append_new(rep->beyond, o);
+}

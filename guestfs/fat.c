@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * FAT12, FAT16 and FAT32 as evidence sees them.  The only structure with an address of its own is a
+ * directory, whose '.' names its first cluster; the allocation table gives the chains, and directories
+ * where files end.  Chains and directories are bounded by the number of clusters, and each directory is
+ * entered once.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bitmap.h"
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/endian.h"
+#include "base/zero.h"
+#include "guestfs/guestfs.h"
+
+#define CLUSTERS_MAX (1u << 28)
+#define DIRS_MAX (1u << 20)
+#define CACHE 512               /* of the table: what is beside may be missing */
+
+enum { IS_DIR = 1 };
+
+struct fat {
+	struct plt_guestfs fs;
+	uint32_t ss, reserved, ntables, table_sectors, root_entries, root_cluster, clusters;
+	unsigned bits;
+	uint64_t data;           /* of cluster 2, from the start */
+	uint64_t cached;         /* which part of the table is in cache; UINT64_MAX: none */
+	int cached_error;
+	uint8_t cache[CACHE];
+	struct plt_bitmap seen;  /* directories entered */
+	uint32_t *todo;
+	size_t ntodo, todo_cap;
+	uint64_t budget;
+	plt_fact_fn fn;
+	void *arg;
+	bool stop;
+};
+
+static bool parse_boot(const uint8_t *p, struct fat *f)
+{
+	uint32_t spc = p[13], sectors = plt_get_le16(p + 19), root, used;
+
+	f->ss = plt_get_le16(p + 11);
+	f->reserved = plt_get_le16(p + 14);
+	f->ntables = p[16];
+	f->root_entries = plt_get_le16(p + 17);
+	f->table_sectors = plt_get_le16(p + 22) ? plt_get_le16(p + 22) : plt_get_le32(p + 36);
+	if (!sectors)
+		sectors = plt_get_le32(p + 32);
+	if ((p[0] != 0xeb && p[0] != 0xe9) || p[510] != 0x55 || p[511] != 0xaa || !plt_is_pow2(f->ss) || f->ss < 512 ||
+	    f->ss > 4096 || !plt_is_pow2(spc) || !f->reserved || !f->ntables || f->ntables > 2 || !f->table_sectors ||
+	    (p[21] != 0xf0 && p[21] < 0xf8) || f->table_sectors > UINT32_MAX / 8)
+		return false;
+	root = (f->root_entries * 32 + f->ss - 1) / f->ss;
+	used = f->reserved + f->ntables * f->table_sectors + root;
+	if (used >= sectors)
+		return false;
+	f->clusters = (sectors - used) / spc;
+	f->bits = f->clusters < 4085 ? 12 : f->clusters < 65525 ? 16 : 32;
+	if (f->bits == 32 && f->root_entries)
+		return false;
+	f->root_cluster = f->bits == 32 ? plt_get_le32(p + 44) : 0;
+	f->data = (uint64_t)used * f->ss;
+	f->fs.block = spc * f->ss;
+	f->fs.size = (uint64_t)sectors * f->ss;
+	f->fs.fsid = plt_fsid(p + (f->bits == 32 ? 67 : 39), 4);
+	return f->clusters && f->clusters < CLUSTERS_MAX && f->fs.block <= 65536 && memcmp(p + 3, "NTFS", 4) &&
+	       memcmp(p + 3, "EXFAT", 5) && (uint64_t)f->clusters * f->bits / 8 <= (uint64_t)f->table_sectors * f->ss;
+}
+
+void plt_fat_marks(struct plt_mark_sink *sink)
+{
+	static const uint8_t dot[11] = ".          ", dotdot[11] = "..         ";
+	const uint8_t *p = sink->buf + sink->pos;
+	struct fat *f;
+
+	if (p[0] == '.' && !memcmp(p, dot, 11) && p[11] & 0x10 && !memcmp(p + 32, dotdot, 11) && p[43] & 0x10) {
+		uint32_t cluster = plt_get_le16(p + 26) | (uint32_t)plt_get_le16(p + 20) << 16;
+
+		if (cluster >= 2 && cluster < CLUSTERS_MAX)
+			plt_mark_add(sink, PLT_MARK_FAT_DIR, cluster, 0, 64, false);
+	} else if ((p[0] == 0xeb || p[0] == 0xe9) && p[510] == 0x55 && p[511] == 0xaa && (f = calloc(1, sizeof(*f)))) {
+		if (parse_boot(p, f)) {
+			size_t copy = 6 * f->ss;
+			/* FAT32 keeps a copy six sectors on: which one is this? */
+			bool second = sink->pos >= copy && !memcmp(p, p - copy, 512);
+
+			plt_mark_add(sink, PLT_MARK_FAT_BOOT, second, f->fs.fsid, 512, false);
+		}
+		free(f);
+	}
+}
+
+/* ---- the reader ------------------------------------------------------------------------------------- */
+
+static void fat_free(struct plt_guestfs *fs)
+{
+	struct fat *f = (struct fat *)fs;
+
+	plt_bitmap_release(&f->seen);
+	free(f->todo);
+	free(f);
+}
+
+static int fat_open(const struct plt_guest *disk, uint64_t start, const uint8_t *copy, size_t len,
+		    struct plt_guestfs **ret)
+{
+	uint8_t boot[512];
+	struct fat *f;
+
+	if (copy && len < sizeof(boot))
+		return -ENOENT;
+	if (!copy) {
+		int r;
+
+		if (!plt_in_range(start, sizeof(boot), disk->size))
+			return -ENOENT;
+		r = disk->read(disk->arg, start, boot, sizeof(boot));
+		if (r)
+			return r;
+		copy = boot;
+	}
+	f = calloc(1, sizeof(*f));
+	if (!f)
+		return -ENOMEM;
+	if (!parse_boot(copy, f) || start >= disk->size) {
+		free(f);
+		return -ENOENT;
+	}
+	f->fs.ops = &plt_guestfs_fat;
+	f->fs.disk = disk;
+	f->fs.start = start;
+	f->fs.grid = (uint32_t)((start + f->data) % f->fs.block);
+	f->fs.size = PLT_MIN(f->fs.size, disk->size - start);
+	f->fs.zero_tails = false; /* the rest of a cluster is what was there before */
+	*ret = &f->fs;
+	return 0;
+}
+
+static void fact(struct fat *f, enum plt_fact_kind kind, uint64_t off, uint64_t len, uint64_t value, uint8_t what)
+{
+	struct plt_fact x = { .kind = (uint8_t)kind, .off = off, .len = len, .value = value, .what = what };
+
+	if (!f->stop && len && plt_in_range(off, len, f->fs.disk->size) && !f->fn(f->arg, &x))
+		f->stop = true;
+}
+
+static uint64_t cluster_off(const struct fat *f, uint32_t cluster)
+{
+	return f->fs.start + f->data + (uint64_t)(cluster - 2) * f->fs.block;
+}
+
+static bool valid(const struct fat *f, uint32_t cluster)
+{
+	return cluster >= 2 && cluster - 2 < f->clusters;
+}
+
+/* @len bytes at @at of the allocation table: the first copy that can be read. */
+static int read_table(struct fat *f, uint64_t at, uint8_t *buf, size_t len)
+{
+	uint64_t size = (uint64_t)f->table_sectors * f->ss;
+
+	for (size_t i = 0; i < len; i++) {
+		uint64_t page = plt_align_down(at + i, CACHE);
+
+		if (f->cached != page) {
+			size_t n = (size_t)PLT_MIN((uint64_t)CACHE, size - PLT_MIN(page, size));
+
+			f->cached = page;
+			f->cached_error = -EUCLEAN;
+			for (uint32_t k = 0; n && k < f->ntables && f->cached_error; k++) {
+				uint64_t off = f->fs.start + (uint64_t)f->reserved * f->ss + k * size + page;
+
+				if (plt_in_range(off, n, f->fs.disk->size))
+					f->cached_error = f->fs.disk->read(f->fs.disk->arg, off, f->cache, n);
+			}
+		}
+		if (f->cached_error)
+			return f->cached_error;
+		buf[i] = f->cache[at + i - page];
+	}
+	return 0;
+}
+
+/* The cluster after this one; 0: the end, or not known. */
+static uint32_t next_of(struct fat *f, uint32_t cluster)
+{
+	uint8_t b[4];
+	uint32_t v;
+
+	if (f->bits == 12) {
+		if (read_table(f, cluster + cluster / 2, b, 2))
+			return 0;
+		v = cluster & 1 ? plt_get_le16(b) >> 4 : plt_get_le16(b) & 0xfff;
+	} else if (read_table(f, (uint64_t)cluster * (f->bits / 8), b, f->bits / 8)) {
+		return 0;
+	} else {
+		v = f->bits == 16 ? plt_get_le16(b) : plt_get_le32(b) & 0x0fffffff;
+	}
+	return valid(f, v) ? v : 0;
+}
+
+static void file(struct fat *f, uint32_t cluster, uint32_t size)
+{
+	uint64_t left = size;
+
+	while (valid(f, cluster) && left && !f->stop && f->budget) {
+		uint32_t first = cluster, n = 0;
+
+		do {
+			n++;
+			f->budget--;
+			left -= PLT_MIN(left, (uint64_t)f->fs.block);
+			cluster = left ? next_of(f, cluster) : 0;
+		} while (left && cluster == first + n && f->budget);
+		if (!left && size % f->fs.block) {
+			n--;
+			fact(f, PLT_FACT_TAIL, cluster_off(f, first + n), f->fs.block, size % f->fs.block, 0);
+		}
+		fact(f, PLT_FACT_DATA, cluster_off(f, first), (uint64_t)n * f->fs.block, 0, 0);
+	}
+}
+
+static void enter_later(struct fat *f, uint32_t cluster)
+{
+	if (!valid(f, cluster) || plt_bitmap_test(&f->seen, cluster - 2))
+		return;
+	if (f->ntodo == f->todo_cap) {
+		size_t cap = PLT_MAX(2 * f->todo_cap, (size_t)256);
+		void *t = f->ntodo < DIRS_MAX ? realloc(f->todo, cap * sizeof(*f->todo)) : NULL;
+
+		if (!t)
+			return;
+		f->todo = t;
+		f->todo_cap = cap;
+	}
+	plt_bitmap_set(&f->seen, cluster - 2);
+	f->todo[f->ntodo++] = cluster;
+}
+
+/* False: the directory ends here. */
+static bool entries(struct fat *f, const uint8_t *p, size_t len)
+{
+	for (size_t at = 0; at + 32 <= len && !f->stop; at += 32) {
+		const uint8_t *e = p + at;
+		uint32_t cluster = plt_get_le16(e + 26) | (f->bits == 32 ? (uint32_t)plt_get_le16(e + 20) << 16 : 0);
+
+		if (!e[0])
+			return false;
+		if (e[0] == 0xe5 || e[0] == '.' || e[11] & 0x08)
+			continue;
+		if (e[11] & 0x10)
+			enter_later(f, cluster);
+		else
+			file(f, cluster, plt_get_le32(e + 28));
+	}
+	return true;
+}
+
+static void directory(struct fat *f, uint32_t cluster, uint8_t *buf)
+{
+	for (bool first = true; valid(f, cluster) && f->budget && !f->stop; cluster = next_of(f, cluster), first = false) {
+		f->budget--;
+		fact(f, PLT_FACT_META, cluster_off(f, cluster), f->fs.block, first && cluster != f->root_cluster ? cluster : 0,
+		     IS_DIR);
+		if (!plt_in_range(cluster_off(f, cluster), f->fs.block, f->fs.disk->size) ||
+		    f->fs.disk->read(f->fs.disk->arg, cluster_off(f, cluster), buf, f->fs.block))
+			continue;
+		if (!entries(f, buf, f->fs.block))
+			return;
+	}
+}
+
+static int fat_survey(struct plt_guestfs *fs, plt_fact_fn fn, void *arg)
+{
+	struct fat *f = (struct fat *)fs;
+	uint8_t *buf PLT_AUTOFREE = malloc(PLT_MAX(fs->block, 65536u * 32));
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	f->fn = fn;
+	f->arg = arg;
+	f->stop = false;
+	f->cached = UINT64_MAX;
+	f->budget = 4ull * f->clusters + 1024;
+	f->ntodo = 0;
+	plt_bitmap_release(&f->seen);
+	r = plt_bitmap_init(&f->seen, f->clusters);
+	if (r)
+		return r;
+	if (f->bits == 32) {
+		enter_later(f, f->root_cluster);
+	} else {
+		uint64_t off = fs->start + f->data - (uint64_t)plt_align_up(f->root_entries * 32, f->ss);
+		uint32_t len = f->root_entries * 32;
+
+		if (plt_in_range(off, len, fs->disk->size) && !fs->disk->read(fs->disk->arg, off, buf, len))
+			entries(f, buf, len);
+	}
+	while (f->ntodo && !f->stop)
+		directory(f, f->todo[--f->ntodo], buf);
+	return 0;
+}
+
+static bool fat_locate(struct plt_guestfs *fs, const struct plt_mark *mark, const uint8_t *block, size_t len,
+		       uint64_t *ret, bool *ret_sure)
+{
+	const struct fat *f = (struct fat *)fs;
+
+	(void)block;
+	(void)len;
+	*ret_sure = false;
+	if (mark->kind == PLT_MARK_FAT_BOOT && mark->fsid == fs->fsid) {
+		*ret = fs->start + (mark->value ? 6 * f->ss : 0);
+		return true;
+	}
+	if (mark->kind != PLT_MARK_FAT_DIR || !valid(f, (uint32_t)mark->value))
+		return false;
+	*ret = cluster_off(f, (uint32_t)mark->value);
+	return true;
+}
+
+static int fat_verify(struct plt_guestfs *fs, const struct plt_fact *known, uint64_t off, const uint8_t *block)
+{
+	uint32_t cluster = plt_get_le16(block + 26) | (uint32_t)plt_get_le16(block + 20) << 16;
+	const struct fat *f = (struct fat *)fs;
+
+	(void)off;
+	if (known->what != IS_DIR || !known->value)
+		return 0;
+	if (f->bits != 32)
+		cluster &= 0xffff;
+	return block[0] == '.' && block[1] == ' ' && block[11] & 0x10 && cluster == known->value ? 1 : -1;
+}
+
+const struct plt_guestfs_ops plt_guestfs_fat = {
+	.name = "fat",
+	.open = fat_open,
+	.survey = fat_survey,
+	.locate = fat_locate,
+	.verify = fat_verify,
+	.free = fat_free,
+};

@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+/*
+ * L2 tables that nothing names any more go back into the active L1.  Where one belongs is said by
+ *
+ *	an old L1 that nothing names either, where the active one names no table at all
+ *	a snapshot: the table that it shares with the disk is counted once more than it is named; or the
+ *	orphan still has entries of the snapshot's table at that index, of which it is the newer copy
+ *	the only empty place, for the only orphan
+ *	the caller, by what the guest's own metadata say
+ *
+ * The invariant: a place is taken only if it is empty, or what it names cannot be a table; the old table and
+ * everything else stay where they are.  One round changes the map and nothing else: counts are compared
+ * with the new map in the next.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/zero.h"
+#include "qcow2/check.h"
+
+#define MAX_COMPARED 65536 /* pairs of tables that are compared entry by entry */
+
+/* A place at which a table is missing. */
+struct gap {
+	uint32_t index;
+	bool filled;
+};
+
+struct mending {
+	struct qcow2_exam *x;
+	struct gap *v;
+	uint32_t n;
+	uint64_t *l1;         /* as stored */
+	bool *used;           /* pieces that have a place */
+	uint8_t *table, *other;
+};
+
+static uint64_t span(const struct qcow2_state *q)
+{
+	return UINT64_C(1) << (q->cluster_bits + q->l2_bits);
+}
+
+/* ---- places ---------------------------------------------------------------------------------- */
+
+static int note_entry(void *arg, uint32_t index, uint64_t e)
+{
+	struct mending *m = arg;
+
+	m->l1[index] = e;
+	return 0;
+}
+
+/* Is there nothing behind an L1 entry that could be a table? */
+static bool is_gap(struct mending *m, uint64_t e)
+{
+	const struct qcow2_state *q = &m->x->q;
+	uint64_t off = e & QCOW2_L1_OFFSET;
+
+	if (!off || (e & QCOW2_L1_RESERVED) || (off & (q->cluster_size - 1)) || off >= m->x->c.file_size)
+		return true;
+	return qcow2_l2_read(&m->x->c, off, m->table) < 0 || plt_is_zero(m->table, q->cluster_size) ||
+	       !qcow2_l2_well_formed(m->x, m->table);
+}
+
+static int find_gaps(struct mending *m)
+{
+	const struct qcow2_state *q = &m->x->q;
+	uint64_t want = qcow2_l1_entries(q, q->virtual_size), n = PLT_MIN(want, (uint64_t)q->l1_size);
+	int r;
+
+	m->l1 = calloc((size_t)q->l1_size + 1, sizeof(*m->l1));
+	m->v = calloc((size_t)n + 1, sizeof(*m->v));
+	if (!m->l1 || !m->v)
+		return -ENOMEM;
+	r = qcow2_l1_each(&m->x->c, q->l1_offset, q->l1_size, note_entry, m);
+	for (uint32_t i = 0; i < n && r != -ENOMEM; i++)
+		if (is_gap(m, m->l1[i]))
+			m->v[m->n++].index = i;
+	return r == -ENOMEM ? r : 0;
+}
+
+static struct gap *gap_find(struct mending *m, uint64_t index)
+{
+	uint32_t lo = 0, hi = m->n;
+
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (m->v[mid].index < index)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < m->n && m->v[lo].index == index ? &m->v[lo] : NULL;
+}
+
+/* ---- putting back ---------------------------------------------------------------------------- */
+
+static int put(struct mending *m, uint64_t table, struct gap *g, enum plt_certainty certainty, const char *why)
+{
+	static const char *const words[] = { "guess", "likely", "strong", "proven" };
+	struct qcow2_exam *x = m->x;
+	const struct qcow2_state *q = &x->q;
+	uint64_t stored = 0;
+	plt_be64 e;
+	int r;
+
+	(void)qcow2_stored_count(&x->c, table >> q->cluster_bits, &stored);
+	e = plt_be64_make(table | (stored == 1 ? QCOW2_COPIED : 0));
+	r = plt_store_write(x->c.file, q->l1_offset + (uint64_t)g->index * 8, &e, 8, PLT_IO_L1, NULL);
+	if (r < 0)
+		return r;
+	g->filled = true;
+	x->map_changed = x->ex->mend->changed = true;
+	plt_emit(x->ex, &(struct plt_finding){.id = "Q-L1", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
+					      .mended = true, .host_off = table, .host_len = q->cluster_size,
+					      .guest_off = g->index * span(q), .guest_len = span(q)},
+		 "Repairing L1 entry %" PRIu32 ": the L2 table at offset %#" PRIx64 " belongs there (%s: %s)", g->index,
+		 table, words[certainty], why);
+	return 0;
+}
+
+static int put_piece(struct mending *m, uint32_t i, struct gap *g, enum plt_certainty certainty, const char *why)
+{
+	m->used[i] = true;
+	return put(m, m->x->pieces[i].off, g, certainty, why);
+}
+
+/* ---- who says so ----------------------------------------------------------------------------- */
+
+static int by_old_l1(struct mending *m)
+{
+	struct qcow2_exam *x = m->x;
+	int r = 0;
+
+	for (uint32_t i = 0; i < x->npieces && r == 0; i++) {
+		struct gap *g = x->pieces[i].named ? gap_find(m, x->pieces[i].slot) : NULL;
+
+		if (g && !g->filled)
+			r = put_piece(m, i, g, PLT_STRONG, "an old L1 table names it");
+	}
+	return r;
+}
+
+/* Entries that both tables have, in the same place. */
+static uint32_t alike(const struct qcow2_state *q, const uint8_t *a, const uint8_t *b)
+{
+	uint32_t n = 0;
+
+	for (uint32_t at = 0; at < q->cluster_size; at += q->l2_entry_size) {
+		uint64_t e = plt_get_be64(a + at) & ~QCOW2_COPIED;
+
+		n += e && e == (plt_get_be64(b + at) & ~QCOW2_COPIED);
+	}
+	return n;
+}
+
+/* The orphan that is the newer copy of the table in m->table, if just one is. */
+static uint32_t newer_copy(struct mending *m)
+{
+	struct qcow2_exam *x = m->x;
+	uint32_t best = UINT32_MAX, most = 0;
+	bool tie = false;
+
+	for (uint32_t i = 0; i < x->npieces; i++) {
+		uint32_t n;
+
+		if (m->used[i] || qcow2_l2_read(&x->c, x->pieces[i].off, m->other) < 0)
+			continue;
+		n = alike(&x->q, m->table, m->other);
+		if (n > most) {
+			most = n;
+			best = i;
+			tie = false;
+		} else if (n && n == most) {
+			tie = true;
+		}
+	}
+	return tie ? UINT32_MAX : best;
+}
+
+struct from_snapshot {
+	struct mending *m;
+	uint64_t budget;
+};
+
+static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
+{
+	struct from_snapshot *f = arg;
+	struct mending *m = f->m;
+	struct qcow2_exam *x = m->x;
+	const struct qcow2_state *q = &x->q;
+	uint64_t off = e & QCOW2_L1_OFFSET, stored;
+	struct gap *g = gap_find(m, index);
+	uint32_t i;
+
+	if (!g || g->filled || (off & (q->cluster_size - 1)) || off >= x->c.file_size ||
+	    qcow2_l2_read(&x->c, off, m->table) < 0 || !qcow2_l2_well_formed(x, m->table))
+		return 0;
+	if (qcow2_stored_count(&x->c, off >> q->cluster_bits, &stored) == 0 && !x->refs_bad &&
+	    stored > qcow2_references(&x->c, off >> q->cluster_bits))
+		return put(m, off, g, PLT_PROVEN, "it is a snapshot's as well, and is counted once more than it is named");
+	if (f->budget < x->npieces)
+		return 0;
+	f->budget -= x->npieces;
+	i = newer_copy(m);
+	return i == UINT32_MAX ? 0 : put_piece(m, i, g, PLT_STRONG, "it is a newer copy of a snapshot's table");
+}
+
+static int by_snapshots(struct mending *m)
+{
+	struct from_snapshot f = { m, MAX_COMPARED };
+	struct qcow2_exam *x = m->x;
+	int r = 0;
+
+	for (uint32_t i = 0; i < x->q.nb_snapshots && r == 0; i++) {
+		const struct qcow2_snapshot *s = &x->q.snapshots[i];
+
+		if (!x->snapshot_times[i] || x->snapshot_times[i] == QCOW2_ASTRAY)
+			continue;
+		r = qcow2_l1_each(&x->c, s->l1_offset, s->l1_size, snapshot_entry, &f);
+		if (r == -EIO)
+			r = 0;
+	}
+	return r;
+}
+
+/* What the caller has found out. */
+static int by_caller(struct mending *m)
+{
+	struct qcow2_exam *x = m->x;
+	const struct plt_mend *mend = x->ex->mend;
+	int r = 0;
+
+	for (size_t k = 0; k < mend->nplace && r == 0; k++) {
+		const struct plt_orphan *p = &mend->place[k];
+		struct gap *g = p->guest_off == PLT_UNPLACED ? NULL : gap_find(m, p->guest_off / span(&x->q));
+
+		for (uint32_t i = 0; g && !g->filled && i < x->npieces && r == 0; i++)
+			if (x->pieces[i].off == p->host_off && !m->used[i])
+				r = put_piece(m, i, g, p->certainty, p->why);
+	}
+	return r;
+}
+
+static int by_exclusion(struct mending *m)
+{
+	struct qcow2_exam *x = m->x;
+	uint32_t gaps = 0, pieces = 0, gap = 0, piece = 0;
+
+	for (uint32_t i = 0; i < m->n; i++)
+		if (!m->v[i].filled) {
+			gaps++;
+			gap = i;
+		}
+	for (uint32_t i = 0; i < x->npieces; i++)
+		if (!m->used[i]) {
+			pieces++;
+			piece = i;
+		}
+	return gaps == 1 && pieces == 1 ?
+	       put_piece(m, piece, &m->v[gap], PLT_STRONG, "the only orphan, and the only empty place") : 0;
+}
+
+/* ---- what is left ---------------------------------------------------------------------------- */
+
+static int hand_over(struct mending *m)
+{
+	struct qcow2_exam *x = m->x;
+	struct plt_orphans *p = &x->ex->mend->unplaced;
+
+	p->span = span(&x->q);
+	p->v = calloc((size_t)x->npieces + 1, sizeof(*p->v));
+	p->gaps = calloc((size_t)m->n + 1, sizeof(*p->gaps));
+	if (!p->v || !p->gaps)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < x->npieces; i++)
+		if (!m->used[i])
+			p->v[p->n++] = (struct plt_orphan){.host_off = x->pieces[i].off, .guest_off = PLT_UNPLACED};
+	for (uint32_t i = 0; i < m->n; i++)
+		if (!m->v[i].filled)
+			p->gaps[p->ngaps++] = m->v[i].index * p->span;
+	return 0;
+}
+
+int qcow2_mend_map(struct qcow2_exam *x)
+{
+	const struct qcow2_state *q = &x->q;
+	struct plt_orphans *p = &x->ex->mend->unplaced;
+	struct mending m = {.x = x};
+	bool holds_l1 = q->l1_size && !(q->l1_offset & (q->cluster_size - 1)) && q->l1_offset < x->c.file_size;
+	int r;
+
+	free(p->v);
+	free(p->gaps);
+	*p = (struct plt_orphans){0};
+	if (!(x->ex->mend->what & PLT_MEND_MAP) || !holds_l1 || (!x->npieces && !x->q.nb_snapshots))
+		return 0;
+	m.table = plt_alloc_io(q->cluster_size);
+	m.other = plt_alloc_io(q->cluster_size);
+	m.used = calloc((size_t)x->npieces + 1, sizeof(*m.used));
+	r = m.table && m.other && m.used ? find_gaps(&m) : -ENOMEM;
+	if (r == 0 && m.n)
+		r = by_old_l1(&m);
+	if (r == 0 && m.n)
+		r = by_snapshots(&m);
+	if (r == 0 && m.n)
+		r = by_caller(&m);
+	if (r == 0 && m.n)
+		r = by_exclusion(&m);
+	if (r == 0 && m.n)
+		r = hand_over(&m);
+	free(m.l1);
+	free(m.v);
+	free(m.used);
+	free(m.table);
+	free(m.other);
+	return r;
+}
+
+int qcow2_show_pieces(struct plt_store *overlay, const struct plt_orphans *p, struct plt_error *err)
+{
+	PLT_AUTOFREE uint8_t *l1 = plt_alloc_capped(p->n, 8, QCOW2_MAX_L1_BYTES);
+	uint64_t end, size;
+	plt_be64 v;
+	plt_be32 n;
+	int r;
+
+	if (!l1 || plt_mul(p->n, p->span, &size) || size > INT64_MAX)
+		return plt_error_set(err, EFBIG, "%zu L2 tables are too many", p->n);
+	for (size_t i = 0; i < p->n; i++)
+		plt_put_be64(l1 + i * 8, p->v[i].host_off);
+	r = plt_store_size(overlay, &end, err);
+	if (r < 0)
+		return r;
+	end = plt_align_up(end, UINT64_C(1) << QCOW2_MAX_CLUSTER_BITS);
+	r = plt_store_write(overlay, end, l1, p->n * 8, PLT_IO_L1, err);
+	v = plt_be64_make(end);
+	if (r == 0)
+		r = plt_store_write(overlay, offsetof(struct qcow2_header, l1_table_offset), &v, 8, PLT_IO_HEADER, err);
+	v = plt_be64_make(size);
+	if (r == 0)
+		r = plt_store_write(overlay, offsetof(struct qcow2_header, size), &v, 8, PLT_IO_HEADER, err);
+	n = plt_be32_make((uint32_t)p->n);
+	if (r == 0)
+		r = plt_store_write(overlay, offsetof(struct qcow2_header, l1_size), &n, 4, PLT_IO_HEADER, err);
+	n = plt_be32_make(0); /* nor snapshots */
+	return r < 0 ? r : plt_store_write(overlay, offsetof(struct qcow2_header, nb_snapshots), &n, 4, PLT_IO_HEADER, err);
+}

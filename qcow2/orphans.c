@@ -1,0 +1,585 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+/*
+ * Orphans: clusters that are counted, hold something, and that nothing reaches.  What another tool calls
+ * a leak may be all that is left of a disk whose map was lost, so before anybody frees it the orphans are
+ * looked at: which of them are L2 tables or L1 tables by their shape, what those reach, and where they lie.
+ *
+ *	left      a program that was stopped has left them: they lie behind everything that is mapped, for a
+ *	          stop loses the newest allocations; or an orphan L1 reaches them, as a half-deleted snapshot
+ *	          does.  Their counts may be lowered
+ *	lost      the active tree has a gap that they fit, and no stop explains it: an L2 table of garbage, or an
+ *	          empty L1 entry for an L2 table that reaches many orphans, or (512 bytes of) an L2 table of zeros
+ *	          and orphans far below the last cluster that is mapped
+ *	undecided the rest.  A power cut may keep the newest of what was written since the last flush and lose
+ *	          what is older, and it may catch clusters on their way to be free; in a small image that cannot
+ *	          be told from a lost table
+ *
+ * Nothing is written here; what may be done about a verdict is decided in mend.c.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "base/extents.h"
+#include "base/zero.h"
+#include "qcow2/check.h"
+
+#define MANY 64     /* entries of a table: more than one sector of it holds */
+/* Clusters mapped behind an orphan: more, and more bytes, than are mapped between two flushes as a rule. */
+#define FAR_CLUSTERS UINT64_C(1024)
+#define FAR_BYTES (UINT64_C(16) << 20)
+#define MAX_TABLES (UINT32_C(1) << 20) /* orphans that look like tables; memory: 16 bytes each */
+
+struct orphan_table {
+	uint64_t off;
+	bool l2;        /* it has the shape of an L2 table */
+	bool l1;        /* of an L1 table, or a part of one: what it names are L2 tables, all of it */
+	bool explained; /* an orphan L1 names it, and the active one has other tables */
+	bool named;     /* an orphan L1 names it, and the active one has nothing */
+	uint64_t slot;  /* which; UINT64_MAX: several */
+};
+
+/* What is known of a cluster. */
+enum { ORPHAN = 1, CONTENT = 2, EXPLAINED = 4 };
+
+struct census {
+	struct qcow2_exam *x;
+	struct plt_extents all;     /* orphans, whole clusters */
+	uint8_t *mark;              /* one a cluster; touched only where orphans are */
+	uint64_t mark_len;
+	struct orphan_table *v;
+	uint32_t n, cap;
+	uint64_t *seen;             /* of one table: its targets */
+	uint64_t *l1;               /* bit i: active L1 entry i names a place in the file */
+	bool l1_any;                /* some of them does */
+	uint64_t highest;           /* host offset behind the last cluster that is mapped; 0: none */
+	uint8_t *buf, *l1_buf;
+};
+
+static uint8_t *mark_at(struct census *c, uint64_t off)
+{
+	uint64_t k = off >> c->x->q.cluster_bits;
+
+	return &c->mark[k < c->mark_len ? k : c->mark_len - 1]; /* (one more than there are clusters) */
+}
+
+/* ---- shapes ---------------------------------------------------------------------------------- */
+
+/* Could @e be an entry of an L2 table?  *ret_off: the cluster that it names, or 0. */
+static bool entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t *ret_off)
+{
+	const struct qcow2_state *q = &x->q;
+	uint64_t len;
+
+	*ret_off = 0;
+	if (e & QCOW2_COMPRESSED) {
+		len = qcow2_compressed_range(q, e & ~QCOW2_COPIED, ret_off);
+		return !(e & QCOW2_COPIED) && !bitmap && !x->c.external &&
+		       plt_in_range(*ret_off, len, plt_align_up(x->c.file_size, 512)) && *ret_off >= q->cluster_size;
+	}
+	*ret_off = e & QCOW2_L2_OFFSET;
+	if ((e & QCOW2_L2_RESERVED) || (*ret_off & (q->cluster_size - 1)))
+		return false;
+	if ((e & QCOW2_L2_ZERO) && (q->version < 3 || q->extl2))
+		return false;
+	if (q->extl2 && ((bitmap >> 32 & bitmap) || (!*ret_off && (uint32_t)bitmap)))
+		return false;
+	if (!*ret_off)
+		return !(e & QCOW2_COPIED) || x->c.external;
+	return x->c.external || *ret_off < x->c.file_size;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* What is in c->seen: the place, and whether it is compressed data. */
+static uint64_t seen_off(uint64_t v)
+{
+	return v >> 1;
+}
+
+/* Table by shape, as far as @len bytes show: *ret_n clusters that it names go to c->seen, sorted. */
+static bool looks_like_table(struct census *c, const uint8_t *p, uint32_t len, uint32_t *ret_n)
+{
+	const struct qcow2_state *q = &c->x->q;
+	uint32_t n = 0;
+
+	for (uint32_t at = 0; at < len; at += q->l2_entry_size) {
+		uint64_t e = plt_get_be64(p + at), bitmap = q->extl2 ? plt_get_be64(p + at + 8) : 0, off;
+
+		if (!(e | bitmap))
+			continue;
+		if (!entry_fits(c->x, e, bitmap, &off))
+			return false;
+		if (off)
+			c->seen[n++] = e & QCOW2_COMPRESSED ? off << 1 | 1 : off << 1;
+	}
+	*ret_n = n;
+	qsort(c->seen, n, sizeof(*c->seen), by_value);
+	for (uint32_t i = 1; i < n; i++)
+		if (c->seen[i] == c->seen[i - 1] && !(c->seen[i] & 1))
+			return false;
+	return n > 0;
+}
+
+/* L1 table by shape: nothing but entries that name places of clusters. */
+static bool looks_like_l1(const struct census *c, const uint8_t *p, uint32_t len)
+{
+	const struct qcow2_state *q = &c->x->q;
+	bool some = false;
+
+	for (uint32_t at = 0; at < len; at += 8) {
+		uint64_t e = plt_get_be64(p + at), off = e & QCOW2_L1_OFFSET;
+
+		if ((e & QCOW2_L1_RESERVED) || (off & (q->cluster_size - 1)) || off >= c->x->c.file_size || (e && !off))
+			return false;
+		some |= e != 0;
+	}
+	return some;
+}
+
+static struct orphan_table *table_find(const struct census *c, uint64_t off)
+{
+	uint32_t lo = 0, hi = c->n;
+
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (c->v[mid].off < off)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < c->n && c->v[lo].off == off ? &c->v[lo] : NULL;
+}
+
+static int read_cluster(struct census *c, uint64_t off)
+{
+	return plt_store_read(c->x->c.file, off, c->buf, c->x->q.cluster_size, PLT_IO_L2, NULL);
+}
+
+/* ---- gathering ------------------------------------------------------------------------------- */
+
+struct gather {
+	struct census *c;
+	int r;
+};
+
+static void note_orphan(void *arg, uint64_t cluster, uint64_t stored, uint64_t refs, int unreadable)
+{
+	struct gather *g = arg;
+	const struct qcow2_state *q = &g->c->x->q;
+
+	if (g->r == 0 && stored && !refs && !unreadable)
+		g->r = plt_extents_add(&g->c->all, cluster << q->cluster_bits, q->cluster_size);
+	/* a count that has no place where it could be raised */
+	if (stored < refs && !qcow2_has_refblock(g->c->x, cluster >> q->rb_bits))
+		g->c->x->refs_bad = true;
+}
+
+/* Without counts: everything that lies in the file and that nothing reaches. */
+static int note_unreached(struct census *c)
+{
+	const struct qcow2_recount *rc = &c->x->c;
+	unsigned bits = c->x->q.cluster_bits;
+	struct qcow2_host host = {0};
+	int r = 0;
+
+	for (uint64_t k = 0; k < rc->nb && k << bits < rc->file_size && r == 0; k++) {
+		if (qcow2_references(rc, k))
+			continue;
+		if (qcow2_hole_at(rc, &host, k << bits, UINT64_C(1) << bits) != UINT64_C(1) << bits)
+			r = plt_extents_add(&c->all, k << bits, UINT64_C(1) << bits);
+		else /* the rest of the hole at once, up to what something reaches */
+			while (k + 1 < rc->nb && (k + 2) << bits <= host.to && !qcow2_references(rc, k + 1))
+				k++;
+	}
+	return r;
+}
+
+static int add_table(struct census *c, const struct orphan_table *t)
+{
+	if (c->n == c->cap) {
+		uint32_t cap = c->cap ? 2 * c->cap : 64;
+		void *v = realloc(c->v, cap * sizeof(*c->v));
+
+		if (!v)
+			return -ENOMEM;
+		c->v = v;
+		c->cap = cap;
+	}
+	c->v[c->n++] = *t;
+	return 0;
+}
+
+/* Does it hold anything, and is it a table?  The first 4 KiB nearly always tell; there may be many. */
+static int look_at(struct census *c, uint64_t off)
+{
+	const uint32_t cs = c->x->q.cluster_size, few = PLT_MIN(cs, UINT32_C(4096));
+	struct orphan_table t = {.off = off};
+	bool zero;
+	uint32_t n;
+	int r = plt_store_read(c->x->c.file, off, c->buf, few, PLT_IO_L2, NULL);
+
+	zero = r == 0 && plt_is_zero(c->buf, few);
+	t.l2 = r == 0 && (zero || looks_like_table(c, c->buf, few, &n));
+	t.l1 = r == 0 && (zero || looks_like_l1(c, c->buf, few));
+	if (few < cs && (t.l1 || t.l2)) {
+		r = read_cluster(c, off);
+		zero = r == 0 && plt_is_zero(c->buf, cs);
+		t.l2 = r == 0 && looks_like_table(c, c->buf, cs, &n);
+		t.l1 = r == 0 && looks_like_l1(c, c->buf, cs);
+	}
+	if (zero)
+		return 0;
+	*mark_at(c, off) |= CONTENT; /* (what cannot be read may be anything) */
+	return (t.l1 || t.l2) && c->n < MAX_TABLES ? add_table(c, &t) : 0;
+}
+
+static int look_at_all(struct census *c)
+{
+	const uint32_t cs = c->x->q.cluster_size;
+	struct qcow2_host host = {0};
+	int r = 0;
+
+	for (size_t i = 0; i < c->all.n && r == 0; i++) {
+		uint64_t end = c->all.v[i].off + c->all.v[i].len;
+
+		for (uint64_t off = c->all.v[i].off; off < end && r == 0; off += cs) {
+			*mark_at(c, off) |= ORPHAN;
+			if (off < c->x->c.file_size && qcow2_hole_at(&c->x->c, &host, off, cs) != cs)
+				r = look_at(c, off);
+		}
+	}
+	return r;
+}
+
+static int note_l1(void *arg, uint32_t index, uint64_t e)
+{
+	struct census *c = arg;
+
+	if ((e & QCOW2_L1_OFFSET) && !(e & QCOW2_L1_RESERVED) && (e & QCOW2_L1_OFFSET) < c->x->c.file_size) {
+		c->l1[index / 64] |= UINT64_C(1) << index % 64;
+		c->l1_any = true;
+	}
+	return 0;
+}
+
+static bool l1_has(const struct census *c, uint64_t index)
+{
+	return index < c->x->q.l1_size && (c->l1[index / 64] >> index % 64 & 1);
+}
+
+/* Behind the last of the guest's clusters; where they lie in another file, behind the last L2 table. */
+static uint64_t behind_mapped(const struct census *c)
+{
+	const struct qcow2_recount *rc = &c->x->c;
+	unsigned bits = c->x->q.cluster_bits;
+
+	for (uint64_t k = rc->nb; k--;)
+		if (qcow2_references(rc, k) && (rc->external ? qcow2_l2_find(rc, k << bits) != NULL : !qcow2_is_metadata(rc, k)))
+			return (k + 1) << bits;
+	return 0;
+}
+
+/* ---- orphan L1 tables ------------------------------------------------------------------------ */
+
+/* Is nothing known to be at @off: neither a reference nor an orphan? */
+static bool is_free(struct census *c, uint64_t off)
+{
+	return !qcow2_references(&c->x->c, off >> c->x->q.cluster_bits) && !(*mark_at(c, off) & ORPHAN);
+}
+
+/*
+ * An L1 table names L2 tables, orphans or others, and nothing else; of a snapshot that was being deleted some
+ * are free already.
+ */
+static void tell_l1s(struct census *c)
+{
+	const struct qcow2_state *q = &c->x->q;
+
+	for (uint32_t i = 0; i < c->n; i++) {
+		struct orphan_table *t = &c->v[i];
+		bool some = false;
+
+		if (!t->l1)
+			continue;
+		t->l1 = read_cluster(c, t->off) == 0;
+		for (uint32_t at = 0; at < q->cluster_size && t->l1; at += 8) {
+			uint64_t off = plt_get_be64(c->buf + at) & QCOW2_L1_OFFSET;
+			const struct orphan_table *o = off ? table_find(c, off) : NULL;
+
+			t->l1 = !off || (o && o->l2) || qcow2_l2_find(&c->x->c, off) || is_free(c, off);
+			some |= off && ((o && o->l2) || qcow2_l2_find(&c->x->c, off));
+		}
+		t->l1 &= some;
+	}
+}
+
+static void explain(struct census *c, uint64_t off)
+{
+	if (*mark_at(c, off) & ORPHAN)
+		*mark_at(c, off) |= EXPLAINED;
+}
+
+/* What a table reaches belongs to whom it belongs to. */
+static void explain_table(struct census *c, struct orphan_table *t)
+{
+	uint32_t n;
+
+	if (t->explained)
+		return;
+	t->explained = true;
+	explain(c, t->off);
+	if (read_cluster(c, t->off) < 0 || !looks_like_table(c, c->buf, c->x->q.cluster_size, &n))
+		return;
+	for (uint32_t k = 0; k < n; k++) {
+		explain(c, seen_off(c->seen[k]));
+		if (c->seen[k] & 1) /* compressed data may run into the next cluster */
+			explain(c, seen_off(c->seen[k]) + c->x->q.cluster_size - 1);
+	}
+}
+
+/*
+ * An orphan L1 is what a snapshot leaves that was being deleted, or the disk when a snapshot was being
+ * applied: it explains the tables it names.  Where the active L1 names no table at all, it may be all that
+ * is left of the map.
+ */
+static void follow_l1s(struct census *c)
+{
+	const struct qcow2_state *q = &c->x->q;
+	uint32_t per = q->cluster_size / 8, part = 0;
+
+	for (uint32_t i = 0; i < c->n; i++) {
+		bool whole = true;
+
+		/* parts that lie one behind the other are one table */
+		part = i && c->v[i - 1].l1 && c->v[i - 1].off + q->cluster_size == c->v[i].off ? part + 1 : 0;
+		if (!c->v[i].l1 || plt_store_read(c->x->c.file, c->v[i].off, c->l1_buf, q->cluster_size, PLT_IO_L1, NULL) < 0)
+			continue;
+		for (uint32_t k = 0; k < per; k++) {
+			uint64_t off = plt_get_be64(c->l1_buf + (size_t)k * 8) & QCOW2_L1_OFFSET;
+			struct orphan_table *t = off ? table_find(c, off) : NULL;
+
+			if (!t)
+				continue;
+			if (c->l1_any) {
+				explain_table(c, t);
+				continue;
+			}
+			whole = false;
+			t->slot = t->named && t->slot != (uint64_t)part * per + k ? UINT64_MAX : (uint64_t)part * per + k;
+			t->named = true;
+		}
+		if (whole)
+			explain(c, c->v[i].off);
+	}
+}
+
+/* ---- gaps ------------------------------------------------------------------------------------ */
+
+struct gaps {
+	struct census *c;
+	bool garbage; /* an L2 table with entries that cannot be */
+	bool zero;    /* one of zeros */
+	bool sector;  /* 512 bytes of zeros in one */
+};
+
+/* Only entries that can be; a single one that cannot is a finding of its own. */
+bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *p)
+{
+	const struct qcow2_state *q = &x->q;
+	uint32_t bad = 0, all = 0;
+	uint64_t off;
+
+	for (uint32_t at = 0; at < q->cluster_size; at += q->l2_entry_size) {
+		uint64_t e = plt_get_be64(p + at), bitmap = q->extl2 ? plt_get_be64(p + at + 8) : 0;
+
+		all += (e | bitmap) != 0;
+		bad += (e | bitmap) && !entry_fits(x, e, bitmap, &off);
+	}
+	return bad * 4 < all;
+}
+
+static int look_for_gap(void *arg, uint32_t index, uint64_t e)
+{
+	struct gaps *g = arg;
+	struct census *c = g->c;
+	const struct qcow2_state *q = &c->x->q;
+	uint64_t off = e & QCOW2_L1_OFFSET;
+
+	(void)index;
+	if (g->garbage || !off || (off & (q->cluster_size - 1)))
+		return 0;
+	if (qcow2_l2_read(&c->x->c, off, c->buf) < 0) {
+		g->garbage = true;
+		return 0;
+	}
+	if (plt_is_zero(c->buf, q->cluster_size)) {
+		g->zero = true;
+		return 0;
+	}
+	g->garbage = !qcow2_l2_well_formed(c->x, c->buf);
+	for (uint32_t at = 0; at < q->cluster_size && !g->sector; at += 512)
+		g->sector = plt_is_zero(c->buf + at, 512);
+	return 0;
+}
+
+static uint64_t far(const struct census *c)
+{
+	return PLT_MAX(FAR_CLUSTERS, FAR_BYTES >> c->x->q.cluster_bits);
+}
+
+/* Do so many mapped clusters lie behind the orphan at @off that it cannot be one of the newest? */
+static bool is_far_below(const struct census *c, uint64_t off)
+{
+	const struct qcow2_recount *rc = &c->x->c;
+	unsigned bits = c->x->q.cluster_bits;
+	uint64_t n = 0;
+
+	for (uint64_t k = (off >> bits) + 1; k << bits < c->highest && n <= far(c); k++)
+		n += qcow2_references(rc, k) != 0;
+	return n > far(c);
+}
+
+/* Tables that nothing explains, and how many orphans they reach, while some place in the L1 is empty. */
+struct lost {
+	uint64_t tables, clusters;
+	bool below; /* of them and what they reach, something lies below what is mapped */
+};
+
+static struct lost lost_tables(struct census *c)
+{
+	const struct qcow2_state *q = &c->x->q;
+	struct lost l = {0};
+	bool gap = false, keep = c->x->ex->mend && c->x->ex->mend->what & PLT_MEND_MAP;
+	uint32_t n;
+
+	for (uint32_t i = 0; i < q->l1_size && !gap; i++)
+		gap = !l1_has(c, i);
+	for (uint32_t i = 0; i < c->n && (gap || keep); i++) {
+		const struct orphan_table *t = &c->v[i];
+		uint64_t orphans = 0;
+
+		if (t->explained || t->l1 || !t->l2 || read_cluster(c, t->off) < 0 ||
+		    !looks_like_table(c, c->buf, q->cluster_size, &n))
+			continue;
+		for (uint32_t k = 0; k < n; k++)
+			orphans += c->x->c.external || *mark_at(c, seen_off(c->seen[k])) & CONTENT;
+		if (!orphans)
+			continue;
+		if (keep && c->x->pieces)
+			c->x->pieces[c->x->npieces++] =
+				(struct qcow2_piece){.off = t->off, .slot = t->slot, .named = t->named && t->slot != UINT64_MAX};
+		if (!gap)
+			continue;
+		l.tables++;
+		l.clusters += orphans;
+		l.below |= t->off < c->highest || (!c->x->c.external && seen_off(c->seen[0]) < c->highest);
+	}
+	return l;
+}
+
+/* What the orphans are that nothing explains: @below of them lie below what is mapped; @first is the first. */
+static int judge_rest(struct census *c, uint64_t below, uint64_t first, enum qcow2_orphan_verdict *ret)
+{
+	struct qcow2_exam *x = c->x;
+	struct lost l;
+	struct gaps g = {.c = c};
+	int r;
+
+	if (x->ex->mend && c->n) {
+		x->pieces = calloc(c->n, sizeof(*x->pieces));
+		if (!x->pieces)
+			return -ENOMEM;
+	}
+	l = lost_tables(c);
+	x->orphan_tables = l.tables;
+	*ret = QCOW2_ORPHANS_LOST;
+	if (l.clusters >= MANY && (c->highest ? l.below && is_far_below(c, first) : l.clusters >= far(c)))
+		return 0;
+	*ret = QCOW2_ORPHANS_UNDECIDED;
+	if (!c->highest)
+		return 0;
+	*ret = QCOW2_ORPHANS_LEFT;
+	if (!below)
+		return 0;
+	r = qcow2_l1_each(&x->c, x->q.l1_offset, x->q.l1_size, look_for_gap, &g);
+	if (g.garbage || ((g.zero || g.sector) && is_far_below(c, first)))
+		*ret = QCOW2_ORPHANS_LOST;
+	else if (g.zero || g.sector || l.tables)
+		*ret = QCOW2_ORPHANS_UNDECIDED;
+	return r == -ENOMEM ? r : 0;
+}
+
+static int judge(struct census *c, bool counted)
+{
+	struct qcow2_exam *x = c->x;
+	uint64_t below = 0, rest = 0, first = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < c->all.n; i++)
+		for (uint64_t off = c->all.v[i].off; off < c->all.v[i].off + c->all.v[i].len; off += x->q.cluster_size)
+			if ((*mark_at(c, off) & (CONTENT | EXPLAINED)) == CONTENT) {
+				if (!rest++)
+					first = off;
+				below += off < c->highest;
+			}
+	x->orphan_clusters = rest;
+	if (rest)
+		r = judge_rest(c, below, first, &x->orphans);
+	/* without counts what is free cannot be told from what is not: only what is certain counts */
+	if (!counted && x->orphans == QCOW2_ORPHANS_UNDECIDED)
+		x->orphans = QCOW2_ORPHANS_LEFT;
+	return r;
+}
+
+int qcow2_judge_orphans(struct qcow2_exam *x, bool counted)
+{
+	const struct qcow2_state *q = &x->q;
+	struct census c = {.x = x, .mark = MAP_FAILED};
+	struct gather g = {.c = &c};
+	uint64_t highest;
+	int r = counted ? qcow2_compare(&x->c, note_orphan, &g, &highest) : note_unreached(&c);
+
+	x->orphans = QCOW2_ORPHANS_LEFT;
+	if (r == 0)
+		r = g.r;
+	if (r < 0 || !c.all.n)
+		goto out;
+	c.mark_len = x->c.nb + 2;
+	c.mark = mmap(NULL, c.mark_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	c.buf = plt_alloc_io(q->cluster_size);
+	c.l1_buf = plt_alloc_io(q->cluster_size);
+	c.seen = plt_alloc_capped(q->cluster_size / q->l2_entry_size, 8, SIZE_MAX / 2);
+	c.l1 = calloc((size_t)q->l1_size / 64 + 1, 8);
+	r = c.mark != MAP_FAILED && c.buf && c.l1_buf && c.seen && c.l1 ? qcow2_l1_each(&x->c, q->l1_offset, q->l1_size, note_l1, &c) : -ENOMEM;
+	if (r == -ENOMEM)
+		goto out;
+	c.highest = behind_mapped(&c);
+	r = look_at_all(&c);
+	if (r == 0) {
+		tell_l1s(&c);
+		follow_l1s(&c);
+		r = judge(&c, counted);
+	}
+out:
+	plt_extents_release(&c.all);
+	if (c.mark != MAP_FAILED)
+		munmap(c.mark, c.mark_len);
+	free(c.l1_buf);
+	free(c.v);
+	free(c.seen);
+	free(c.l1);
+	free(c.buf);
+	return r;
+}

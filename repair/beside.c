@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Journals beside an image: their names, and which of them is pending.  One that is no journal, or whose writing was cut short, never stands for anything.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "repair/repair.h"
+
+#define MAX_BESIDE 100
+
+void plt_beside_release(struct plt_beside *b)
+{
+	free(b->pending);
+	free(b->last);
+	free(b->next);
+	memset(b, 0, sizeof(*b));
+}
+
+static char *nth_name(const char *image, unsigned n)
+{
+	char *s;
+
+	if (n == 1 ? asprintf(&s, "%s.platter-undo", image) < 0 : asprintf(&s, "%s.platter-undo.%u", image, n) < 0)
+		return NULL;
+	return s;
+}
+
+/* 0 with *ret; -ENOENT: there is no such file; else what it is instead of a journal. */
+static int state_of(const char *path, enum plt_journal_state *ret, struct plt_error *err)
+{
+	struct plt_store *st;
+	uint64_t size;
+	int r;
+
+	if (access(path, F_OK) < 0)
+		return -errno;
+	r = plt_file_open(path, 0, &st, err);
+	if (r < 0)
+		return r;
+	r = plt_store_size(st, &size, err);
+	*ret = PLT_JOURNAL_WRITING; /* an empty one: it was cut short at once */
+	if (r == 0 && size)
+		r = plt_journal_peek(st, ret, err);
+	plt_store_unref(st);
+	return r == -ENOENT ? plt_error_set(err, EEXIST, "'%s' is not an undo journal: it is in the way", path) : r;
+}
+
+int plt_beside_find(const char *image, struct plt_beside *ret, struct plt_error *err)
+{
+	memset(ret, 0, sizeof(*ret));
+	for (unsigned n = 1; n <= MAX_BESIDE; n++) {
+		PLT_AUTOFREE char *path = nth_name(image, n);
+		enum plt_journal_state state = PLT_JOURNAL_WRITING;
+		int r = path ? state_of(path, &state, err) : -ENOMEM;
+
+		if (r < 0 && r != -ENOENT && r != -ENOTDIR) {
+			plt_beside_release(ret);
+			return r == -ENOMEM ? plt_error_set(err, ENOMEM, "out of memory") : r;
+		}
+		if (r == 0 && state == PLT_JOURNAL_APPLIED) {
+			free(ret->last);
+			ret->last = path;
+			path = NULL;
+			continue;
+		}
+		if (r == 0 && state == PLT_JOURNAL_COMPLETE) {
+			ret->pending = path;
+			path = NULL;
+			return 0;
+		}
+		/* nothing is there, or what was being written or has been taken back */
+		ret->next = path;
+		path = NULL;
+		return 0;
+	}
+	plt_beside_release(ret);
+	return plt_error_set(err, ENOSPC, "'%s': more than %d undo journals lie beside it", image, MAX_BESIDE);
+}
+
+int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_error *err)
+{
+	struct plt_journal *j = NULL;
+	struct plt_store *st;
+	int r = plt_file_open(journal, PLT_FILE_WRITE, &st, err);
+
+	if (r < 0)
+		return r;
+	r = plt_journal_open(st, &j, err);
+	plt_store_unref(st);
+	if (r == 0 && plt_journal_info(j)->nstores != 1)
+		r = plt_error_set(err, ENOTSUP, "'%s': a journal of %u files", journal, plt_journal_info(j)->nstores);
+	if (r == 0) {
+		plt_journal_attach(j, &image);
+		r = plt_journal_apply(j, err);
+	}
+	plt_journal_free(j);
+	return r;
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+#ifndef PLT_REPAIR_EVIDENCE_H
+#define PLT_REPAIR_EVIDENCE_H
+
+/*
+ * Evidence: where do pieces of a disk belong whose map is lost?  Guests write structures that carry
+ * their own address or a checksum that depends on it, and metadata that says where each file ends.
+ * From these, and from the order in which hosts allocate, pieces are scored against the empty places
+ * of a disk that is partly known; what becomes readable is evidence for the next round.
+ *
+ * Time is near linear in the bytes of the objects (each is read once in full, and in places again in
+ * each of at most 32 rounds) and in the metadata of the guest's filesystems.  Memory: 1/128 of what
+ * the objects hold, at most 256 MiB, plus 40 bytes a mark and a fact (at most 4 Mi and 8 Mi of them), plus
+ * 64 bytes an object and 16 a slot.  With more data than that, objects are looked at in samples.
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "formats/finding.h"
+
+struct plt_ctx;
+struct plt_error;
+
+/* A disk of which parts are missing. */
+struct plt_puzzle {
+	uint64_t disk_size;
+	uint32_t unit; /* bytes of a cluster: a power of two from 512 to 64 MiB */
+	uint64_t span; /* guest bytes that an object covers: a multiple of unit (unit, or unit * entries of a table) */
+	/*
+	 * What is known of the disk: 0; -ENODATA where nothing is (an empty slot); another errno: cannot
+	 * be read.  What is known to be unallocated reads as zeros.
+	 */
+	int (*read_disk)(void *arg, uint64_t off, void *buf, size_t len);
+	/*
+	 * Bytes [off, off+len) of object i, never across a unit.  -ENODATA: it has none there (an entry
+	 * that maps nothing: zeros to the guest).
+	 */
+	int (*read_object)(void *arg, uint32_t object, uint64_t off, void *buf, size_t len);
+	/*
+	 * Where on the host the object's byte at @off (the start of a unit) lies, for the allocator's habit; 0:
+	 * unknown, or it has none there.  May be NULL.
+	 */
+	uint64_t (*host_of)(void *arg, uint32_t object, uint64_t off);
+	/* Guest offset of what is mapped, and known, at this host position; UINT64_MAX: none.  May be NULL. */
+	uint64_t (*guest_at)(void *arg, uint64_t host_off);
+	uint32_t nobjects;
+	const uint64_t *slots; /* guest offsets at which an object is missing: ascending, multiples of span */
+	uint32_t nslots;
+	void *arg;
+	struct plt_ctx *ctx; /* or NULL */
+};
+
+struct plt_placement {
+	uint32_t object;
+	uint64_t slot;
+	enum plt_certainty certainty;
+	int score, second; /* and the best of what competed with it */
+	char why[96];
+};
+
+/*
+ * Placements, each object and each slot at most once, by slot; free() them.  Objects without one were
+ * not placed: nothing speaks for any slot, or their place is taken.  -EINVAL: the puzzle is not as
+ * described; -ENOMEM; an errno of read_object does not end the search.
+ */
+int plt_evidence_place(const struct plt_puzzle *p, struct plt_placement **ret, uint32_t *ret_n,
+		       struct plt_error *err);
+
+/*
+ * How well does what is known agree with itself: structures of the guest that verify where they lie,
+ * and those that do not.  Objects and slots are not looked at.
+ */
+int plt_evidence_weigh(const struct plt_puzzle *p, uint64_t *ret_good, uint64_t *ret_bad, struct plt_error *err);
+
+#endif

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Assignment by margin: a pair is fixed when the object prefers this slot and the slot this object, each
+ * by enough over its second best.  Fixing pairs takes them from the others' seconds, so it is repeated
+ * until nothing moves; then the caller surveys again with what has become readable.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "repair/evidence_private.h"
+
+struct best { int first, second; size_t pair; };
+
+void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second)
+{
+	ev->place[pair->slot] = (struct ev_place){
+		.object = pair->object, .certainty = (uint8_t)certainty, .kinds = pair->kinds,
+		.score = pair->score, .second = second,
+	};
+	ev->slot_of[pair->object] = pair->slot;
+}
+
+static void rank(struct best *b, int score, size_t i)
+{
+	if (b->pair == SIZE_MAX || score > b->first) {
+		b->second = b->pair == SIZE_MAX ? 0 : b->first;
+		b->first = score;
+		b->pair = i;
+	} else if (score > b->second) {
+		b->second = score;
+	}
+}
+
+static bool is_open(const struct ev *ev, const struct ev_pair *pair)
+{
+	return ev->place[pair->slot].object == EV_NONE && ev->slot_of[pair->object] == EV_NONE;
+}
+
+/* A slot that several objects' structures name proves none of them: stale copies look the same. */
+static void mark_rivals(struct ev *ev, size_t *claim)
+{
+	for (uint32_t i = 0; i < ev->p->nslots; i++)
+		claim[i] = SIZE_MAX;
+	for (size_t i = 0; i < ev->npairs; i++) {
+		struct ev_pair *pair = &ev->pairs[i];
+		size_t *c = &claim[pair->slot];
+
+		if (!(pair->kinds & EV_SELF))
+			continue;
+		if (*c != SIZE_MAX)
+			pair->rival = ev->pairs[*c].rival = true;
+		else
+			*c = i;
+	}
+}
+
+static enum plt_certainty certainty_of(const struct ev *ev, const struct ev_pair *pair, int margin)
+{
+	unsigned kinds = (unsigned)__builtin_popcount(pair->kinds);
+	bool likely = margin >= EV_W_LIKELY && pair->score >= ev->prior;
+
+	if (pair->shaky)
+		return likely ? PLT_LIKELY : PLT_GUESS;
+	if (pair->kinds & EV_SELF && pair->score >= EV_W_SELF && !pair->rival && margin >= EV_W_SELF / 2)
+		return pair->sure ? PLT_PROVEN : PLT_STRONG;
+	if (margin >= EV_W_STRONG && kinds >= 2)
+		return PLT_STRONG;
+	return likely ? PLT_LIKELY : PLT_GUESS;
+}
+
+int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n)
+{
+	const struct plt_puzzle *p = ev->p;
+	struct best *of_object = malloc(((size_t)p->nobjects + 1) * sizeof(*of_object));
+	struct best *of_slot = malloc(((size_t)p->nslots + 1) * sizeof(*of_slot));
+	size_t *claim = malloc(((size_t)p->nslots + 1) * sizeof(*claim));
+	bool moved = true;
+
+	*ret_n = 0;
+	if (!of_object || !of_slot || !claim) {
+		free(of_object);
+		free(of_slot);
+		free(claim);
+		return -ENOMEM;
+	}
+	mark_rivals(ev, claim);
+	while (moved) {
+		moved = false;
+		for (uint32_t i = 0; i < p->nobjects; i++)
+			of_object[i] = (struct best){ .pair = SIZE_MAX };
+		for (uint32_t i = 0; i < p->nslots; i++)
+			of_slot[i] = (struct best){ .pair = SIZE_MAX };
+		for (size_t i = 0; i < ev->npairs; i++) {
+			if (!is_open(ev, &ev->pairs[i]))
+				continue;
+			rank(&of_object[ev->pairs[i].object], ev->pairs[i].score, i);
+			rank(&of_slot[ev->pairs[i].slot], ev->pairs[i].score, i);
+		}
+		for (uint32_t o = 0; o < p->nobjects; o++) {
+			size_t i = of_object[o].pair;
+			int second, margin;
+			enum plt_certainty c;
+
+			if (i == SIZE_MAX || of_slot[ev->pairs[i].slot].pair != i)
+				continue;
+			second = PLT_MAX(of_object[o].second, of_slot[ev->pairs[i].slot].second);
+			margin = ev->pairs[i].score - second;
+			c = certainty_of(ev, &ev->pairs[i], margin);
+			if (c < PLT_LIKELY || (c == PLT_LIKELY && !likely))
+				continue;
+			plt_ev_put(ev, &ev->pairs[i], c, second);
+			(*ret_n)++;
+			moved = true;
+		}
+	}
+	free(of_object);
+	free(of_slot);
+	free(claim);
+	return 0;
+}

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+#ifndef PLT_REPAIR_EVIDENCE_PRIVATE_H
+#define PLT_REPAIR_EVIDENCE_PRIVATE_H
+
+/* The state of one search: shared by repair/evidence*.c and nobody else. */
+#include <stdbool.h>
+
+#include "base/bitmap.h"
+#include "guestfs/guestfs.h"
+#include "repair/evidence.h"
+
+#define EV_GRAIN 512               /* what a length without trailing zeros is kept for */
+#define EV_PIECE 65536             /* objects are scanned in pieces of at most this */
+#define EV_ABSENT 0xffff           /* a grain that the object does not map */
+#define EV_UNKNOWN 0xfffe          /* not looked at, or not readable */
+#define EV_NONE UINT32_MAX
+#define EV_UNSEEN (UINT32_MAX - 1) /* a piece that was not looked at */
+
+#define EV_GRAINS_MAX (UINT64_C(128) << 20) /* 256 MiB of lengths: 64 GiB of content */
+#define EV_MARKS_MAX (4u << 20)
+#define EV_FACTS_MAX (8u << 20)
+#define EV_ROUNDS_MAX 32
+#define EV_FS_MAX 64
+#define EV_CANDIDATES 12           /* slots of an object that are scored in full */
+
+/* Weights.  See evidence_score.c. */
+enum {
+	EV_W_SELF = 100,
+	EV_W_TAIL = 10,            /* a file that does not end where it should; a match counts its rarity */
+	EV_W_TAIL_MAX = 13,
+	EV_W_STRONG = 30,          /* a margin of this is strong */
+	EV_W_LIKELY = 8,
+};
+
+enum { EV_SELF = 1, EV_META = 2, EV_TAIL = 4, EV_PATTERN = 8, EV_ORDER = 16 };
+
+struct ev_mark {
+	struct plt_mark m;         /* pos: in the object */
+	uint32_t object;
+};
+
+struct ev_fact {                   /* inside one slot */
+	uint64_t off;              /* of the disk */
+	uint64_t value;
+	uint32_t len;
+	uint32_t slot;             /* index */
+	uint32_t key;              /* see evidence_facts.c */
+	uint8_t kind, what, fs;
+	uint64_t from;             /* where the whole fact begins */
+};
+
+struct ev_fs {
+	struct plt_guestfs *fs;
+	bool sure;                 /* it was found where it says, or where a partition begins */
+};
+
+struct ev_pair {
+	uint32_t object, slot;     /* slot: an index */
+	int score;
+	uint8_t kinds;
+	uint8_t self;              /* structures that name this place */
+	bool sure, rival;          /* one by checksum; another object's structures name the same place */
+	bool shaky;                /* rests on a filesystem whose start is a guess */
+	uint8_t tails;
+};
+
+struct ev_place { uint32_t object; uint8_t certainty, kinds; int score, second; }; /* of a slot; object EV_NONE: empty */
+
+struct ev {
+	const struct plt_puzzle *p;
+	struct plt_guest view;     /* what is known and what has been placed */
+
+	/* evidence_scan.c */
+	uint32_t piece_len, piece_grains, pieces; /* of an object */
+	uint32_t *piece;           /* nobjects * pieces: index into grains, EV_NONE absent */
+	uint16_t *grains;
+	size_t ngrains, grains_cap;
+	struct ev_mark *marks;     /* by object, by position */
+	size_t nmarks, marks_cap;
+	uint32_t *mark_of;         /* nobjects + 1: where an object's marks begin */
+	bool *blank;               /* nothing but zeros, or nothing readable */
+
+	/* evidence_view.c */
+	struct ev_fs fs[EV_FS_MAX];
+	unsigned nfs;
+	uint64_t seed_of_ends[EV_FS_MAX]; /* which block size and alignment the next two are counted for */
+	uint32_t *ends[EV_FS_MAX]; /* of all objects' blocks, how many have this length: fs.block + 1 */
+	uint64_t nends[EV_FS_MAX];
+	unsigned nend_sets;
+	bool parts_sure;
+	bool guess;                /* nothing else is left: filesystems may begin at usual places */
+
+	/* evidence_facts.c */
+	struct ev_fact *facts;     /* by slot, by offset */
+	size_t nfacts, facts_cap;
+	uint32_t *by_key;          /* of TAIL and KEY facts, by key */
+	size_t nby_key;
+	bool facts_full;
+	uint32_t nwanted;          /* slots of which a filesystem says something */
+	int prior;                 /* bits of evidence that single out one of them, and five */
+
+	/* evidence_assign.c */
+	struct ev_place *place;    /* nslots */
+	uint32_t *slot_of;         /* nobjects: index of the slot, EV_NONE */
+	struct ev_pair *pairs;
+	size_t npairs, pairs_cap;
+	struct ev_link { uint32_t before, after; } *chain; /* objects whose ends meet on the host; EV_NONE */
+	unsigned habit;            /* of 1000 neighbours on the host, how many are neighbours in the guest */
+	uint16_t *hops;            /* since the last object that its content placed */
+};
+
+/* evidence_scan.c: one pass over the objects */
+int plt_ev_scan(struct ev *ev);
+/* Bytes of [off, off+len) of an object without trailing zeros; -1 not known.  Multiples of EV_GRAIN. */
+int64_t plt_ev_length(const struct ev *ev, uint32_t object, uint64_t off, uint64_t len);
+uint16_t plt_ev_grain(const struct ev *ev, uint32_t object, uint64_t off);
+/* An object's bytes, with zeros where it has none. */
+int plt_ev_read_object(const struct ev *ev, uint32_t object, uint64_t off, void *buf, size_t len);
+
+/* evidence_view.c: the disk as far as it is known, and the filesystems on it */
+uint32_t plt_ev_slot_at(const struct ev *ev, uint64_t off); /* index of the slot that holds @off; EV_NONE */
+int plt_ev_view_read(void *arg, uint64_t off, void *buf, size_t len);
+int plt_ev_find_fs(struct ev *ev);
+
+/* evidence_facts.c: what the filesystems say of the empty slots */
+int plt_ev_survey(struct ev *ev);
+size_t plt_ev_facts_of(const struct ev *ev, uint32_t slot); /* index of the first */
+/* Indexes into by_key of [ret, ret + n). */
+size_t plt_ev_facts_by_key(const struct ev *ev, uint32_t key, size_t *ret);
+uint32_t plt_ev_tail_key(uint64_t end, uint64_t value);
+uint32_t plt_ev_owner_key(uint64_t value);
+
+/* evidence_ends.c: how rare a length is */
+int plt_ev_count_ends(struct ev *ev);
+unsigned plt_ev_rarity(const struct ev *ev, unsigned fs, uint64_t len); /* bits */
+
+/* evidence_score.c: pairs of object and slot */
+int plt_ev_score_all(struct ev *ev);
+struct ev_pair plt_ev_score(const struct ev *ev, uint32_t object, uint32_t slot);
+
+/* evidence_assign.c */
+int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n);
+/* evidence_order.c */
+int plt_ev_order_init(struct ev *ev);
+unsigned plt_ev_order_support(const struct ev *ev, uint32_t object, uint32_t slot);
+int plt_ev_order_grow(struct ev *ev, uint32_t *ret_n);
+void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second);
+
+#endif

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Placing what the driver could not place, by what the guest has written.  Two disks are opened over the plan
+ * so far: the one that is known, whose gaps are empty places, and one on which the driver shows the orphans
+ * side by side, so that whatever compresses or encrypts them is undone by the engine.  Evidence compares the two.
+ * Nothing here writes to the plan: the driver does what has been chosen, in its next round.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/driver.h"
+#include "repair/evidence.h"
+#include "repair/repair.h"
+
+struct place {
+	const struct plt_orphans *o;
+	struct plt_disk *known, *orphans;
+	uint32_t unit;
+	/* what was last asked of the orphans: is the unit there, and where */
+	uint64_t asked;
+	bool there;
+	uint64_t host;
+};
+
+static int by_value(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static bool in_gap(const struct place *p, uint64_t off)
+{
+	uint64_t slot = off / p->o->span * p->o->span;
+
+	return bsearch(&slot, p->o->gaps, p->o->ngaps, sizeof(slot), by_value) != NULL;
+}
+
+static int read_disk(void *arg, uint64_t off, void *buf, size_t len)
+{
+	struct place *p = arg;
+
+	if (in_gap(p, off) || in_gap(p, off + len - 1))
+		return -ENODATA;
+	return plt_read(p->known, off, buf, len, NULL);
+}
+
+/* Does orphan @object have anything in the unit at @off? */
+static int ask(struct place *p, uint32_t object, uint64_t off)
+{
+	uint64_t at = object * p->o->span + plt_align_down(off, p->unit);
+	struct plt_extent e;
+	unsigned n;
+	int r = 0;
+
+	if (p->asked == at)
+		return 0;
+	r = plt_status(p->orphans, at, p->unit, PLT_STATUS_TOP_ONLY | PLT_STATUS_NO_HOST, &e, 1, &n, NULL);
+	if (r < 0)
+		return r;
+	p->asked = at;
+	p->there = e.flags & PLT_EXTENT_PRESENT;
+	p->host = e.flags & PLT_EXTENT_OFFSET ? e.host_off : 0;
+	return 0;
+}
+
+static int read_object(void *arg, uint32_t object, uint64_t off, void *buf, size_t len)
+{
+	struct place *p = arg;
+	int r = ask(p, object, off);
+
+	if (r == 0 && !p->there)
+		r = -ENODATA;
+	return r < 0 ? r : plt_read(p->orphans, object * p->o->span + off, buf, len, NULL);
+}
+
+static uint64_t host_of(void *arg, uint32_t object, uint64_t off)
+{
+	struct place *p = arg;
+
+	return ask(p, object, off) == 0 && p->there ? p->host : 0;
+}
+
+static int open_both(struct plt_repair *rep, const struct plt_driver *drv, struct place *p, struct plt_error *err)
+{
+	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+	struct plt_store *scratch;
+	int r;
+
+	o.flags = PLT_OPEN_NO_BACKING;
+	r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &o, &p->known, err);
+	if (r < 0)
+		return r;
+	if (plt_overlay_new(rep->overlay, true, &scratch) < 0)
+		return plt_error_set(err, ENOMEM, "out of memory");
+	r = drv->show_pieces(scratch, p->o, err);
+	if (r == 0)
+		r = plt_disk_open_store(rep->ctx, scratch, rep->name, rep->format, &o, &p->orphans, err);
+	plt_store_unref(scratch);
+	return r;
+}
+
+/* Only what is sure enough to be done unasked. */
+static int keep_sure(const struct plt_orphans *o, const struct plt_placement *v, uint32_t n, struct plt_orphan **ret,
+		     size_t *ret_n)
+{
+	*ret = calloc((size_t)n + 1, sizeof(**ret));
+	*ret_n = 0;
+	if (!*ret)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < n; i++) {
+		struct plt_orphan *t = &(*ret)[*ret_n];
+
+		if (v[i].certainty < PLT_STRONG || v[i].object >= o->n)
+			continue;
+		*t = o->v[v[i].object];
+		t->guest_off = v[i].slot;
+		t->certainty = v[i].certainty;
+		memcpy(t->why, v[i].why, sizeof(t->why));
+		t->why[sizeof(t->why) - 1] = '\0';
+		++*ret_n;
+	}
+	return 0;
+}
+
+int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
+		     struct plt_error *err)
+{
+	const struct plt_driver *drv = plt_driver_find(rep->format);
+	struct place p = { .o = o, .asked = UINT64_MAX };
+	struct plt_placement *v = NULL;
+	uint32_t n = 0;
+	int r;
+
+	*ret = NULL;
+	*ret_n = 0;
+	if (!drv || !drv->show_pieces || !o->n || !o->ngaps || o->n > UINT32_MAX / 2 || o->ngaps > UINT32_MAX / 2)
+		return 0;
+	r = open_both(rep, drv, &p, err);
+	if (r == 0) {
+		struct plt_puzzle puzzle = {
+			.disk_size = plt_disk_size(p.known), .span = o->span, .read_disk = read_disk,
+			.read_object = read_object, .host_of = host_of, .nobjects = (uint32_t)o->n,
+			.slots = o->gaps, .nslots = (uint32_t)o->ngaps, .arg = &p, .ctx = rep->ctx,
+		};
+
+		p.unit = puzzle.unit = plt_disk_cluster_size(p.known);
+		r = plt_evidence_place(&puzzle, &v, &n, err);
+	}
+	if (r == 0)
+		r = keep_sure(o, v, n, ret, ret_n);
+	free(v);
+	if (p.orphans)
+		plt_disk_close(p.orphans, NULL);
+	if (p.known)
+		plt_disk_close(p.known, NULL);
+	return r;
+}

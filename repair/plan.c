@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Making a plan.  The invariant: until it is applied the image is only read; all edits are in the overlay.
+ * Each round examines what the rounds before have left, so that what depends on a repaired table is judged by
+ * the repaired table.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repair/repair.h"
+
+#define MAX_ROUNDS 16
+
+void plt_repair_free(struct plt_repair *rep)
+{
+	if (!rep)
+		return;
+	plt_store_unref(rep->overlay);
+	plt_image_close(rep->img, NULL);
+	free(rep->name);
+	free(rep->format);
+	free(rep->undo_file);
+	free(rep);
+}
+
+int plt_repair_reset(struct plt_repair *rep, struct plt_error *err)
+{
+	plt_store_unref(rep->overlay);
+	rep->overlay = NULL;
+	if (plt_overlay_new(rep->img->file, true, &rep->overlay) < 0)
+		return plt_error_set(err, ENOMEM, "out of memory");
+	return plt_store_size(rep->img->file, &rep->size, err);
+}
+
+/* Only what is being mended is of interest in the rounds behind the first. */
+struct later {
+	void (*found)(void *arg, const struct plt_check_finding *f);
+	void *arg;
+};
+
+static void later_found(void *arg, const struct plt_check_finding *f)
+{
+	const struct later *l = arg;
+
+	if (f->mended && l->found)
+		l->found(l->arg, f);
+}
+
+int plt_repair_mend(struct plt_repair *rep, unsigned what,
+		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
+{
+	struct plt_mend mend = { .what = what, .changed = true };
+	struct later l = { found, arg };
+	struct plt_orphan *place = NULL;
+	struct plt_check_result res;
+	size_t placed = 1;
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && mend.changed; i++) {
+		if (i == MAX_ROUNDS) {
+			r = plt_error_set(err, EUCLEAN, "'%s': after %u rounds of repair there still is something to repair",
+					  rep->name, i);
+			break;
+		}
+		mend.changed = false;
+		r = plt_mend_store(rep->ctx, rep->overlay, rep->name, rep->format, &mend, i ? later_found : found,
+				   i ? (void *)&l : arg, &res, err);
+		if (!i)
+			rep->before = res;
+		else if (r == 0) {
+			rep->before.corruptions_fixed += res.corruptions_fixed;
+			rep->before.leaks_fixed += res.leaks_fixed;
+		}
+		/* the guest is asked when nothing else has an answer; what it says may tell more */
+		if (r == 0 && !mend.changed && placed && mend.unplaced.n && mend.unplaced.ngaps) {
+			free(place);
+			place = NULL;
+			r = plt_repair_place(rep, &mend.unplaced, &place, &mend.nplace, NULL);
+			if (r < 0)
+				r = 0; /* (an encrypted disk without its key, ...): they stay where they are */
+			mend.place = place;
+			placed = mend.nplace;
+			mend.changed = placed;
+		}
+	}
+	free(place);
+	free(mend.unplaced.v);
+	free(mend.unplaced.gaps);
+	return r;
+}
+
+/* What an interrupted repair has begun is finished before anything is looked at. */
+static int finish_pending(struct plt_repair *rep, bool write, struct plt_error *err)
+{
+	struct plt_beside b = { 0 };
+	const char *kind = rep->img->file->ops->kind;
+	int r = 0;
+
+	if (rep->undo_file) {
+		enum plt_journal_state state;
+		struct plt_store *st;
+
+		r = plt_file_open(rep->undo_file, 0, &st, NULL);
+		if (r == 0) {
+			if (plt_journal_peek(st, &state, NULL) == 0 && state == PLT_JOURNAL_COMPLETE)
+				b.pending = strdup(rep->undo_file);
+			plt_store_unref(st);
+		}
+		r = 0;
+	} else if (!strcmp(kind, "file")) {
+		r = plt_beside_find(rep->img->file->name, &b, err);
+	}
+	if (r == 0 && b.pending && !write)
+		r = plt_error_set(err, EBUSY, "'%s': a repair was interrupted; 'repair' or 'check -r' finishes it, 'undo %s' "
+				  "takes it back", rep->name, b.pending);
+	if (r == 0 && b.pending) {
+		r = plt_journal_finish(b.pending, rep->img->file, err);
+		if (r == 0)
+			plt_ctx_warn(rep->ctx, "'%s': a repair that was interrupted has been finished; '%s' can undo it",
+				     rep->name, b.pending);
+	}
+	plt_beside_release(&b);
+	return r;
+}
+
+int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		    const struct plt_repair_options *options,
+		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
+		    struct plt_error *err)
+{
+	static const struct plt_repair_options defaults = PLT_REPAIR_OPTIONS_INIT;
+	const struct plt_repair_options *o = options ? options : &defaults;
+	bool write = !(o->flags & PLT_REPAIR_NO_WRITE);
+	struct plt_repair *rep = calloc(1, sizeof(*rep));
+	int r;
+
+	if (!rep)
+		return plt_error_set(err, ENOMEM, "out of memory");
+	rep->ctx = ctx;
+	r = plt_bytes_open(ctx, name, opts, write ? PLT_BYTES_REPAIR : PLT_BYTES_READ, &rep->img, &rep->format, err);
+	if (r < 0)
+		plt_error_prefix(err, "Could not open '%s'", name);
+	rep->name = r == 0 ? strdup(rep->img->name) : NULL;
+	rep->undo_file = o->undo_file ? strdup(o->undo_file) : NULL;
+	if (r == 0 && (!rep->name || (o->undo_file && !rep->undo_file)))
+		r = plt_error_set(err, ENOMEM, "out of memory");
+	if (r == 0)
+		r = finish_pending(rep, write, err);
+	if (r == 0)
+		r = plt_repair_reset(rep, err);
+	if (r == 0)
+		r = plt_repair_mend(rep, o->flags & PLT_REPAIR_LEAKS ? PLT_MEND_LOWER | PLT_MEND_MARKS : PLT_MEND_ALL, found,
+				    arg, err);
+	if (r < 0) {
+		plt_repair_free(rep);
+		return r;
+	}
+	*ret = rep;
+	return 0;
+}
+
+const struct plt_check_result *plt_repair_before(const struct plt_repair *rep)
+{
+	return &rep->before;
+}
+
+int plt_repair_check(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		     struct plt_check_result *ret, struct plt_error *err)
+{
+	return plt_check_store(rep->ctx, rep->overlay, rep->name, rep->format, found, arg, ret, err);
+}
+
+int plt_repair_each(struct plt_repair *rep, int (*fn)(void *arg, uint64_t off, const void *bytes, uint64_t len),
+		    void *arg)
+{
+	return plt_overlay_each(rep->overlay, fn, arg);
+}
+
+static int some(void *arg, uint64_t off, const void *bytes, uint64_t len)
+{
+	(void)arg;
+	(void)off;
+	(void)bytes;
+	(void)len;
+	return 1;
+}
+
+bool plt_repair_is_empty(struct plt_repair *rep)
+{
+	return plt_repair_each(rep, some, NULL) == 0;
+}
+
+uint64_t plt_repair_growth(const struct plt_repair *rep)
+{
+	uint64_t size;
+
+	return plt_store_size(rep->overlay, &size, NULL) == 0 && size > rep->size ? size - rep->size : 0;
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+#ifndef PLT_REPAIR_REPAIR_H
+#define PLT_REPAIR_REPAIR_H
+
+/*
+ * Repair.  A driver examines an overlay over the damaged image and writes its edits there, round after round,
+ * until nothing changes; what the overlay then holds is the plan.  The same overlay can be looked through, be
+ * applied under an undo journal, or be thrown away.
+ *
+ *	plan.c    making it
+ *	place.c   what the driver could not place, by evidence (evidence.h)
+ *	apply.c   journal, image, check -r
+ *	copy.c    a repaired copy
+ *	beside.c  which journals lie beside an image, and in which state
+ *	undo.c    taking back
+ */
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "block/internal.h"
+#include "io/journal.h"
+
+struct plt_repair {
+	struct plt_ctx *ctx;
+	struct plt_image *img;       /* the bytes; writable unless it is only looked at */
+	struct plt_store *overlay;   /* over img->file */
+	char *name, *format;
+	char *undo_file;             /* as asked for; NULL: beside */
+	uint64_t size;               /* of the file, before */
+	struct plt_check_result before;
+};
+
+/* Examine and mend as far as @what says, until nothing changes. */
+int plt_repair_mend(struct plt_repair *rep, unsigned what,
+		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/* Placements of orphans that are sure enough; malloc. */
+int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
+		     struct plt_error *err);
+/* Write the edits into the image as they are, durably: for those that are safe in any order. */
+int plt_repair_write(struct plt_repair *rep, struct plt_error *err);
+/* Forget the edits. */
+int plt_repair_reset(struct plt_repair *rep, struct plt_error *err);
+bool plt_repair_is_empty(struct plt_repair *rep);
+
+/*
+ * Journals beside @image: IMAGE.platter-undo, IMAGE.platter-undo.2 and so on; each has been written over a
+ * finished repair, whose journal is the one before.
+ */
+struct plt_beside {
+	char *pending;   /* one that is complete and not applied; NULL: none */
+	char *last;      /* the last that is applied; NULL: none */
+	char *next;      /* the name for a new one */
+};
+int plt_beside_find(const char *image, struct plt_beside *ret, struct plt_error *err);
+void plt_beside_release(struct plt_beside *b);
+/* Finish what @journal has begun on @image, which is open. */
+int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_error *err);
+
+#endif
