@@ -76,6 +76,10 @@ struct plt_ctx {
 
 /* secret.c */
 void plt_secrets_free(struct plt_ctx *ctx);
+/* keys.c: how many of the options of amend are of key slots; and what they ask for. */
+unsigned plt_keys_options(const struct plt_driver *drv, const struct plt_opts *opts);
+int plt_keys_amend(struct plt_image *img, const struct plt_opts *opts, bool force, bool rehearse,
+		   struct plt_error *err);
 
 /* ---- cache ----------------------------------------------------------------------------------- */
 

@@ -452,6 +452,8 @@ struct plt_driver {
 	 * Amend: in PLT_AMEND_FIRST everything is judged and then all is done but what must come after a
 	 * resize (PLT_AMEND_LAST).  The caller is exclusive, and passes only options of amend_opts.
 	 * *ret_plain: between the two the engine turns zero clusters over a backing file into data.
+	 * Options of key slots ("state" and so on, or "encrypt.state") are the engine's: it changes what
+	 * `luks` returns.  A driver with no others has a table and no function.
 	 */
 	const struct plt_opt_desc *amend_opts; /* ends with .name == NULL */
 	int (*amend)(struct plt_image *img, const struct plt_opts *opts, enum plt_amend_phase phase, bool *ret_plain,

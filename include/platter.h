@@ -290,7 +290,8 @@ int plt_create(struct plt_ctx *ctx, const char *name, const struct plt_create_op
 
 /* Called at most ten times a second, from any thread, one at a time; non-zero cancels (-ECANCELED). */
 typedef int (*plt_progress_fn)(void *arg, uint64_t done, uint64_t total);
-enum { PLT_AMEND_FORCE = 1 << 0 /* do what may cost data: a size that is smaller */ };
+/* Do what may cost data: a size that is smaller; an active key slot overwritten, the last one erased. */
+enum { PLT_AMEND_FORCE = 1 << 0 };
 /*
  * Change options of an image where it is ("-o" texts, as for create).  What cannot be is refused before
  * anything is changed; what is done is durable when the call returns.  A power cut leaves the image
@@ -305,7 +306,6 @@ int plt_amend_help(const char *format, char **ret, struct plt_error *err);
 
 struct plt_key_change {
 	size_t size;
-	const char *prefix;     /* of option names in messages: "encrypt." for qcow2; NULL: none */
 	const char *state;      /* "active": add new_secret; "inactive": erase */
 	const char *new_secret; /* ids of secrets; NULL: not given */
 	const char *old_secret;
@@ -313,7 +313,7 @@ struct plt_key_change {
 	uint64_t iter_time;     /* milliseconds; UINT64_MAX: not given */
 	bool force;             /* overwrite an active slot; erase the last one */
 };
-#define PLT_KEY_CHANGE_INIT { sizeof(struct plt_key_change), NULL, NULL, NULL, NULL, -1, UINT64_MAX, false }
+#define PLT_KEY_CHANGE_INIT { sizeof(struct plt_key_change), NULL, NULL, NULL, -1, UINT64_MAX, false }
 /*
  * Change the key slots of an open, writable disk that is encrypted with LUKS, as `amend` does; its words.
  * Durable when it returns.  Without .force the last way into the data is never taken away.  -ENOTSUP: not

@@ -227,6 +227,16 @@ static const struct plt_opt_desc luks_create_opts[] = {
 	{ .name = NULL },
 };
 
+static const struct plt_opt_desc luks_amend_opts[] = {
+	{ .name = "state", .type = PLT_OPT_STRING, .help = "Select new state of affected keyslots (active/inactive)" },
+	{ .name = "keyslot", .type = PLT_OPT_NUMBER, .help = "Select a single keyslot to modify explicitly" },
+	{ .name = "old-secret", .type = PLT_OPT_STRING, .help = "Select all keyslots that match this password" },
+	{ .name = "new-secret", .type = PLT_OPT_STRING,
+	  .help = "New secret to set in the matching keyslots. Empty string to erase" },
+	{ .name = "iter-time", .type = PLT_OPT_NUMBER, .help = "Time to spend in PBKDF in milliseconds" },
+	{ .name = NULL },
+};
+
 static const struct plt_opt_desc luks_open_opts[] = {
 	{ .name = "key-secret", .type = PLT_OPT_STRING, .help = "ID of the secret that unlocks it" },
 	{ .name = NULL },
@@ -238,6 +248,7 @@ const struct plt_driver luks_driver = {
 	.flags = PLT_DRIVER_NOT_ZEROED,
 	.create_opts = luks_create_opts,
 	.open_opts = luks_open_opts,
+	.amend_opts = luks_amend_opts,
 	.probe = luks_probe,
 	.open = luks_open,
 	.close = luks_close,

@@ -2,6 +2,7 @@
 # Copyright (c) the platter authors
 
 script_tests += \
+	tests/peer/amend-keys.sh \
 	tests/peer/bitmaps.sh \
 	tests/peer/cells.sh \
 	tests/peer/chains.sh \
