@@ -343,7 +343,7 @@ struct plt_io {
 	/* zeroes and discards: the part under way */
 	uint64_t part_end, work_done;
 	int units_result;
-	bool part_units, part_zero, looked, declined;
+	bool part_units, part_small, part_zero, looked, declined;
 
 	/* resizes */
 	const char *preallocation;

@@ -277,6 +277,7 @@ struct plt_image {
 	/* Set by driver->open: */
 	_Atomic uint64_t size;         /* guest bytes; a multiple of 512 */
 	uint32_t alloc_unit;           /* granularity of mapping changes, for the range lock; a power of two */
+	uint32_t zero_unit;            /* what write_zeroes can do of a unit; 0: whole units only */
 	bool encrypted;                /* its data is: runs and places carry a cipher if it was unlocked */
 	enum plt_holes holes;
 	uint32_t slice;                /* metadata slice length, <= PLT_SLICE, a power of two >= 512 */
@@ -409,7 +410,7 @@ struct plt_driver {
 
 	/*
 	 * Blocking.  [off, off+len) is whole allocation units (the last may be cut by the image's
-	 * end) under the range lock.  write_zeroes makes it read zeros, with @unmap giving space
+	 * end) under the range lock; for write_zeroes also zero units within one allocation unit.  write_zeroes makes it read zeros, with @unmap giving space
 	 * back; discard may leave the old content or zeros, but never lets a backing file show.
 	 * *ret_done (from 0 upward, always set) says how far it came; -EAGAIN with a need of kind LIMBO
 	 * or WORK: the engine meets it and calls again for the rest.

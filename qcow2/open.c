@@ -227,6 +227,7 @@ static int choose_view(struct plt_image *img, const struct plt_open_how *how, ui
 	}
 	atomic_store(&img->size, plt_align_down(size, 512));
 	img->alloc_unit = q->cluster_size;
+	img->zero_unit = 1U << q->sub_bits;
 	img->slice = PLT_MIN(q->cluster_size, (uint32_t)PLT_SLICE);
 	return 0;
 }
