@@ -385,7 +385,8 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 	PLT_AUTOFREE char *full = NULL;
 	int r;
 
-	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT | PLT_OPEN_SHARE_RAW);
+	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT | PLT_OPEN_SHARE_RAW |
+					 PLT_OPEN_NO_KEY);
 	opts.cache = how->opts->cache;
 	if (how->opts->flags & (PLT_OPEN_NO_BACKING | PLT_OPEN_INSPECT) || json_is_null(child) ||
 	    (json_is_string(child) && !*json_string_value(child)))
@@ -432,6 +433,7 @@ static int open_driver(struct plt_image *img, json_t *tree, struct opening *how,
 		.writable = img->writable,
 		.check = o->flags & PLT_OPEN_CHECK,
 		.no_refs = o->flags & PLT_OPEN_INSPECT,
+		.no_key = o->flags & PLT_OPEN_NO_KEY,
 		.snapshot = o->snapshot, .snapshot_id = o->snapshot_id, .snapshot_name = o->snapshot_name,
 	};
 	struct plt_opts *opts = NULL;

@@ -334,6 +334,7 @@ struct plt_open_how {
 	bool writable;
 	bool check;                     /* opened by check: what would refuse writing is no error */
 	bool no_refs;                   /* open no data file, extent or parent */
+	bool no_key;                    /* ask for no secret: no data will be read */
 	const char *snapshot;           /* internal snapshot to show (id or name), NULL: the active layer */
 	const char *snapshot_id, *snapshot_name; /* more exact: both must match if both are given */
 	struct plt_store *data_file;    /* given instead of the recorded one (reference stays the caller's) */

@@ -81,6 +81,7 @@ enum {
 					* of convert */
 	PLT_OPEN_SCRATCH = 1 << 8,     /* writable, but what is written goes to a temporary file, and away at close */
 	PLT_OPEN_REFERENCE = 1 << 9,   /* the name was found in an image: the context's policy decides */
+	PLT_OPEN_NO_KEY = 1 << 10,     /* no data will be read: what is encrypted opens without its key */
 };
 
 struct plt_open_options {

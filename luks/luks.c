@@ -65,7 +65,7 @@ static int luks_open(struct plt_image *img, const struct plt_open_how *how, stru
 		r = plt_error_set(err, EUCLEAN, "The LUKS payload is said to begin at %" PRIu64 ", behind the end of the file "
 				  "(%" PRIu64 " bytes): the file is truncated or the header is damaged", l->payload_offset,
 				  size);
-	if (r == 0 && !how->no_refs && !how->check)
+	if (r == 0 && !how->no_refs && !how->check && !how->no_key)
 		r = unlock(img, how, err);
 	if (r < 0) {
 		plt_luks_free(l);

@@ -103,7 +103,7 @@ static int unlock(struct plt_image *img, const struct plt_open_how *how, struct 
 	if (format && strcmp(format, "aes"))
 		return plt_error_set(err, EINVAL, "Header reported 'aes' encryption format but options specify '%s'",
 				     format);
-	if (how->no_refs || how->check) {
+	if (how->no_refs || how->check || how->no_key) {
 		s->locked = true;
 		return 0;
 	}

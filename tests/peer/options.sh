@@ -294,6 +294,12 @@ looking() {
 	q check --image-opts driver=qcow2,file.filename=base.qcow2
 	q compare --image-opts driver=qcow2,file.filename=base.qcow2 driver=raw,file.filename=raw
 	q info --image-opts driver=qcow2,file.filename=base.qcow2
+	for o in cache-size=1M,l2-cache-size=2M cache-size=1M,refcount-cache-size=2M l2-cache-entry-size=256 \
+		cache-size=0,l2-cache-size=0,refcount-cache-size=0 l2-cache-entry-size=128k l2-cache-entry-size=4242 \
+		cache-size=2M,l2-cache-size=1M l2-cache-entry-size=16k overlap-check=all overlap-check=some \
+		overlap-check.template=cached,overlap-check.main-header=off overlap-check.template=some; do
+		q map --image-opts driver=qcow2,file.filename=base.qcow2,$o
+	done
 	q info 'json:{"driver":"qcow2","file":{"driver":"file","filename":"base.qcow2"}}'
 	q map 'json:{"driver":"raw","file":{"driver":"file","filename":"raw"}}' --output=json
 	q info file:base.qcow2
