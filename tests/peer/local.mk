@@ -6,6 +6,7 @@ script_tests += \
 	tests/peer/bitmaps.sh \
 	tests/peer/cells.sh \
 	tests/peer/chains.sh \
+	tests/peer/clients.sh \
 	tests/peer/errors.sh \
 	tests/peer/features.sh \
 	tests/peer/kernel.sh \
@@ -18,4 +19,4 @@ script_tests += \
 	tests/peer/snapshots.sh \
 	$(NULL)
 
-EXTRA_DIST += tests/peer/crypt.sh tests/peer/peer.sh
+EXTRA_DIST += tests/peer/calls.sh tests/peer/crypt.sh tests/peer/peer.sh
