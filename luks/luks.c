@@ -12,8 +12,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
-#include "crypt/luks.h"
-#include "formats/driver.h"
+#include "luks/luks.h"
 
 static struct plt_luks *luks_of(struct plt_image *img)
 {
@@ -258,4 +257,5 @@ const struct plt_driver luks_driver = {
 	.measure = luks_measure,
 	.info = luks_info,
 	.luks = luks_of,
+	.examine = luks_examine,
 };
