@@ -53,6 +53,7 @@ enum {
 	OPT_SHRINK,
 	OPT_PREALLOCATION,
 	OPT_FORCE,
+	OPT_LIMITS,
 };
 
 struct cli_opt {
@@ -179,6 +180,7 @@ void cli_print_json(const json_t *v); /* QEMU's layout and order of keys, and a 
 /* A text that may hold any bytes (a file name). */
 json_t *cli_json_text(const char *s);
 json_t *cli_json_info(const struct plt_info *info);
+json_t *cli_json_limits(const struct plt_info *info);
 
 /* ---- progress: progress.c -------------------------------------------------------------------- */
 

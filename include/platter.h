@@ -345,6 +345,13 @@ struct plt_info {
 	const struct plt_snapshot *snapshots;
 	unsigned nsnapshots;
 	const char *specific_json;        /* {"type": "qcow2", "data": {...}}; NULL: none */
+	/*
+	 * What requests are best made of.  Any other works too: what is less than request_alignment is read,
+	 * changed and written; what is less than the other two is written as zeros, or left alone.
+	 */
+	uint32_t request_alignment, write_zeroes_alignment, discard_alignment;
+	uint32_t mem_alignment, opt_mem_alignment; /* of memory: not copied; as we allocate it */
+	uint32_t max_iov;                 /* elements that go to the system in one call */
 };
 /* Valid until plt_info_free(); opens nothing. */
 int plt_disk_info(struct plt_disk *disk, struct plt_info **ret, struct plt_error *err);
