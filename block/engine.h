@@ -180,6 +180,7 @@ struct plt_engine {
 	struct plt_image *backing;     /* the layer below, owned; NULL: none */
 	unsigned depth;
 	unsigned file_flags;           /* PLT_FILE_* of the cache mode, for references */
+	bool own_refs;                 /* the user has named what the image names: no policy */
 	bool guard_probe;              /* raw by guess: no format header may be written */
 
 	/* epochs (epoch.c).  A request is in epoch i if it has counted itself in in_epoch[i & 1]. */

@@ -266,7 +266,8 @@ int plt_ref_open(struct plt_image *img, enum plt_ref_role role, const char *name
 		r = plt_name_resolve(plt_image_base(img), name, &full, err);
 	if (!full)
 		return from_cwd ? plt_error_set(err, ENOMEM, "out of memory") : r;
-	r = plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, roles[role], full, err);
+	r = img->engine->own_refs ? 0 :
+	    plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, roles[role], full, err);
 	if (r < 0)
 		return r;
 	r = plt_file_open(full, flags | (writable ? PLT_FILE_WRITE : 0), ret, err);
@@ -403,7 +404,7 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 		r = img->drv->find_backing ? img->drv->find_backing(img, err) : 0;
 		if (r == 0)
 			r = plt_name_resolve(plt_image_base(img), img->backing_name, &full, err);
-		if (r == 0)
+		if (r == 0 && !img->engine->own_refs)
 			r = plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, "backing file", full, err);
 		if (r == 0)
 			r = plt_name_parse(full, false, &named, err);
@@ -497,6 +498,7 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 	img->inactive = how->opts->flags & PLT_OPEN_INSPECT;
 	img->engine->depth = how->depth;
 	img->engine->guard_probe = guessed && drv->flags & PLT_DRIVER_NO_HEADER;
+	img->engine->own_refs = how->opts->flags & PLT_OPEN_OWN_REFS;
 	(void)plt_cache_mode_flags(how->opts->cache, &img->engine->file_flags, NULL);
 	if (how->opts->flags & PLT_OPEN_FORCE_SHARE)
 		img->engine->file_flags |= PLT_FILE_NO_LOCK;

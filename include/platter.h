@@ -81,6 +81,8 @@ enum {
 					* of convert */
 	PLT_OPEN_SCRATCH = 1 << 8,     /* writable, but what is written goes to a temporary file, and away at close */
 	PLT_OPEN_REFERENCE = 1 << 9,   /* the name was found in an image: the context's policy decides */
+	PLT_OPEN_OWN_REFS = 1 << 11,   /* the caller has made the image: what it names itself is the caller's word, and
+					* the context's policy decides about what that names in turn */
 	PLT_OPEN_NO_KEY = 1 << 10,     /* no data will be read: what is encrypted opens without its key */
 };
 

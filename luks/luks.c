@@ -124,7 +124,7 @@ static int set_length(struct plt_store *st, uint64_t old, uint64_t size, const c
 	if (!strcmp(pre, "falloc"))
 		return plt_store_allocate(st, old, size - old, err);
 	if (!strcmp(pre, "full"))
-		return plt_store_zero(st, old, size - old, 0, PLT_IO_DATA, err);
+		return plt_store_zero(st, old, size - old, PLT_ZERO_WRITTEN, PLT_IO_DATA, err);
 	return plt_error_set(err, ENOTSUP, "Preallocation mode '%s' is not supported for luks images", pre);
 }
 
