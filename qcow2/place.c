@@ -257,6 +257,9 @@ static int place_packed(struct plt_image *img, struct plt_pins *pins, const stru
 	}
 	if (!join)
 		off = f.cluster << q->cluster_bits;
+	if (off >> (62 - (q->cluster_bits - 8))) /* 512 TiB with the largest clusters */
+		return plt_error_set(err, EFBIG, "'%s': an entry for compressed data cannot say %#" PRIx64
+				     ": the file is too large", img->name, off);
 	/* from here on nothing fails */
 	if (f.n)
 		qcow2_take(img, &f);
