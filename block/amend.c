@@ -106,7 +106,7 @@ int plt_amend_help(const char *format, char **ret, struct plt_error *err)
 
 	if (!drv)
 		return plt_format_unknown(format, err);
-	if (!drv->amend)
+	if (!drv->amend_opts)
 		return plt_error_set(err, ENOTSUP, "Format driver '%s' does not support option amendment", format);
 	*ret = plt_options_text(drv->amend_opts);
 	return *ret ? 0 : plt_error_set(err, ENOMEM, "out of memory");
@@ -118,6 +118,7 @@ struct amending {
 	const struct plt_opts *opts;
 	enum plt_amend_phase phase;
 	bool plain;
+	bool force, rehearse; /* of the change of key slots */
 };
 
 static int phase(struct plt_image *img, void *arg, struct plt_error *err)
@@ -127,10 +128,31 @@ static int phase(struct plt_image *img, void *arg, struct plt_error *err)
 	return img->drv->amend(img, a->opts, a->phase, &a->plain, err);
 }
 
+static int keys(struct plt_image *img, void *arg, struct plt_error *err)
+{
+	const struct amending *a = arg;
+
+	return plt_keys_amend(img, a->opts, a->force, a->rehearse, err);
+}
+
 static int run_phase(struct plt_image *img, struct amending *a, enum plt_amend_phase which, struct plt_error *err)
 {
+	if (!img->drv->amend)
+		return 0;
 	a->phase = which;
 	return plt_run_request(img, &(struct plt_request){ .kind = PLT_IO_EXCLUSIVE_REQ, .exclusive = phase,
+							   .exclusive_arg = a }, err);
+}
+
+/* They are tried before anything else is changed; when they are all there is, doing it is trying it. */
+static int run_keys(struct plt_image *img, struct amending *a, bool rehearse, struct plt_error *err)
+{
+	unsigned n = plt_keys_options(img->drv, a->opts);
+
+	if (!n || (rehearse && n == plt_opts_count(a->opts)))
+		return 0;
+	a->rehearse = rehearse;
+	return plt_run_request(img, &(struct plt_request){ .kind = PLT_IO_EXCLUSIVE_REQ, .exclusive = keys,
 							   .exclusive_arg = a }, err);
 }
 
@@ -180,7 +202,7 @@ int plt_amend(struct plt_disk *disk, const char *const *options, unsigned flags,
 	struct amending a = { 0 };
 	int r;
 
-	if (!img->drv->amend)
+	if (!img->drv->amend_opts)
 		return plt_error_set(err, ENOTSUP, "Format driver '%s' does not support option amendment",
 				     img->drv->name);
 	r = read_options(img->drv, options, &opts, err);
@@ -191,8 +213,13 @@ int plt_amend(struct plt_disk *disk, const char *const *options, unsigned flags,
 		r = plt_error_set(err, EINVAL, "The disk would become smaller, and what lies beyond its new end would be "
 				  "lost: use --force if that is meant");
 	a.opts = opts;
+	a.force = flags & PLT_AMEND_FORCE;
+	if (r == 0)
+		r = run_keys(img, &a, true, err);
 	if (r == 0)
 		r = run_phase(img, &a, PLT_AMEND_FIRST, err);
+	if (r == 0)
+		r = run_keys(img, &a, false, err);
 	if (r == 0)
 		r = resize(disk, opts, flags, err);
 	if (r == 0 && a.plain)

@@ -177,7 +177,7 @@ static int look_at_backing(struct making *m, const struct plt_create_options *o,
 	if (r < 0)
 		return r;
 	bo.format = fmt;
-	bo.flags = PLT_OPEN_SHARE_RAW; /* no more than its size is read */
+	bo.flags = PLT_OPEN_SHARE_RAW | PLT_OPEN_NO_KEY; /* no more than its size is read */
 	r = plt_image_open(m->ctx, tree, &bo, 0, &img, err);
 	json_decref(tree);
 	if (r < 0) {

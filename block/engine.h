@@ -77,6 +77,10 @@ struct plt_ctx {
 
 /* secret.c */
 void plt_secrets_free(struct plt_ctx *ctx);
+/* keys.c: how many of the options of amend are of key slots; and what they ask for. */
+unsigned plt_keys_options(const struct plt_driver *drv, const struct plt_opts *opts);
+int plt_keys_amend(struct plt_image *img, const struct plt_opts *opts, bool force, bool rehearse,
+		   struct plt_error *err);
 
 /* ---- cache ----------------------------------------------------------------------------------- */
 
@@ -177,6 +181,7 @@ struct plt_engine {
 	struct plt_image *backing;     /* the layer below, owned; NULL: none */
 	unsigned depth;
 	unsigned file_flags;           /* PLT_FILE_* of the cache mode, for references */
+	bool own_refs;                 /* the user has named what the image names: no policy */
 	bool guard_probe;              /* raw by guess: no format header may be written */
 
 	/* epochs (epoch.c).  A request is in epoch i if it has counted itself in in_epoch[i & 1]. */
@@ -340,7 +345,7 @@ struct plt_io {
 	/* zeroes and discards: the part under way */
 	uint64_t part_end, work_done;
 	int units_result;
-	bool part_units, part_zero, looked, declined;
+	bool part_units, part_small, part_zero, looked, declined;
 
 	/* resizes */
 	const char *preallocation;

@@ -296,7 +296,8 @@ int plt_ref_open(struct plt_image *img, enum plt_ref_role role, const char *name
 		r = plt_name_resolve(plt_image_base(img), name, &full, err);
 	if (!full)
 		return from_cwd ? plt_error_set(err, ENOMEM, "out of memory") : r;
-	r = plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, roles[role], full, err);
+	r = img->engine->own_refs ? 0 :
+	    plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, roles[role], full, err);
 	if (r < 0)
 		return r;
 	r = plt_file_open(full, flags | (writable ? PLT_FILE_WRITE : 0), ret, err);
@@ -415,7 +416,8 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 	PLT_AUTOFREE char *full = NULL;
 	int r;
 
-	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT | PLT_OPEN_SHARE_RAW);
+	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT | PLT_OPEN_SHARE_RAW |
+					 PLT_OPEN_NO_KEY);
 	opts.cache = how->opts->cache;
 	if (how->opts->flags & (PLT_OPEN_NO_BACKING | PLT_OPEN_INSPECT) || json_is_null(child) ||
 	    (json_is_string(child) && !*json_string_value(child)))
@@ -432,7 +434,7 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 		r = img->drv->find_backing ? img->drv->find_backing(img, err) : 0;
 		if (r == 0)
 			r = plt_name_resolve(plt_image_base(img), img->backing_name, &full, err);
-		if (r == 0)
+		if (r == 0 && !img->engine->own_refs)
 			r = plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, "backing file", full, err);
 		if (r == 0)
 			r = plt_name_parse(full, false, &named, err);
@@ -462,6 +464,7 @@ static int open_driver(struct plt_image *img, json_t *tree, struct opening *how,
 		.writable = img->writable,
 		.check = o->flags & PLT_OPEN_CHECK,
 		.no_refs = o->flags & PLT_OPEN_INSPECT,
+		.no_key = o->flags & PLT_OPEN_NO_KEY,
 		.snapshot = o->snapshot, .snapshot_id = o->snapshot_id, .snapshot_name = o->snapshot_name,
 	};
 	struct plt_opts *opts = NULL;
@@ -525,6 +528,7 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 	img->inactive = how->opts->flags & PLT_OPEN_INSPECT;
 	img->engine->depth = how->depth;
 	img->engine->guard_probe = guessed && drv->flags & PLT_DRIVER_NO_HEADER;
+	img->engine->own_refs = how->opts->flags & PLT_OPEN_OWN_REFS;
 	(void)plt_cache_mode_flags(how->opts->cache, &img->engine->file_flags, NULL);
 	if (how->opts->flags & PLT_OPEN_FORCE_SHARE)
 		img->engine->file_flags |= PLT_FILE_NO_LOCK;

@@ -5,6 +5,7 @@
  * What an open image says of itself, for `info`; and `check`, which asks the driver to examine the
  * stores without opening the image.  Neither opens anything that the image names.
  */
+#include <limits.h>
 #include <string.h>
 
 #include "block/engine.h"
@@ -34,6 +35,14 @@ int plt_disk_info(struct plt_disk *disk, struct plt_info **ret, struct plt_error
 	in->pub.cluster_size = plt_disk_cluster_size(disk);
 	in->pub.vm_state_offset = img->drv->vm_state_offset ? img->drv->vm_state_offset(img) : 0;
 	in->pub.encrypted = img->encrypted;
+	in->pub.request_alignment = PLT_MAX(PLT_MAX(img->file->limits.align, 1u), img->encrypted ? 512u : 1u);
+	if (img->drv->write_zeroes)
+		in->pub.write_zeroes_alignment = img->zero_unit ? img->zero_unit : img->alloc_unit;
+	if (img->drv->discard)
+		in->pub.discard_alignment = img->alloc_unit;
+	in->pub.mem_alignment = PLT_MAX(img->file->limits.align, 1u);
+	in->pub.opt_mem_alignment = PLT_MAX(in->pub.mem_alignment, 4096u);
+	in->pub.max_iov = IOV_MAX;
 	in->pub.dirty = img->drv->dirty_flag && img->drv->dirty_flag(img);
 	in->pub.backing_filename = img->backing_name;
 	in->pub.backing_format = img->backing_format;

@@ -18,6 +18,7 @@ libplatter_core_la_SOURCES += \
 	block/imagestore.c \
 	block/info.c \
 	block/internal.h \
+	block/keys.c \
 	block/limbo.c \
 	block/metacache.c \
 	block/need.c \

@@ -3,14 +3,13 @@
 
 /*
  * Objects that the user defines for a context: secrets, by their ids, and those that are taken without
- * effect.  And what stands on secrets: the change of key slots.  Secrets live as long as the context;
- * whoever asks for one gets a copy, and both are wiped.
+ * effect.  Secrets live as long as the context; whoever asks for one gets a copy, and both are wiped.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "block/engine.h"
-#include "crypt/luks.h"
+#include "crypt/secret.h"
 #include "formats/options.h"
 
 struct plt_named_secret {
@@ -207,49 +206,5 @@ int plt_ctx_add_object(struct plt_ctx *ctx, const char *definition, struct plt_e
 				  "throttle-group have no effect)", type);
 	}
 	plt_opts_free(o);
-	return r;
-}
-
-/* ---- key slots ------------------------------------------------------------------------------- */
-
-static int needs_secret(struct plt_ctx *ctx, const char *id, struct plt_secret *s, const struct plt_secret **ret,
-			struct plt_error *err)
-{
-	int r = id ? plt_secret_get(ctx, id, s, err) : 0;
-
-	*ret = id && r == 0 ? s : NULL;
-	return r;
-}
-
-int plt_amend_keys(struct plt_disk *disk, const struct plt_key_change *change, struct plt_error *err)
-{
-	struct plt_image *img = disk->top;
-	struct plt_secret fresh = PLT_SECRET_INIT, old = PLT_SECRET_INIT;
-	struct plt_luks_change c = { .keyslot = change->keyslot, .iter_ms = change->iter_time, .force = change->force };
-	const char *prefix = change->prefix ? change->prefix : "";
-	struct plt_luks *l;
-	int r;
-
-	if (!img->encrypted)
-		return plt_error_set(err, ENOTSUP, "Can't amend encryption options - encryption not present");
-	l = img->drv->luks ? img->drv->luks(img) : NULL;
-	if (!l)
-		return plt_error_set(err, ENOTSUP, "Only LUKS encryption options can be amended");
-	if (!img->writable)
-		return plt_error_set(err, EACCES, "'%s' is opened read-only", img->name);
-	if (!change->state)
-		return plt_error_set(err, EINVAL, "Parameter '%sstate' is missing", prefix);
-	c.activate = !strcmp(change->state, "active");
-	if (!c.activate && strcmp(change->state, "inactive"))
-		return plt_error_set(err, EINVAL, "Parameter '%sstate' does not accept value '%s'", prefix, change->state);
-	r = plt_store_check_writable(img->file, err);
-	if (r == 0)
-		r = needs_secret(disk->ctx, change->new_secret, &fresh, &c.new_secret, err);
-	if (r == 0)
-		r = needs_secret(disk->ctx, change->old_secret, &old, &c.old_secret, err);
-	if (r == 0)
-		r = plt_luks_amend(l, &c, err);
-	plt_secret_release(&fresh);
-	plt_secret_release(&old);
 	return r;
 }

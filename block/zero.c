@@ -14,6 +14,12 @@ enum { START, LOCK, UNITS, EDGE, EDGE_UNIT, PLAIN };
 
 #define PLAIN_MAX (1U << 20)
 
+/* What the driver can change of the mapping at once. */
+static uint64_t zero_unit(const struct plt_io *io)
+{
+	return io->kind == PLT_IO_ZERO_REQ && io->img->zero_unit ? io->img->zero_unit : io->img->alloc_unit;
+}
+
 /* ---- driver ---------------------------------------------------------------------------------- */
 
 static int units(struct plt_io *io, struct plt_io_op *iop)
@@ -87,7 +93,7 @@ static int look(struct plt_io *io, struct plt_io_op *iop)
  */
 static int edge(struct plt_io *io, struct plt_io_op *iop)
 {
-	uint64_t unit = io->img->alloc_unit, off = plt_align_down(io->pos, unit), done = 0;
+	uint64_t unit = zero_unit(io), off = plt_align_down(io->pos, unit), done = 0;
 	uint64_t end = PLT_MIN(plt_align_up(io->part_end, unit), (uint64_t)atomic_load(&io->img->size));
 	int r = reads_zero(io->img, true, off, io->pos, true, &iop->err);
 
@@ -159,18 +165,22 @@ static int store_part(struct plt_io *io, struct plt_io_op *iop)
 
 /* ---- the frames ------------------------------------------------------------------------------ */
 
+/* Whole units first, then what can be done of one unit; what is less is written, or left alone. */
 static void plan_part(struct plt_io *io)
 {
-	uint64_t end = io->off + io->len, size = atomic_load(&io->img->size), unit = io->img->alloc_unit;
-	uint64_t up = plt_align_up(io->pos, unit), down = end == size ? end : plt_align_down(end, unit);
+	uint64_t end = io->off + io->len, size = atomic_load(&io->img->size), unit = zero_unit(io);
+	uint64_t alloc = io->img->alloc_unit, up = plt_align_up(io->pos, unit);
+	uint64_t down = end == size ? end : plt_align_down(end, unit);
+	uint64_t whole = end == size ? end : plt_align_down(end, alloc);
 
-	if (io->pos == up && up < down && !io->declined) {
-		io->part_end = down;
-		io->part_units = true;
-	} else {
+	io->part_units = io->pos == up && up < down && !io->declined;
+	io->part_small = io->part_units && (io->pos & (alloc - 1) || whole <= io->pos);
+	if (io->part_small)
+		io->part_end = PLT_MIN(down, plt_align_down(io->pos, alloc) + alloc);
+	else if (io->part_units)
+		io->part_end = whole;
+	else
 		io->part_end = io->declined ? end : io->pos < up ? PLT_MIN(up, end) : end;
-		io->part_units = false;
-	}
 }
 
 static void step(struct plt_io *io)
@@ -227,8 +237,12 @@ static void step(struct plt_io *io)
 				plt_io_meet(io);
 				return;
 			}
-			if (io->units_result == -ENOTSUP)
+			if (io->units_result == -ENOTSUP && io->part_small) {
+				plt_range_unlock(io); /* as below */
+				io->state = PLAIN;
+			} else if (io->units_result == -ENOTSUP) {
 				io->declined = true;
+			}
 			break;
 		case EDGE:
 			io->state = EDGE_UNIT;

@@ -57,6 +57,7 @@ enum {
 	OPT_YES,
 	OPT_DRY_RUN,
 	OPT_COPY,
+	OPT_LIMITS,
 };
 
 struct cli_opt {
@@ -183,6 +184,7 @@ void cli_print_json(const json_t *v); /* QEMU's layout and order of keys, and a 
 /* A text that may hold any bytes (a file name). */
 json_t *cli_json_text(const char *s);
 json_t *cli_json_info(const struct plt_info *info);
+json_t *cli_json_limits(const struct plt_info *info);
 
 /* ---- findings: findings.c ------------------------------------------------------------------- */
 

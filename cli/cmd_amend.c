@@ -19,7 +19,7 @@ static const struct cli_opt opts[] = {
 	{ 'f', "format", "fmt", "format of the image", CLI_FORMAT },
 	{ 't', "cache", "cache", "how to open the image: " CLI_CACHE_WORDS " (writeback)", CLI_CACHE },
 	{ 'o', "options", "options", "what is to change: name=value,... (-o help lists it)", CLI_ANY },
-	{ OPT_FORCE, "force", NULL, "do what may cost data: a smaller size", CLI_ANY },
+	{ OPT_FORCE, "force", NULL, "do what may cost data: a smaller size, the last key slot erased", CLI_ANY },
 	{ 0 },
 };
 
@@ -32,11 +32,16 @@ const struct cli_command cli_amend = {
 		"What cannot be is refused before anything is changed. Going back to compat=0.10 turns "
 		"clusters that read as zeros into absent ones, or where there is a backing file into "
 		"data, which takes space.",
+		"Key slots of an image that is encrypted with LUKS: with state=active a passphrase is added, "
+		"with state=inactive those are erased that keyslot or old-secret names. The options begin with "
+		"encrypt. for qcow2. The last slot is kept, unless --force is given.",
 		NULL,
 	},
 	.examples = (const char *const[]){
 		"platter amend -o lazy_refcounts=on disk.qcow2", "one option",
 		"platter amend -p -o compat=0.10 disk.qcow2", "for an old program",
+		"platter amend --object secret,id=a,file=old --object secret,id=b,file=new --image-opts "
+		"driver=luks,file.filename=disk.luks,key-secret=a -o state=active,new-secret=b", "one more passphrase",
 		"platter amend -f qcow2 -o help", "what can be changed",
 		NULL,
 	},

@@ -19,6 +19,7 @@ static int run(struct cli_args *a);
 static const struct cli_opt opts[] = {
 	{ 'f', "format", "fmt", "format of the image", CLI_FORMAT },
 	{ OPT_BACKING_CHAIN, "backing-chain", NULL, "describe the backing files too", CLI_ANY },
+	{ OPT_LIMITS, "limits", NULL, "show what requests are best made of (it depends on --cache)", CLI_ANY },
 	{ 't', "cache", "cache", "how to open the image: " CLI_CACHE_WORDS " (writeback)", CLI_CACHE },
 	{ 0 },
 };
@@ -48,7 +49,7 @@ const struct cli_command cli_info = {
 	.run = run,
 };
 
-static void print_human(const struct plt_info *info)
+static void print_human(const struct plt_info *info, bool limits)
 {
 	char size[CLI_SIZE_MAX];
 
@@ -72,6 +73,13 @@ static void print_human(const struct plt_info *info)
 		putchar('\n');
 		if (info->backing_format)
 			printf("backing file format: %s\n", info->backing_format);
+	}
+	if (limits) {
+		json_t *v = cli_json_limits(info);
+
+		puts("Block limits:");
+		cli_print_specific(v, 1);
+		json_decref(v);
 	}
 	if (info->nsnapshots) {
 		puts("Snapshot list:");
@@ -167,7 +175,7 @@ static int collect(struct cli_args *a, struct plt_ctx *ctx, const char *name,
 	return 0;
 }
 
-static void print(const struct cli_args *a, const struct chain *chain, bool whole_chain)
+static void print(const struct cli_args *a, const struct chain *chain, bool whole_chain, bool limits)
 {
 	json_t *list;
 
@@ -175,13 +183,18 @@ static void print(const struct cli_args *a, const struct chain *chain, bool whol
 		for (unsigned i = 0; i < chain->n; i++) {
 			if (i)
 				putchar('\n');
-			print_human(chain->v[i].info);
+			print_human(chain->v[i].info, limits);
 		}
 		return;
 	}
 	list = json_array();
-	for (unsigned i = 0; i < chain->n; i++)
-		json_array_append_new(list, cli_json_info(chain->v[i].info));
+	for (unsigned i = 0; i < chain->n; i++) {
+		json_t *o = cli_json_info(chain->v[i].info);
+
+		if (limits)
+			json_object_set_new(o, "limits", cli_json_limits(chain->v[i].info));
+		json_array_append_new(list, o);
+	}
 	cli_print_json(whole_chain ? list : json_array_get(list, 0));
 	json_decref(list);
 }
@@ -191,7 +204,7 @@ static int run(struct cli_args *a)
 	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
 	struct chain chain = { 0 };
 	struct plt_ctx *ctx;
-	bool whole_chain = false;
+	bool whole_chain = false, limits = false;
 	int c, r;
 
 	while ((c = cli_next(a)) != CLI_END) {
@@ -203,6 +216,9 @@ static int run(struct cli_args *a)
 			break;
 		case OPT_BACKING_CHAIN:
 			whole_chain = true;
+			break;
+		case OPT_LIMITS:
+			limits = true;
 			break;
 		case 't':
 			if (!cli_cache_mode(a->arg, &o.cache)) {
@@ -218,7 +234,7 @@ static int run(struct cli_args *a)
 		return 1;
 	r = collect(a, ctx, a->argv[optind], &o, whole_chain, &chain);
 	if (r == 0)
-		print(a, &chain, whole_chain);
+		print(a, &chain, whole_chain, limits);
 	for (unsigned i = 0; i < chain.n; i++) {
 		plt_info_free(chain.v[i].info);
 		(void)plt_disk_close(chain.v[i].disk, NULL); /* opened for reading */

@@ -45,6 +45,27 @@ static json_t *snapshots(const struct plt_snapshot *v, unsigned n)
 	return list;
 }
 
+json_t *cli_json_limits(const struct plt_info *info)
+{
+	const struct {
+		const char *key;
+		uint32_t value;
+	} v[] = {
+		{ "request-alignment", info->request_alignment },
+		{ "discard-alignment", info->discard_alignment },
+		{ "write-zeroes-alignment", info->write_zeroes_alignment },
+		{ "max-iov", info->max_iov },
+		{ "min-mem-alignment", info->mem_alignment },
+		{ "opt-mem-alignment", info->opt_mem_alignment },
+	};
+	json_t *o = json_object();
+
+	for (size_t i = 0; i < sizeof(v) / sizeof(v[0]); i++)
+		if (v[i].value)
+			json_object_set_new(o, v[i].key, json_integer(v[i].value));
+	return o;
+}
+
 json_t *cli_json_info(const struct plt_info *info)
 {
 	json_t *o = json_object();

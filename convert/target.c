@@ -288,6 +288,7 @@ static int create_and_open(struct plt_target *t, const struct wishes *w, struct 
 		return ret;
 	}
 	open_options(t, true, &oo);
+	oo.flags |= PLT_OPEN_OWN_REFS;
 	ret = plt_disk_open_store(t->ctx, t->store, t->name, t->format, &oo, &t->disk, err);
 	if (ret)
 		return ret;
@@ -505,6 +506,7 @@ int plt_target_reopen(struct plt_target *t, struct plt_disk **ret, struct plt_er
 	/* What is read back should come from the disk, as far as the kernel obliges. */
 	if (plt_store_fd(t->store) >= 0)
 		(void)posix_fadvise(plt_store_fd(t->store), 0, 0, POSIX_FADV_DONTNEED);
+	oo.flags |= PLT_OPEN_OWN_REFS;
 	return plt_disk_open_store(t->ctx, t->store, t->name, t->format, &oo, ret, err);
 }
 

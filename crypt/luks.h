@@ -102,6 +102,7 @@ struct plt_luks_change {
 	int keyslot;                           /* -1: not given */
 	uint64_t iter_ms;                      /* UINT64_MAX: not given */
 	bool force;
+	bool rehearse;                         /* judge only, change nothing */
 };
 int plt_luks_amend(struct plt_luks *l, const struct plt_luks_change *c, struct plt_error *err);
 

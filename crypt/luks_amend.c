@@ -36,6 +36,8 @@ static int activate(struct plt_luks *l, const struct plt_luks_change *c, struct 
 			n = i;
 	if (n < 0)
 		return plt_error_set(err, EINVAL, "Can't add a keyslot - all keyslots are in use");
+	if (c->rehearse)
+		return 0;
 	return plt_luks_slot_set(l, (unsigned)n, c->new_secret, c->iter_ms == UINT64_MAX ? 2000 : c->iter_ms, err);
 }
 
@@ -73,7 +75,7 @@ static int erase(struct plt_luks *l, const struct plt_luks_change *c, struct plt
 		return plt_error_set(err, EINVAL, "All the active keyslots match the (old) password that was given and "
 				     "erasing them will erase all the data in the image irreversibly - refusing operation");
 	}
-	for (unsigned i = 0; i < LUKS_SLOTS && r == 0; i++)
+	for (unsigned i = 0; i < LUKS_SLOTS && r == 0 && !c->rehearse; i++)
 		if (mask >> i & 1)
 			r = plt_luks_slot_erase(l, i, err);
 	return r;

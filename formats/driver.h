@@ -277,6 +277,7 @@ struct plt_image {
 	/* Set by driver->open: */
 	_Atomic uint64_t size;         /* guest bytes; a multiple of 512 */
 	uint32_t alloc_unit;           /* granularity of mapping changes, for the range lock; a power of two */
+	uint32_t zero_unit;            /* what write_zeroes can do of a unit; 0: whole units only */
 	bool encrypted;                /* its data is: runs and places carry a cipher if it was unlocked */
 	enum plt_holes holes;
 	uint32_t slice;                /* metadata slice length, <= PLT_SLICE, a power of two >= 512 */
@@ -333,6 +334,7 @@ struct plt_open_how {
 	bool writable;
 	bool check;                     /* opened by check: what would refuse writing is no error */
 	bool no_refs;                   /* open no data file, extent or parent */
+	bool no_key;                    /* ask for no secret: no data will be read */
 	const char *snapshot;           /* internal snapshot to show (id or name), NULL: the active layer */
 	const char *snapshot_id, *snapshot_name; /* more exact: both must match if both are given */
 	struct plt_store *data_file;    /* given instead of the recorded one (reference stays the caller's) */
@@ -409,7 +411,7 @@ struct plt_driver {
 
 	/*
 	 * Blocking.  [off, off+len) is whole allocation units (the last may be cut by the image's
-	 * end) under the range lock.  write_zeroes makes it read zeros, with @unmap giving space
+	 * end) under the range lock; for write_zeroes also zero units within one allocation unit.  write_zeroes makes it read zeros, with @unmap giving space
 	 * back; discard may leave the old content or zeros, but never lets a backing file show.
 	 * *ret_done (from 0 upward, always set) says how far it came; -EAGAIN with a need of kind LIMBO
 	 * or WORK: the engine meets it and calls again for the rest.
@@ -452,6 +454,8 @@ struct plt_driver {
 	 * Amend: in PLT_AMEND_FIRST everything is judged and then all is done but what must come after a
 	 * resize (PLT_AMEND_LAST).  The caller is exclusive, and passes only options of amend_opts.
 	 * *ret_plain: between the two the engine turns zero clusters over a backing file into data.
+	 * Options of key slots ("state" and so on, or "encrypt.state") are the engine's: it changes what
+	 * `luks` returns.  A driver with no others has a table and no function.
 	 */
 	const struct plt_opt_desc *amend_opts; /* ends with .name == NULL */
 	int (*amend)(struct plt_image *img, const struct plt_opts *opts, enum plt_amend_phase phase, bool *ret_plain,

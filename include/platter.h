@@ -83,6 +83,9 @@ enum {
 	PLT_OPEN_REFERENCE = 1 << 9,   /* the name was found in an image: the context's policy decides */
 	PLT_OPEN_FIND_BACKING = 1 << 10, /* with INSPECT: of several names that the image has for its backing file
 					* (VHD) tell the one that is right, which means to look at those files */
+	PLT_OPEN_OWN_REFS = 1 << 11,   /* the caller has made the image: what it names itself is the caller's word, and
+					* the context's policy decides about what that names in turn */
+	PLT_OPEN_NO_KEY = 1 << 12,     /* no data will be read: what is encrypted opens without its key */
 };
 
 struct plt_open_options {
@@ -292,7 +295,8 @@ int plt_create(struct plt_ctx *ctx, const char *name, const struct plt_create_op
 
 /* Called at most ten times a second, from any thread, one at a time; non-zero cancels (-ECANCELED). */
 typedef int (*plt_progress_fn)(void *arg, uint64_t done, uint64_t total);
-enum { PLT_AMEND_FORCE = 1 << 0 /* do what may cost data: a size that is smaller */ };
+/* Do what may cost data: a size that is smaller; an active key slot overwritten, the last one erased. */
+enum { PLT_AMEND_FORCE = 1 << 0 };
 /*
  * Change options of an image where it is ("-o" texts, as for create).  What cannot be is refused before
  * anything is changed; what is done is durable when the call returns.  A power cut leaves the image
@@ -307,7 +311,6 @@ int plt_amend_help(const char *format, char **ret, struct plt_error *err);
 
 struct plt_key_change {
 	size_t size;
-	const char *prefix;     /* of option names in messages: "encrypt." for qcow2; NULL: none */
 	const char *state;      /* "active": add new_secret; "inactive": erase */
 	const char *new_secret; /* ids of secrets; NULL: not given */
 	const char *old_secret;
@@ -315,7 +318,7 @@ struct plt_key_change {
 	uint64_t iter_time;     /* milliseconds; UINT64_MAX: not given */
 	bool force;             /* overwrite an active slot; erase the last one */
 };
-#define PLT_KEY_CHANGE_INIT { sizeof(struct plt_key_change), NULL, NULL, NULL, NULL, -1, UINT64_MAX, false }
+#define PLT_KEY_CHANGE_INIT { sizeof(struct plt_key_change), NULL, NULL, NULL, -1, UINT64_MAX, false }
 /*
  * Change the key slots of an open, writable disk that is encrypted with LUKS, as `amend` does; its words.
  * Durable when it returns.  Without .force the last way into the data is never taken away.  -ENOTSUP: not
@@ -346,6 +349,13 @@ struct plt_info {
 	const struct plt_snapshot *snapshots;
 	unsigned nsnapshots;
 	const char *specific_json;        /* {"type": "qcow2", "data": {...}}; NULL: none */
+	/*
+	 * What requests are best made of.  Any other works too: what is less than request_alignment is read,
+	 * changed and written; what is less than the other two is written as zeros, or left alone.
+	 */
+	uint32_t request_alignment, write_zeroes_alignment, discard_alignment;
+	uint32_t mem_alignment, opt_mem_alignment; /* of memory: not copied; as we allocate it */
+	uint32_t max_iov;                 /* elements that go to the system in one call */
 };
 /* Valid until plt_info_free(); opens nothing. */
 int plt_disk_info(struct plt_disk *disk, struct plt_info **ret, struct plt_error *err);

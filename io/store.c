@@ -247,7 +247,7 @@ int plt_store_zero(struct plt_store *st, uint64_t off, uint64_t len, unsigned fl
 	if (ret || !len)
 		return ret;
 	ret = -ENOTSUP;
-	if (st->ops->zero)
+	if (st->ops->zero && !(flags & PLT_ZERO_WRITTEN))
 		ret = st->ops->zero(st, off, len, flags, tag, &zero_err);
 	if (ret == -ENOTSUP) {
 		if (flags & PLT_ZERO_NO_FALLBACK)

@@ -47,6 +47,7 @@ enum plt_io_tag {
 enum {
 	PLT_ZERO_MAY_UNMAP = 1 << 0,   /* the range may become a hole */
 	PLT_ZERO_NO_FALLBACK = 1 << 1, /* -ENOTSUP rather than writing zeros byte by byte */
+	PLT_ZERO_WRITTEN = 1 << 2,     /* byte by byte in any case: the space has been written once */
 };
 
 enum plt_store_kind {

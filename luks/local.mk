@@ -2,5 +2,7 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	luks/check.c \
 	luks/luks.c \
+	luks/luks.h \
 	$(NULL)

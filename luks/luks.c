@@ -12,8 +12,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
-#include "crypt/luks.h"
-#include "formats/driver.h"
+#include "luks/luks.h"
 
 static struct plt_luks *luks_of(struct plt_image *img)
 {
@@ -65,7 +64,7 @@ static int luks_open(struct plt_image *img, const struct plt_open_how *how, stru
 		r = plt_error_set(err, EUCLEAN, "The LUKS payload is said to begin at %" PRIu64 ", behind the end of the file "
 				  "(%" PRIu64 " bytes): the file is truncated or the header is damaged", l->payload_offset,
 				  size);
-	if (r == 0 && !how->no_refs && !how->check)
+	if (r == 0 && !how->no_refs && !how->check && !how->no_key)
 		r = unlock(img, how, err);
 	if (r < 0) {
 		plt_luks_free(l);
@@ -125,7 +124,7 @@ static int set_length(struct plt_store *st, uint64_t old, uint64_t size, const c
 	if (!strcmp(pre, "falloc"))
 		return plt_store_allocate(st, old, size - old, err);
 	if (!strcmp(pre, "full"))
-		return plt_store_zero(st, old, size - old, 0, PLT_IO_DATA, err);
+		return plt_store_zero(st, old, size - old, PLT_ZERO_WRITTEN, PLT_IO_DATA, err);
 	return plt_error_set(err, ENOTSUP, "Preallocation mode '%s' is not supported for luks images", pre);
 }
 
@@ -227,6 +226,16 @@ static const struct plt_opt_desc luks_create_opts[] = {
 	{ .name = NULL },
 };
 
+static const struct plt_opt_desc luks_amend_opts[] = {
+	{ .name = "state", .type = PLT_OPT_STRING, .help = "Select new state of affected keyslots (active/inactive)" },
+	{ .name = "keyslot", .type = PLT_OPT_NUMBER, .help = "Select a single keyslot to modify explicitly" },
+	{ .name = "old-secret", .type = PLT_OPT_STRING, .help = "Select all keyslots that match this password" },
+	{ .name = "new-secret", .type = PLT_OPT_STRING,
+	  .help = "New secret to set in the matching keyslots. Empty string to erase" },
+	{ .name = "iter-time", .type = PLT_OPT_NUMBER, .help = "Time to spend in PBKDF in milliseconds" },
+	{ .name = NULL },
+};
+
 static const struct plt_opt_desc luks_open_opts[] = {
 	{ .name = "key-secret", .type = PLT_OPT_STRING, .help = "ID of the secret that unlocks it" },
 	{ .name = NULL },
@@ -238,6 +247,7 @@ const struct plt_driver luks_driver = {
 	.flags = PLT_DRIVER_NOT_ZEROED,
 	.create_opts = luks_create_opts,
 	.open_opts = luks_open_opts,
+	.amend_opts = luks_amend_opts,
 	.probe = luks_probe,
 	.open = luks_open,
 	.close = luks_close,
@@ -247,4 +257,5 @@ const struct plt_driver luks_driver = {
 	.measure = luks_measure,
 	.info = luks_info,
 	.luks = luks_of,
+	.examine = luks_examine,
 };

@@ -2,6 +2,7 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	qcow/check.c \
 	qcow/create.c \
 	qcow/map.c \
 	qcow/ondisk.h \

@@ -20,7 +20,7 @@ static int qcow_probe(const uint8_t *buf, size_t len, uint64_t size)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-static int parse(struct plt_image *img, const struct qcow_header *h, uint64_t file_size, struct plt_error *err)
+int qcow_parse(struct plt_image *img, const struct qcow_header *h, uint64_t file_size, struct plt_error *err)
 {
 	struct qcow_state *s = qcow_of(img);
 	uint64_t size = plt_be64_get(h->size), len;
@@ -103,7 +103,7 @@ static int unlock(struct plt_image *img, const struct plt_open_how *how, struct 
 	if (format && strcmp(format, "aes"))
 		return plt_error_set(err, EINVAL, "Header reported 'aes' encryption format but options specify '%s'",
 				     format);
-	if (how->no_refs || how->check) {
+	if (how->no_refs || how->check || how->no_key) {
 		s->locked = true;
 		return 0;
 	}
@@ -145,7 +145,7 @@ int qcow_open(struct plt_image *img, const struct plt_open_how *how, struct plt_
 	if (!img->priv)
 		return plt_error_set(err, ENOMEM, "out of memory");
 	img->data = plt_store_ref(img->file);
-	r = parse(img, &h, size, err);
+	r = qcow_parse(img, &h, size, err);
 	if (r == 0)
 		r = unlock(img, how, err);
 	if (r == 0)
@@ -219,4 +219,5 @@ const struct plt_driver qcow_driver = {
 	.create = qcow_create,
 	.cluster_size = cluster_size,
 	.codec = codec,
+	.examine = qcow_examine,
 };

@@ -54,6 +54,8 @@ static inline struct qcow_state *qcow_of(const struct plt_image *img)
 /* open.c */
 int qcow_open(struct plt_image *img, const struct plt_open_how *how, struct plt_error *err);
 int qcow_close(struct plt_image *img, struct plt_error *err);
+/* The header into qcow_of(img) and the fields of @img that the engine reads; every field is held against its limits. */
+int qcow_parse(struct plt_image *img, const struct qcow_header *h, uint64_t file_size, struct plt_error *err);
 int qcow_before_sync(struct plt_image *img, struct plt_error *err);
 
 /* map.c */
@@ -72,6 +74,9 @@ int qcow_place(struct plt_image *img, struct plt_pins *pins, const struct plt_pl
 void qcow_publish(struct plt_image *img, struct plt_place *place);
 void qcow_withdraw(struct plt_image *img, struct plt_place *place);
 int qcow_work(struct plt_image *img, int code, uint64_t arg, struct plt_error *err);
+
+/* check.c */
+int qcow_examine(struct plt_examine *ex, struct plt_error *err);
 
 /* create.c */
 extern const struct plt_opt_desc qcow_create_opts[];

@@ -206,12 +206,6 @@ static int parse(struct plt_image *img, const struct plt_opts *o, struct plan *p
 
 	*p = (struct plan){ q->version, q->refcount_order, q->compatible & QCOW2_COMPAT_LAZY,
 			    q->autoclear & QCOW2_AUTOCLEAR_DATA_RAW, NULL };
-	for (const struct plt_opt_desc *d = qcow2_amend_opts; d->name; d++)
-		if (!strncmp(d->name, "encrypt.", 8) && plt_opts_get(o, d->name))
-			return q->crypt_method == QCOW2_CRYPT_NONE ?
-			       plt_error_set(err, EINVAL, "Can't amend encryption options - encryption not present") :
-			       plt_error_set(err, ENOTSUP, "Option '%s': amending encryption is not supported yet",
-					     d->name);
 	if (compat && (!strcmp(compat, "0.10") || !strcmp(compat, "v2")))
 		p->version = 2;
 	else if (compat && (!strcmp(compat, "1.1") || !strcmp(compat, "v3")))

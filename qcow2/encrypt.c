@@ -69,7 +69,7 @@ int qcow2_encrypt_open(struct plt_image *img, const struct plt_open_how *how, st
 		if (r < 0 && !how->check) /* (examine() does not look into it) */
 			return r;
 	}
-	if (how->no_refs || how->check) {
+	if (how->no_refs || how->check || how->no_key) {
 		q->unmappable = "the image is encrypted and was opened without its key";
 		return 0;
 	}

@@ -32,6 +32,15 @@ struct qcow2_entry {
 	uint64_t bitmap; /* extended entries: 32 allocation bits, 32 zero bits */
 };
 
+/* Which subclusters does [off, off+len) of one cluster touch? */
+static inline uint64_t qcow2_sub_mask(const struct qcow2_state *q, uint64_t off, uint64_t len)
+{
+	uint64_t in = off & (q->cluster_size - 1);
+	unsigned first = (unsigned)(in >> q->sub_bits), last = (unsigned)((in + len - 1) >> q->sub_bits);
+
+	return ((UINT64_C(2) << last) - 1) & ~((UINT64_C(1) << first) - 1);
+}
+
 enum qcow2_kind {
 	QCOW2_ABSENT,
 	QCOW2_ABSENT_KEPT, /* extended: subcluster without data in an allocated cluster */

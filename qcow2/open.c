@@ -227,6 +227,7 @@ static int choose_view(struct plt_image *img, const struct plt_open_how *how, ui
 	}
 	atomic_store(&img->size, plt_align_down(size, 512));
 	img->alloc_unit = q->cluster_size;
+	img->zero_unit = 1U << q->sub_bits;
 	img->slice = PLT_MIN(q->cluster_size, (uint32_t)PLT_SLICE);
 	return 0;
 }
@@ -245,6 +246,49 @@ static int choose_lazy(struct qcow2_state *q, const struct plt_open_how *how, st
 				     "Lazy refcounts require a qcow2 image with at least qemu 1.1 "
 				     "compatibility level");
 	return 0;
+}
+
+/* The sizes of QEMU's caches have no effect; what makes no sense there is refused as there. */
+static int check_cache_sizes(const struct qcow2_state *q, const struct plt_open_how *how, struct plt_error *err)
+{
+	const struct plt_opts *o = how->opts;
+	bool all = o && plt_opts_get(o, "cache-size"), l2 = o && plt_opts_get(o, "l2-cache-size");
+	bool counts = o && plt_opts_get(o, "refcount-cache-size");
+	uint64_t entry;
+
+	if (all && l2 && counts)
+		return plt_error_set(err, EINVAL, "cache-size, l2-cache-size and refcount-cache-size may not be set at "
+				     "the same time");
+	if (all && l2 && plt_opts_u64(o, "l2-cache-size") > plt_opts_u64(o, "cache-size"))
+		return plt_error_set(err, EINVAL, "l2-cache-size may not exceed cache-size");
+	if (all && counts && plt_opts_u64(o, "refcount-cache-size") > plt_opts_u64(o, "cache-size"))
+		return plt_error_set(err, EINVAL, "refcount-cache-size may not exceed cache-size");
+	if (!o || !plt_opts_get(o, "l2-cache-entry-size"))
+		return 0;
+	entry = plt_opts_u64(o, "l2-cache-entry-size");
+	if (!plt_is_pow2(entry) || entry < UINT64_C(1) << QCOW2_MIN_CLUSTER_BITS || entry > q->cluster_size)
+		return plt_error_set(err, EINVAL, "L2 cache entry size must be a power of two between %d and the cluster "
+				     "size (%" PRIu32 ")", 1 << QCOW2_MIN_CLUSTER_BITS, q->cluster_size);
+	return 0;
+}
+
+/* So with the checks of QEMU that are always on here. */
+static int check_overlap_options(const struct plt_open_how *how, struct plt_error *err)
+{
+	static const char *const words[] = { "none", "constant", "cached", "all", NULL };
+	const char *a = how->opts ? plt_opts_get(how->opts, "overlap-check") : NULL;
+	const char *b = how->opts ? plt_opts_get(how->opts, "overlap-check.template") : NULL;
+	unsigned i;
+
+	if (a && b && strcmp(a, b))
+		return plt_error_set(err, EINVAL, "Conflicting values for qcow2 options 'overlap-check' ('%s') and "
+				     "'overlap-check.template' ('%s')", a, b);
+	a = a ? a : b;
+	for (i = 0; a && words[i] && strcmp(words[i], a); i++)
+		;
+	return !a || words[i] ? 0 :
+	       plt_error_set(err, EINVAL, "Unsupported value '%s' for qcow2 option 'overlap-check'. Allowed are any of the "
+			     "following: none, constant, cached, all", a);
 }
 
 static void release(struct plt_image *img)
@@ -294,6 +338,10 @@ int qcow2_open(struct plt_image *img, const struct plt_open_how *how, struct plt
 		r = check_tables_in_file(q, file_size, err);
 	if (!r && img->writable && !how->check)
 		r = check_tables_apart(q, err);
+	if (!r)
+		r = check_cache_sizes(q, how, err);
+	if (!r)
+		r = check_overlap_options(how, err);
 	if (!r)
 		r = choose_lazy(q, how, err);
 	if (!r)

@@ -97,15 +97,6 @@ static bool owned(const struct plt_image *img, struct qcow2_entry e)
 	       (e.word & QCOW2_L2_OFFSET || is_external(img));
 }
 
-/* Which subclusters does [off, off+len) of one cluster touch? */
-static uint64_t sub_mask(const struct qcow2_state *q, uint64_t off, uint64_t len)
-{
-	uint64_t in = off & (q->cluster_size - 1);
-	unsigned first = (unsigned)(in >> q->sub_bits), last = (unsigned)((in + len - 1) >> q->sub_bits);
-
-	return ((UINT64_C(2) << last) - 1) & ~((UINT64_C(1) << first) - 1);
-}
-
 /* A write inside a cluster that is ours: in place, or with a mark still to be set. */
 static int place_kept(struct plt_image *img, const struct plt_place_req *req, struct spot *s, struct qcow2_entry e,
 		      struct plt_place *ret)
@@ -122,7 +113,7 @@ static int place_kept(struct plt_image *img, const struct plt_place_req *req, st
 	ret->priv[P_MODE] = MODE_KEPT;
 	ret->blocks[B_L2] = s->l2;
 	if (q->extl2) {
-		uint64_t sub = UINT64_C(1) << q->sub_bits, mask = sub_mask(q, req->off, len);
+		uint64_t sub = UINT64_C(1) << q->sub_bits, mask = qcow2_sub_mask(q, req->off, len);
 
 		if ((alloc & mask) == mask)
 			return 0; /* somebody was faster: only write */
@@ -266,6 +257,9 @@ static int place_packed(struct plt_image *img, struct plt_pins *pins, const stru
 	}
 	if (!join)
 		off = f.cluster << q->cluster_bits;
+	if (off >> (62 - (q->cluster_bits - 8))) /* 512 TiB with the largest clusters */
+		return plt_error_set(err, EFBIG, "'%s': an entry for compressed data cannot say %#" PRIx64
+				     ": the file is too large", img->name, off);
 	/* from here on nothing fails */
 	if (f.n)
 		qcow2_take(img, &f);
@@ -410,7 +404,7 @@ static uint64_t new_bitmap(const struct qcow2_state *q, const struct plt_place *
 
 	if (!q->extl2)
 		return 0;
-	mask = sub_mask(q, from, to - from);
+	mask = qcow2_sub_mask(q, from, to - from);
 	if (old.word & QCOW2_COMPRESSED)
 		return UINT32_MAX;
 	if (!kept) /* what was elsewhere has been copied (then the mask is whole) or was not data */

@@ -409,7 +409,7 @@ static int fill(const struct plt_place *p, enum qcow2_prealloc mode, struct plt_
 
 	switch (mode) {
 	case QCOW2_PREALLOC_FULL:
-		return plt_store_zero(p->store, p->host_off, len, 0, PLT_IO_DATA, err);
+		return plt_store_zero(p->store, p->host_off, len, PLT_ZERO_WRITTEN, PLT_IO_DATA, err);
 	case QCOW2_PREALLOC_FALLOC:
 		if (p->fresh)
 			return plt_store_allocate(p->store, p->host_off, len, err);

@@ -2,7 +2,7 @@
 /* Copyright (c) the platter authors */
 
 /*
- * Zeroing and discarding whole clusters by changing their entries.
+ * Zeroing and discarding whole clusters, and zeroing subclusters, by changing their entries.
  *
  * A discarded cluster never lets the backing file show through: in version 3 it becomes a zero
  * cluster; in version 2, which has none, it becomes unallocated only where there is no backing file.
@@ -83,6 +83,19 @@ static bool change_entry(struct plt_image *img, const struct op *op, struct qcow
 }
 
 /*
+ * Some subclusters of an extended entry become zero.  Nothing is freed: the others may lie in the cluster,
+ * and what lies in these is stale from now on.
+ */
+static bool change_subclusters(const struct qcow2_state *q, struct qcow2_entry old, uint64_t off, uint64_t len,
+			       struct qcow2_entry *ret)
+{
+	uint64_t mask = qcow2_sub_mask(q, off, len);
+
+	*ret = (struct qcow2_entry){ old.word, (old.bitmap & ~mask) | mask << 32 };
+	return ret->bitmap != old.bitmap;
+}
+
+/*
  * The entries of one L2 slice, or of a missing table, from @off on.  *ret_done: bytes dealt with.
  */
 static int do_slice(struct plt_image *img, const struct op *op, uint64_t off, uint64_t len, uint64_t *ret_done,
@@ -128,7 +141,12 @@ static int do_slice(struct plt_image *img, const struct op *op, uint64_t off, ui
 	pthread_mutex_lock(&img->lock);
 	for (unsigned i = (unsigned)(l2_index % per_slice); *ret_done < len && i < per_slice; i++) {
 		struct qcow2_entry old = qcow2_entry_get(q, b, i), e;
+		bool part;
 
+		n = PLT_MIN(len - *ret_done, q->cluster_size - (off & (q->cluster_size - 1)));
+		/* (a cluster that the disk's end cuts is a whole one) */
+		part = n < q->cluster_size && q->extl2 &&
+		       (off & (q->cluster_size - 1) || off + n != atomic_load(&img->size));
 		if (qcow2_entry_unsafe(img, old, &table)) {
 			r = qcow2_unsafe(table, need);
 			break;
@@ -138,18 +156,21 @@ static int do_slice(struct plt_image *img, const struct op *op, uint64_t off, ui
 					  " is corrupt; nothing is written over it", img->name, old.word, off);
 			break;
 		}
-		if (change_entry(img, op, old, off, &e)) {
-			if (!plt_limbo_room(img)) {
+		if (part && old.word & QCOW2_COMPRESSED) {
+			r = -ENOTSUP;
+			break;
+		}
+		if (part ? change_subclusters(q, old, off, n, &e) : change_entry(img, op, old, off, &e)) {
+			if (!part && !plt_limbo_room(img)) {
 				*need = (struct plt_need){ .kind = PLT_NEED_LIMBO };
 				r = -EAGAIN;
 				break;
 			}
 			qcow2_entry_set(q, b, i, e);
-			if (!(e.word & QCOW2_L2_OFFSET))
+			if (!part && !(e.word & QCOW2_L2_OFFSET))
 				qcow2_drop_old(img, old);
 			dirty = true;
 		}
-		n = PLT_MIN(len - *ret_done, (uint64_t)q->cluster_size);
 		*ret_done += n;
 		off += n;
 	}

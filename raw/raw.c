@@ -92,7 +92,7 @@ static int raw_resize(struct plt_image *img, uint64_t size, const char *prealloc
 		if (!strcmp(preallocation, "falloc"))
 			r = plt_store_allocate(img->file, old, size - old, err);
 		else if (!strcmp(preallocation, "full"))
-			r = plt_store_zero(img->file, old, size - old, 0, PLT_IO_DATA, err);
+			r = plt_store_zero(img->file, old, size - old, PLT_ZERO_WRITTEN, PLT_IO_DATA, err);
 		else
 			r = plt_error_set(err, ENOTSUP, "Unsupported preallocation mode: %s", preallocation);
 	}

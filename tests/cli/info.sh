@@ -93,6 +93,16 @@ else
 	skip 'snapshots' 'qemu-img is not installed'
 fi
 
+# Limits: QEMU 10.2's names of them, and the values that are ours.
+"$PLATTER" create -q -f qcow2 -o extended_l2=on sub.qcow2 1M
+"$PLATTER" create -q -f qcow2 -b sub.qcow2 -F qcow2 oversub.qcow2
+is "$("$PLATTER" info --limits sub.qcow2 | sed -n '/^Block limits:/,/^Format/s/^  *//p' | sort | tr '\n' ';')" \
+	'discard alignment: 65536;max iov: 1024;min mem alignment: 1;opt mem alignment: 4096;request alignment: 1;write zeroes alignment: 2048;' \
+	'info --limits'
+is "$("$PLATTER" info --limits --backing-chain --output=json oversub.qcow2 | jq -c '[.[].limits."write-zeroes-alignment"]')" \
+	'[65536,2048]' 'info --limits of a chain'
+is "$("$PLATTER" info --output=json sub.qcow2 | jq .limits)" null 'no limits unasked'
+
 # Nothing but the named file is opened, and nothing is said beside the result.
 "$PLATTER" create -q -f qcow2 -u -b nofile -F qcow2 lost.qcow2 1M
 is "$("$PLATTER" info lost.qcow2 2>&1 >/dev/null)" '' 'info opens no backing file and prints nothing on stderr'

@@ -4,6 +4,7 @@
 script_tests += \
 	tests/cli/amend.sh \
 	tests/cli/bench.sh \
+	tests/cli/check-formats.sh \
 	tests/cli/check.sh \
 	tests/cli/compare.sh \
 	tests/cli/convert.sh \

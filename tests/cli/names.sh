@@ -120,5 +120,24 @@ for image in good outside fifo zero gone json self; do
 		'  info --backing-chain --no-backing: the image alone'
 done
 rm -f new
+
+# What the command line itself names is no image's word; what that names in turn is.
+"$PLATTER" convert -O raw --no-backing in/good.qcow2 given
+for option in --untrusted '--allow-dir out'; do
+	# shellcheck disable=SC2086
+	ok "$option: convert -B" "$PLATTER" convert $option --verify -O qcow2 -B in/base.raw -F raw given new
+	# shellcheck disable=SC2086
+	fails 1 "$option: and no longer when it is read" "$PLATTER" convert $option -O raw new new2
+	# shellcheck disable=SC2086
+	like "$("$PLATTER" convert $option -O qcow2 -B in/good.qcow2 -F qcow2 given new3 2>&1)" "base.raw' is refused" \
+		"$option: convert -B of what names another"
+	[ -e new3 ] && fail 'a target was left' || pass 'no target is left'
+	# shellcheck disable=SC2086
+	ok "$option: create -b" "$PLATTER" create $option -q -f qcow2 -b in/base.raw -F raw new
+	# shellcheck disable=SC2086
+	ok "$option: convert -o data_file" "$PLATTER" convert $option -O qcow2 -o data_file=new.data given new
+	rm -f new new.data
+done
+rm -f new given
 is "$(cksum out/*)" "$(cat before)" 'nothing outside was written'
 done_testing

@@ -246,6 +246,8 @@ struct rig *rig_new(const struct rig_layout *l, uint64_t seed)
 	co.warn = note_warning;
 	co.warn_arg = r;
 	rig_must(r, plt_ctx_new(&co, &r->ctx, &r->err));
+	if (l->encrypted)
+		rig_must(r, plt_ctx_add_object(r->ctx, "secret,id=k,data=open sesame", &r->err));
 	r->floor = calloc(r->units, sizeof(*r->floor));
 	r->zero = calloc(r->units, sizeof(*r->zero));
 	r->touched = calloc(r->size / CHUNK + 1, 1);
@@ -343,12 +345,14 @@ bool rig_is_qcow2(const struct rig *r)
 static int open_disk(struct rig *r, struct plt_store *file, struct plt_store *data, bool write,
 		     const char *snapshot, struct plt_disk **ret, struct plt_error *err)
 {
+	static const char *const key[] = { "encrypt.key-secret=k", NULL };
 	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
 	struct plt_disk *disk, *base;
 	int e;
 
 	o.flags = PLT_OPEN_NO_BACKING | (write ? PLT_OPEN_WRITE : 0);
 	o.snapshot = snapshot;
+	o.options = r->l->encrypted ? key : NULL;
 	e = plt_disk_open_store(r->ctx, file, "top", rig_format(r), &o, &disk, err);
 	if (e < 0)
 		return e;
@@ -360,6 +364,7 @@ static int open_disk(struct rig *r, struct plt_store *file, struct plt_store *da
 	}
 	if (r->base && !snapshot) {
 		o.flags = 0;
+		o.options = NULL;
 		e = plt_disk_open_store(r->ctx, r->base, "base", "raw", &o, &base, err);
 		if (e < 0) {
 			(void)plt_disk_close(disk, NULL);

@@ -33,6 +33,7 @@ struct rig_layout {
 	bool backing;	      /* a raw image of two thirds of the size below */
 	bool external;	      /* with an external data file */
 	bool bitmap;	      /* with a persistent bitmap that records */
+	bool encrypted;	      /* .options ask for it, with the secret "k" */
 	bool writethrough;    /* while recording, each write is followed by a sync */
 	uint64_t cache_bytes; /* 0: the smallest */
 };

@@ -23,6 +23,7 @@
 	} while (0)
 
 #define KIB 1024u
+#define AES "encrypt.format=aes,encrypt.key-secret=k"
 
 /* ---- allocating ------------------------------------------------------------------------------ */
 
@@ -513,6 +514,20 @@ const struct scenario scenarios[] = {
 	{ "random, bitmap",
 	  { .options = "cluster_size=512", .size = 64 * KIB, .bitmap = true, .backing = true },
 	  NULL, run_random, 0 },
+	/* Sectors that are written in part are read, changed and written; copied heads and tails are encrypted. */
+	{ "encrypted",
+	  { .options = "cluster_size=512," AES, .size = 160 * KIB, .backing = true, .encrypted = true },
+	  NULL, run_first_writes, 0 },
+	{ "encrypted, reuse", { .options = "cluster_size=1024," AES, .size = 64 * KIB, .encrypted = true },
+	  prepare_full, run_reuse, 0 },
+	{ "encrypted, subclusters",
+	  { .options = "cluster_size=16384,extended_l2=on," AES, .size = 256 * KIB, .backing = true, .encrypted = true },
+	  NULL, run_random, 1500 },
+	/* (each state is unlocked: few of them) */
+	{ "encrypted, LUKS",
+	  { .options = "cluster_size=4096,encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=1",
+	    .size = 256 * KIB, .backing = true, .encrypted = true },
+	  NULL, run_random, 120 },
 };
 /* clang-format on */
 const unsigned scenarios_count = PLT_ARRAY_SIZE(scenarios);

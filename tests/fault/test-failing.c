@@ -56,6 +56,7 @@ static const char *const played[] = {
 	"shared",
 	"random, shared",
 	"subclusters",
+	"encrypted",
 	"external data, backing",
 	"lazy",
 	"lazy, synced",

@@ -27,6 +27,8 @@ static const struct {
 	{QCOW2_RULE_COUNT_L2, "synced", false},
 	{QCOW2_RULE_DATA_L2, "reuse", false},
 	{QCOW2_RULE_DATA_L2, "subclusters", false},
+	{QCOW2_RULE_DATA_L2, "encrypted, reuse", false},
+	{QCOW2_RULE_GONE_COUNT, "encrypted, reuse", false},
 	{QCOW2_RULE_DATA_L2, "external data, backing", false},
 	{QCOW2_RULE_COUNT_L1, "synced", false},
 	{QCOW2_RULE_TABLE_L1, "lazy", false},

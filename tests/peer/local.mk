@@ -2,9 +2,11 @@
 # Copyright (c) the platter authors
 
 script_tests += \
+	tests/peer/amend-keys.sh \
 	tests/peer/bitmaps.sh \
 	tests/peer/cells.sh \
 	tests/peer/chains.sh \
+	tests/peer/clients.sh \
 	tests/peer/errors.sh \
 	tests/peer/features.sh \
 	tests/peer/kernel.sh \
@@ -19,4 +21,4 @@ script_tests += \
 	tests/peer/vhd.sh \
 	$(NULL)
 
-EXTRA_DIST += tests/peer/crypt.sh tests/peer/peer.sh tests/peer/vhdi.py
+EXTRA_DIST += tests/peer/calls.sh tests/peer/crypt.sh tests/peer/peer.sh tests/peer/vhdi.py

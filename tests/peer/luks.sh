@@ -85,6 +85,14 @@ ok 'the json form' "$PLATTER" compare "${S[@]}" \
 ok 'the json form with dots' "$PLATTER" compare "${S[@]}" \
 	'json:{"driver":"qcow2","encrypt.key-secret":"s","file.driver":"file","file.filename":"ours.qcow2"}' data.raw
 ok 'check needs no key' "$PLATTER" check ours.qcow2
+for format in luks qcow2; do
+	ok "an image over $format needs no key" "$PLATTER" create -q -f qcow2 -b ours.$format -F $format over.qcow2
+	is "$(qemu-img info --output=json over.qcow2 | jq '."virtual-size"')" 3145728 "an image over $format has its size"
+	b=backing.$(spec $format ours.$format | sed 's/,/,backing./g')
+	ok "an image over $format reads it" "$PLATTER" compare "${S[@]}" --image-opts \
+		"driver=qcow2,file.filename=over.qcow2,$b" driver=raw,file.filename=data.raw
+	refused "an image over $format, without the key" map over.qcow2
+done
 
 # ---- secrets -------------------------------------------------------------------------------------
 

@@ -52,6 +52,8 @@ fails 1 'luks inside qcow' "$PLATTER" create -q -f qcow "${S[@]}" -o encrypt.for
 for options in '' backing_file=base.qcow2,backing_fmt=qcow2 encrypt.format=aes,encrypt.key-secret=s \
 	encryption=on,encrypt.key-secret=s,backing_file=base.qcow2,backing_fmt=qcow2; do
 	turns qcow "$options" $(((3 << 20) + 1536))
+	is "$("$PLATTER" check -f qcow t.img 2>&1 | head -n 1)" 'No errors were found on the image.' \
+		"qcow ${options:-defaults}: in order after that"
 done
 for options in encryption=on,encrypt.key-secret=s encrypt.format=aes,encrypt.key-secret=s,compat=0.10,cluster_size=512 \
 	encrypt.format=aes,encrypt.key-secret=s,extended_l2=on; do

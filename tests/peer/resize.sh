@@ -65,6 +65,23 @@ for mode in off metadata falloc full; do
 		fi
 	done
 done
+# Full means written, not reserved: no extent of the host is "unwritten" (where a filesystem can tell).
+"$PLATTER" create -q full.raw 1M
+"$PLATTER" resize -q -f raw --preallocation=falloc full.raw +1M
+if filefrag -v full.raw 2>/dev/null | grep -q unwritten; then
+	"$PLATTER" create -q -f qcow2 -o data_file=full.data full.qcow2 1M
+	"$PLATTER" create -q -f luks --object secret,id=s,data=a -o key-secret=s,iter-time=1 full.luks 1M
+	rm full.raw
+	"$PLATTER" create -q full.raw 1M
+	for options in '-f raw full.raw' '-f qcow2 full.qcow2' \
+		'--object secret,id=s,data=a --image-opts driver=luks,key-secret=s,file.filename=full.luks'; do
+		# shellcheck disable=SC2086
+		"$PLATTER" resize -q --preallocation=full $options 3M
+	done
+	is "$(filefrag -v full.raw full.data full.luks | grep -c unwritten)" 0 'full: all of it has been written'
+else
+	skip 'full: all of it has been written' 'the filesystem does not say'
+fi
 [ "$(stat -c %b p.qcow2)" -gt 0 ] && is "$(($(stat -c %b d.raw) >= 8192))" 1 'full: the host has it'
 
 # Bitmaps keep what they know, and are as long as the disk.

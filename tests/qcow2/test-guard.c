@@ -570,6 +570,55 @@ START_TEST(many_tables)
 }
 END_TEST
 
+/*
+ * Compressed data behind the last place that an entry can name (512 TiB with clusters of 2 MiB): cut off,
+ * the place would be that of a table.  All counts up to there are 1, a block of which says 32 TiB, and
+ * from there on 0.
+ */
+START_TEST(compressed_data_is_too_far)
+{
+	enum { FAR_BITS = 21, FAR_CS = 1 << FAR_BITS, BLOCKS = 16 };
+	struct plt_create_options c = PLT_CREATE_OPTIONS_INIT;
+	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+	const char *options[] = { "cluster_size=2M,refcount_bits=1", NULL };
+	uint8_t *cluster = calloc(1, FAR_CS), *ones = malloc(FAR_CS);
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_store *st;
+	struct plt_disk *disk;
+	struct plt_ctx *ctx;
+	uint64_t table;
+
+	ck_assert(cluster && ones);
+	memset(ones, 0xff, FAR_CS);
+	ck_assert_int_eq(plt_ctx_new(NULL, &ctx, &err), 0);
+	ck_assert_int_eq(plt_memory_new(NULL, 0, 0, &st), 0);
+	c.format = "qcow2";
+	c.virtual_size = UINT64_C(513) << 40;
+	c.options = options;
+	ck_assert_msg(plt_create_store(ctx, st, "far", &c, NULL, &err) == 0, "%s", err.text);
+	o.flags = PLT_OPEN_WRITE;
+	ck_assert_msg(plt_disk_open_store(ctx, st, "far", "qcow2", &o, &disk, &err) == 0, "%s", err.text);
+	ck_assert_int_eq(plt_write(disk, FAR_CS, "x", 1, &err), 0); /* there is an L2 table then */
+	ck_assert_int_eq(plt_disk_close(disk, &err), 0);
+	table = get64(st, 48);
+	for (unsigned i = 0; i <= BLOCKS; i++) {
+		uint64_t at = i ? (UINT64_C(8) + i) << FAR_BITS : get64(st, table);
+
+		put(st, table + i * 8, at, 8);
+		ck_assert_int_eq(plt_store_write(st, at, i < BLOCKS ? ones : cluster, FAR_CS, PLT_IO_OTHER, NULL), 0);
+	}
+	ck_assert_msg(plt_disk_open_store(ctx, st, "far", "qcow2", &o, &disk, &err) == 0, "%s", err.text);
+	memset(cluster, 7, 1000);
+	ck_assert_int_eq(plt_write_compressed(disk, 0, cluster, FAR_CS, 0, &err), -EFBIG);
+	ck_assert_msg(strstr(err.text, "an entry for compressed data cannot say 0x2000000"), "%s", err.text);
+	(void)plt_disk_close(disk, NULL);
+	plt_store_unref(st);
+	plt_ctx_free(ctx);
+	free(cluster);
+	free(ones);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("guard");
@@ -586,6 +635,7 @@ static Suite *suite(void)
 	tcase_add_test(t, shrinking_cuts_no_table);
 	tcase_add_test(t, closing_stores_nothing);
 	tcase_add_test(t, many_tables);
+	tcase_add_test(t, compressed_data_is_too_far);
 	suite_add_tcase(s, t);
 	return s;
 }
