@@ -266,7 +266,9 @@ void plt_block_discard(struct plt_block *b);
 /* ---- frames ---------------------------------------------------------------------------------- */
 
 enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT_IO_ZERO_REQ,
-		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ, PLT_IO_EXCLUSIVE_REQ };
+		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ, PLT_IO_VMSTATE_REQ,
+		   PLT_IO_EXCLUSIVE_REQ };
+#define PLT_IO_VMSTATE_WRITE 1u /* flag of PLT_IO_VMSTATE_REQ */
 
 #define PLT_IO_RUNS 16
 #define PLT_OP_IOVS 4
@@ -443,6 +445,7 @@ void plt_zero_step(struct plt_io *io);
 void plt_discard_step(struct plt_io *io);
 void plt_flush_step(struct plt_io *io);
 void plt_resize_step(struct plt_io *io);
+void plt_vmstate_step(struct plt_io *io);
 void plt_exclusive_step(struct plt_io *io);
 /* Before the first change: driver->first_write, the raw guard, a poisoned store.  True: go on. */
 bool plt_io_may_change(struct plt_io *io);

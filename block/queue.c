@@ -109,6 +109,7 @@ struct plt_io *plt_io_new(struct plt_queue *q, struct plt_io *parent, struct plt
 		[PLT_IO_DISCARD_REQ] = plt_discard_step,
 		[PLT_IO_FLUSH_REQ] = plt_flush_step,
 		[PLT_IO_RESIZE_REQ] = plt_resize_step,
+		[PLT_IO_VMSTATE_REQ] = plt_vmstate_step,
 		[PLT_IO_EXCLUSIVE_REQ] = plt_exclusive_step,
 	};
 	struct plt_io *io = q->free_ios;
@@ -237,7 +238,7 @@ void plt_io_placed(struct plt_io *io)
 static bool changes_guest(const struct plt_io *io)
 {
 	return io->kind != PLT_IO_READ_REQ && io->kind != PLT_IO_FLUSH_REQ && io->kind != PLT_IO_RESIZE_REQ &&
-	       io->kind != PLT_IO_EXCLUSIVE_REQ;
+	       io->kind != PLT_IO_VMSTATE_REQ && io->kind != PLT_IO_EXCLUSIVE_REQ;
 }
 
 void plt_io_finish(struct plt_io *io)

@@ -140,6 +140,12 @@ static int run_compressed(struct io *io, struct io_request *all)
 	return ret;
 }
 
+static int run_state(struct io *io, struct io_request *r)
+{
+	io_settle(io);
+	return plt_write_vmstate(io->disk, r->aio.off, r->buf, (size_t)r->len, NULL);
+}
+
 static int write_checked(struct io *io, const struct flags *f, int64_t off, int64_t count)
 {
 	enum plt_aio_kind kind = f->zero ? PLT_AIO_WRITE_ZEROES :
@@ -157,7 +163,7 @@ static int write_checked(struct io *io, const struct flags *f, int64_t off, int6
 	}
 	clock_gettime(CLOCK_MONOTONIC, &begun);
 	if (f->state)
-		ret = -ENOTSUP; /* nothing here keeps a virtual machine's state */
+		ret = run_state(io, r);
 	else if (kind == PLT_AIO_WRITE_COMPRESSED)
 		ret = run_compressed(io, r);
 	else

@@ -478,6 +478,8 @@ struct plt_driver {
 	/* Blocking: at least @n clusters of the file are in use by the format.  NULL: all that it is long. */
 	bool (*uses_at_least)(struct plt_image *img, uint64_t n);
 	uint64_t (*vm_state_offset)(struct plt_image *img); /* behind the guest's disk; NULL: it keeps none */
+	/* Blocking, nobody else in the image: let place reach up to the guest offset @end, behind the disk. */
+	int (*vm_state_room)(struct plt_image *img, uint64_t end, struct plt_error *err);
 	bool (*dirty_flag)(struct plt_image *img);
 	enum plt_codec (*codec)(struct plt_image *img); /* of place(COMPRESSED); NULL or NONE: cannot */
 	int (*snapshots)(struct plt_image *img, const struct plt_snapshot_info **ret, unsigned *ret_n);

@@ -266,6 +266,16 @@ enum {
 int plt_status(struct plt_disk *disk, uint64_t off, uint64_t len, unsigned flags, struct plt_extent *v,
 	       unsigned max, unsigned *ret_n, struct plt_error *err);
 
+/* ---- a virtual machine's state ------------------------------------------------------------------- */
+
+/*
+ * Bytes that an image keeps behind its disk, and that no guest sees (qcow2): @off counts from
+ * plt_info.vm_state_offset.  What was never written reads as zeros.  Blocking, any thread; other requests
+ * wait.  -ENOTSUP: the format has no place for it.
+ */
+int plt_read_vmstate(struct plt_disk *disk, uint64_t off, void *buf, size_t len, struct plt_error *err);
+int plt_write_vmstate(struct plt_disk *disk, uint64_t off, const void *buf, size_t len, struct plt_error *err);
+
 /* ---- creating -------------------------------------------------------------------------------- */
 
 #define PLT_SIZE_UNSET UINT64_MAX

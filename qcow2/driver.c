@@ -157,6 +157,7 @@ const struct plt_driver qcow2_driver = {
 	.cluster_size = cluster_size,
 	.uses_at_least = qcow2_counts_at_least,
 	.vm_state_offset = vm_state_offset,
+	.vm_state_room = qcow2_vm_state_room,
 	.dirty_flag = dirty_flag,
 	.codec = codec,
 	.snapshots = qcow2_snapshots_list,

@@ -314,6 +314,7 @@ int qcow2_bitmap_add(struct plt_image *img, const struct plt_bitmap_info *info, 
 int qcow2_bitmaps_list(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 
 /* resize.c */
+int qcow2_vm_state_room(struct plt_image *img, uint64_t end, struct plt_error *err);
 int qcow2_grow(struct plt_image *img, uint64_t size, struct plt_error *err);
 int qcow2_resize(struct plt_image *img, uint64_t size, const char *preallocation, struct plt_error *err);
 

@@ -354,6 +354,17 @@ static int check_resize(struct plt_image *img, uint64_t size, struct plt_error *
 	return qcow2_bitmaps_prepare_resize(img, size, err);
 }
 
+/* The disk keeps its size, and what is behind it stays. */
+int qcow2_vm_state_room(struct plt_image *img, uint64_t end, struct plt_error *err)
+{
+	struct qcow2_state *q = qcow2_of(img);
+	uint64_t entries = qcow2_l1_entries(q, end);
+
+	if (entries * 8 > QCOW2_MAX_L1_BYTES)
+		return plt_error_set(err, EFBIG, "'%s': an L1 table of %" PRIu64 " entries is too large", img->name, entries);
+	return entries > q->l1_size ? grow_l1(img, entries, err) : 0;
+}
+
 int qcow2_grow(struct plt_image *img, uint64_t size, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);

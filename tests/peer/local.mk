@@ -19,6 +19,7 @@ script_tests += \
 	tests/peer/roundtrip.sh \
 	tests/peer/snapshots.sh \
 	tests/peer/vhd.sh \
+	tests/peer/vmstate.sh \
 	$(NULL)
 
 EXTRA_DIST += tests/peer/calls.sh tests/peer/crypt.sh tests/peer/peer.sh tests/peer/vhdi.py
