@@ -25,6 +25,7 @@ struct qcow2_l2ref {
 	uint32_t active, others; /* how many entries of the active L1, of snapshots' L1s, name it */
 	bool flagged;		 /* something in it wants a second look */
 	bool empty;		 /* it lies in a hole */
+	uint8_t shape;		 /* QCOW2_SHAPE_*: see qcow2_l2_shape() */
 	uint32_t walk, seen;	 /* how often the present walk of an L1 has looked at it */
 };
 
@@ -255,6 +256,14 @@ int qcow2_l2_read(struct qcow2_recount *c, uint64_t off, uint8_t *buf);
  */
 int qcow2_judge_orphans(struct qcow2_exam *x, bool counted);
 
+/* What a table that is named looks like; it is read once.  @buf: one cluster. */
+enum {
+	QCOW2_SHAPE_FULL = 1 << 0,    /* some of each 512 bytes is used */
+	QCOW2_SHAPE_SPARSE = 1 << 1,  /* 512 bytes or more are zeros */
+	QCOW2_SHAPE_ZERO = 1 << 2,    /* all of it */
+	QCOW2_SHAPE_GARBAGE = 1 << 3, /* many entries cannot be, or it cannot be read */
+};
+unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *buf);
 /* Has a table nothing but entries that can be, a few at most excepted? */
 bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *table);
 

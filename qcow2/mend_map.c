@@ -24,7 +24,6 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "base/zero.h"
 #include "qcow2/check.h"
 
 #define MAX_COMPARED 65536 /* pairs of tables that are compared entry by entry */
@@ -62,13 +61,10 @@ static int note_entry(void *arg, uint32_t index, uint64_t e)
 /* Is there nothing behind an L1 entry that could be a table? */
 static bool is_gap(struct mending *m, uint64_t e)
 {
-	const struct qcow2_state *q = &m->x->q;
 	uint64_t off = e & QCOW2_L1_OFFSET;
+	struct qcow2_l2ref *l = off && !(e & QCOW2_L1_RESERVED) ? qcow2_l2_find(&m->x->c, off) : NULL;
 
-	if (!off || (e & QCOW2_L1_RESERVED) || (off & (q->cluster_size - 1)) || off >= m->x->c.file_size)
-		return true;
-	return qcow2_l2_read(&m->x->c, off, m->table) < 0 || plt_is_zero(m->table, q->cluster_size) ||
-	       !qcow2_l2_well_formed(m->x, m->table);
+	return !l || qcow2_l2_shape(m->x, l, m->table) & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_GARBAGE);
 }
 
 static int find_gaps(struct mending *m)
@@ -201,10 +197,11 @@ static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
 	const struct qcow2_state *q = &x->q;
 	uint64_t off = e & QCOW2_L1_OFFSET, stored;
 	struct gap *g = gap_find(m, index);
+	struct qcow2_l2ref *l = g && !g->filled ? qcow2_l2_find(&x->c, off) : NULL;
 	uint32_t i;
 
-	if (!g || g->filled || (off & (q->cluster_size - 1)) || off >= x->c.file_size ||
-	    qcow2_l2_read(&x->c, off, m->table) < 0 || !qcow2_l2_well_formed(x, m->table))
+	if (!l || qcow2_l2_shape(x, l, m->table) & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_GARBAGE) ||
+	    qcow2_l2_read(&x->c, off, m->table) < 0)
 		return 0;
 	if (qcow2_stored_count(&x->c, off >> q->cluster_bits, &stored) == 0 && !x->refs_bad &&
 	    stored > qcow2_references(&x->c, off >> q->cluster_bits))

@@ -387,13 +387,6 @@ static void follow_l1s(struct census *c)
 
 /* ---- gaps ------------------------------------------------------------------------------------ */
 
-struct gaps {
-	struct census *c;
-	bool garbage; /* an L2 table with entries that cannot be */
-	bool zero;    /* one of zeros */
-	bool sector;  /* 512 bytes of zeros in one */
-};
-
 /* Only entries that can be; a single one that cannot is a finding of its own. */
 bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *p)
 {
@@ -410,28 +403,39 @@ bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *p)
 	return bad * 4 < all;
 }
 
-static int look_for_gap(void *arg, uint32_t index, uint64_t e)
+unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *buf)
 {
-	struct gaps *g = arg;
-	struct census *c = g->c;
-	const struct qcow2_state *q = &c->x->q;
-	uint64_t off = e & QCOW2_L1_OFFSET;
+	const uint32_t cs = x->q.cluster_size;
 
-	(void)index;
-	if (g->garbage || !off || (off & (q->cluster_size - 1)))
-		return 0;
-	if (qcow2_l2_read(&c->x->c, off, c->buf) < 0) {
-		g->garbage = true;
-		return 0;
+	if (l->shape)
+		return l->shape;
+	if (l->empty || l->off >= x->c.file_size) {
+		l->shape = QCOW2_SHAPE_ZERO;
+	} else if ((l->off & (cs - 1)) || qcow2_l2_read(&x->c, l->off, buf) < 0) {
+		l->shape = QCOW2_SHAPE_GARBAGE;
+	} else if (plt_is_zero(buf, cs)) {
+		l->shape = QCOW2_SHAPE_ZERO;
+	} else if (!qcow2_l2_well_formed(x, buf)) {
+		l->shape = QCOW2_SHAPE_GARBAGE;
+	} else {
+		l->shape = QCOW2_SHAPE_FULL;
+		for (uint32_t at = 0; at < cs; at += 512)
+			if (plt_is_zero(buf + at, 512))
+				l->shape = QCOW2_SHAPE_SPARSE;
 	}
-	if (plt_is_zero(c->buf, q->cluster_size)) {
-		g->zero = true;
-		return 0;
-	}
-	g->garbage = !qcow2_l2_well_formed(c->x, c->buf);
-	for (uint32_t at = 0; at < q->cluster_size && !g->sector; at += 512)
-		g->sector = plt_is_zero(c->buf + at, 512);
-	return 0;
+	return l->shape;
+}
+
+/* What all tables of the active tree look like, together: bits of QCOW2_SHAPE_*. */
+static unsigned look_for_gaps(struct census *c)
+{
+	struct qcow2_recount *rc = &c->x->c;
+	unsigned shapes = 0;
+
+	for (uint64_t i = 0; i < rc->nl2; i++)
+		if (rc->l2[i].active && rc->l2[i].off)
+			shapes |= qcow2_l2_shape(c->x, &rc->l2[i], c->buf);
+	return shapes;
 }
 
 static uint64_t far(const struct census *c)
@@ -494,8 +498,7 @@ static int judge_rest(struct census *c, uint64_t below, uint64_t first, enum qco
 {
 	struct qcow2_exam *x = c->x;
 	struct lost l;
-	struct gaps g = {.c = c};
-	int r;
+	unsigned shapes;
 
 	if (x->ex->mend && c->n) {
 		x->pieces = calloc(c->n, sizeof(*x->pieces));
@@ -513,12 +516,12 @@ static int judge_rest(struct census *c, uint64_t below, uint64_t first, enum qco
 	*ret = QCOW2_ORPHANS_LEFT;
 	if (!below)
 		return 0;
-	r = qcow2_l1_each(&x->c, x->q.l1_offset, x->q.l1_size, look_for_gap, &g);
-	if (g.garbage || ((g.zero || g.sector) && is_far_below(c, first)))
+	shapes = look_for_gaps(c);
+	if (shapes & QCOW2_SHAPE_GARBAGE || (shapes & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_SPARSE) && is_far_below(c, first)))
 		*ret = QCOW2_ORPHANS_LOST;
-	else if (g.zero || g.sector || l.tables)
+	else if (shapes & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_SPARSE) || l.tables)
 		*ret = QCOW2_ORPHANS_UNDECIDED;
-	return r == -ENOMEM ? r : 0;
+	return 0;
 }
 
 static int judge(struct census *c, bool counted)

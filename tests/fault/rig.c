@@ -895,6 +895,8 @@ static int judge_repair(struct rig *r, struct plt_store *file, struct plt_store 
 			plt_disk_close(disk, NULL);
 		}
 	}
+	free(mend.unplaced.v);
+	free(mend.unplaced.gaps);
 	plt_store_unref(overlay);
 	return ret;
 }

@@ -27,6 +27,7 @@ limited() {
 allowed() {
 	case $1 in
 	check) case $status in 0 | 1 | 2 | 3 | 63) return 0 ;; esac ;;
+	repair) case $status in [0-3]) return 0 ;; esac ;;
 	compare) case $status in [0-4]) return 0 ;; esac ;;
 	*) case $status in 0 | 1) return 0 ;; esac ;;
 	esac
@@ -39,9 +40,9 @@ explained() {
 
 	lines=$(grep -cv -e '^platter: warning: ' err)
 	case $1:$status in
-	check:[023] | check:63 | compare:1) return 0 ;;
+	check:[023] | check:63 | repair:[023] | compare:1) return 0 ;;
 	*:0) [ "$lines" -eq 0 ] ;;
-	check:1) grep -q . err ;;
+	check:1 | repair:1) grep -q . err ;;
 	create:1) grep -q '^platter: target: ' err ;; # and qemu-img's second line
 	map:1) [ "$lines" -eq 1 ] && grep -q -e "^platter: .*$2" -e 'external, encrypted or compressed' err ;;
 	*) [ "$lines" -eq 1 ] && grep -q "^platter: .*$2" err ;;
@@ -61,8 +62,8 @@ sums >../before
 
 # ---- every image, every command ----------------------------------------------------------------
 
-commands="info check convert map compare hash create"
-[ "$SANITIZER" = 1 ] && commands="info check convert"
+commands="info check repair convert map compare hash create"
+[ "$SANITIZER" = 1 ] && commands="info check repair convert"
 for command in $commands; do
 	bad=
 	while read -r name; do
@@ -74,6 +75,7 @@ for command in $commands; do
 		rm -f target
 		case $command in
 		convert) limited "$PLATTER" convert -O raw "$name" target ;;
+		repair) limited "$PLATTER" repair --dry-run "$name" ;;
 		compare) limited "$PLATTER" compare "$name" sound ;;
 		create) limited "$PLATTER" create -q -f qcow2 -b "$name" -F qcow2 target ;;
 		*) limited "$PLATTER" "$command" "$name" ;;

@@ -81,7 +81,8 @@ static size_t alias(uint8_t *p, const char *text)
 	memset(p, 0, 512);
 	for (unsigned i = 1; i < 3 && parts[i - 1]; i++) {
 		parts[i] = strchr(parts[i - 1], '|');
-		parts[i] += parts[i] != NULL;
+		if (parts[i])
+			parts[i]++;
 	}
 	p[7] = 2;
 	p[50] = (uint8_t)strcspn(text, "|");
