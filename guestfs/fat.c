@@ -339,11 +339,20 @@ static int fat_verify(struct plt_guestfs *fs, const struct plt_fact *known, uint
 	return block[0] == '.' && block[1] == ' ' && block[11] & 0x10 && cluster == known->value ? 1 : -1;
 }
 
+static uint64_t fat_newness(struct plt_guestfs *fs, const struct plt_fact *known, const uint8_t *block)
+{
+	(void)fs;
+	(void)known;
+	(void)block;
+	return 0;
+}
+
 const struct plt_guestfs_ops plt_guestfs_fat = {
 	.name = "fat",
 	.open = fat_open,
 	.survey = fat_survey,
 	.locate = fat_locate,
 	.verify = fat_verify,
+	.newness = fat_newness,
 	.free = fat_free,
 };

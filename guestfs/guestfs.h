@@ -121,6 +121,11 @@ struct plt_guestfs_ops {
 	 * of its range): 1 yes, -1 no, 0 cannot tell.
 	 */
 	int (*verify)(struct plt_guestfs *fs, const struct plt_fact *fact, uint64_t off, const uint8_t *block);
+	/*
+	 * Of versions of the same block that all verify, the newest gives the greatest number (a log sequence
+	 * number, a time, a count that mostly grows); 0: cannot tell.
+	 */
+	uint64_t (*newness)(struct plt_guestfs *fs, const struct plt_fact *fact, const uint8_t *block);
 	void (*free)(struct plt_guestfs *fs);
 };
 

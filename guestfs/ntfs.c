@@ -463,11 +463,23 @@ static int ntfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_
 	return 0;
 }
 
+/* The log sequence number of the last change. */
+static uint64_t ntfs_newness(struct plt_guestfs *fs, const struct plt_fact *f, const uint8_t *block)
+{
+	const struct ntfs *n = (struct ntfs *)fs;
+	uint64_t ret = 0;
+
+	for (uint32_t at = 0; at < fs->block; at += f->what == IS_MFT ? n->record : fs->block)
+		ret = PLT_MAX(ret, plt_get_le64(block + at + 8));
+	return ret;
+}
+
 const struct plt_guestfs_ops plt_guestfs_ntfs = {
 	.name = "ntfs",
 	.open = ntfs_open,
 	.survey = ntfs_survey,
 	.locate = ntfs_locate,
 	.verify = ntfs_verify,
+	.newness = ntfs_newness,
 	.free = ntfs_free,
 };

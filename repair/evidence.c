@@ -31,6 +31,7 @@ static void release(struct ev *ev)
 	free(ev->marks);
 	free(ev->mark_of);
 	free(ev->blank);
+	free(ev->digest);
 	free(ev->facts);
 	free(ev->by_key);
 	free(ev->place);

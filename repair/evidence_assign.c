@@ -13,7 +13,7 @@
 #include "base/checked.h"
 #include "repair/evidence_private.h"
 
-struct best { int first, second; size_t pair; };
+struct best { int first, second; size_t pair; uint64_t newness, older; };
 
 void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second)
 {
@@ -24,14 +24,21 @@ void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty ce
 	ev->slot_of[pair->object] = pair->slot;
 }
 
-static void rank(struct best *b, int score, size_t i)
+/* Of equal scores the newer version is the first. */
+static void rank(struct best *b, const struct ev_pair *pair, size_t i, bool copy)
 {
-	if (b->pair == SIZE_MAX || score > b->first) {
+	if (copy && pair->score <= b->first)
+		return; /* of the same content as the best: no competitor */
+	if (b->pair == SIZE_MAX || pair->score > b->first ||
+	    (pair->score == b->first && pair->newness > b->newness)) {
 		b->second = b->pair == SIZE_MAX ? 0 : b->first;
-		b->first = score;
+		b->older = b->pair == SIZE_MAX ? 0 : b->newness;
+		b->first = pair->score;
+		b->newness = pair->newness;
 		b->pair = i;
-	} else if (score > b->second) {
-		b->second = score;
+	} else if (pair->score > b->second || (pair->score == b->second && pair->newness > b->older)) {
+		b->second = pair->score;
+		b->older = pair->newness;
 	}
 }
 
@@ -51,6 +58,8 @@ static void mark_rivals(struct ev *ev, size_t *claim)
 
 		if (!(pair->kinds & EV_SELF))
 			continue;
+		if (*c != SIZE_MAX && ev->digest[ev->pairs[*c].object] == ev->digest[pair->object])
+			continue; /* copies: either is right */
 		if (*c != SIZE_MAX)
 			pair->rival = ev->pairs[*c].rival = true;
 		else
@@ -58,11 +67,14 @@ static void mark_rivals(struct ev *ev, size_t *claim)
 	}
 }
 
-static enum plt_certainty certainty_of(const struct ev *ev, const struct ev_pair *pair, int margin)
+static enum plt_certainty certainty_of(const struct ev *ev, const struct ev_pair *pair, int margin, bool newest)
 {
 	unsigned kinds = (unsigned)__builtin_popcount(pair->kinds);
 	bool likely = margin >= EV_W_LIKELY && pair->score >= ev->prior;
 
+	/* Versions of one block, a journal's copies or stale ones: the newest is the likely one. */
+	if (newest && margin == 0 && pair->rival && pair->score >= EV_W_SELF)
+		likely = true;
 	if (pair->shaky)
 		return likely ? PLT_LIKELY : PLT_GUESS;
 	if (pair->kinds & EV_SELF && pair->score >= EV_W_SELF && !pair->rival && margin >= EV_W_SELF / 2)
@@ -95,10 +107,14 @@ int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n)
 		for (uint32_t i = 0; i < p->nslots; i++)
 			of_slot[i] = (struct best){ .pair = SIZE_MAX };
 		for (size_t i = 0; i < ev->npairs; i++) {
+			struct best *best;
+
 			if (!is_open(ev, &ev->pairs[i]))
 				continue;
-			rank(&of_object[ev->pairs[i].object], ev->pairs[i].score, i);
-			rank(&of_slot[ev->pairs[i].slot], ev->pairs[i].score, i);
+			best = &of_slot[ev->pairs[i].slot];
+			rank(&of_object[ev->pairs[i].object], &ev->pairs[i], i, false);
+			rank(best, &ev->pairs[i], i, best->pair != SIZE_MAX &&
+			     ev->digest[ev->pairs[best->pair].object] == ev->digest[ev->pairs[i].object]);
 		}
 		for (uint32_t o = 0; o < p->nobjects; o++) {
 			size_t i = of_object[o].pair;
@@ -109,7 +125,8 @@ int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n)
 				continue;
 			second = PLT_MAX(of_object[o].second, of_slot[ev->pairs[i].slot].second);
 			margin = ev->pairs[i].score - second;
-			c = certainty_of(ev, &ev->pairs[i], margin);
+			c = certainty_of(ev, &ev->pairs[i], margin, of_slot[ev->pairs[i].slot].newness > of_slot[ev->pairs[i].slot].older &&
+					 of_object[o].second < of_object[o].first);
 			if (c < PLT_LIKELY || (c == PLT_LIKELY && !likely))
 				continue;
 			plt_ev_put(ev, &ev->pairs[i], c, second);

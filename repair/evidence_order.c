@@ -16,10 +16,10 @@
 #include "repair/evidence_private.h"
 
 #define HABIT_BRIDGE 500 /* of 1000 */
-#define HABIT_STEP 900
+#define HABIT_STEP 990
 #define SURE_STEPS 985   /* a chain of steps is right this often at least */
-#define SURE_RULE 985    /* and so is the rule of one break, tried on what is known */
-#define TRIALS 20        /* this often at least */
+#define SURE_RULE 990    /* and so is the rule of one break, tried on what is known */
+#define TRIALS 25        /* this often at least */
 
 struct key { uint64_t host; uint32_t object; };
 
@@ -132,12 +132,13 @@ static unsigned measure(const struct ev *ev)
 		uint32_t next = beside(ev, o, 1);
 
 		if (ev->slot_of[o] == EV_NONE || next == EV_NONE || ev->slot_of[next] == EV_NONE ||
-		    ev->hops[o] || ev->hops[next])
-			continue;
+		    ev->hops[o] || ev->hops[next] ||
+		    !((ev->place[ev->slot_of[o]].kinds | ev->place[ev->slot_of[next]].kinds) & EV_TAIL))
+			continue; /* tables of a filesystem lie together, which says nothing of files */
 		all++;
 		together += ev->p->slots[ev->slot_of[next]] == ev->p->slots[ev->slot_of[o]] + ev->p->span;
 	}
-	return all < 8 ? 0 : (unsigned)(together * 1000 / all);
+	return all < TRIALS ? 0 : (unsigned)(together * 1000 / (all + 2));
 }
 
 static bool fits(const struct ev *ev, uint32_t object, uint32_t slot, struct ev_pair *ret)

@@ -63,6 +63,7 @@ struct ev_pair {
 	bool sure, rival;          /* one by checksum; another object's structures name the same place */
 	bool shaky;                /* rests on a filesystem whose start is a guess */
 	uint8_t tails;
+	uint64_t newness;          /* the greatest of its metadata that verified */
 };
 
 struct ev_place { uint32_t object; uint8_t certainty, kinds; int score, second; }; /* of a slot; object EV_NONE: empty */
@@ -80,6 +81,7 @@ struct ev {
 	size_t nmarks, marks_cap;
 	uint32_t *mark_of;         /* nobjects + 1: where an object's marks begin */
 	bool *blank;               /* nothing but zeros, or nothing readable */
+	uint32_t *digest;          /* of what was scanned: equal ones may change places */
 
 	/* evidence_view.c */
 	struct ev_fs fs[EV_FS_MAX];

@@ -116,6 +116,7 @@ static void judge_meta(struct sum *s, const struct ev_fact *f)
 		step = blocks / 8 * fs->block;
 	for (; at < end && end - at >= fs->block && s->verified < VERIFY_MAX; at += step) {
 		int64_t len = plt_ev_length(ev, s->pair->object, at - s->base, fs->block);
+		uint64_t newness;
 		int verdict;
 
 		if (len <= 0) {
@@ -129,6 +130,8 @@ static void judge_meta(struct sum *s, const struct ev_fact *f)
 		if (verdict > 0) {
 			s->pair->score += EV_W_SELF;
 			s->pair->kinds |= EV_META;
+			newness = fs->ops->newness(fs, &fact, block);
+			s->pair->newness = PLT_MAX(s->pair->newness, newness);
 		} else if (verdict < 0) {
 			s->pair->score -= EV_W_SELF;
 			s->missed++;
