@@ -64,7 +64,7 @@ static int rounds(struct ev *ev)
 	uint32_t left = ev->p->nobjects;
 
 	for (unsigned round = 0; round < EV_ROUNDS_MAX; round++) {
-		uint32_t n, grown = 0, likely = 0, few = left / 100; /* not worth a round of their own */
+		uint32_t n, grown = 0, more = 0, likely = 0, few = left / 100; /* not worth a round of their own */
 		int r = plt_ev_find_fs(ev);
 
 		if (!r)
@@ -76,7 +76,10 @@ static int rounds(struct ev *ev)
 		if (!r)
 			r = plt_ev_assign(ev, false, &n);
 		if (!r && n <= few)
-			r = plt_ev_order_grow(ev, &grown);
+			r = plt_ev_runs(ev, &grown);
+		if (!r && n + grown <= few)
+			r = plt_ev_order_grow(ev, &more);
+		grown += more;
 		if (!r && n + grown <= few)
 			r = plt_ev_assign(ev, true, &likely);
 		if (r)

@@ -141,6 +141,14 @@ unsigned plt_ev_rarity(const struct ev *ev, unsigned fs, uint64_t len); /* bits 
 int plt_ev_score_all(struct ev *ev);
 struct ev_pair plt_ev_score(const struct ev *ev, uint32_t object, uint32_t slot);
 
+/* Slots in which a file ends as the object does somewhere, and how much each says. */
+#define EV_CLAIMS_MAX 256
+struct ev_claim { uint32_t slot, bits; };
+size_t plt_ev_claims(const struct ev *ev, uint32_t object, struct ev_claim *ret);
+
+/* evidence_runs.c: objects that lie together on the host, judged together */
+int plt_ev_runs(struct ev *ev, uint32_t *ret_n);
+
 /* evidence_assign.c */
 int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n);
 /* evidence_order.c */
