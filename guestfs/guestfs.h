@@ -48,6 +48,7 @@ enum plt_mark_kind {
 	PLT_MARK_NTFS_INDX,   /* value: directory's record number << 24 | first cluster in its index */
 	PLT_MARK_FAT_BOOT,    /* value: 0 */
 	PLT_MARK_FAT_DIR,     /* value: first cluster, of '.' */
+	PLT_MARK_FAT_TABLE,   /* value: copy << 40 | bits of an entry << 32 | the first entry in this sector */
 };
 
 struct plt_mark {

@@ -13,7 +13,7 @@
 #include "base/checked.h"
 #include "repair/evidence_private.h"
 
-struct best { int first, second; size_t pair; uint64_t newness, older; };
+struct best { int first, second; size_t pair; uint64_t newness, older; bool twin; };
 
 void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second)
 {
@@ -27,8 +27,10 @@ void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty ce
 /* Of equal scores the newer version is the first. */
 static void rank(struct best *b, const struct ev_pair *pair, size_t i, bool copy)
 {
-	if (copy && pair->score <= b->first)
-		return; /* of the same content as the best: no competitor */
+	if (copy && pair->score <= b->first) { /* of the same content as the best: no competitor */
+		b->twin |= pair->score == b->first;
+		return;
+	}
 	if (b->pair == SIZE_MAX || pair->score > b->first ||
 	    (pair->score == b->first && pair->newness > b->newness)) {
 		b->second = b->pair == SIZE_MAX ? 0 : b->first;
@@ -124,6 +126,9 @@ int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n)
 			if (i == SIZE_MAX || of_slot[ev->pairs[i].slot].pair != i)
 				continue;
 			second = PLT_MAX(of_object[o].second, of_slot[ev->pairs[i].slot].second);
+			/* Two places alike (copies of a table) and two objects alike: any way round is right. */
+			if (of_slot[ev->pairs[i].slot].twin && of_object[o].second == of_object[o].first)
+				second = of_slot[ev->pairs[i].slot].second;
 			margin = ev->pairs[i].score - second;
 			c = certainty_of(ev, &ev->pairs[i], margin, of_slot[ev->pairs[i].slot].newness > of_slot[ev->pairs[i].slot].older &&
 					 of_object[o].second < of_object[o].first);

@@ -340,7 +340,8 @@ static void try_rule(struct ev *ev, bool *ret_holds)
 		wrong[c] += wrong[c + 1];
 	}
 	for (unsigned c = 0; c < LENGTHS; c++)
-		ret_holds[c] = right[c] >= TRIALS && right[c] * 1000 >= (right[c] + wrong[c]) * SURE_RULE;
+		ret_holds[c] = (right[c] >= TRIALS || (right[0] >= 4 * TRIALS && !wrong[0] && right[c] >= TRIALS / 5)) &&
+			       right[c] * 1000 >= (right[c] + wrong[c]) * SURE_RULE;
 }
 
 static void split(struct ev *ev, uint32_t *ret_n)

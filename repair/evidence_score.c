@@ -208,7 +208,7 @@ static void judge_marks(struct sum *s)
 	if (journal || elsewhere > pair->self) /* copies in a journal name the places of the originals */
 		pair->sure = false;
 	if (pair->self && !journal) {
-		pair->score += EV_W_SELF * (int)PLT_MIN(pair->self, 10);
+		pair->score += EV_W_SELF * (int)pair->self;
 		pair->kinds |= EV_SELF;
 	}
 	pair->score -= 60 * (int)PLT_MIN(elsewhere, 10u);
