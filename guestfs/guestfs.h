@@ -43,10 +43,10 @@ enum plt_mark_kind {
 	PLT_MARK_XFS_BLOCK,   /* value: byte offset in the filesystem */
 	PLT_MARK_XFS_AG,      /* a header of an allocation group; value: group << 16 | sector in it */
 	PLT_MARK_XFS_INODE,   /* value: inode number */
-	PLT_MARK_NTFS_BOOT,   /* value: 0 */
+	PLT_MARK_NTFS_BOOT,   /* value: 0 the first sector, 1 its copy in the last */
 	PLT_MARK_NTFS_MFT,    /* value: record number */
 	PLT_MARK_NTFS_INDX,   /* value: directory's record number << 24 | first cluster in its index */
-	PLT_MARK_FAT_BOOT,    /* value: 0 */
+	PLT_MARK_FAT_BOOT,    /* value: 1 for the copy that FAT32 keeps */
 	PLT_MARK_FAT_DIR,     /* value: first cluster, of '.' */
 	PLT_MARK_FAT_TABLE,   /* value: copy << 40 | bits of an entry << 32 | the first entry in this sector */
 };

@@ -97,10 +97,9 @@ void plt_ntfs_marks(struct plt_mark_sink *sink)
 	uint32_t len;
 
 	if (p[3] == 'N' && parse_boot(p, &n)) {
-		/* The first is followed by the loader's code, the copy in the last sector by nothing. */
-		bool copy = left < 1024 || plt_is_zero(p + 512, 512);
-
-		plt_mark_add(sink, PLT_MARK_NTFS_BOOT, copy, n.fs.fsid, 512, false);
+		/* The first sector, or its copy in the last: nothing in it tells, but only one place will fit. */
+		plt_mark_add(sink, PLT_MARK_NTFS_BOOT, 0, n.fs.fsid, 512, false);
+		plt_mark_add(sink, PLT_MARK_NTFS_BOOT, 1, n.fs.fsid, 512, false);
 	} else if (p[0] == 'F' && (len = fixed_up(p, left, "FILE")) && len <= RECORD_MAX && plt_get_le16(p + 4) >= 0x30) {
 		plt_mark_add(sink, PLT_MARK_NTFS_MFT, plt_get_le32(p + 0x2c), 0, len, false);
 	} else if (p[0] == 'I' && (len = fixed_up(p, left, "INDX"))) {
