@@ -16,6 +16,7 @@
 
 #define VOTES_MAX (4u << 20) /* 128 MiB */
 #define NEAR 24              /* objects without a vote that a group may pass over */
+#define ALONE 24             /* bits that a member needs of its own where the group ends */
 #define CHANCE 20            /* bits above the prior: of the first vote of a group any may be chance */
 
 struct vote {
@@ -89,7 +90,8 @@ static int vote(struct ev *ev, struct runs *rs)
 
 static int form_groups(const struct ev *ev, struct runs *rs)
 {
-	qsort(rs->v, rs->n, sizeof(*rs->v), compare);
+	if (rs->n)
+		qsort(rs->v, rs->n, sizeof(*rs->v), compare);
 	rs->total = calloc(rs->n + 1, sizeof(*rs->total));
 	if (!rs->total)
 		return -ENOMEM;
@@ -119,6 +121,16 @@ static void claim(struct two *t, uint32_t total, uint32_t group)
 	}
 }
 
+/* The nearest vote of its group is several objects away. */
+static bool lonely(const struct ev *ev, const struct runs *rs, size_t i)
+{
+	const struct vote *v = &rs->v[i];
+	uint64_t far = 4 * ev->p->span;
+
+	return !(i && v[-1].group == v->group && v->host - v[-1].host <= far) &&
+	       !(i + 1 < rs->n && v[1].group == v->group && v[1].host - v->host <= far);
+}
+
 int plt_ev_runs(struct ev *ev, uint32_t *ret_n)
 {
 	const struct plt_puzzle *p = ev->p;
@@ -141,6 +153,7 @@ int plt_ev_runs(struct ev *ev, uint32_t *ret_n)
 		uint32_t total = rs.total[v->group], second;
 		enum plt_certainty c = PLT_LIKELY;
 		struct ev_pair pair;
+		bool edge;
 
 		if (total < (uint32_t)ev->prior + CHANCE || total == v->bits || /* an object alone is no run */
 		    of_object[v->object].group != v->group || of_slot[v->slot].group != v->group ||
@@ -152,7 +165,11 @@ int plt_ev_runs(struct ev *ev, uint32_t *ret_n)
 		pair = plt_ev_score(ev, v->object, v->slot);
 		if (pair.score <= 0 || pair.score + EV_W_TAIL <= (int)v->bits)
 			continue; /* something else speaks against it */
-		if (total >= (uint32_t)ev->prior + 2 * CHANCE && total >= second + EV_W_STRONG)
+		/* At the end of a run the next one may begin: there a single vote may be chance. */
+		edge = i == 0 || rs.v[i - 1].group != v->group || i + 1 == rs.n || rs.v[i + 1].group != v->group;
+		if (edge && v->bits < ALONE && lonely(ev, &rs, i))
+			continue;
+		if (total >= (uint32_t)ev->prior + 2 * CHANCE && total >= second + EV_W_STRONG && (!edge || v->bits >= ALONE))
 			c = PLT_STRONG;
 		pair.kinds |= EV_ORDER;
 		pair.score = (int)PLT_MIN(total, 10000u);
