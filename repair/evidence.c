@@ -35,6 +35,10 @@ static void release(struct ev *ev)
 	free(ev->facts);
 	free(ev->by_key);
 	free(ev->place);
+	for (unsigned k = 0; k < 2; k++) {
+		free(ev->of_object[k]);
+		free(ev->of_slot[k]);
+	}
 	free(ev->slot_of);
 	free(ev->pairs);
 	free(ev->chain);
@@ -149,6 +153,11 @@ int plt_evidence_place(const struct plt_puzzle *p, struct plt_placement **ret, u
 	ev.place = plt_alloc_capped((uint64_t)p->nslots + 1, sizeof(*ev.place), UINT64_C(1) << 31);
 	ev.slot_of = plt_alloc_capped((uint64_t)p->nobjects + 1, sizeof(*ev.slot_of), UINT64_C(1) << 31);
 	r = ev.place && ev.slot_of ? 0 : -ENOMEM;
+	for (unsigned k = 0; !r && k < 2; k++) {
+		ev.of_object[k] = plt_alloc_capped((uint64_t)p->nobjects + 1, sizeof(struct ev_alt), UINT64_C(1) << 31);
+		ev.of_slot[k] = plt_alloc_capped((uint64_t)p->nslots + 1, sizeof(struct ev_alt), UINT64_C(1) << 31);
+		r = ev.of_object[k] && ev.of_slot[k] ? 0 : -ENOMEM;
+	}
 	for (uint32_t i = 0; !r && i < p->nslots; i++)
 		ev.place[i].object = EV_NONE;
 	for (uint32_t i = 0; !r && i < p->nobjects; i++)

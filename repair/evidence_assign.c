@@ -44,6 +44,43 @@ static void rank(struct best *b, const struct ev_pair *pair, size_t i, bool copy
 	}
 }
 
+static void note(struct ev_alt *a, uint32_t id, int score)
+{
+	unsigned i = a->score[0] && a->id[0] == id ? 0 : 1;
+
+	if (a->score[i] && a->id[i] == id ? score <= a->score[i] : score <= a->score[1])
+		return;
+	a->id[i] = id;
+	a->score[i] = score;
+	if (a->score[1] > a->score[0]) {
+		struct ev_alt t = *a;
+
+		*a = (struct ev_alt){ { t.id[1], t.id[0] }, { t.score[1], t.score[0] } };
+	}
+}
+
+void plt_ev_alt_note(struct ev *ev, unsigned kind, uint32_t object, uint32_t slot, int score)
+{
+	note(&ev->of_object[kind][object], slot, score);
+	note(&ev->of_slot[kind][slot], object, score);
+}
+
+int plt_ev_alternative(const struct ev *ev, unsigned kind, uint32_t object, uint32_t slot)
+{
+	const struct ev_alt *a = &ev->of_object[kind][object], *b = &ev->of_slot[kind][slot];
+	int ret = 0;
+
+	for (unsigned i = 0; i < 2; i++) {
+		if (a->score[i] && a->id[i] != slot &&
+		    !(ev->place[a->id[i]].object != EV_NONE && ev->place[a->id[i]].certainty >= PLT_STRONG))
+			ret = PLT_MAX(ret, a->score[i]);
+		if (b->score[i] && b->id[i] != object && ev->digest[b->id[i]] != ev->digest[object] &&
+		    !(ev->slot_of[b->id[i]] != EV_NONE && ev->place[ev->slot_of[b->id[i]]].certainty >= PLT_STRONG))
+			ret = PLT_MAX(ret, b->score[i]);
+	}
+	return ret;
+}
+
 static bool is_open(const struct ev *ev, const struct ev_pair *pair)
 {
 	return ev->place[pair->slot].object == EV_NONE && ev->slot_of[pair->object] == EV_NONE;
@@ -81,7 +118,8 @@ static enum plt_certainty certainty_of(const struct ev *ev, const struct ev_pair
 		return likely ? PLT_LIKELY : PLT_GUESS;
 	if (pair->kinds & EV_SELF && pair->score >= EV_W_SELF && !pair->rival && margin >= EV_W_SELF / 2)
 		return pair->sure ? PLT_PROVEN : PLT_STRONG;
-	if (margin >= EV_W_STRONG && kinds >= 2)
+	if (margin >= EV_W_STRONG && kinds >= 2 &&
+	    pair->score - plt_ev_alternative(ev, 0, pair->object, pair->slot) >= EV_W_STRONG)
 		return PLT_STRONG;
 	return likely ? PLT_LIKELY : PLT_GUESS;
 }
@@ -102,6 +140,8 @@ int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n)
 		return -ENOMEM;
 	}
 	mark_rivals(ev, claim);
+	for (size_t i = 0; i < ev->npairs; i++)
+		plt_ev_alt_note(ev, 0, ev->pairs[i].object, ev->pairs[i].slot, ev->pairs[i].score);
 	while (moved) {
 		moved = false;
 		for (uint32_t i = 0; i < p->nobjects; i++)

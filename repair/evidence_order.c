@@ -293,6 +293,7 @@ static bool find_gap(struct ev *ev, uint32_t left, unsigned skip, struct gap *g)
 
 /* Gaps of alike length: the longer, the more may be in between. */
 #define LENGTHS 12
+#define SHORT 3 /* up to eight objects */
 
 static unsigned length_class(uint32_t n)
 {
@@ -340,7 +341,8 @@ static void try_rule(struct ev *ev, bool *ret_holds)
 		wrong[c] += wrong[c + 1];
 	}
 	for (unsigned c = 0; c < LENGTHS; c++)
-		ret_holds[c] = (right[c] >= TRIALS || (right[0] >= 4 * TRIALS && !wrong[0] && right[c] >= TRIALS / 5)) &&
+		ret_holds[c] = (right[c] >= TRIALS ||
+				(c <= SHORT && right[0] >= 4 * TRIALS && !wrong[0] && right[c] >= TRIALS / 5)) &&
 			       right[c] * 1000 >= (right[c] + wrong[c]) * SURE_RULE;
 }
 

@@ -66,6 +66,9 @@ struct ev_pair {
 	uint64_t newness;          /* the greatest of its metadata that verified */
 };
 
+/* The two best partners that a slot or an object ever had: one that is gone is still an alternative. */
+struct ev_alt { uint32_t id[2]; int score[2]; };
+
 struct ev_place { uint32_t object; uint8_t certainty, kinds; int score, second; }; /* of a slot; object EV_NONE: empty */
 
 struct ev {
@@ -105,6 +108,7 @@ struct ev {
 	/* evidence_assign.c */
 	struct ev_place *place;    /* nslots */
 	uint32_t *slot_of;         /* nobjects: index of the slot, EV_NONE */
+	struct ev_alt *of_object[2], *of_slot[2]; /* of single pairs, of runs */
 	struct ev_pair *pairs;
 	size_t npairs, pairs_cap;
 	struct ev_link { uint32_t before, after; } *chain; /* objects whose ends meet on the host; EV_NONE */
@@ -151,6 +155,9 @@ int plt_ev_runs(struct ev *ev, uint32_t *ret_n);
 
 /* evidence_assign.c */
 int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n);
+/* What else was open to the two, unless that has been settled since: the best score. */
+void plt_ev_alt_note(struct ev *ev, unsigned kind, uint32_t object, uint32_t slot, int score);
+int plt_ev_alternative(const struct ev *ev, unsigned kind, uint32_t object, uint32_t slot);
 /* evidence_order.c */
 int plt_ev_order_init(struct ev *ev);
 unsigned plt_ev_order_support(const struct ev *ev, uint32_t object, uint32_t slot);

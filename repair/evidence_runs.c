@@ -147,6 +147,7 @@ int plt_ev_runs(struct ev *ev, uint32_t *ret_n)
 	for (size_t i = 0; !r && i < rs.n; i++) {
 		claim(&of_object[rs.v[i].object], rs.total[rs.v[i].group], rs.v[i].group);
 		claim(&of_slot[rs.v[i].slot], rs.total[rs.v[i].group], rs.v[i].group);
+		plt_ev_alt_note(ev, 1, rs.v[i].object, rs.v[i].slot, (int)PLT_MIN(rs.total[rs.v[i].group], 100000u));
 	}
 	for (size_t i = 0; !r && i < rs.n; i++) {
 		const struct vote *v = &rs.v[i];
@@ -169,7 +170,9 @@ int plt_ev_runs(struct ev *ev, uint32_t *ret_n)
 		edge = i == 0 || rs.v[i - 1].group != v->group || i + 1 == rs.n || rs.v[i + 1].group != v->group;
 		if (edge && v->bits < ALONE && lonely(ev, &rs, i))
 			continue;
-		if (total >= (uint32_t)ev->prior + 2 * CHANCE && total >= second + EV_W_STRONG && (!edge || v->bits >= ALONE))
+		if (total >= (uint32_t)ev->prior + 2 * CHANCE && total >= second + EV_W_STRONG &&
+		    total / 4 >= PLT_MAX(second, (uint32_t)plt_ev_alternative(ev, 1, v->object, v->slot)) &&
+		    (!edge || v->bits >= ALONE)) /* files of one size in a row look alike when moved */
 			c = PLT_STRONG;
 		pair.kinds |= EV_ORDER;
 		pair.score = (int)PLT_MIN(total, 10000u);
