@@ -16,9 +16,10 @@
 #include "repair/evidence_private.h"
 
 #define HABIT_BRIDGE 500 /* of 1000 */
-#define HABIT_STEP 990
+#define HABIT_STEP 997
 #define SURE_STEPS 985   /* a chain of steps is right this often at least */
 #define SURE_RULE 990    /* and so is the rule of one break, tried on what is known */
+#define SURE_LONG 997    /* the more depends on one decision */
 #define TRIALS 25        /* this often at least */
 
 struct key { uint64_t host; uint32_t object; };
@@ -241,9 +242,9 @@ static bool could_be(struct ev *ev, const struct gap *g, uint32_t object, uint32
 {
 	if (slot == EV_NONE)
 		return false;
+	/* As if it said nothing of itself, as the objects that the rule is for. */
 	if (g->hidden != EV_NONE && (object == g->hidden || slot == ev->slot_of[g->hidden]))
-		return slot == ev->slot_of[g->hidden] || (ev->place[slot].object == EV_NONE && wanted(ev, slot) &&
-							  plt_ev_score(ev, object, slot).score >= 0);
+		return slot == ev->slot_of[g->hidden] || (ev->place[slot].object == EV_NONE && wanted(ev, slot));
 	return fits(ev, object, slot, ret);
 }
 
@@ -343,7 +344,7 @@ static void try_rule(struct ev *ev, bool *ret_holds)
 	for (unsigned c = 0; c < LENGTHS; c++)
 		ret_holds[c] = (right[c] >= TRIALS ||
 				(c <= SHORT && right[0] >= 4 * TRIALS && !wrong[0] && right[c] >= TRIALS / 5)) &&
-			       right[c] * 1000 >= (right[c] + wrong[c]) * SURE_RULE;
+			       right[c] * 1000 >= (right[c] + wrong[c]) * (c <= SHORT ? SURE_RULE : SURE_LONG);
 }
 
 static void split(struct ev *ev, uint32_t *ret_n)
