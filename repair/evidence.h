@@ -11,8 +11,9 @@
  *
  * Time is near linear in the bytes of the objects (each is read once in full, and in places again in
  * each of at most 32 rounds) and in the metadata of the guest's filesystems.  Memory: 1/256 of what the
- * objects hold, at most 256 MiB, and 4 bytes for each 64 KiB of span; 48 bytes a mark (at most 4 Mi),
- * 48 a fact (8 Mi), 32 a vote of a run (4 Mi); some 130 bytes an object and 80 a slot.  With more data
+ * objects hold, at most 256 MiB, and 4 bytes for each 64 KiB of span; 40 bytes a mark (at most 4 Mi),
+ * 40 a fact (8 Mi), 32 a vote of a run (4 Mi); 120 bytes an object and as many a slot, and 32 for each
+ * of the at most 12 slots that an object is scored for.  With more data
  * than that, objects are looked at in samples, and further facts are not taken.
  */
 #include <stddef.h>
