@@ -109,7 +109,8 @@ static void mark_rivals(struct ev *ev, size_t *claim)
 static enum plt_certainty certainty_of(const struct ev *ev, const struct ev_pair *pair, int margin, bool newest)
 {
 	unsigned kinds = (unsigned)__builtin_popcount(pair->kinds);
-	bool likely = margin >= EV_W_LIKELY && pair->score >= ev->prior;
+	int lead = pair->score - plt_ev_alternative(ev, 0, pair->object, pair->slot);
+	bool likely = margin >= EV_W_LIKELY && lead >= EV_W_LIKELY && pair->score >= ev->prior;
 
 	/* Versions of one block, a journal's copies or stale ones: the newest is the likely one. */
 	if (newest && margin == 0 && pair->rival && pair->score >= EV_W_SELF)
@@ -118,8 +119,7 @@ static enum plt_certainty certainty_of(const struct ev *ev, const struct ev_pair
 		return likely ? PLT_LIKELY : PLT_GUESS;
 	if (pair->kinds & EV_SELF && pair->score >= EV_W_SELF && !pair->rival && margin >= EV_W_SELF / 2)
 		return pair->sure ? PLT_PROVEN : PLT_STRONG;
-	if (margin >= EV_W_STRONG && kinds >= 2 &&
-	    pair->score - plt_ev_alternative(ev, 0, pair->object, pair->slot) >= EV_W_STRONG)
+	if (margin >= EV_W_STRONG && lead >= EV_W_STRONG && kinds >= 2)
 		return PLT_STRONG;
 	return likely ? PLT_LIKELY : PLT_GUESS;
 }

@@ -161,7 +161,8 @@ int plt_ev_runs(struct ev *ev, uint32_t *ret_n)
 		    ev->slot_of[v->object] != EV_NONE || ev->place[v->slot].object != EV_NONE)
 			continue;
 		second = PLT_MAX(of_object[v->object].second, of_slot[v->slot].second);
-		if (total < second + EV_W_STRONG / 2)
+		second = PLT_MAX(second, (uint32_t)plt_ev_alternative(ev, 1, v->object, v->slot));
+		if (total < second + second / 2 + EV_W_STRONG / 2) /* folders alike, moved: neither is likely */
 			continue;
 		pair = plt_ev_score(ev, v->object, v->slot);
 		if (pair.score <= 0 || pair.score + EV_W_TAIL <= (int)v->bits)
@@ -171,7 +172,7 @@ int plt_ev_runs(struct ev *ev, uint32_t *ret_n)
 		if (edge && v->bits < ALONE && lonely(ev, &rs, i))
 			continue;
 		if (total >= (uint32_t)ev->prior + 2 * CHANCE && total >= second + EV_W_STRONG &&
-		    total / 4 >= PLT_MAX(second, (uint32_t)plt_ev_alternative(ev, 1, v->object, v->slot)) &&
+		    total / 4 >= second &&
 		    (!edge || v->bits >= ALONE)) /* files of one size in a row look alike when moved */
 			c = PLT_STRONG;
 		pair.kinds |= EV_ORDER;

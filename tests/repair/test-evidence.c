@@ -76,6 +76,8 @@ static void put_gpt(uint8_t *disk)
 	uint8_t table[128 * 128] = { 0 }, head[512];
 	uint64_t last = SIZE / 512 - 1;
 
+	memcpy(disk + 446, "\0\0\2\0\xee\xff\xff\xff\1\0\0\0\xff\xbf\0\0", 16);
+	plt_put_le16(disk + 510, 0xaa55);
 	memset(table, 0x55, 32);
 	plt_put_le64(table + 32, START / 512);
 	plt_put_le64(table + 40, last - 40);
@@ -281,7 +283,7 @@ START_TEST(rivals_are_not_proven)
 	o = l->p.nobjects++;
 	l->object[o] = malloc(UNIT);
 	memcpy(l->object[o], l->disk, UNIT);
-	memset(l->object[o] + 446, 0x11, 16); /* differs in what no checksum covers */
+	memset(l->object[o] + 446, 0x11, 16); /* less of it is right, but the checksum is */
 	l->host[o] = (uint64_t)(o + 100) * UNIT;
 	ck_assert_int_eq(plt_evidence_place(&l->p, &v, &n, NULL), 0);
 	for (uint32_t i = 0; i < n; i++)
