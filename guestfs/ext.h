@@ -40,7 +40,9 @@ enum {
 #define EXT_BUDGET (4u << 20)
 
 /* What a fact is (plt_fact.what). */
-enum ext_what { EXT_IS_SB = 1, EXT_IS_GDT, EXT_IS_RESERVED, EXT_IS_BITMAP, EXT_IS_INODES, EXT_IS_DIR0, EXT_IS_DIR, EXT_IS_EXTENTS };
+enum ext_what {
+	EXT_IS_SB = 1, EXT_IS_GDT, EXT_IS_RESERVED, EXT_IS_BITMAP, EXT_IS_INODES, EXT_IS_DIR0, EXT_IS_DIR, EXT_IS_EXTENTS,
+};
 
 /* Where a descriptor was found.  Copies keep places, but not counts, flags and checksums. */
 enum { EXT_FROM_NOWHERE, EXT_FROM_COPY, EXT_FROM_PRIMARY };

@@ -69,7 +69,9 @@ struct ev_pair {
 /* The two best partners that a slot or an object ever had: one that is gone is still an alternative. */
 struct ev_alt { uint32_t id[2]; int score[2]; };
 
-struct ev_place { uint32_t object; uint8_t certainty, kinds; int score, second; }; /* of a slot; object EV_NONE: empty */
+/* Of a slot; object EV_NONE: empty. */
+struct ev_place { uint32_t object; uint8_t certainty, kinds; int score, second; };
+
 
 struct ev {
 	const struct plt_puzzle *p;
@@ -158,10 +160,11 @@ int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n);
 /* What else was open to the two, unless that has been settled since: the best score. */
 void plt_ev_alt_note(struct ev *ev, unsigned kind, uint32_t object, uint32_t slot, int score);
 int plt_ev_alternative(const struct ev *ev, unsigned kind, uint32_t object, uint32_t slot);
-/* evidence_order.c */
+void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second);
+
+/* evidence_order.c: what lies between placed neighbours on the host */
 int plt_ev_order_init(struct ev *ev);
 unsigned plt_ev_order_support(const struct ev *ev, uint32_t object, uint32_t slot);
 int plt_ev_order_grow(struct ev *ev, uint32_t *ret_n);
-void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second);
 
 #endif
