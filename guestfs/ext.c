@@ -85,6 +85,10 @@ static void survey_group(struct ext *e, uint32_t group, uint8_t *buf)
 			plt_ext_fact(e, PLT_FACT_META, plt_ext_group_block(e, group) + 1, plt_div_up(e->ngroups, dpb),
 				     plt_ext_group_block(e, group) + 1, EXT_IS_GDT);
 	}
+	/* Kept for growing, each holding the places of its own copies. */
+	if (group == 0 && e->reserved_gdt && !(e->incompat & EXT_INCOMPAT_META_BG) && e->ngroups > 1)
+		plt_ext_fact(e, PLT_FACT_META, e->first_data + 1 + plt_div_up(e->ngroups, e->bs / e->desc_size),
+			     e->reserved_gdt, 0, EXT_IS_RESERVED);
 	if (!desc)
 		return;
 	flags = plt_get_le16(desc + 0x12);
@@ -286,6 +290,8 @@ static int ext_verify(struct plt_guestfs *fs, const struct plt_fact *fact, uint6
 	}
 	case EXT_IS_GDT:
 		return verify_gdt(e, index, block);
+	case EXT_IS_RESERVED:
+		return plt_get_le32(block) == (off - fs->start) / e->bs + e->bpg ? 1 : -1;
 	case EXT_IS_BITMAP: {
 		const uint8_t *desc = plt_ext_desc(e, (uint32_t)fact->value);
 		bool inodes = fact->value >> 32;
@@ -323,11 +329,34 @@ static int ext_verify(struct plt_guestfs *fs, const struct plt_fact *fact, uint6
 	}
 }
 
+static uint64_t ext_newness(struct plt_guestfs *fs, const struct plt_fact *fact, const uint8_t *block)
+{
+	const struct ext *e = (struct ext *)fs;
+	uint64_t ret = 0;
+
+	switch (fact->what) {
+	case EXT_IS_SB:
+		return plt_get_le32(block + (fact->value == 0 && e->bs > 1024 ? 1024 : 0) + 0x30); /* last written */
+	case EXT_IS_GDT: /* filesystems mostly fill */
+		for (uint32_t i = 0; i < e->bs / e->desc_size; i++)
+			ret += 0x1ffff - plt_get_le16(block + (size_t)i * e->desc_size + 0xc) -
+			       plt_get_le16(block + (size_t)i * e->desc_size + 0xe);
+		return ret;
+	case EXT_IS_INODES:
+		for (uint32_t at = 0; at < e->bs; at += e->isize)
+			ret = PLT_MAX(ret, (uint64_t)plt_get_le32(block + at + 0xc)); /* change of the inode */
+		return ret;
+	default:
+		return 0;
+	}
+}
+
 const struct plt_guestfs_ops plt_guestfs_ext = {
 	.name = "ext",
 	.open = ext_open,
 	.survey = ext_survey,
 	.locate = ext_locate,
 	.verify = ext_verify,
+	.newness = ext_newness,
 	.free = ext_free,
 };

@@ -12,6 +12,7 @@
 #include "guestfs/guestfs.h"
 
 enum {
+	EXT_COMPAT_RESIZE_INODE = 0x10,
 	EXT_COMPAT_SPARSE_SUPER2 = 0x200,
 	EXT_INCOMPAT_META_BG = 0x10,
 	EXT_INCOMPAT_EXTENTS = 0x40,
@@ -39,7 +40,9 @@ enum {
 #define EXT_BUDGET (4u << 20)
 
 /* What a fact is (plt_fact.what). */
-enum ext_what { EXT_IS_SB = 1, EXT_IS_GDT, EXT_IS_BITMAP, EXT_IS_INODES, EXT_IS_DIR0, EXT_IS_DIR, EXT_IS_EXTENTS };
+enum ext_what {
+	EXT_IS_SB = 1, EXT_IS_GDT, EXT_IS_RESERVED, EXT_IS_BITMAP, EXT_IS_INODES, EXT_IS_DIR0, EXT_IS_DIR, EXT_IS_EXTENTS,
+};
 
 /* Where a descriptor was found.  Copies keep places, but not counts, flags and checksums. */
 enum { EXT_FROM_NOWHERE, EXT_FROM_COPY, EXT_FROM_PRIMARY };
@@ -47,6 +50,7 @@ enum { EXT_FROM_NOWHERE, EXT_FROM_COPY, EXT_FROM_PRIMARY };
 struct ext {
 	struct plt_guestfs fs;
 	uint32_t bs, bpg, ipg, isize, desc_size, ngroups, first_data, first_meta_bg;
+	uint32_t reserved_gdt;
 	uint32_t inodes, compat, incompat, ro;
 	uint64_t blocks;
 	uint32_t seed;         /* the checksum register after the uuid */

@@ -40,6 +40,7 @@ int plt_ext_parse_super(const uint8_t *sb, struct ext *e)
 	e->incompat = rev ? plt_get_le32(sb + 0x60) : 0;
 	e->ro = rev ? plt_get_le32(sb + 0x64) : 0;
 	e->isize = rev ? plt_get_le16(sb + 0x58) : 128;
+	e->reserved_gdt = e->compat & EXT_COMPAT_RESIZE_INODE ? plt_get_le16(sb + 0xce) : 0;
 	e->first_meta_bg = plt_get_le32(sb + 0x104);
 	e->desc_size = 32;
 	if (e->incompat & EXT_INCOMPAT_64BIT) {

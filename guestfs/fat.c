@@ -20,9 +20,10 @@
 
 #define CLUSTERS_MAX (1u << 28)
 #define DIRS_MAX (1u << 20)
+#define SCAN_MAX (1u << 24)     /* clusters that are looked at for directories out of reach */
 #define CACHE 512               /* of the table: what is beside may be missing */
 
-enum { IS_DIR = 1 };
+enum { IS_DIR = 1, IS_TABLE };
 
 struct fat {
 	struct plt_guestfs fs;
@@ -36,6 +37,7 @@ struct fat {
 	uint32_t *todo;
 	size_t ntodo, todo_cap;
 	uint64_t budget;
+	bool blind;              /* a directory could not be read: what it leads to is found by other means */
 	plt_fact_fn fn;
 	void *arg;
 	bool stop;
@@ -73,6 +75,46 @@ static bool parse_boot(const uint8_t *p, struct fat *f)
 	       memcmp(p + 3, "EXFAT", 5) && (uint64_t)f->clusters * f->bits / 8 <= (uint64_t)f->table_sectors * f->ss;
 }
 
+/*
+ * A sector of an allocation table of 16 or 32 bits an entry: chains mostly go on with the next cluster,
+ * so entry i holds i + 1, and the sector names its own first entry.
+ */
+static bool names_entry(const uint8_t *p, unsigned bits, uint32_t *ret)
+{
+	unsigned n = 512 * 8 / bits, agree = 0, filled = 0;
+	uint32_t base = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		uint32_t v = bits == 16 ? plt_get_le16(p + 2 * i) : plt_get_le32(p + 4 * i) & 0x0fffffff;
+
+		if (!v)
+			continue;
+		filled++;
+		if (v <= i || (v - i - 1) % n)
+			continue;
+		if (agree && v - i - 1 != base)
+			agree--;
+		else if (agree++ == 0)
+			base = v - i - 1;
+	}
+	*ret = base;
+	return agree >= 16 && agree * 2 > filled;
+}
+
+/* Its sample refuses nearly all other content. */
+static bool looks_like_table(const uint8_t *p, unsigned bits)
+{
+	unsigned step = bits / 8, next = 0;
+
+	for (unsigned i = 0; i < 16; i++) {
+		const uint8_t *q = p + (i * 31 % (510 / step)) * step;
+		uint32_t a = bits == 16 ? plt_get_le16(q) : plt_get_le32(q), b = bits == 16 ? plt_get_le16(q + 2) : plt_get_le32(q + 4);
+
+		next += a && b == a + 1;
+	}
+	return next >= 3;
+}
+
 void plt_fat_marks(struct plt_mark_sink *sink)
 {
 	static const uint8_t dot[11] = ".          ", dotdot[11] = "..         ";
@@ -93,6 +135,14 @@ void plt_fat_marks(struct plt_mark_sink *sink)
 			plt_mark_add(sink, PLT_MARK_FAT_BOOT, second, f->fs.fsid, 512, false);
 		}
 		free(f);
+	} else {
+		uint32_t base; /* one sector of eight is enough; it may be of either copy of the table */
+
+		for (unsigned bits = 16; bits <= 32; bits *= 2)
+			if (looks_like_table(p, bits) && names_entry(p, bits, &base) && base % (8 * 4096 / bits) == 0)
+				for (uint64_t copy = 0; copy < 2; copy++)
+					plt_mark_add(sink, PLT_MARK_FAT_TABLE, copy << 40 | (uint64_t)bits << 32 | base, 0, 512,
+						     false);
 	}
 }
 
@@ -155,6 +205,11 @@ static uint64_t cluster_off(const struct fat *f, uint32_t cluster)
 	return f->fs.start + f->data + (uint64_t)(cluster - 2) * f->fs.block;
 }
 
+static uint64_t table_off(const struct fat *f, uint32_t copy)
+{
+	return f->fs.start + ((uint64_t)f->reserved + (uint64_t)copy * f->table_sectors) * f->ss;
+}
+
 static bool valid(const struct fat *f, uint32_t cluster)
 {
 	return cluster >= 2 && cluster - 2 < f->clusters;
@@ -174,7 +229,7 @@ static int read_table(struct fat *f, uint64_t at, uint8_t *buf, size_t len)
 			f->cached = page;
 			f->cached_error = -EUCLEAN;
 			for (uint32_t k = 0; n && k < f->ntables && f->cached_error; k++) {
-				uint64_t off = f->fs.start + (uint64_t)f->reserved * f->ss + k * size + page;
+				uint64_t off = table_off(f, k) + page;
 
 				if (plt_in_range(off, n, f->fs.disk->size))
 					f->cached_error = f->fs.disk->read(f->fs.disk->arg, off, f->cache, n);
@@ -269,11 +324,41 @@ static void directory(struct fat *f, uint32_t cluster, uint8_t *buf)
 		fact(f, PLT_FACT_META, cluster_off(f, cluster), f->fs.block, first && cluster != f->root_cluster ? cluster : 0,
 		     IS_DIR);
 		if (!plt_in_range(cluster_off(f, cluster), f->fs.block, f->fs.disk->size) ||
-		    f->fs.disk->read(f->fs.disk->arg, cluster_off(f, cluster), buf, f->fs.block))
+		    f->fs.disk->read(f->fs.disk->arg, cluster_off(f, cluster), buf, f->fs.block)) {
+			f->blind = true;
 			continue;
+		}
 		if (!entries(f, buf, f->fs.block))
 			return;
 	}
+}
+
+/* Directories that no other led to: first clusters of chains that begin with a '.' of their own number. */
+static int unreached(struct fat *f)
+{
+	struct plt_bitmap inner;
+	int r = plt_bitmap_init(&inner, f->clusters);
+
+	for (uint32_t c = 2; !r && valid(f, c) && c < SCAN_MAX; c++) {
+		uint32_t next = next_of(f, c);
+
+		if (next)
+			plt_bitmap_set(&inner, next - 2);
+	}
+	for (uint32_t c = 2; !r && valid(f, c) && c < SCAN_MAX && f->ntodo < DIRS_MAX; c++) {
+		uint8_t e[32];
+		uint32_t self;
+
+		if (plt_bitmap_test(&inner, c - 2) || plt_bitmap_test(&f->seen, c - 2) ||
+		    !plt_in_range(cluster_off(f, c), 32, f->fs.disk->size) ||
+		    f->fs.disk->read(f->fs.disk->arg, cluster_off(f, c), e, 32))
+			continue;
+		self = plt_get_le16(e + 26) | (f->bits == 32 ? (uint32_t)plt_get_le16(e + 20) << 16 : 0);
+		if (e[0] == '.' && e[1] == ' ' && e[11] & 0x10 && self == c)
+			enter_later(f, c);
+	}
+	plt_bitmap_release(&inner);
+	return r;
 }
 
 static int fat_survey(struct plt_guestfs *fs, plt_fact_fn fn, void *arg)
@@ -290,22 +375,37 @@ static int fat_survey(struct plt_guestfs *fs, plt_fact_fn fn, void *arg)
 	f->cached = UINT64_MAX;
 	f->budget = 4ull * f->clusters + 1024;
 	f->ntodo = 0;
+	f->blind = false;
 	plt_bitmap_release(&f->seen);
 	r = plt_bitmap_init(&f->seen, f->clusters);
 	if (r)
 		return r;
+	for (uint32_t k = 0; k < f->ntables; k++)
+		fact(f, PLT_FACT_META, table_off(f, k), plt_align_up((uint64_t)f->clusters * f->bits / 8 + 4, f->ss), 0, IS_TABLE);
 	if (f->bits == 32) {
 		enter_later(f, f->root_cluster);
 	} else {
 		uint64_t off = fs->start + f->data - (uint64_t)plt_align_up(f->root_entries * 32, f->ss);
 		uint32_t len = f->root_entries * 32;
 
-		if (plt_in_range(off, len, fs->disk->size) && !fs->disk->read(fs->disk->arg, off, buf, len))
-			entries(f, buf, len);
+		fact(f, PLT_FACT_META, off, plt_align_up(len, f->ss), 0, 0);
+		for (uint32_t at = 0; at < len; at += 512) {
+			uint32_t n = PLT_MIN(len - at, 512u);
+
+			if (!plt_in_range(off + at, n, fs->disk->size) || fs->disk->read(fs->disk->arg, off + at, buf, n))
+				f->blind = true;
+			else if (!entries(f, buf, n))
+				break;
+		}
 	}
 	while (f->ntodo && !f->stop)
 		directory(f, f->todo[--f->ntodo], buf);
-	return 0;
+	if (f->blind) {
+		r = unreached(f);
+		while (f->ntodo && !f->stop)
+			directory(f, f->todo[--f->ntodo], buf);
+	}
+	return r;
 }
 
 static bool fat_locate(struct plt_guestfs *fs, const struct plt_mark *mark, const uint8_t *block, size_t len,
@@ -320,6 +420,11 @@ static bool fat_locate(struct plt_guestfs *fs, const struct plt_mark *mark, cons
 		*ret = fs->start + (mark->value ? 6 * f->ss : 0);
 		return true;
 	}
+	if (mark->kind == PLT_MARK_FAT_TABLE && (mark->value >> 32 & 0xff) == f->bits && mark->value >> 40 < f->ntables &&
+	    (uint32_t)mark->value < f->clusters) {
+		*ret = table_off(f, (uint32_t)(mark->value >> 40)) + (uint64_t)(uint32_t)mark->value * (f->bits / 8);
+		return true;
+	}
 	if (mark->kind != PLT_MARK_FAT_DIR || !valid(f, (uint32_t)mark->value))
 		return false;
 	*ret = cluster_off(f, (uint32_t)mark->value);
@@ -331,12 +436,31 @@ static int fat_verify(struct plt_guestfs *fs, const struct plt_fact *known, uint
 	uint32_t cluster = plt_get_le16(block + 26) | (uint32_t)plt_get_le16(block + 20) << 16;
 	const struct fat *f = (struct fat *)fs;
 
-	(void)off;
+	if (known->what == IS_TABLE && f->bits != 12) {
+		uint32_t base;
+		int verdict = 0;
+
+		for (uint32_t at = 0; at < fs->block && off + at < known->off + known->len; at += 512)
+			if (names_entry(block + at, f->bits, &base)) {
+				if ((uint64_t)base * (f->bits / 8) != off + at - known->off)
+					return -1;
+				verdict = 1;
+			}
+		return verdict;
+	}
 	if (known->what != IS_DIR || !known->value)
 		return 0;
 	if (f->bits != 32)
 		cluster &= 0xffff;
 	return block[0] == '.' && block[1] == ' ' && block[11] & 0x10 && cluster == known->value ? 1 : -1;
+}
+
+static uint64_t fat_newness(struct plt_guestfs *fs, const struct plt_fact *known, const uint8_t *block)
+{
+	(void)fs;
+	(void)known;
+	(void)block;
+	return 0;
 }
 
 const struct plt_guestfs_ops plt_guestfs_fat = {
@@ -345,5 +469,6 @@ const struct plt_guestfs_ops plt_guestfs_fat = {
 	.survey = fat_survey,
 	.locate = fat_locate,
 	.verify = fat_verify,
+	.newness = fat_newness,
 	.free = fat_free,
 };

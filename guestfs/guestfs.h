@@ -43,11 +43,12 @@ enum plt_mark_kind {
 	PLT_MARK_XFS_BLOCK,   /* value: byte offset in the filesystem */
 	PLT_MARK_XFS_AG,      /* a header of an allocation group; value: group << 16 | sector in it */
 	PLT_MARK_XFS_INODE,   /* value: inode number */
-	PLT_MARK_NTFS_BOOT,   /* value: 0 */
+	PLT_MARK_NTFS_BOOT,   /* value: 0 the first sector, 1 its copy in the last */
 	PLT_MARK_NTFS_MFT,    /* value: record number */
 	PLT_MARK_NTFS_INDX,   /* value: directory's record number << 24 | first cluster in its index */
-	PLT_MARK_FAT_BOOT,    /* value: 0 */
+	PLT_MARK_FAT_BOOT,    /* value: 1 for the copy that FAT32 keeps */
 	PLT_MARK_FAT_DIR,     /* value: first cluster, of '.' */
+	PLT_MARK_FAT_TABLE,   /* value: copy << 40 | bits of an entry << 32 | the first entry in this sector */
 };
 
 struct plt_mark {
@@ -121,6 +122,11 @@ struct plt_guestfs_ops {
 	 * of its range): 1 yes, -1 no, 0 cannot tell.
 	 */
 	int (*verify)(struct plt_guestfs *fs, const struct plt_fact *fact, uint64_t off, const uint8_t *block);
+	/*
+	 * Of versions of the same block that all verify, the newest gives the greatest number (a log sequence
+	 * number, a time, a count that mostly grows); 0: cannot tell.
+	 */
+	uint64_t (*newness)(struct plt_guestfs *fs, const struct plt_fact *fact, const uint8_t *block);
 	void (*free)(struct plt_guestfs *fs);
 };
 

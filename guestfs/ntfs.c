@@ -97,10 +97,9 @@ void plt_ntfs_marks(struct plt_mark_sink *sink)
 	uint32_t len;
 
 	if (p[3] == 'N' && parse_boot(p, &n)) {
-		/* The first is followed by the loader's code, the copy in the last sector by nothing. */
-		bool copy = left < 1024 || plt_is_zero(p + 512, 512);
-
-		plt_mark_add(sink, PLT_MARK_NTFS_BOOT, copy, n.fs.fsid, 512, false);
+		/* The first sector, or its copy in the last: nothing in it tells, but only one place will fit. */
+		plt_mark_add(sink, PLT_MARK_NTFS_BOOT, 0, n.fs.fsid, 512, false);
+		plt_mark_add(sink, PLT_MARK_NTFS_BOOT, 1, n.fs.fsid, 512, false);
 	} else if (p[0] == 'F' && (len = fixed_up(p, left, "FILE")) && len <= RECORD_MAX && plt_get_le16(p + 4) >= 0x30) {
 		plt_mark_add(sink, PLT_MARK_NTFS_MFT, plt_get_le32(p + 0x2c), 0, len, false);
 	} else if (p[0] == 'I' && (len = fixed_up(p, left, "INDX"))) {
@@ -463,11 +462,23 @@ static int ntfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_
 	return 0;
 }
 
+/* The log sequence number of the last change. */
+static uint64_t ntfs_newness(struct plt_guestfs *fs, const struct plt_fact *f, const uint8_t *block)
+{
+	const struct ntfs *n = (struct ntfs *)fs;
+	uint64_t ret = 0;
+
+	for (uint32_t at = 0; at < fs->block; at += f->what == IS_MFT ? n->record : fs->block)
+		ret = PLT_MAX(ret, plt_get_le64(block + at + 8));
+	return ret;
+}
+
 const struct plt_guestfs_ops plt_guestfs_ntfs = {
 	.name = "ntfs",
 	.open = ntfs_open,
 	.survey = ntfs_survey,
 	.locate = ntfs_locate,
 	.verify = ntfs_verify,
+	.newness = ntfs_newness,
 	.free = ntfs_free,
 };

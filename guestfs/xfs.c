@@ -420,11 +420,29 @@ static int xfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_t
 	}
 }
 
+/* The log sequence number of the last change. */
+static uint64_t xfs_newness(struct plt_guestfs *fs, const struct plt_fact *f, const uint8_t *block)
+{
+	const struct xfs *x = (struct xfs *)fs;
+	const struct layout *l = layout_of(block);
+	uint64_t ret = 0;
+
+	if (!x->v5)
+		return 0;
+	if (f->what == IS_INODES) {
+		for (uint32_t at = 0; at < fs->block; at += x->isize)
+			ret = PLT_MAX(ret, plt_get_be64(block + at + 112));
+		return ret;
+	}
+	return f->what == IS_BLOCK && l ? plt_get_be64(block + l->uuid - (l->magic == 0x58534c4d ? 0 : 8)) : 0;
+}
+
 const struct plt_guestfs_ops plt_guestfs_xfs = {
 	.name = "xfs",
 	.open = xfs_open,
 	.survey = xfs_survey,
 	.locate = xfs_locate,
 	.verify = xfs_verify,
+	.newness = xfs_newness,
 	.free = xfs_free,
 };

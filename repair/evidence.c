@@ -31,9 +31,14 @@ static void release(struct ev *ev)
 	free(ev->marks);
 	free(ev->mark_of);
 	free(ev->blank);
+	free(ev->digest);
 	free(ev->facts);
 	free(ev->by_key);
 	free(ev->place);
+	for (unsigned k = 0; k < 2; k++) {
+		free(ev->of_object[k]);
+		free(ev->of_slot[k]);
+	}
 	free(ev->slot_of);
 	free(ev->pairs);
 	free(ev->chain);
@@ -63,7 +68,7 @@ static int rounds(struct ev *ev)
 	uint32_t left = ev->p->nobjects;
 
 	for (unsigned round = 0; round < EV_ROUNDS_MAX; round++) {
-		uint32_t n, grown = 0, likely = 0, few = left / 100; /* not worth a round of their own */
+		uint32_t n, grown = 0, more = 0, likely = 0, few = left / 100; /* not worth a round of their own */
 		int r = plt_ev_find_fs(ev);
 
 		if (!r)
@@ -75,7 +80,10 @@ static int rounds(struct ev *ev)
 		if (!r)
 			r = plt_ev_assign(ev, false, &n);
 		if (!r && n <= few)
-			r = plt_ev_order_grow(ev, &grown);
+			r = plt_ev_runs(ev, &grown);
+		if (!r && n + grown <= few)
+			r = plt_ev_order_grow(ev, &more);
+		grown += more;
 		if (!r && n + grown <= few)
 			r = plt_ev_assign(ev, true, &likely);
 		if (r)
@@ -145,6 +153,11 @@ int plt_evidence_place(const struct plt_puzzle *p, struct plt_placement **ret, u
 	ev.place = plt_alloc_capped((uint64_t)p->nslots + 1, sizeof(*ev.place), UINT64_C(1) << 31);
 	ev.slot_of = plt_alloc_capped((uint64_t)p->nobjects + 1, sizeof(*ev.slot_of), UINT64_C(1) << 31);
 	r = ev.place && ev.slot_of ? 0 : -ENOMEM;
+	for (unsigned k = 0; !r && k < 2; k++) {
+		ev.of_object[k] = plt_alloc_capped((uint64_t)p->nobjects + 1, sizeof(struct ev_alt), UINT64_C(1) << 31);
+		ev.of_slot[k] = plt_alloc_capped((uint64_t)p->nslots + 1, sizeof(struct ev_alt), UINT64_C(1) << 31);
+		r = ev.of_object[k] && ev.of_slot[k] ? 0 : -ENOMEM;
+	}
 	for (uint32_t i = 0; !r && i < p->nslots; i++)
 		ev.place[i].object = EV_NONE;
 	for (uint32_t i = 0; !r && i < p->nobjects; i++)

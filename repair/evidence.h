@@ -10,9 +10,11 @@
  * of a disk that is partly known; what becomes readable is evidence for the next round.
  *
  * Time is near linear in the bytes of the objects (each is read once in full, and in places again in
- * each of at most 32 rounds) and in the metadata of the guest's filesystems.  Memory: 1/128 of what
- * the objects hold, at most 256 MiB, plus 40 bytes a mark and a fact (at most 4 Mi and 8 Mi of them), plus
- * 64 bytes an object and 16 a slot.  With more data than that, objects are looked at in samples.
+ * each of at most 32 rounds) and in the metadata of the guest's filesystems.  Memory: 1/256 of what the
+ * objects hold, at most 256 MiB, and 4 bytes for each 64 KiB of span; 40 bytes a mark (at most 4 Mi),
+ * 40 a fact (8 Mi), 32 a vote of a run (4 Mi); 120 bytes an object and as many a slot, and 32 for each
+ * of the at most 12 slots that an object is scored for.  With more data
+ * than that, objects are looked at in samples, and further facts are not taken.
  */
 #include <stddef.h>
 #include <stdint.h>

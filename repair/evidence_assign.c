@@ -13,7 +13,7 @@
 #include "base/checked.h"
 #include "repair/evidence_private.h"
 
-struct best { int first, second; size_t pair; };
+struct best { int first, second; size_t pair; uint64_t newness, older; bool twin; };
 
 void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second)
 {
@@ -24,15 +24,61 @@ void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty ce
 	ev->slot_of[pair->object] = pair->slot;
 }
 
-static void rank(struct best *b, int score, size_t i)
+/* Of equal scores the newer version is the first. */
+static void rank(struct best *b, const struct ev_pair *pair, size_t i, bool copy)
 {
-	if (b->pair == SIZE_MAX || score > b->first) {
-		b->second = b->pair == SIZE_MAX ? 0 : b->first;
-		b->first = score;
-		b->pair = i;
-	} else if (score > b->second) {
-		b->second = score;
+	if (copy && pair->score <= b->first) { /* of the same content as the best: no competitor */
+		b->twin |= pair->score == b->first;
+		return;
 	}
+	if (b->pair == SIZE_MAX || pair->score > b->first ||
+	    (pair->score == b->first && pair->newness > b->newness)) {
+		b->second = b->pair == SIZE_MAX ? 0 : b->first;
+		b->older = b->pair == SIZE_MAX ? 0 : b->newness;
+		b->first = pair->score;
+		b->newness = pair->newness;
+		b->pair = i;
+	} else if (pair->score > b->second || (pair->score == b->second && pair->newness > b->older)) {
+		b->second = pair->score;
+		b->older = pair->newness;
+	}
+}
+
+static void note(struct ev_alt *a, uint32_t id, int score)
+{
+	unsigned i = a->score[0] && a->id[0] == id ? 0 : 1;
+
+	if (a->score[i] && a->id[i] == id ? score <= a->score[i] : score <= a->score[1])
+		return;
+	a->id[i] = id;
+	a->score[i] = score;
+	if (a->score[1] > a->score[0]) {
+		struct ev_alt t = *a;
+
+		*a = (struct ev_alt){ { t.id[1], t.id[0] }, { t.score[1], t.score[0] } };
+	}
+}
+
+void plt_ev_alt_note(struct ev *ev, unsigned kind, uint32_t object, uint32_t slot, int score)
+{
+	note(&ev->of_object[kind][object], slot, score);
+	note(&ev->of_slot[kind][slot], object, score);
+}
+
+int plt_ev_alternative(const struct ev *ev, unsigned kind, uint32_t object, uint32_t slot)
+{
+	const struct ev_alt *a = &ev->of_object[kind][object], *b = &ev->of_slot[kind][slot];
+	int ret = 0;
+
+	for (unsigned i = 0; i < 2; i++) {
+		if (a->score[i] && a->id[i] != slot &&
+		    !(ev->place[a->id[i]].object != EV_NONE && ev->place[a->id[i]].certainty >= PLT_STRONG))
+			ret = PLT_MAX(ret, a->score[i]);
+		if (b->score[i] && b->id[i] != object && ev->digest[b->id[i]] != ev->digest[object] &&
+		    !(ev->slot_of[b->id[i]] != EV_NONE && ev->place[ev->slot_of[b->id[i]]].certainty >= PLT_STRONG))
+			ret = PLT_MAX(ret, b->score[i]);
+	}
+	return ret;
 }
 
 static bool is_open(const struct ev *ev, const struct ev_pair *pair)
@@ -51,6 +97,8 @@ static void mark_rivals(struct ev *ev, size_t *claim)
 
 		if (!(pair->kinds & EV_SELF))
 			continue;
+		if (*c != SIZE_MAX && ev->digest[ev->pairs[*c].object] == ev->digest[pair->object])
+			continue; /* copies: either is right */
 		if (*c != SIZE_MAX)
 			pair->rival = ev->pairs[*c].rival = true;
 		else
@@ -58,16 +106,20 @@ static void mark_rivals(struct ev *ev, size_t *claim)
 	}
 }
 
-static enum plt_certainty certainty_of(const struct ev *ev, const struct ev_pair *pair, int margin)
+static enum plt_certainty certainty_of(const struct ev *ev, const struct ev_pair *pair, int margin, bool newest)
 {
 	unsigned kinds = (unsigned)__builtin_popcount(pair->kinds);
-	bool likely = margin >= EV_W_LIKELY && pair->score >= ev->prior;
+	int lead = pair->score - plt_ev_alternative(ev, 0, pair->object, pair->slot);
+	bool likely = margin >= EV_W_LIKELY && lead >= EV_W_LIKELY && pair->score >= ev->prior;
 
+	/* Versions of one block, a journal's copies or stale ones: the newest is the likely one. */
+	if (newest && margin == 0 && pair->rival && pair->score >= EV_W_SELF)
+		likely = true;
 	if (pair->shaky)
 		return likely ? PLT_LIKELY : PLT_GUESS;
 	if (pair->kinds & EV_SELF && pair->score >= EV_W_SELF && !pair->rival && margin >= EV_W_SELF / 2)
 		return pair->sure ? PLT_PROVEN : PLT_STRONG;
-	if (margin >= EV_W_STRONG && kinds >= 2)
+	if (margin >= EV_W_STRONG && lead >= EV_W_STRONG && kinds >= 2)
 		return PLT_STRONG;
 	return likely ? PLT_LIKELY : PLT_GUESS;
 }
@@ -88,6 +140,8 @@ int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n)
 		return -ENOMEM;
 	}
 	mark_rivals(ev, claim);
+	for (size_t i = 0; i < ev->npairs; i++)
+		plt_ev_alt_note(ev, 0, ev->pairs[i].object, ev->pairs[i].slot, ev->pairs[i].score);
 	while (moved) {
 		moved = false;
 		for (uint32_t i = 0; i < p->nobjects; i++)
@@ -95,10 +149,14 @@ int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n)
 		for (uint32_t i = 0; i < p->nslots; i++)
 			of_slot[i] = (struct best){ .pair = SIZE_MAX };
 		for (size_t i = 0; i < ev->npairs; i++) {
+			struct best *best;
+
 			if (!is_open(ev, &ev->pairs[i]))
 				continue;
-			rank(&of_object[ev->pairs[i].object], ev->pairs[i].score, i);
-			rank(&of_slot[ev->pairs[i].slot], ev->pairs[i].score, i);
+			best = &of_slot[ev->pairs[i].slot];
+			rank(&of_object[ev->pairs[i].object], &ev->pairs[i], i, false);
+			rank(best, &ev->pairs[i], i, best->pair != SIZE_MAX &&
+			     ev->digest[ev->pairs[best->pair].object] == ev->digest[ev->pairs[i].object]);
 		}
 		for (uint32_t o = 0; o < p->nobjects; o++) {
 			size_t i = of_object[o].pair;
@@ -108,8 +166,12 @@ int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n)
 			if (i == SIZE_MAX || of_slot[ev->pairs[i].slot].pair != i)
 				continue;
 			second = PLT_MAX(of_object[o].second, of_slot[ev->pairs[i].slot].second);
+			/* Two places alike (copies of a table) and two objects alike: any way round is right. */
+			if (of_slot[ev->pairs[i].slot].twin && of_object[o].second == of_object[o].first)
+				second = of_slot[ev->pairs[i].slot].second;
 			margin = ev->pairs[i].score - second;
-			c = certainty_of(ev, &ev->pairs[i], margin);
+			c = certainty_of(ev, &ev->pairs[i], margin, of_slot[ev->pairs[i].slot].newness > of_slot[ev->pairs[i].slot].older &&
+					 of_object[o].second < of_object[o].first);
 			if (c < PLT_LIKELY || (c == PLT_LIKELY && !likely))
 				continue;
 			plt_ev_put(ev, &ev->pairs[i], c, second);

@@ -16,10 +16,11 @@
 #include "repair/evidence_private.h"
 
 #define HABIT_BRIDGE 500 /* of 1000 */
-#define HABIT_STEP 900
+#define HABIT_STEP 997
 #define SURE_STEPS 985   /* a chain of steps is right this often at least */
-#define SURE_RULE 985    /* and so is the rule of one break, tried on what is known */
-#define TRIALS 20        /* this often at least */
+#define SURE_RULE 990    /* and so is the rule of one break, tried on what is known */
+#define SURE_LONG 997    /* the more depends on one decision */
+#define TRIALS 25        /* this often at least */
 
 struct key { uint64_t host; uint32_t object; };
 
@@ -132,12 +133,13 @@ static unsigned measure(const struct ev *ev)
 		uint32_t next = beside(ev, o, 1);
 
 		if (ev->slot_of[o] == EV_NONE || next == EV_NONE || ev->slot_of[next] == EV_NONE ||
-		    ev->hops[o] || ev->hops[next])
-			continue;
+		    ev->hops[o] || ev->hops[next] ||
+		    !((ev->place[ev->slot_of[o]].kinds | ev->place[ev->slot_of[next]].kinds) & EV_TAIL))
+			continue; /* tables of a filesystem lie together, which says nothing of files */
 		all++;
 		together += ev->p->slots[ev->slot_of[next]] == ev->p->slots[ev->slot_of[o]] + ev->p->span;
 	}
-	return all < 8 ? 0 : (unsigned)(together * 1000 / all);
+	return all < TRIALS ? 0 : (unsigned)(together * 1000 / (all + 2));
 }
 
 static bool fits(const struct ev *ev, uint32_t object, uint32_t slot, struct ev_pair *ret)
@@ -240,9 +242,9 @@ static bool could_be(struct ev *ev, const struct gap *g, uint32_t object, uint32
 {
 	if (slot == EV_NONE)
 		return false;
+	/* As if it said nothing of itself, as the objects that the rule is for. */
 	if (g->hidden != EV_NONE && (object == g->hidden || slot == ev->slot_of[g->hidden]))
-		return slot == ev->slot_of[g->hidden] || (ev->place[slot].object == EV_NONE && wanted(ev, slot) &&
-							  plt_ev_score(ev, object, slot).score >= 0);
+		return slot == ev->slot_of[g->hidden] || (ev->place[slot].object == EV_NONE && wanted(ev, slot));
 	return fits(ev, object, slot, ret);
 }
 
@@ -292,6 +294,7 @@ static bool find_gap(struct ev *ev, uint32_t left, unsigned skip, struct gap *g)
 
 /* Gaps of alike length: the longer, the more may be in between. */
 #define LENGTHS 12
+#define SHORT 3 /* up to eight objects */
 
 static unsigned length_class(uint32_t n)
 {
@@ -339,7 +342,9 @@ static void try_rule(struct ev *ev, bool *ret_holds)
 		wrong[c] += wrong[c + 1];
 	}
 	for (unsigned c = 0; c < LENGTHS; c++)
-		ret_holds[c] = right[c] >= TRIALS && right[c] * 1000 >= (right[c] + wrong[c]) * SURE_RULE;
+		ret_holds[c] = (right[c] >= TRIALS ||
+				(c <= SHORT && right[0] >= 4 * TRIALS && !wrong[0] && right[c] >= TRIALS / 5)) &&
+			       right[c] * 1000 >= (right[c] + wrong[c]) * (c <= SHORT ? SURE_RULE : SURE_LONG);
 }
 
 static void split(struct ev *ev, uint32_t *ret_n)

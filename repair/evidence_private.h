@@ -63,9 +63,15 @@ struct ev_pair {
 	bool sure, rival;          /* one by checksum; another object's structures name the same place */
 	bool shaky;                /* rests on a filesystem whose start is a guess */
 	uint8_t tails;
+	uint64_t newness;          /* the greatest of its metadata that verified */
 };
 
-struct ev_place { uint32_t object; uint8_t certainty, kinds; int score, second; }; /* of a slot; object EV_NONE: empty */
+/* The two best partners that a slot or an object ever had: one that is gone is still an alternative. */
+struct ev_alt { uint32_t id[2]; int score[2]; };
+
+/* Of a slot; object EV_NONE: empty. */
+struct ev_place { uint32_t object; uint8_t certainty, kinds; int score, second; };
+
 
 struct ev {
 	const struct plt_puzzle *p;
@@ -80,6 +86,7 @@ struct ev {
 	size_t nmarks, marks_cap;
 	uint32_t *mark_of;         /* nobjects + 1: where an object's marks begin */
 	bool *blank;               /* nothing but zeros, or nothing readable */
+	uint32_t *digest;          /* of what was scanned: equal ones may change places */
 
 	/* evidence_view.c */
 	struct ev_fs fs[EV_FS_MAX];
@@ -103,6 +110,7 @@ struct ev {
 	/* evidence_assign.c */
 	struct ev_place *place;    /* nslots */
 	uint32_t *slot_of;         /* nobjects: index of the slot, EV_NONE */
+	struct ev_alt *of_object[2], *of_slot[2]; /* of single pairs, of runs */
 	struct ev_pair *pairs;
 	size_t npairs, pairs_cap;
 	struct ev_link { uint32_t before, after; } *chain; /* objects whose ends meet on the host; EV_NONE */
@@ -139,12 +147,24 @@ unsigned plt_ev_rarity(const struct ev *ev, unsigned fs, uint64_t len); /* bits 
 int plt_ev_score_all(struct ev *ev);
 struct ev_pair plt_ev_score(const struct ev *ev, uint32_t object, uint32_t slot);
 
+/* Slots in which a file ends as the object does somewhere, and how much each says. */
+#define EV_CLAIMS_MAX 256
+struct ev_claim { uint32_t slot, bits; };
+size_t plt_ev_claims(const struct ev *ev, uint32_t object, struct ev_claim *ret);
+
+/* evidence_runs.c: objects that lie together on the host, judged together */
+int plt_ev_runs(struct ev *ev, uint32_t *ret_n);
+
 /* evidence_assign.c */
 int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n);
-/* evidence_order.c */
+/* What else was open to the two, unless that has been settled since: the best score. */
+void plt_ev_alt_note(struct ev *ev, unsigned kind, uint32_t object, uint32_t slot, int score);
+int plt_ev_alternative(const struct ev *ev, unsigned kind, uint32_t object, uint32_t slot);
+void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second);
+
+/* evidence_order.c: what lies between placed neighbours on the host */
 int plt_ev_order_init(struct ev *ev);
 unsigned plt_ev_order_support(const struct ev *ev, uint32_t object, uint32_t slot);
 int plt_ev_order_grow(struct ev *ev, uint32_t *ret_n);
-void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second);
 
 #endif

@@ -13,6 +13,7 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/crc.h"
 #include "base/zero.h"
 #include "repair/evidence_private.h"
 
@@ -140,6 +141,7 @@ static int scan_piece(struct ev *ev, uint32_t object, uint32_t i, uint8_t *buf, 
 	*ret = true;
 	ev->piece[(size_t)object * ev->pieces + i] = (uint32_t)(ev->ngrains / ev->piece_grains);
 	ev->ngrains += ev->piece_grains;
+	ev->digest[object] = plt_crc32c(ev->digest[object] + i + 1, buf, ev->piece_len);
 	if (read)
 		plt_guest_marks(buf, ev->piece_len, base, collect, &c);
 	return c.error;
@@ -194,8 +196,9 @@ int plt_ev_scan(struct ev *ev)
 	ev->piece = plt_alloc_capped((uint64_t)p->nobjects * ev->pieces, sizeof(*ev->piece), UINT64_C(1) << 30);
 	ev->mark_of = plt_alloc_capped((uint64_t)p->nobjects + 1, sizeof(*ev->mark_of), UINT64_C(1) << 30);
 	ev->blank = plt_alloc_capped(p->nobjects, sizeof(*ev->blank), UINT64_C(1) << 30);
+	ev->digest = plt_alloc_capped(p->nobjects, sizeof(*ev->digest), UINT64_C(1) << 30);
 	buf = plt_alloc_io(ev->piece_len);
-	if (!ev->piece || !ev->mark_of || !ev->blank || !buf)
+	if (!ev->piece || !ev->mark_of || !ev->blank || !ev->digest || !buf)
 		return -ENOMEM;
 	for (uint64_t i = 0; i < (uint64_t)p->nobjects * ev->pieces; i++)
 		ev->piece[i] = EV_UNSEEN;

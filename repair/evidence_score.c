@@ -116,6 +116,7 @@ static void judge_meta(struct sum *s, const struct ev_fact *f)
 		step = blocks / 8 * fs->block;
 	for (; at < end && end - at >= fs->block && s->verified < VERIFY_MAX; at += step) {
 		int64_t len = plt_ev_length(ev, s->pair->object, at - s->base, fs->block);
+		uint64_t newness;
 		int verdict;
 
 		if (len <= 0) {
@@ -129,6 +130,8 @@ static void judge_meta(struct sum *s, const struct ev_fact *f)
 		if (verdict > 0) {
 			s->pair->score += EV_W_SELF;
 			s->pair->kinds |= EV_META;
+			newness = fs->ops->newness(fs, &fact, block);
+			s->pair->newness = PLT_MAX(s->pair->newness, newness);
 		} else if (verdict < 0) {
 			s->pair->score -= EV_W_SELF;
 			s->missed++;
@@ -205,7 +208,7 @@ static void judge_marks(struct sum *s)
 	if (journal || elsewhere > pair->self) /* copies in a journal name the places of the originals */
 		pair->sure = false;
 	if (pair->self && !journal) {
-		pair->score += EV_W_SELF * (int)PLT_MIN(pair->self, 10);
+		pair->score += EV_W_SELF * (int)pair->self;
 		pair->kinds |= EV_SELF;
 	}
 	pair->score -= 60 * (int)PLT_MIN(elsewhere, 10u);
@@ -285,9 +288,12 @@ static void vote_at(const struct ev *ev, uint32_t object, uint64_t from, uint64_
 	n = plt_ev_facts_by_key(ev, plt_ev_tail_key(to, (uint64_t)len), &at);
 	if (n > COMMON)
 		return;
-	for (size_t k = 0; k < n; k++)
-		if (ev->facts[ev->by_key[at + k]].kind == PLT_FACT_TAIL)
-			vote(ev, vs, ev->facts[ev->by_key[at + k]].slot, EV_W_TAIL);
+	for (size_t k = 0; k < n; k++) {
+		const struct ev_fact *f = &ev->facts[ev->by_key[at + k]];
+
+		if (f->kind == PLT_FACT_TAIL)
+			vote(ev, vs, f->slot, plt_ev_rarity(ev, f->fs, (uint64_t)len));
+	}
 }
 
 /* Where each filesystem's blocks would end in the object. */
@@ -344,6 +350,26 @@ static int add_pair(struct ev *ev, const struct ev_pair *pair)
 	}
 	ev->pairs[ev->npairs++] = *pair;
 	return 0;
+}
+
+size_t plt_ev_claims(const struct ev *ev, uint32_t object, struct ev_claim *ret)
+{
+	struct votes *vs = malloc(sizeof(*vs));
+	size_t n = 0;
+
+	if (!vs)
+		return 0;
+	vs->n = 0;
+	vote_by_tails(ev, object, vs);
+	qsort(vs->v, vs->n, sizeof(*vs->v), compare_votes);
+	for (unsigned i = 0; i < vs->n; i++) {
+		if (n && ret[n - 1].slot == vs->v[i].slot)
+			ret[n - 1].bits += vs->v[i].weight;
+		else if (n < EV_CLAIMS_MAX)
+			ret[n++] = (struct ev_claim){ .slot = vs->v[i].slot, .bits = vs->v[i].weight };
+	}
+	free(vs);
+	return n;
 }
 
 int plt_ev_score_all(struct ev *ev)

@@ -12,6 +12,7 @@ libplatter_core_la_SOURCES += \
 	repair/evidence_facts.c \
 	repair/evidence_order.c \
 	repair/evidence_private.h \
+	repair/evidence_runs.c \
 	repair/evidence_scan.c \
 	repair/evidence_score.c \
 	repair/evidence_view.c \

@@ -33,6 +33,7 @@ static uint8_t *disk;
 static uint64_t size, unit, span;
 static uint32_t nobjects, nslots;
 static uint64_t *truth, *slots;        /* of an object: where it was */
+static uint64_t *guest_of;             /* of a host position in units: 1 + the disk's cluster there */
 static uint64_t *host;                 /* of a cluster of the disk: where it lies; 0: nowhere */
 static uint8_t **stale;                /* of an object: its content if it is none of the disk's */
 static bool *is_slot;
@@ -72,6 +73,16 @@ static uint64_t host_of(void *arg, uint32_t object, uint64_t off)
 	return stale[object] ? host[size / unit + 1] + object * unit * 3 : host[i];
 }
 
+static uint64_t guest_at(void *arg, uint64_t host_off)
+{
+	uint64_t i = host_off / unit;
+
+	(void)arg;
+	if (i >= size / unit + 8 || !guest_of[i] || is_slot[(guest_of[i] - 1) * unit / span])
+		return UINT64_MAX;
+	return (guest_of[i] - 1) * unit;
+}
+
 static void shuffle(uint64_t *v, uint64_t n, uint64_t chunk, uint64_t *rnd)
 {
 	uint64_t chunks = plt_div_up(n, chunk), *order = malloc((chunks + 1) * sizeof(*order));
@@ -102,8 +113,10 @@ static void fill_host(uint64_t chunk, uint64_t *rnd)
 		if (!plt_is_zero(disk + at, PLT_MIN(unit, size - at)))
 			order[n++] = at / unit;
 	shuffle(order, n, chunk, rnd);
-	for (uint64_t i = 0; i < n; i++)
+	for (uint64_t i = 0; i < n; i++) {
 		host[order[i]] = (i + 5) * unit;
+		guest_of[i + 5] = order[i] + 1;
+	}
 	host[size / unit + 1] = (n + 7) * unit;
 	free(order);
 }
@@ -184,6 +197,7 @@ int main(int argc, char **argv)
 	truth = calloc(plt_div_up(size, span) + nstale + 1, sizeof(*truth));
 	slots = calloc(plt_div_up(size, span) + 1, sizeof(*slots));
 	host = calloc(size / unit + 3, sizeof(*host));
+	guest_of = calloc(size / unit + 8, sizeof(*guest_of));
 	stale = calloc(plt_div_up(size, span) + nstale + 1, sizeof(*stale));
 	is_slot = calloc(plt_div_up(size, span) + 1, 1);
 	for (uint64_t at = 0; at < size; at += span) {
@@ -213,7 +227,7 @@ int main(int argc, char **argv)
 
 	p = (struct plt_puzzle){
 		.disk_size = size, .unit = (uint32_t)unit, .span = span, .read_disk = read_disk,
-		.read_object = read_object, .host_of = host_of, .nobjects = nobjects, .slots = slots, .nslots = nslots,
+		.read_object = read_object, .host_of = host_of, .guest_at = guest_at, .nobjects = nobjects, .slots = slots, .nslots = nslots,
 	};
 	clock_gettime(CLOCK_MONOTONIC, &a);
 	if (plt_evidence_place(&p, &v, &n, &err)) {
