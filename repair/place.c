@@ -15,6 +15,8 @@
 #include "repair/evidence.h"
 #include "repair/repair.h"
 
+#define SUBCLUSTERS 32 /* of a unit, that may be there or not */
+
 struct place {
 	const struct plt_orphans *o;
 	struct plt_disk *known, *orphans;
@@ -52,18 +54,23 @@ static int read_disk(void *arg, uint64_t off, void *buf, size_t len)
 static int ask(struct place *p, uint32_t object, uint64_t off)
 {
 	uint64_t at = object * p->o->span + plt_align_down(off, p->unit);
-	struct plt_extent e;
+	struct plt_extent e[SUBCLUSTERS];
 	unsigned n;
 	int r = 0;
 
 	if (p->asked == at)
 		return 0;
-	r = plt_status(p->orphans, at, p->unit, PLT_STATUS_TOP_ONLY | PLT_STATUS_NO_HOST, &e, 1, &n, NULL);
+	r = plt_status(p->orphans, at, p->unit, PLT_STATUS_TOP_ONLY | PLT_STATUS_NO_HOST, e, SUBCLUSTERS, &n, NULL);
 	if (r < 0)
 		return r;
 	p->asked = at;
-	p->there = e.flags & PLT_EXTENT_PRESENT;
-	p->host = e.flags & PLT_EXTENT_OFFSET ? e.host_off : 0;
+	p->there = false;
+	p->host = 0;
+	for (unsigned i = 0; i < n && !p->host; i++) {
+		p->there |= e[i].flags & PLT_EXTENT_PRESENT && !(e[i].flags & PLT_EXTENT_ZERO);
+		if (e[i].flags & PLT_EXTENT_OFFSET && e[i].host_off >= e[i].off - at)
+			p->host = e[i].host_off - (e[i].off - at);
+	}
 	return 0;
 }
 

@@ -7,4 +7,7 @@ tests_repair_test_evidence_SOURCES = tests/repair/test-evidence.c
 check_helpers += tests/repair/evidence-lab
 tests_repair_evidence_lab_SOURCES = tests/repair/evidence-lab.c
 
-script_tests += tests/repair/evidence.sh
+script_tests += \
+	tests/repair/evidence.sh \
+	tests/repair/lost-tables.sh \
+	$(NULL)

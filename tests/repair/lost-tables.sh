@@ -1,0 +1,55 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+#
+# A qcow2 whose L1 table is gone, with a guest's filesystem in it: repair puts the L2 tables back by what the guest
+# has written, qemu-img finds nothing wrong, the files are what they were, and undo gives the very bytes back.
+# What finds no place stays unplaced and is not given free.
+
+. "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
+PATH=$PATH:/usr/sbin:/sbin
+requires python3 mke2fs debugfs dumpe2fs e2fsck qemu-img
+
+python3 "$srcdir/tests/fixtures/guest.py" ext4 192 "${PLT_SEED:-7}" disk.raw >/dev/null || skip_all 'no filesystem can be made'
+
+# l1 FILE: "offset bytes" of its L1 table
+l1() {
+	echo $((16#$(od -An -tx1 -j 40 -N 8 "$1" | tr -d ' \n'))) \
+		$((8 * 16#$(od -An -tx1 -j 36 -N 4 "$1" | tr -d ' \n')))
+}
+
+for options in cluster_size=4k cluster_size=4k,compat=0.10 cluster_size=16k,extended_l2=on; do
+	rm -f d.qcow2*
+	"$PLATTER" convert -O qcow2 -o $options disk.raw d.qcow2
+	cp d.qcow2 sound
+	read -r at len < <(l1 d.qcow2)
+	dd if=/dev/zero of=d.qcow2 bs=8 seek=$((at / 8)) count=$((len / 8)) conv=notrunc status=none
+	cp d.qcow2 before
+	isnt "$("$PLATTER" check -q d.qcow2 >/dev/null 2>&1; echo $?)" 0 "$options: check"
+	"$PLATTER" repair -q --yes d.qcow2 >out 2>&1
+	like $? '^[0-3]$' "$options: repair"
+	placed=$(cmp -l d.qcow2 before 2>/dev/null | wc -l)
+	isnt "$placed" 0 "$options: tables find their places"
+	ok "$options: qemu-img finds no error" sh -c 'qemu-img check d.qcow2 >/dev/null 2>&1; [ $? -eq 0 -o $? -eq 3 ]'
+	# every table that was put back lies where it lay
+	wrong=$(python3 - d.qcow2 sound "$at" "$len" <<'EOF'
+import struct, sys
+a, b = (open(p, 'rb').read() for p in sys.argv[1:3])
+at, n = int(sys.argv[3]), int(sys.argv[4]) // 8
+mask = 0x00fffffffffffe00
+x, y = ([e & mask for e in struct.unpack('>%dQ' % n, d[at:at + 8 * n])] for d in (a, b))
+print(sum(1 for i in range(n) if x[i] and x[i] != y[i]), sum(1 for i in range(n) if x[i]), sum(1 for e in y if e))
+EOF
+)
+	echo "# $options: wrong, placed, there were: $wrong"
+	read -r bad got all <<<"$wrong"
+	is "$bad" 0 "$options: none in a wrong one"
+	case $options in *extended*) least=5 ;; *) least=9 ;; esac # (of ten; few and large tables are harder)
+	ok "$options: most of them" [ $((got * 10)) -ge $((all * least)) ]
+	if [ "$got" = "$all" ]; then
+		ok "$options: the disk is what it was" qemu-img compare -q d.qcow2 disk.raw
+	fi
+	ok "$options: undo" "$PLATTER" undo -q d.qcow2.platter-undo
+	is_file_equal d.qcow2 before "$options: the very bytes"
+done
+done_testing
