@@ -29,10 +29,10 @@ spec() {
 theirs() {
 	local i out status
 
-	for i in 1 2 3 4 5 6 7 8; do
+	for i in {1..40}; do
 		out=$(qemu-img "$@" 2>&1)
 		status=$?
-		case $out in *'Unable to get accurate CPU usage'*) ;; *) break ;; esac
+		case $out in *'Unable to get accurate CPU usage'*) sleep 0.$((RANDOM % 9 + 1)) ;; *) break ;; esac
 	done
 	[ $status -eq 0 ] || echo "$out"
 	return $status
