@@ -135,6 +135,14 @@ static int repair(struct cli_args *a, struct plt_ctx *ctx, struct job *j, struct
 	ro.flags = strcmp(j->repair, "leaks") ? 0 : PLT_REPAIR_LEAKS;
 	ro.undo_file = j->undo_file;
 	r = plt_check_repair(ctx, j->name, &j->open, &ro, cli_found, rep, res, err);
+	if (r == -ENOSYS) {
+		struct plt_error why = *err;
+
+		r = plt_check(ctx, j->name, &j->open, cli_found, rep, res, err);
+		if (r == 0 && (res->corruptions || res->added || res->leaks))
+			cli_error("%s", why.text);
+		return r;
+	}
 	if (r < 0 || (!res->corruptions_fixed && !res->leaks_fixed))
 		return r;
 	if (!a->quiet && !a->json)

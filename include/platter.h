@@ -418,7 +418,7 @@ struct plt_repair_options {
 /*
  * Examine and plan.  @found hears of everything: first what is wrong (.mended: the plan puts it right), and
  * what comes to light as the plan is followed.  A repair that was interrupted is finished first (a warning
- * says so).  -ENOTSUP: images of this format cannot be repaired.
+ * says so).  -ENOSYS: images of this format cannot be repaired.
  */
 int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
 		    const struct plt_repair_options *options,
@@ -448,7 +448,7 @@ void plt_repair_free(struct plt_repair *rep); /* NULL allowed */
 /*
  * What `check -r` does: plan, apply, and the journal removed once the image is right.  Where there is no place
  * for a journal, counts and what entries say of them are corrected in an order that is safe at every
- * moment; anything more is refused.  @ret: of the image before, and what was fixed.
+ * moment; where the plan has more than that, all of it is refused (-ENOTSUP).  @ret: of the image before, and what was fixed.
  */
 int plt_check_repair(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
 		     const struct plt_repair_options *options,

@@ -40,6 +40,16 @@ static void mark(struct qcow2_exam *x, uint64_t off, uint64_t len, const char *w
 	x->overlaps[x->noverlaps++] = (struct qcow2_overlap){off, len, what};
 }
 
+bool qcow2_exam_overlaps(const struct qcow2_exam *x, uint64_t off, uint64_t len)
+{
+	if (x->noverlaps == MAX_OVERLAPS) /* there may be more */
+		return true;
+	for (unsigned i = 0; i < x->noverlaps; i++)
+		if (plt_ranges_overlap(off, len, x->overlaps[i].off, x->overlaps[i].len))
+			return true;
+	return false;
+}
+
 static bool snapshot_l1_usable(const struct qcow2_exam *x, const struct qcow2_snapshot *s)
 {
 	return !(s->l1_offset & (x->q.cluster_size - 1)) && s->l1_size <= QCOW2_MAX_L1_BYTES / 8 &&

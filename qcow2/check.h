@@ -250,6 +250,9 @@ int qcow2_l2_scan(struct qcow2_recount *c);
 /* One L2 table's bytes (zeros behind the file's end) into @buf of one cluster. */
 int qcow2_l2_read(struct qcow2_recount *c, uint64_t off, uint8_t *buf);
 
+/* Does other metadata lie in [off, off+len), too?  Then no entry in it may be changed. */
+bool qcow2_exam_overlaps(const struct qcow2_exam *x, uint64_t off, uint64_t len);
+
 /*
  * orphans.c: sets x->orphans.  After everything has been counted.  @counted: the stored counts can be
  * trusted to say what is in use; otherwise everything in the file that nothing reaches is looked at.

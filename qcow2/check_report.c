@@ -149,6 +149,7 @@ static bool mend_zero(struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_
 	uint64_t off = e & QCOW2_L2_OFFSET;
 
 	if (!x->ex->mend || !(x->ex->mend->what & PLT_MEND_MAP) || data || !(off & (q->cluster_size - 1)) ||
+	    qcow2_exam_overlaps(x, plt_align_down(at, q->cluster_size), q->cluster_size) ||
 	    plt_store_write(x->c.file, at, &v, sizeof(v), PLT_IO_L2, NULL) < 0)
 		return false;
 	x->map_changed = x->ex->mend->changed = true;
@@ -299,6 +300,7 @@ static void say_copied(struct qcow2_exam *x, bool mended, const char *id, uint64
 static int copied_table(struct qcow2_exam *x, uint64_t table_off, uint8_t *table)
 {
 	const struct qcow2_state *q = &x->q;
+	const bool alone = !(table_off & (q->cluster_size - 1)) && !qcow2_exam_overlaps(x, table_off, q->cluster_size);
 	uint64_t from = UINT64_MAX, to = 0;
 	char what[120];
 
@@ -314,7 +316,7 @@ static int copied_table(struct qcow2_exam *x, uint64_t table_off, uint8_t *table
 			continue;
 		if ((stored == 1) == !!(e & QCOW2_COPIED))
 			continue;
-		mend = !(table_off & (q->cluster_size - 1)) && mends_copied(x, off, stored);
+		mend = alone && mends_copied(x, off, stored);
 		snprintf(what, sizeof(what), "data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64, e, stored);
 		say_copied(x, mend, "Q-COPIED", off, what);
 		if (!mend)
@@ -341,7 +343,8 @@ static int copied_entry(void *arg, uint32_t index, uint64_t e)
 	if (!off || qcow2_stored_count(&x->c, off >> x->q.cluster_bits, &stored) < 0)
 		return 0;
 	if ((stored == 1) != !!(e & QCOW2_COPIED)) {
-		bool mend = mends_copied(x, off, stored);
+		bool mend = !qcow2_exam_overlaps(x, x->q.l1_offset, (uint64_t)x->q.l1_size * 8) &&
+			    mends_copied(x, off, stored);
 
 		snprintf(what, sizeof(what), "L2 cluster: l1_index=%" PRIu32 " l1_entry=%" PRIx64 " refcount=%" PRIu64,
 			 index, e, stored);

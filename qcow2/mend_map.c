@@ -231,6 +231,22 @@ static int by_snapshots(struct mending *m)
 	return r;
 }
 
+/* They are in the order of the file. */
+static uint32_t piece_find(const struct qcow2_exam *x, uint64_t off)
+{
+	uint32_t lo = 0, hi = x->npieces;
+
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (x->pieces[mid].off < off)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
 /* What the caller has found out. */
 static int by_caller(struct mending *m)
 {
@@ -242,9 +258,10 @@ static int by_caller(struct mending *m)
 		const struct plt_orphan *p = &mend->place[k];
 		struct gap *g = p->guest_off == PLT_UNPLACED ? NULL : gap_find(m, p->guest_off / span(&x->q));
 
-		for (uint32_t i = 0; g && !g->filled && i < x->npieces && r == 0; i++)
-			if (x->pieces[i].off == p->host_off && !m->used[i])
-				r = put_piece(m, i, g, p->certainty, p->why);
+		uint32_t i = piece_find(x, p->host_off);
+
+		if (g && !g->filled && i < x->npieces && x->pieces[i].off == p->host_off && !m->used[i])
+			r = put_piece(m, i, g, p->certainty, p->why);
 	}
 	return r;
 }
@@ -294,7 +311,9 @@ int qcow2_mend_map(struct qcow2_exam *x)
 	const struct qcow2_state *q = &x->q;
 	struct plt_orphans *p = &x->ex->mend->unplaced;
 	struct mending m = {.x = x};
-	bool holds_l1 = q->l1_size && !(q->l1_offset & (q->cluster_size - 1)) && q->l1_offset < x->c.file_size;
+	bool holds_l1 = q->l1_size && !(q->l1_offset & (q->cluster_size - 1)) &&
+			plt_in_range(q->l1_offset, (uint64_t)q->l1_size * 8, x->c.file_size) &&
+			!qcow2_exam_overlaps(x, q->l1_offset, (uint64_t)q->l1_size * 8);
 	int r;
 
 	free(p->v);

@@ -23,7 +23,6 @@ struct job {
 	struct plt_repair *rep;
 	struct plt_journal *j;
 	struct plt_error *err;
-	uint64_t from; /* edits from here on only */
 };
 
 static int add_edit(void *arg, uint64_t off, const void *bytes, uint64_t len)
@@ -211,7 +210,7 @@ int plt_repair_apply(struct plt_repair *rep, char **ret_journal, struct plt_erro
 /* ---- check -r -------------------------------------------------------------------------------- */
 
 /* Counts and marks, each step safe whenever it is cut, and the next only when it is durable. */
-static int without_journal(struct plt_repair *rep, unsigned what, struct plt_error *err)
+static int without_journal(struct plt_repair *rep, unsigned what, const struct plt_error *why, struct plt_error *err)
 {
 	static const unsigned steps[] = {
 		PLT_MEND_RAISE,
@@ -220,8 +219,13 @@ static int without_journal(struct plt_repair *rep, unsigned what, struct plt_err
 		PLT_MEND_RAISE | PLT_MEND_LOWER | PLT_MEND_MARKS,
 	};
 	struct plt_check_result before = rep->before;
-	int r = 0;
+	uint64_t planned = before.corruptions_fixed + before.leaks_fixed;
+	int r = plt_repair_reset(rep, err);
 
+	if (r == 0)
+		r = plt_repair_mend(rep, what, NULL, NULL, err);
+	if (r == 0 && rep->before.corruptions_fixed + rep->before.leaks_fixed < planned)
+		r = plt_error_set(err, ENOTSUP, "%s; what is wrong cannot be put right in place without one", why->text);
 	for (unsigned i = 0; i < PLT_ARRAY_SIZE(steps) && r == 0; i++) {
 		r = plt_repair_reset(rep, err);
 		if (r == 0)
@@ -253,7 +257,7 @@ int plt_check_repair(struct plt_ctx *ctx, const char *name, const struct plt_ope
 		r = plt_error_set(err, ENOTSUP, "%s; what is wrong cannot be put right in place without one", why.text);
 	else if (r == -ENOTSUP)
 		r = without_journal(rep, leaks ? PLT_MEND_LOWER | PLT_MEND_MARKS :
-						 PLT_MEND_LOWER | PLT_MEND_MARKS | PLT_MEND_RAISE, err);
+						 PLT_MEND_LOWER | PLT_MEND_MARKS | PLT_MEND_RAISE, &why, err);
 	else if (r < 0)
 		plt_error_set(err, -r, "%s", why.text);
 	*ret = rep->before;

@@ -135,6 +135,7 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 	const struct plt_repair_options *o = options ? options : &defaults;
 	bool write = !(o->flags & PLT_REPAIR_NO_WRITE);
 	struct plt_repair *rep = calloc(1, sizeof(*rep));
+	const struct plt_driver *drv;
 	int r;
 
 	if (!rep)
@@ -143,6 +144,10 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 	r = plt_bytes_open(ctx, name, opts, write ? PLT_BYTES_REPAIR : PLT_BYTES_READ, &rep->img, &rep->format, err);
 	if (r < 0)
 		plt_error_prefix(err, "Could not open '%s'", name);
+	drv = r == 0 && rep->format ? plt_driver_find(rep->format) : NULL;
+	if (r == 0 && !(drv && drv->flags & PLT_DRIVER_MENDS))
+		r = plt_error_set(err, ENOSYS, "'%s': images of the format %s cannot be repaired in this release", name,
+				  rep->format ? rep->format : "raw");
 	rep->name = r == 0 ? strdup(rep->img->name) : NULL;
 	rep->undo_file = o->undo_file ? strdup(o->undo_file) : NULL;
 	if (r == 0 && (!rep->name || (o->undo_file && !rep->undo_file)))

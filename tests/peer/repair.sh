@@ -206,6 +206,54 @@ cp first d.qcow2
 ok '  put back, it is undone' "$PLATTER" undo -q d.qcow2.platter-undo
 is_file_equal d.qcow2 before '  to the beginning'
 
+# ---- a header and entries that point at tables --------------------------------------------------
+
+# An L1 table that lies on the header: nothing is put into it.
+cp sound.qcow2 d.qcow2
+poke d.qcow2 40 '\0\0\0\0\0\0\0\0'
+head -c 40 d.qcow2 >before
+"$PLATTER" check -r all d.qcow2 >/dev/null 2>&1
+is "$(head -c 40 d.qcow2 | cmp - before && echo same)" same 'an L1 table on the header: the header stays'
+
+# An L1 entry that names the refcount block: its counts are not taken for entries.
+cp sound.qcow2 d.qcow2
+poke d.qcow2 $((l1 + 8)) "\\x80$(printf '%014x' "$refblock" | sed 's/../\\x&/g')"
+cp d.qcow2 before
+"$PLATTER" check -r all d.qcow2 >/dev/null 2>&1
+is $? 0 'an L1 entry that names a refcount block gets its own table back'
+ok '  the disk is what it was' qemu-img compare -q d.qcow2 sound.qcow2
+is_file_equal <(dd if=d.qcow2 bs=65536 skip=$((refblock / 65536)) count=1 status=none) \
+	<(dd if=before bs=65536 skip=$((refblock / 65536)) count=1 status=none) '  whose bytes stay'
+ok '  and the data with them' qemu-io -r -c 'read -q -P 1 0 8M' -c 'read -q -P 2 20M 3M' d.qcow2
+
+# ---- no place for a journal ---------------------------------------------------------------------
+
+if [ "$(id -u)" -eq 0 ] && loop=$(losetup -f --show sound.qcow2 2>/dev/null); then
+	losetup -d "$loop"
+	cp sound.qcow2 d.qcow2
+	poke d.qcow2 $((refblock + 20)) '\0\3\0\0\0\5'
+	cp d.qcow2 before
+	loop=$(losetup -f --show d.qcow2)
+	fails 1 'a device: repair wants --undo-file' "$PLATTER" repair -q --yes -f qcow2 "$loop"
+	ok '  check -r corrects counts without' "$PLATTER" check -q -r all -f qcow2 "$loop"
+	losetup -d "$loop"
+	ok '  and qemu-img finds nothing' qemu-img check -q d.qcow2
+	cp sound.qcow2 d.qcow2
+	poke d.qcow2 "$l1" '\0\0\0\0\0\0\0\0'
+	cp d.qcow2 before
+	loop=$(losetup -f --show d.qcow2)
+	fails 2 '  more than counts is refused' "$PLATTER" check -q -r all -f qcow2 "$loop"
+	losetup -d "$loop"
+	is_file_equal d.qcow2 before '  with nothing changed'
+fi
+
+# Other formats are looked at, and said not to be repaired.
+"$PLATTER" create -q -f vpc v.vhd 1M
+ok 'check -r of a sound vpc' "$PLATTER" check -q -r all -f vpc v.vhd
+truncate -s -512 v.vhd
+like "$("$PLATTER" check -r all -f vpc v.vhd 2>&1)" 'vpc cannot be repaired' '  of a damaged one'
+fails 1 '  and repair' "$PLATTER" repair --yes -f vpc v.vhd
+
 # ---- usage --------------------------------------------------------------------------------------
 
 "$PLATTER" repair --dry-run d.qcow2 >out
