@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "formats/doubt.h"
 #include "io/store.h"
 #include "platter.h"
 
@@ -21,13 +22,6 @@ enum plt_severity {
 	PLT_CORRUPTION, /* data is wrong or unreachable, or writing is dangerous */
 	PLT_CHECK_ERROR,/* something could not be examined */
 };
-
-/*
- * How sure a placement or an edit is.  Proven: a redundant copy, or an address or checksum of its own
- * that verifies in the only candidate; strong: a clear margin by several kinds of evidence; likely:
- * neighbours and order only.  Proven and strong are acted upon unasked.
- */
-enum plt_certainty { PLT_GUESS, PLT_LIKELY, PLT_STRONG, PLT_PROVEN };
 
 struct plt_finding {
 	const char *id;          /* "Q-L2-OUTSIDE": static */
@@ -90,6 +84,11 @@ struct plt_mend {
 	struct plt_orphans unplaced;
 	const struct plt_orphan *place;
 	size_t nplace;
+	/*
+	 * What the plan cannot say in the format's own words.  Kept across rounds: a range is named in the round
+	 * that finds it, and set anew or cleared by the round that places something there.
+	 */
+	struct plt_doubts doubts;
 };
 
 struct plt_examine {

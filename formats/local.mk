@@ -2,6 +2,8 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	formats/doubt.c \
+	formats/doubt.h \
 	formats/driver.h \
 	formats/finding.c \
 	formats/finding.h \

@@ -19,6 +19,7 @@ void plt_repair_free(struct plt_repair *rep)
 	if (!rep)
 		return;
 	plt_store_unref(rep->overlay);
+	plt_doubts_release(&rep->doubts);
 	plt_image_close(rep->img, NULL);
 	free(rep->name);
 	free(rep->format);
@@ -89,6 +90,8 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	free(place);
 	free(mend.unplaced.v);
 	free(mend.unplaced.gaps);
+	plt_doubts_release(&rep->doubts);
+	rep->doubts = mend.doubts;
 	return r;
 }
 

@@ -29,6 +29,7 @@ struct plt_repair {
 	char *undo_file;             /* as asked for; NULL: beside */
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
+	struct plt_doubts doubts;    /* lost and inferred, as the plan leaves them */
 };
 
 /* Examine and mend as far as @what says, until nothing changes. */
