@@ -11,3 +11,4 @@ script_tests += \
 	tests/repair/evidence.sh \
 	tests/repair/lost-tables.sh \
 	$(NULL)
+EXTRA_DIST += tests/repair/blocks.py
