@@ -557,7 +557,9 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	report_overflow(x);
 	/* before anything is lowered; otherwise only where there is something to judge */
 	r = x->ex->mend || x->refs_bad ? qcow2_judge_orphans(x, !x->refs_bad) : 0;
-	if (!r && x->ex->mend && !x->map_changed)
+	if (!r && x->ex->mend)
+		r = qcow2_name_cut(x);
+	if (!r && x->ex->mend)
 		r = qcow2_mend_tables(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_map(x);
@@ -608,7 +610,7 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 		return r;
 	r = qcow2_recount_init(&x.c, ex->ctx, ex->file, &x.q, err);
 	if (!r && ex->mend && !ex->mend->file_size)
-		ex->mend->file_size = plt_align_up(x.c.file_size, x.q.cluster_size);
+		ex->mend->file_size = x.c.file_size;
 	if (!r)
 		r = examine(&x, err);
 	qcow2_recount_release(&x.c);

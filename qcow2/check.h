@@ -188,6 +188,8 @@ int qcow2_exam_copied(struct qcow2_exam *x);
 int qcow2_exam_beyond_end(struct qcow2_exam *x);
 /* The file ends @rest bytes into the data cluster at @off. */
 int qcow2_exam_cut(struct qcow2_exam *x, uint64_t off, uint64_t rest);
+/* Before the plan lets the file grow: what of its last cluster is not there is named lost. */
+int qcow2_name_cut(struct qcow2_exam *x);
 
 /* check_refs.c: cells and stored counts */
 int qcow2_recount_init(struct qcow2_recount *c, struct plt_ctx *ctx, struct plt_store *file,

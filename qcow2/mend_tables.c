@@ -28,6 +28,7 @@ const char qcow2_why_overwritten[] = "its part of the L2 table was overwritten";
 const char qcow2_why_entry[] = "its L2 entry is damaged";
 const char qcow2_why_beyond[] = "the file ends before it";
 const char qcow2_why_zero[] = "its L2 entry is zero, and clusters are left that nothing reaches";
+static const char why_twice[] = "another place of the disk names the same cluster";
 static const char why_l1[] = "its L1 entry is damaged";
 
 enum verdict {
@@ -71,7 +72,7 @@ int qcow2_l1_set(struct qcow2_exam *x, const struct qcow2_tree *t, uint32_t inde
 
 bool qcow2_is_added(const struct qcow2_exam *x, uint64_t off)
 {
-	return off >= x->ex->mend->file_size;
+	return off >= plt_align_up(x->ex->mend->file_size, x->q.cluster_size);
 }
 
 int qcow2_leave_behind(struct qcow2_exam *x, uint64_t off)
@@ -230,14 +231,40 @@ static uint64_t unturn(const struct tables *t, uint64_t e, uint64_t bitmap)
 
 		if ((f & QCOW2_COMPRESSED) || !qcow2_entry_fits(x, f, bitmap, &off) || !off || in_metadata(x, f, off))
 			continue;
-		if (!is_stray(x, off) &&
-		    !((mask & QCOW2_L2_RESERVED) && qcow2_references(&x->c, off >> x->q.cluster_bits) == 1))
+		if (!is_stray(x, off) && !((mask & (QCOW2_L2_RESERVED | QCOW2_COMPRESSED)) && qcow2_references(&x->c, off >> x->q.cluster_bits) == 1))
 			continue;
 		if (found)
 			return 0;
 		found = f;
 	}
 	return found;
+}
+
+/* A cluster that is named more often than it is counted: one of those that name it may mean another. */
+static bool is_claimed_twice(const struct tables *t, uint64_t e)
+{
+	struct qcow2_exam *x = t->x;
+	uint64_t k = (e & QCOW2_L2_OFFSET) >> x->q.cluster_bits, stored;
+
+	if (!(e & QCOW2_L2_OFFSET) || (e & QCOW2_COMPRESSED) || x->c.external || qcow2_references(&x->c, k) < 2)
+		return false;
+	if (x->refs_bad)
+		return !x->q.nb_snapshots;
+	return qcow2_stored_count(&x->c, k, &stored) == 0 && stored < qcow2_references(&x->c, k);
+}
+
+/* How many of its neighbours in the table go on to this place? */
+static unsigned support(const struct tables *t, uint32_t i, uint64_t e)
+{
+	const struct qcow2_state *q = &t->x->q;
+	uint64_t off = e & QCOW2_L2_OFFSET, bitmap;
+	unsigned n = 0;
+
+	if (i)
+		n += (entry_at(q, t->table, i - 1, &bitmap) & QCOW2_L2_OFFSET) + q->cluster_size == off;
+	if (i + 1 < 1U << q->l2_bits)
+		n += (entry_at(q, t->table, i + 1, &bitmap) & QCOW2_L2_OFFSET) == off + q->cluster_size;
+	return n;
 }
 
 /* ---- one table ------------------------------------------------------------------------------------------ */
@@ -295,7 +322,7 @@ static int fill_from_snapshots(struct tables *t, uint32_t index, uint64_t old, u
 }
 
 struct damage {
-	uint32_t sectors, entries, turned, beyond, given;
+	uint32_t sectors, entries, zeros, turned, beyond, given;
 	uint64_t first; /* guest offset */
 };
 
@@ -340,12 +367,17 @@ static int clear_entries(struct tables *t, uint64_t guest, struct damage *d)
 		uint64_t bitmap, e = entry_at(q, t->fresh, i, &bitmap), was;
 		enum verdict v = judge(t, e, bitmap);
 
-		if (v == EMPTY || v == FINE)
+		if (v == EMPTY || (v == FINE && !is_claimed_twice(t, e)))
 			continue;
 		was = v == ZEROS ? 0 : unturn(t, e, bitmap);
+		if (v == FINE && (!was || support(t, i, was) <= support(t, i, e))) {
+			r = qcow2_doubt(t->x, t->t, PLT_INFERRED, guest + ((uint64_t)i << q->cluster_bits), q->cluster_size,
+					PLT_GUESS, why_twice);
+			continue;
+		}
 		if (v == ZEROS) {
 			entry_put(q, t->fresh, i, QCOW2_L2_ZERO, 0);
-			d->entries++;
+			d->zeros++;
 		} else if (was) {
 			entry_put(q, t->fresh, i, was & ~QCOW2_COPIED, bitmap);
 			d->turned++;
@@ -361,11 +393,41 @@ static int clear_entries(struct tables *t, uint64_t guest, struct damage *d)
 	return r;
 }
 
+/*
+ * A zero flag that hides data is what writing zeros leaves, and what a turned bit does, too: in a table
+ * that is damaged it is not sure any more.
+ */
+static int doubt_flags(struct tables *t, uint64_t guest)
+{
+	struct qcow2_exam *x = t->x;
+	const struct qcow2_state *q = &x->q;
+	int r = 0;
+
+	for (uint32_t i = 0; i < 1U << q->l2_bits && !q->extl2 && !x->c.external && r == 0; i++) {
+		uint64_t bitmap, e = entry_at(q, t->fresh, i, &bitmap), off = e & QCOW2_L2_OFFSET;
+
+		if (!(e & QCOW2_L2_ZERO) || (e & QCOW2_COMPRESSED) || !off || off >= x->c.file_size ||
+		    plt_store_read(x->c.file, off, t->other, q->cluster_size, PLT_IO_DATA, NULL) < 0 ||
+		    plt_is_zero(t->other, q->cluster_size))
+			continue;
+		r = qcow2_doubt(x, t->t, PLT_INFERRED, guest + ((uint64_t)i << q->cluster_bits), q->cluster_size, PLT_LIKELY,
+				"a zero flag hides data, in a damaged table");
+	}
+	return r;
+}
+
 static void say(struct tables *t, uint32_t index, uint64_t old, uint64_t now, const struct damage *d)
 {
 	const struct qcow2_state *q = &t->x->q;
 	char where[64] = "";
 
+	for (uint32_t i = 0; i < d->zeros; i++)
+		plt_emit(t->x->ex, &(struct plt_finding){.id = "Q-ENT-ALIGN-ZERO", .severity = PLT_CORRUPTION, .count = 1,
+							 .mended = true, .host_off = old, .host_len = q->cluster_size},
+			 "Repairing L2 table %" PRIu32 ": a preallocated cluster of zeros lies where none can; its zeros stay",
+			 index);
+	if (!d->sectors && !d->entries && !d->turned && !d->beyond && !d->given)
+		return;
 	if (t->t->disk != PLT_DISK_ACTIVE)
 		snprintf(where, sizeof(where), " of snapshot %.20s", q->snapshots[t->t->disk].info.id);
 	plt_emit(t->x->ex,
@@ -397,6 +459,8 @@ static int mend_table(struct tables *t, uint32_t index, uint64_t old, uint64_t *
 	if (r < 0 || !memcmp(t->fresh, t->table, q->cluster_size))
 		return r;
 	r = fill_from_snapshots(t, index, old, guest, &d.given);
+	if (r == 0 && d.entries + d.turned > 0)
+		r = doubt_flags(t, guest);
 	if (r < 0)
 		return r;
 	if (qcow2_is_added(x, old)) {
