@@ -11,6 +11,7 @@ tests_repair_mend_lab_SOURCES = tests/repair/mend-lab.c
 script_tests += \
 	tests/repair/evidence.sh \
 	tests/repair/lost-clusters.sh \
+	tests/repair/lost-header.sh \
 	tests/repair/lost-tables.sh \
 	$(NULL)
 EXTRA_DIST += tests/repair/blocks.py tests/repair/damage.py
