@@ -12,6 +12,7 @@ script_tests += \
 	tests/repair/evidence.sh \
 	tests/repair/lost-clusters.sh \
 	tests/repair/lost-header.sh \
+	tests/repair/lost-snapshots.sh \
 	tests/repair/lost-tables.sh \
 	$(NULL)
 EXTRA_DIST += tests/repair/blocks.py tests/repair/damage.py
