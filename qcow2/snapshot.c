@@ -76,6 +76,18 @@ static int begin(struct plt_image *img, struct plt_error *err)
 	return r < 0 ? r : qcow2_guard_load(img, err);
 }
 
+/*
+ * What lies where, after the tables have changed.  The operation is over and done: what fails here is read once more
+ * before the next write, or costs space.
+ */
+static void settle(struct plt_image *img, int r, struct plt_error *err)
+{
+	if (r == 0)
+		r = qcow2_guard_reload(img, err);
+	if (r < 0)
+		plt_ctx_warn(img->ctx, "'%s': the snapshots are as asked for, but: %s", img->name, err->text);
+}
+
 /* ---- the list -------------------------------------------------------------------------------- */
 
 struct list {
@@ -258,6 +270,7 @@ int qcow2_snapshot_create(struct plt_image *img, const struct plt_snapshot_info 
 	struct qcow2_snapshot s = { 0 };
 	struct list old, l = { 0 };
 	struct fresh l1 = { 0 }, table = { 0 };
+	struct plt_error late = PLT_ERROR_INIT;
 	bool raised = false;
 	int r = begin(img, err);
 
@@ -291,9 +304,8 @@ int qcow2_snapshot_create(struct plt_image *img, const struct plt_snapshot_info 
 	list_free(&old);
 	s = (struct qcow2_snapshot){ 0 };
 	l = (struct list){ 0 };
-	/* it has been made: what goes wrong from here on costs space only */
-	if (qcow2_guard_reload(img, NULL) == 0)
-		(void)free_list_table(img, &old, NULL);
+	settle(img, qcow2_guard_renew(img) < 0 ? plt_error_set(&late, ENOMEM, "out of memory") :
+						 free_list_table(img, &old, &late), &late);
 out:
 	forget_description(&s);
 	list_free(&l);
@@ -309,6 +321,7 @@ static int delete_tree(struct plt_image *img, const struct qcow2_tree *t, const 
 {
 	const struct qcow2_state *q = qcow2_of(img);
 	uint64_t l1_bytes = plt_align_up((uint64_t)s->l1_size * 8, q->cluster_size);
+	struct plt_error late = PLT_ERROR_INIT;
 	int r = qcow2_guard_renew(img) < 0 ? plt_error_set(err, ENOMEM, "out of memory") : 0;
 
 	if (r == 0)
@@ -325,7 +338,7 @@ static int delete_tree(struct plt_image *img, const struct qcow2_tree *t, const 
 		r = plt_store_sync(img->file, err);
 	if (r < 0)
 		plt_error_prefix(err, "The snapshot is deleted, but not all of its space could be freed");
-	(void)qcow2_guard_reload(img, NULL);
+	settle(img, 0, &late);
 	return r;
 }
 
@@ -463,6 +476,7 @@ int qcow2_snapshot_apply(struct plt_image *img, unsigned index, struct plt_error
 	const struct qcow2_snapshot *s;
 	struct active old, new;
 	struct fresh l1 = { 0 };
+	struct plt_error late = PLT_ERROR_INIT;
 	bool raised = false;
 	int r = begin(img, err);
 
@@ -523,7 +537,7 @@ int qcow2_snapshot_apply(struct plt_image *img, unsigned index, struct plt_error
 	qcow2_bitmaps_record(img, 0, atomic_load(&img->size));
 	if (r == 0 && qcow2_rule(img, QCOW2_RULE_SNAPSHOT_GONE))
 		r = drop_active(img, &now, &old, err);
-	(void)qcow2_guard_reload(img, NULL);
+	settle(img, 0, &late);
 out:
 	qcow2_tree_release(&now);
 	qcow2_tree_release(&then);
