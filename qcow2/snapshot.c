@@ -211,6 +211,8 @@ static int describe(struct plt_image *img, const struct plt_snapshot_info *info,
 	const struct qcow2_state *q = qcow2_of(img);
 	int r = 0;
 
+	if (strlen(info->name) > UINT16_MAX || (info->id && strlen(info->id) > UINT16_MAX))
+		return plt_error_set(err, EINVAL, "The name of a snapshot can have %d bytes at most", UINT16_MAX);
 	*ret = (struct qcow2_snapshot){ .info = *info };
 	ret->info.id = NULL;
 	ret->info.name = strdup(info->name);

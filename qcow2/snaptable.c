@@ -195,11 +195,8 @@ int qcow2_snaptable_build(const struct qcow2_snapshot *v, uint32_t n, uint8_t **
 
 	*ret = NULL;
 	*ret_size = 0;
-	for (uint32_t i = 0; i < n; i++) {
-		if (strlen(v[i].info.id) > UINT16_MAX || strlen(v[i].info.name) > UINT16_MAX)
-			return plt_error_set(err, EINVAL, "The name of a snapshot can have %d bytes at most", UINT16_MAX);
+	for (uint32_t i = 0; i < n; i++)
 		size += entry_length(&v[i]);
-	}
 	if (size > QCOW2_MAX_SNAPSHOT_TABLE)
 		return plt_error_set(err, EFBIG, "The table of snapshots would take %" PRIu64 " bytes; it can have %" PRIu64
 				     " at most", size, QCOW2_MAX_SNAPSHOT_TABLE);
