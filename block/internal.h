@@ -88,4 +88,12 @@ int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct
 const char *plt_image_base(const struct plt_image *img);
 struct plt_image *plt_image_backing(const struct plt_image *img);
 
+/*
+ * sync.c: run @fn with the image to itself: behind the gate, limbo emptied as far as possible, everybody else drained.
+ * @reads_pass: those that read may come in meanwhile.
+ */
+int plt_image_exclusive(struct plt_image *img, bool reads_pass,
+			int (*fn)(struct plt_image *img, void *arg, struct plt_error *err), void *arg,
+			struct plt_error *err);
+
 #endif

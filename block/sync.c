@@ -178,6 +178,15 @@ int plt_write_compressed(struct plt_disk *disk, uint64_t off, const void *buf, s
 								 .flags = codec, .level = level }, err);
 }
 
+int plt_image_exclusive(struct plt_image *img, bool reads_pass,
+			int (*fn)(struct plt_image *img, void *arg, struct plt_error *err), void *arg,
+			struct plt_error *err)
+{
+	return plt_run_request(img, &(struct plt_request){ .kind = PLT_IO_EXCLUSIVE_REQ, .exclusive = fn,
+							   .exclusive_arg = arg,
+							   .flags = reads_pass ? PLT_IO_READS_PASS : 0 }, err);
+}
+
 int plt_flush(struct plt_disk *disk, struct plt_error *err)
 {
 	return plt_run_request(disk->top, &(struct plt_request){ .kind = PLT_IO_FLUSH_REQ }, err);

@@ -484,6 +484,14 @@ struct plt_driver {
 	bool (*dirty_flag)(struct plt_image *img);
 	enum plt_codec (*codec)(struct plt_image *img); /* of place(COMPRESSED); NULL or NONE: cannot */
 	int (*snapshots)(struct plt_image *img, const struct plt_snapshot_info **ret, unsigned *ret_n);
+	/*
+	 * Internal snapshots made, deleted and gone back to; @index as in what snapshots() lists.  Durable on
+	 * return.  Nobody else changes the image meanwhile; to apply one nobody else is in it.  create: .id NULL is
+	 * a new one, .disk_size is ignored.  apply sets img->size.
+	 */
+	int (*snapshot_create)(struct plt_image *img, const struct plt_snapshot_info *info, struct plt_error *err);
+	int (*snapshot_delete)(struct plt_image *img, unsigned index, struct plt_error *err);
+	int (*snapshot_apply)(struct plt_image *img, unsigned index, struct plt_error *err);
 	/* Persistent dirty bitmaps; valid until one is added.  NULL, -ENOTSUP: this image can have none. */
 	int (*bitmaps)(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 	/* What is set in the @i-th: bit n of word n / 64 is granule n.  free() it. */

@@ -336,7 +336,7 @@ struct plt_key_change {
  */
 int plt_amend_keys(struct plt_disk *disk, const struct plt_key_change *change, struct plt_error *err);
 
-/* ---- inspecting ------------------------------------------------------------------------------ */
+/* ---- internal snapshots ---------------------------------------------------------------------- */
 
 struct plt_snapshot {
 	const char *id, *name;
@@ -345,6 +345,24 @@ struct plt_snapshot {
 	uint64_t vm_clock_nsec;
 	int64_t icount; /* -1: none */
 };
+
+/*
+ * Internal snapshots of an open, writable disk.  Other threads may use the disk meanwhile: writes wait, and each is
+ * either in the snapshot or behind it; reads wait only while one is applied.  Durable when they return; a power cut
+ * leaves the state before or the one after.  A failure leaves all as it was, unless its text says otherwise.
+ * -ENOTSUP: the format has none, or not with an external data file; -ERANGE: a reference count would be too high;
+ * -EUCLEAN: the image has to be repaired first.
+ *
+ * create: .id NULL is the next number, .date_sec 0 is now; .vm_state_size is what was written by
+ * plt_write_vmstate().
+ * delete, apply: @id or @name may be NULL; -ENOENT if none has both.  apply makes the disk what it was then, its size
+ * too; all of it counts as written to what records writes (dirty bitmaps).
+ */
+int plt_snapshot_create(struct plt_disk *disk, const struct plt_snapshot *snapshot, struct plt_error *err);
+int plt_snapshot_delete(struct plt_disk *disk, const char *id, const char *name, struct plt_error *err);
+int plt_snapshot_apply(struct plt_disk *disk, const char *id, const char *name, struct plt_error *err);
+
+/* ---- inspecting ------------------------------------------------------------------------------ */
 
 struct plt_info {
 	const char *filename, *format;
