@@ -183,6 +183,7 @@ struct plt_engine {
 	unsigned file_flags;           /* PLT_FILE_* of the cache mode, for references */
 	bool own_refs;                 /* the user has named what the image names: no policy */
 	bool guard_probe;              /* raw by guess: no format header may be written */
+	bool copy_on_read;             /* what reads find below is brought in; set before the first request */
 
 	/* epochs (epoch.c).  A request is in epoch i if it has counted itself in in_epoch[i & 1]. */
 	_Atomic uint32_t epoch;
@@ -265,7 +266,7 @@ void plt_block_discard(struct plt_block *b);
 
 /* ---- frames ---------------------------------------------------------------------------------- */
 
-enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT_IO_ZERO_REQ,
+enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT_IO_COPY_REQ, PLT_IO_ZERO_REQ,
 		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ, PLT_IO_VMSTATE_REQ,
 		   PLT_IO_EXCLUSIVE_REQ };
 #define PLT_IO_VMSTATE_WRITE 1u /* flag of PLT_IO_VMSTATE_REQ */
@@ -338,6 +339,9 @@ struct plt_io {
 	bool placed;
 	uint8_t *head_buf, *tail_buf, *comp_buf;
 	struct iovec head_iov, tail_iov, zero_iov;
+	uint8_t *copy_buf;      /* of a copy: what is brought in */
+	struct iovec copy_iov;
+	bool copied;            /* of a read: what was below has been brought in */
 	uint64_t comp_len;
 	bool head_zero, tail_zero;
 	bool all_zero;          /* reads: nothing but zeros has been met */
@@ -437,6 +441,15 @@ void plt_io_drain_limbo(struct plt_io *io);
 /* Failed for want of space while some waits in limbo: take that and try again, once.  True: under way. */
 bool plt_io_retry_space(struct plt_io *io);
 
+/*
+ * copyread.c: a read that brings in what lies below; and for the write frame of one such piece: its content
+ * into copy_buf, and absent parts of it as zeros (units_result: -EAGAIN with a need, -ENOTSUP).
+ */
+bool plt_copies_on_read(const struct plt_io *io);
+void plt_copy_on_read_step(struct plt_io *io);
+void plt_copy_fetch(struct plt_io *io);
+void plt_copy_zero(struct plt_io *io);
+
 /* read.c, write.c, zero.c, flush.c, resize.c: the frames */
 void plt_read_step(struct plt_io *io);
 void plt_write_step(struct plt_io *io);
@@ -478,6 +491,8 @@ int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_op
 
 /* faults.c: the node of a blkdebug: rules over @below (a reference is taken) */
 int plt_faults_open(const json_t *tree, struct plt_store *below, struct plt_store **ret, struct plt_error *err);
+/* The image whose guest's bytes a raw node shows as they are, through rules and limits; or @img itself. */
+struct plt_image *plt_image_shown(struct plt_image *img);
 /* The blkdebug among the stores of @img, or NULL. */
 struct plt_store *plt_faults_find(struct plt_image *img);
 

@@ -7,6 +7,7 @@ libplatter_core_la_SOURCES += \
 	block/codec.c \
 	block/codec.h \
 	block/context.c \
+	block/copyread.c \
 	block/crypt.c \
 	block/create.c \
 	block/disk.c \
