@@ -160,6 +160,28 @@ void plt_cache_slot_done(struct plt_io *io);
  */
 int plt_cache_make_room(struct plt_engine *eng, struct plt_error *err);
 void plt_block_unpin(struct plt_block *b);
+/*
+ * A block that the cache has not got, for the caller to load: pinned once, nobody's request.  NULL: it has it,
+ * or has no slot to spare.
+ */
+struct plt_block *plt_cache_reserve(struct plt_engine *eng, const struct plt_meta_type *type, uint64_t off);
+/* It could not be loaded: the cache has not got it, whoever waits for it tries himself. */
+void plt_cache_unreserve(struct plt_engine *eng, struct plt_block *b);
+/* The load that had begun is none: who needs the block begins another. */
+void plt_cache_load_again(struct plt_engine *eng, struct plt_block *b);
+uint64_t plt_cache_budget(const struct plt_ctx *ctx); /* slots */
+
+/* ahead.c: a load that takes along what follows in the table. */
+#define PLT_AHEAD_MAX 128 /* blocks */
+struct plt_ahead {
+	unsigned n;
+	struct plt_block *v[PLT_AHEAD_MAX];
+};
+/* *@b is about to be loaded: how many bytes from its offset on are to be read; *ret NULL: only its own. */
+size_t plt_ahead_begin(struct plt_image *img, struct plt_block *b, struct plt_ahead **ret);
+/* As plt_cache_loaded(), for all of them.  @ahead (or NULL) is the caller's to free. */
+void plt_ahead_end(struct plt_image *img, struct plt_block *b, struct plt_ahead *ahead, const uint8_t *buf, int error,
+		   const struct plt_error *text);
 
 /* ---- per image ------------------------------------------------------------------------------- */
 
@@ -218,6 +240,10 @@ struct plt_engine {
 	/* a block was evicted that had been written while the file's sync mark was evicted_mark */
 	_Atomic bool evicted;
 	_Atomic uint64_t evicted_mark;
+	/* read-ahead: where the next load begins if tables are gone through in order; the last one's blocks */
+	_Atomic uint64_t ahead_at;
+	_Atomic unsigned ahead_n;
+	_Atomic bool ahead_off;        /* one has failed: each block for itself */
 	unsigned users;                /* cache.lock: write-backs of this image by others under way */
 	bool retired;                  /* cache.lock: no more of them */
 };
@@ -283,6 +309,7 @@ struct plt_io_op {
 	struct iovec iov[PLT_OP_IOVS], *iov_heap;
 	void *buf;              /* a bounce buffer, freed with the op */
 	struct plt_block *block;
+	struct plt_ahead *ahead; /* freed with the op */
 	struct plt_run run;
 	int (*work)(struct plt_io *io, struct plt_io_op *iop);
 	uint64_t a, b;

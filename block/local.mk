@@ -2,6 +2,7 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	block/ahead.c \
 	block/amend.c \
 	block/bench.c \
 	block/codec.c \

@@ -321,6 +321,7 @@ struct plt_io_op *plt_io_op_new(struct plt_io *io, void (*fn)(struct plt_io *, s
 	iop->iov_heap = NULL;
 	iop->buf = NULL;
 	iop->block = NULL;
+	iop->ahead = NULL;
 	iop->work = NULL;
 	iop->err.code = 0;
 	iop->err.text[0] = 0;
@@ -335,6 +336,7 @@ void plt_io_op_drop(struct plt_io_op *iop)
 
 	free(iop->iov_heap);
 	free(iop->buf);
+	free(iop->ahead);
 	iop->next_free = q->free_ops;
 	q->free_ops = iop;
 }
