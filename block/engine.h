@@ -160,6 +160,28 @@ void plt_cache_slot_done(struct plt_io *io);
  */
 int plt_cache_make_room(struct plt_engine *eng, struct plt_error *err);
 void plt_block_unpin(struct plt_block *b);
+/*
+ * A block that the cache has not got, for the caller to load: pinned once, nobody's request.  NULL: it has it,
+ * or has no slot to spare.
+ */
+struct plt_block *plt_cache_reserve(struct plt_engine *eng, const struct plt_meta_type *type, uint64_t off);
+/* It could not be loaded: the cache has not got it, whoever waits for it tries himself. */
+void plt_cache_unreserve(struct plt_engine *eng, struct plt_block *b);
+/* The load that had begun is none: who needs the block begins another. */
+void plt_cache_load_again(struct plt_engine *eng, struct plt_block *b);
+uint64_t plt_cache_budget(const struct plt_ctx *ctx); /* slots */
+
+/* ahead.c: a load that takes along what follows in the table. */
+#define PLT_AHEAD_MAX 128 /* blocks */
+struct plt_ahead {
+	unsigned n;
+	struct plt_block *v[PLT_AHEAD_MAX];
+};
+/* *@b is about to be loaded: how many bytes from its offset on are to be read; *ret NULL: only its own. */
+size_t plt_ahead_begin(struct plt_image *img, struct plt_block *b, struct plt_ahead **ret);
+/* As plt_cache_loaded(), for all of them.  @ahead (or NULL) is the caller's to free. */
+void plt_ahead_end(struct plt_image *img, struct plt_block *b, struct plt_ahead *ahead, const uint8_t *buf, int error,
+		   const struct plt_error *text);
 
 /* ---- per image ------------------------------------------------------------------------------- */
 
@@ -183,6 +205,7 @@ struct plt_engine {
 	unsigned file_flags;           /* PLT_FILE_* of the cache mode, for references */
 	bool own_refs;                 /* the user has named what the image names: no policy */
 	bool guard_probe;              /* raw by guess: no format header may be written */
+	bool copy_on_read;             /* what reads find below is brought in; set before the first request */
 
 	/* epochs (epoch.c).  A request is in epoch i if it has counted itself in in_epoch[i & 1]. */
 	_Atomic uint32_t epoch;
@@ -217,6 +240,10 @@ struct plt_engine {
 	/* a block was evicted that had been written while the file's sync mark was evicted_mark */
 	_Atomic bool evicted;
 	_Atomic uint64_t evicted_mark;
+	/* read-ahead: where the next load begins if tables are gone through in order; the last one's blocks */
+	_Atomic uint64_t ahead_at;
+	_Atomic unsigned ahead_n;
+	_Atomic bool ahead_off;        /* one has failed: each block for itself */
 	unsigned users;                /* cache.lock: write-backs of this image by others under way */
 	bool retired;                  /* cache.lock: no more of them */
 };
@@ -265,7 +292,7 @@ void plt_block_discard(struct plt_block *b);
 
 /* ---- frames ---------------------------------------------------------------------------------- */
 
-enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT_IO_ZERO_REQ,
+enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT_IO_COPY_REQ, PLT_IO_ZERO_REQ,
 		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ, PLT_IO_VMSTATE_REQ,
 		   PLT_IO_EXCLUSIVE_REQ };
 #define PLT_IO_VMSTATE_WRITE 1u /* flag of PLT_IO_VMSTATE_REQ */
@@ -283,6 +310,7 @@ struct plt_io_op {
 	struct iovec iov[PLT_OP_IOVS], *iov_heap;
 	void *buf;              /* a bounce buffer, freed with the op */
 	struct plt_block *block;
+	struct plt_ahead *ahead; /* freed with the op */
 	struct plt_run run;
 	int (*work)(struct plt_io *io, struct plt_io_op *iop);
 	uint64_t a, b;
@@ -339,6 +367,9 @@ struct plt_io {
 	bool placed;
 	uint8_t *head_buf, *tail_buf, *comp_buf;
 	struct iovec head_iov, tail_iov, zero_iov;
+	uint8_t *copy_buf;      /* of a copy: what is brought in */
+	struct iovec copy_iov;
+	bool copied;            /* of a read: what was below has been brought in */
 	uint64_t comp_len;
 	bool head_zero, tail_zero;
 	bool all_zero;          /* reads: nothing but zeros has been met */
@@ -438,6 +469,15 @@ void plt_io_drain_limbo(struct plt_io *io);
 /* Failed for want of space while some waits in limbo: take that and try again, once.  True: under way. */
 bool plt_io_retry_space(struct plt_io *io);
 
+/*
+ * copyread.c: a read that brings in what lies below; and for the write frame of one such piece: its content
+ * into copy_buf, and absent parts of it as zeros (units_result: -EAGAIN with a need, -ENOTSUP).
+ */
+bool plt_copies_on_read(const struct plt_io *io);
+void plt_copy_on_read_step(struct plt_io *io);
+void plt_copy_fetch(struct plt_io *io);
+void plt_copy_zero(struct plt_io *io);
+
 /* read.c, write.c, zero.c, flush.c, resize.c: the frames */
 void plt_read_step(struct plt_io *io);
 void plt_write_step(struct plt_io *io);
@@ -479,6 +519,8 @@ int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_op
 
 /* faults.c: the node of a blkdebug: rules over @below (a reference is taken) */
 int plt_faults_open(const json_t *tree, struct plt_store *below, struct plt_store **ret, struct plt_error *err);
+/* The image whose guest's bytes a raw node shows as they are, through rules and limits; or @img itself. */
+struct plt_image *plt_image_shown(struct plt_image *img);
 /* The blkdebug among the stores of @img, or NULL. */
 struct plt_store *plt_faults_find(struct plt_image *img);
 

@@ -265,12 +265,12 @@ static int open_file_child(struct plt_ctx *ctx, json_t *child, struct opening *h
 				     json_is_string(child) ? json_string_value(child) : "");
 	if (!driver || plt_name_is_protocol(driver))
 		return open_protocol(ctx, child, how, ret, err);
-	if (!plt_driver_find(driver))
+	if (!plt_driver_find(driver) && strcmp(driver, "copy-on-read"))
 		return plt_error_set(err, EINVAL, "Unknown driver '%s'", driver);
 	opts.format = driver;
+	opts.flags &= ~(unsigned)PLT_OPEN_COPY_ON_READ;
 	opts.options = NULL; /* those of the image above */
 	opts.snapshot = opts.snapshot_id = opts.snapshot_name = NULL;
-	opts.options = NULL;
 	r = open_tree(ctx, child, &inner, &img, err);
 	if (r < 0)
 		return r;
@@ -556,6 +556,40 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 	return 0;
 }
 
+/* A node that changes how the one below it is used: that one, used so. */
+static int open_filter(struct plt_ctx *ctx, json_t *tree, struct opening *how, struct plt_image **ret,
+		       struct plt_error *err)
+{
+	static const char *const known[] = { "driver", "file", "node-name", "read-only", "auto-read-only", "cache",
+					     "discard", "detect-zeroes", "force-share", NULL };
+	const char *driver = tree_string(tree, "driver"), *key;
+	json_t *file = json_object_get(tree, "file"), *v;
+	struct plt_open_options opts = *how->opts;
+	struct opening inner = { .opts = &opts, .parent = how, .depth = how->depth + 1 };
+	bool readonly;
+	int r = tree_bool(tree, "read-only", &readonly, err);
+
+	json_object_foreach(tree, key, v) {
+		unsigned i;
+
+		for (i = 0; known[i] && strcmp(known[i], key); i++)
+			;
+		if (r == 0 && !known[i])
+			r = plt_error_set(err, EINVAL, "Block driver '%s' does not support the option '%s'", driver, key);
+	}
+	if (r < 0)
+		return r;
+	if (!json_is_object(file))
+		return plt_error_set(err, EINVAL, "A block device must be specified for \"file\"");
+	if (inner.depth >= PLT_MAX_DEPTH)
+		return plt_error_set(err, ELOOP, "more than %d layers", PLT_MAX_DEPTH);
+	if (readonly || !(opts.flags & PLT_OPEN_WRITE))
+		return plt_error_set(err, EACCES, "Block node is read-only");
+	opts.format = NULL;
+	opts.flags |= PLT_OPEN_COPY_ON_READ;
+	return open_tree(ctx, file, &inner, ret, err);
+}
+
 static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, struct plt_image **ret,
 		     struct plt_error *err)
 {
@@ -580,6 +614,8 @@ static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, str
 		return r;
 	if (readonly && opts.flags & PLT_OPEN_WRITE)
 		return plt_error_set(err, EACCES, "'%s' is to be opened read-only and is to be written", name);
+	if (driver && !strcmp(driver, "copy-on-read"))
+		return open_filter(ctx, tree, how, ret, err);
 	if (driver && plt_name_is_protocol(driver)) { /* the bytes themselves, as a disk */
 		driver = "raw";
 		file = tree;
@@ -593,6 +629,8 @@ static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, str
 		return r;
 	r = open_on_store(ctx, st, tree, name, driver, how, ret, err);
 	plt_store_unref(st);
+	if (r == 0 && opts.flags & PLT_OPEN_COPY_ON_READ)
+		plt_image_shown(*ret)->engine->copy_on_read = true;
 	return r;
 }
 

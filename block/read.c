@@ -154,6 +154,11 @@ void plt_read_step(struct plt_io *io)
 	uint64_t end = io->off + io->len;
 	int r;
 
+	if (io->eng->copy_on_read && plt_copies_on_read(io)) {
+		io->step = plt_copy_on_read_step;
+		plt_copy_on_read_step(io);
+		return;
+	}
 	if (io->pending || !plt_io_enter(io))
 		return;
 	io->pending++; /* so that completions inside the loop do not finish the frame */

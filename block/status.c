@@ -248,7 +248,7 @@ int plt_status(struct plt_disk *disk, uint64_t off, uint64_t len, unsigned flags
 	if (!max || !plt_in_range(off, len, size))
 		return plt_error_set(err, EINVAL, "'%s': the range %" PRIu64 "+%" PRIu64 " is beyond the disk's end (%"
 				     PRIu64 ")", disk->top->name, off, len, size);
-	r = walk_layer(&w, disk->top, off, len, 0, err);
+	r = walk_layer(&w, plt_image_shown(disk->top), off, len, 0, err);
 	*ret_n = w.n;
 	/* what was found before a failure is still an answer; the failure comes with the next call */
 	return w.n ? 0 : r;

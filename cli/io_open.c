@@ -179,6 +179,8 @@ static int open_with(struct io *io, const struct io_how *how, struct plt_disk **
 	o.flags = how->scratch ? PLT_OPEN_SCRATCH : how->read_only ? 0 : PLT_OPEN_WRITE;
 	if (how->force_share)
 		o.flags |= PLT_OPEN_FORCE_SHARE;
+	if (how->copy_on_read)
+		o.flags |= PLT_OPEN_COPY_ON_READ;
 	if (io->args->no_backing)
 		o.flags |= PLT_OPEN_NO_BACKING;
 	if (!name) { /* the options are the name */
@@ -226,6 +228,7 @@ int io_open_disk(struct io *io, struct io_how *how)
 	io->how = *how;
 	*how = (struct io_how){ 0 };
 	if (!io->how.format && !io->how.read_only && !io->how.scratch && io->how.name && !io->how.noptions &&
+	    strncmp(io->how.name, "json:", 5) &&
 	    !strcmp(plt_disk_format(io->disk), "raw"))
 		cli_warn("the format of '%s' was not given and it looks raw: a write that puts the header of another "
 			 "format at its beginning is refused (-f raw takes it)", io->how.name);
@@ -284,8 +287,8 @@ static bool open_option(struct io *io, struct io_how *how, int c)
 		how->force_share = true;
 		return true;
 	case 'C':
-		cli_error("-C: copy-on-read is not supported");
-		return false;
+		how->copy_on_read = true;
+		return true;
 	case 'o':
 		if (io->image_opts) {
 			printf("--image-opts and 'open -o' are mutually exclusive\n");
@@ -342,7 +345,7 @@ const struct io_command io_open = {
 		"  -i  threads, or the kernel's asynchronous requests: native, io_uring; -k: as -i native\n"
 		"  -U  even if another program is writing to it; for reading only\n"
 		"  -o  options of the image and the nodes below it: driver=qcow2,file.driver=...\n"
-		"  -C  copy on read: refused\n",
+		"  -C  what is read from a layer below is written to the image too\n",
 	.run = run_open,
 };
 

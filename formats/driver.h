@@ -61,6 +61,11 @@ struct plt_meta_type {
 	 */
 	int (*validate)(struct plt_image *img, uint64_t host_off, const void *data, size_t len,
 			struct plt_error *err);
+	/*
+	 * Where the table ends of which the slice at @host_off, which is in use, is a part: what follows in it is
+	 * read ahead when it is gone through in order.  Inside an epoch.  NULL: read one by one.
+	 */
+	uint64_t (*table_end)(const struct plt_image *img, uint64_t host_off);
 };
 
 enum plt_need_kind {

@@ -86,6 +86,7 @@ enum {
 	PLT_OPEN_OWN_REFS = 1 << 11,   /* the caller has made the image: what it names itself is the caller's word, and
 					* the context's policy decides about what that names in turn */
 	PLT_OPEN_NO_KEY = 1 << 12,     /* no data will be read: what is encrypted opens without its key */
+	PLT_OPEN_COPY_ON_READ = 1 << 13, /* what is read from a layer below is written to the image too; with WRITE */
 };
 
 struct plt_open_options {

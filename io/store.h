@@ -255,6 +255,7 @@ int plt_fault_add(struct plt_store *st, const struct plt_fault_rule *rule); /* r
 void plt_fault_clear(struct plt_store *st);
 /* Operations seen that match PLT_FAULT_* in @ops since the store was made. */
 uint64_t plt_fault_seen(struct plt_store *st, unsigned ops);
+struct plt_store *plt_fault_below(struct plt_store *st); /* NULL: it is no such store */
 /*
  * Somebody who judges each operation before the rules do: before() returns the errno to fail with or
  * 0, and may take its time (it runs on the thread of the operation); after() is called when one that

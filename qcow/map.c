@@ -11,8 +11,8 @@
 
 #define SLICES_PER_CALL 4
 
-const struct plt_meta_type qcow_l2_type = { "L2 table", 0, PLT_IO_L2, NULL };
-const struct plt_meta_type qcow_l1_type = { "L1 table", 1, PLT_IO_L1, NULL };
+const struct plt_meta_type qcow_l2_type = { .name = "L2 table", .rank = 0, .tag = PLT_IO_L2 };
+const struct plt_meta_type qcow_l1_type = { .name = "L1 table", .rank = 1, .tag = PLT_IO_L1 };
 
 int qcow_l1_check(const struct plt_image *img, uint64_t index, uint64_t entry, struct plt_error *err)
 {

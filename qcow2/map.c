@@ -18,10 +18,17 @@
 
 #define SLICES_PER_CALL 4 /* each call pins at most one L1 and one L2 slice for each */
 
-const struct plt_meta_type qcow2_refblock_type = { "refcount block", 0, PLT_IO_REFBLOCK, NULL };
-const struct plt_meta_type qcow2_reftable_type = { "refcount table", 1, PLT_IO_REFTABLE, NULL };
-const struct plt_meta_type qcow2_l2_type = { "L2 table", 2, PLT_IO_L2, NULL };
-const struct plt_meta_type qcow2_l1_type = { "L1 table", 3, PLT_IO_L1, NULL };
+static uint64_t cluster_end(const struct plt_image *img, uint64_t host_off)
+{
+	uint64_t cs = qcow2_of(img)->cluster_size;
+
+	return plt_align_down(host_off, cs) + cs;
+}
+
+const struct plt_meta_type qcow2_refblock_type = { .name = "refcount block", .rank = 0, .tag = PLT_IO_REFBLOCK };
+const struct plt_meta_type qcow2_reftable_type = { .name = "refcount table", .rank = 1, .tag = PLT_IO_REFTABLE };
+const struct plt_meta_type qcow2_l2_type = { .name = "L2 table", .rank = 2, .tag = PLT_IO_L2, .table_end = cluster_end };
+const struct plt_meta_type qcow2_l1_type = { .name = "L1 table", .rank = 3, .tag = PLT_IO_L1 };
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 

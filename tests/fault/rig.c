@@ -18,6 +18,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "block/engine.h"
 #include "qcow2/qcow2.h"
 #include "tests/unit.h"
 
@@ -443,8 +444,10 @@ int rig_open_on(struct rig *r, struct plt_store *file, struct plt_store *data, u
 	r->top_file = plt_store_ref(file);
 	r->top_data = data ? plt_store_ref(data) : NULL;
 	e = open_disk(r, file, data, true, NULL, &r->disk, &r->err);
-	if (e == 0)
+	if (e == 0) {
 		plt_disk_image(r->disk)->rules_off = rules_off;
+		plt_disk_image(r->disk)->engine->copy_on_read = r->l->copies;
+	}
 	return e;
 }
 
@@ -602,6 +605,22 @@ int rig_flush(struct rig *r)
 	return ret;
 }
 
+int rig_read(struct rig *r, uint64_t off, uint64_t len)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	uint8_t *buf = malloc(len);
+	int ret;
+
+	ck_assert_ptr_nonnull(buf);
+	ret = plt_read(r->disk, off, buf, len, &err);
+	free(buf);
+	if (ret < 0) {
+		PLT_LOCK_SCOPE(&r->lock);
+		r->err = err;
+	}
+	return ret;
+}
+
 int rig_resize(struct rig *r, uint64_t size)
 {
 	uint64_t low = PLT_MIN(size, r->disk_size), high = PLT_MAX(size, r->disk_size);
@@ -701,6 +720,8 @@ int rig_step(struct rig *r)
 	off = plt_align_down(rig_random(r) % r->disk_size, grain);
 	len = plt_align_up(1 + rig_random(r) % most, grain);
 	len = PLT_MIN(len, r->disk_size - off);
+	if (r->l->copies && rig_random(r) % 3 == 0)
+		return rig_read(r, off, len);
 	switch (rig_random(r) % 16) {
 	case 0:
 	case 1:
