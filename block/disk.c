@@ -39,6 +39,8 @@ int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_o
 	if (opts->flags & PLT_OPEN_FORCE_SHARE && opts->flags & PLT_OPEN_WRITE)
 		return plt_error_set(err, EINVAL, "Could not open '%s': force-share=on can only be used with read-only "
 				     "images", name);
+	if (opts->flags & PLT_OPEN_RESCUE && opts->flags & PLT_OPEN_WRITE)
+		return plt_error_set(err, EINVAL, "Could not open '%s': what is rescued is only read", name);
 	r = opts->flags & PLT_OPEN_REFERENCE ?
 	    plt_policy_check(ctx->policy, ctx->allow_dirs, "backing file", name, err) : 0;
 	if (r < 0)

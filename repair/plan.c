@@ -19,6 +19,7 @@ void plt_repair_free(struct plt_repair *rep)
 	if (!rep)
 		return;
 	plt_store_unref(rep->overlay);
+	plt_store_unref(rep->file);
 	plt_doubts_release(&rep->doubts);
 	plt_image_close(rep->img, NULL);
 	free(rep->name);
@@ -31,9 +32,9 @@ int plt_repair_reset(struct plt_repair *rep, struct plt_error *err)
 {
 	plt_store_unref(rep->overlay);
 	rep->overlay = NULL;
-	if (plt_overlay_new(rep->img->file, true, &rep->overlay) < 0)
+	if (plt_overlay_new(rep->file, true, &rep->overlay) < 0)
 		return plt_error_set(err, ENOMEM, "out of memory");
-	return plt_store_size(rep->img->file, &rep->size, err);
+	return plt_store_size(rep->file, &rep->size, err);
 }
 
 /* Only what is being mended is of interest in the rounds behind the first. */
@@ -99,7 +100,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 static int finish_pending(struct plt_repair *rep, bool write, struct plt_error *err)
 {
 	struct plt_beside b = { 0 };
-	const char *kind = rep->img->file->ops->kind;
+	const char *kind = rep->file->ops->kind;
 	int r = 0;
 
 	if (rep->undo_file) {
@@ -114,18 +115,37 @@ static int finish_pending(struct plt_repair *rep, bool write, struct plt_error *
 		}
 		r = 0;
 	} else if (!strcmp(kind, "file")) {
-		r = plt_beside_find(rep->img->file->name, &b, err);
+		r = plt_beside_find(rep->file->name, &b, err);
 	}
 	if (r == 0 && b.pending && !write)
 		r = plt_error_set(err, EBUSY, "'%s': a repair was interrupted; 'repair' or 'check -r' finishes it, 'undo %s' "
 				  "takes it back", rep->name, b.pending);
 	if (r == 0 && b.pending) {
-		r = plt_journal_finish(b.pending, rep->img->file, err);
+		r = plt_journal_finish(b.pending, rep->file, err);
 		if (r == 0)
 			plt_ctx_warn(rep->ctx, "'%s': a repair that was interrupted has been finished; '%s' can undo it",
 				     rep->name, b.pending);
 	}
 	plt_beside_release(&b);
+	return r;
+}
+
+int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
+		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
+{
+	const struct plt_driver *drv;
+	int r = finish_pending(rep, write, err);
+
+	if (r == 0)
+		r = plt_repair_reset(rep, err);
+	if (r == 0 && !rep->format)
+		return plt_repair_recognize(rep, what, found, arg, err);
+	drv = r == 0 ? plt_driver_find(rep->format) : NULL;
+	if (r == 0 && !(drv && drv->flags & PLT_DRIVER_MENDS))
+		r = plt_error_set(err, ENOSYS, "'%s': images of the format %s cannot be repaired in this release", rep->name,
+				  rep->format);
+	if (r == 0)
+		r = plt_repair_mend(rep, what, found, arg, err);
 	return r;
 }
 
@@ -139,6 +159,7 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 	bool write = !(o->flags & PLT_REPAIR_NO_WRITE);
 	struct plt_repair *rep = calloc(1, sizeof(*rep));
 	const struct plt_driver *drv;
+	bool told = opts && opts->format;
 	int r;
 
 	if (!rep)
@@ -148,20 +169,19 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 	if (r < 0)
 		plt_error_prefix(err, "Could not open '%s'", name);
 	drv = r == 0 && rep->format ? plt_driver_find(rep->format) : NULL;
-	if (r == 0 && !(drv && drv->flags & PLT_DRIVER_MENDS))
-		r = plt_error_set(err, ENOSYS, "'%s': images of the format %s cannot be repaired in this release", name,
-				  rep->format ? rep->format : "raw");
+	if (drv && drv->flags & PLT_DRIVER_NO_HEADER && !told) { /* nothing says so yet */
+		free(rep->format);
+		rep->format = NULL;
+	}
 	rep->name = r == 0 ? strdup(rep->img->name) : NULL;
 	rep->undo_file = o->undo_file ? strdup(o->undo_file) : NULL;
 	if (r == 0 && (!rep->name || (o->undo_file && !rep->undo_file)))
 		r = plt_error_set(err, ENOMEM, "out of memory");
-	if (r == 0)
-		r = finish_pending(rep, write, err);
-	if (r == 0)
-		r = plt_repair_reset(rep, err);
-	if (r == 0)
-		r = plt_repair_mend(rep, o->flags & PLT_REPAIR_LEAKS ? PLT_MEND_LOWER | PLT_MEND_MARKS : PLT_MEND_ALL, found,
-				    arg, err);
+	if (r == 0) {
+		rep->file = plt_store_ref(rep->img->file);
+		r = plt_repair_make(rep, o->flags & PLT_REPAIR_LEAKS ? PLT_MEND_LOWER | PLT_MEND_MARKS : PLT_MEND_ALL, write,
+				    found, arg, err);
+	}
 	if (r < 0) {
 		plt_repair_free(rep);
 		return r;

@@ -9,6 +9,8 @@
  * applied under an undo journal, or be thrown away.
  *
  *	plan.c    making it
+ *	recognize.c  of an image that has lost what says which format it is
+ *	rescue.c  for those who only look through it
  *	place.c   what the driver could not place, by evidence (evidence.h)
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
@@ -23,8 +25,9 @@
 
 struct plt_repair {
 	struct plt_ctx *ctx;
-	struct plt_image *img;       /* the bytes; writable unless it is only looked at */
-	struct plt_store *overlay;   /* over img->file */
+	struct plt_image *img;       /* what holds the file open; NULL: the caller */
+	struct plt_store *file;      /* the bytes; writable unless it is only looked at.  Own reference */
+	struct plt_store *overlay;   /* over file */
 	char *name, *format;
 	char *undo_file;             /* as asked for; NULL: beside */
 	uint64_t size;               /* of the file, before */
@@ -32,6 +35,12 @@ struct plt_repair {
 	struct plt_doubts doubts;    /* lost and inferred, as the plan leaves them */
 };
 
+/* rep->file and rep->name are set, and rep->format, unless that is to be found out: plan. */
+int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
+		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/* Where only a repair shows which format it is: sets rep->format and mends. */
+int plt_repair_recognize(struct plt_repair *rep, unsigned what,
+			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
 /* Examine and mend as far as @what says, until nothing changes. */
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);

@@ -10,4 +10,5 @@ tests_repair_evidence_lab_SOURCES = tests/repair/evidence-lab.c
 script_tests += \
 	tests/repair/evidence.sh \
 	tests/repair/lost-tables.sh \
+	tests/repair/rescue.sh \
 	$(NULL)
