@@ -469,6 +469,9 @@ int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_opti
 int plt_image_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			 const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err);
 int plt_image_close(struct plt_image *img, struct plt_error *err);
+/* What @plan has made of a file of @file_size bytes, which is locked; @plan is taken over. */
+int plt_image_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
+			   const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err);
 
 /* disk.c: put @base (given away) below @img, before the first request */
 void plt_image_attach_backing(struct plt_image *img, struct plt_image *base);
@@ -487,6 +490,9 @@ struct plt_rescue {
 #define PLT_WHY_DAMAGED "the mapping is damaged"
 #define PLT_WHY_CUT "it lies behind the end of the file"
 #define PLT_WHY_FLAW "the compressed cluster is damaged"
+/* The options for what an image stands on: @buf, or NULL. */
+const struct plt_rescue_options *plt_rescue_below(const struct plt_rescue_options *opts,
+						  struct plt_rescue_options *buf);
 /* @plan is taken over. */
 int plt_rescue_new(struct plt_image *img, struct plt_rescue_plan *plan, bool zero);
 void plt_rescue_free(struct plt_rescue *rsc);

@@ -256,6 +256,7 @@ static int open_file_child(struct plt_ctx *ctx, json_t *child, struct opening *h
 	const char *driver = tree_string(child, "driver");
 	struct plt_open_options opts = *how->opts;
 	struct opening inner = { .opts = &opts, .parent = how, .depth = how->depth + 1 };
+	struct plt_rescue_options rescue;
 	struct plt_image *img;
 	int r;
 
@@ -271,6 +272,7 @@ static int open_file_child(struct plt_ctx *ctx, json_t *child, struct opening *h
 	opts.format = driver;
 	opts.options = NULL; /* those of the image above */
 	opts.flags &= ~(unsigned)PLT_OPEN_ZERO_LOST; /* the image above is told what it cannot have */
+	opts.rescue = plt_rescue_below(opts.rescue, &rescue);
 	opts.snapshot = opts.snapshot_id = opts.snapshot_name = NULL;
 	r = open_tree(ctx, child, &inner, &img, err);
 	if (r < 0)
@@ -414,13 +416,14 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 	json_t *child = json_object_get(tree, "backing"), *named = NULL;
 	struct plt_open_options opts = { .size = sizeof(opts) };
 	struct opening inner = { .opts = &opts, .parent = how, .depth = how->depth + 1 };
+	struct plt_rescue_options rescue;
 	PLT_AUTOFREE char *full = NULL;
 	int r;
 
 	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT | PLT_OPEN_SHARE_RAW |
 					 PLT_OPEN_NO_KEY | PLT_OPEN_RESCUE | PLT_OPEN_ZERO_LOST);
 	opts.cache = how->opts->cache;
-	opts.rescue = how->opts->rescue;
+	opts.rescue = plt_rescue_below(how->opts->rescue, &rescue);
 	if (how->opts->flags & (PLT_OPEN_NO_BACKING | PLT_OPEN_INSPECT) || json_is_null(child) ||
 	    (json_is_string(child) && !*json_string_value(child)))
 		return 0;
@@ -582,13 +585,24 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 	return 0;
 }
 
+/* @plan is taken over if it comes to that. */
+static int open_plan(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, json_t *tree,
+		     const char *name, struct opening *how, struct plt_image **ret, struct plt_error *err)
+{
+	struct plt_store *shown = plt_store_ref(plan->overlay);
+	PLT_AUTOFREE char *format = strdup(plan->format);
+	int r = format ? open_planned(ctx, shown, tree, name, format, how, plan, file_size, ret, err) :
+			 plt_error_set(err, ENOMEM, "out of memory");
+
+	plt_store_unref(shown);
+	return r;
+}
+
 /* Over an open store; takes a reference of its own. */
 static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tree, const char *name,
 			 const char *format, struct opening *how, struct plt_image **ret, struct plt_error *err)
 {
 	struct plt_rescue_plan plan = { 0 };
-	PLT_AUTOFREE char *found = NULL;
-	struct plt_store *shown;
 	uint64_t size;
 	int r;
 
@@ -604,13 +618,8 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 	r = plt_store_size(file, &size, err);
 	if (r == 0)
 		r = plan_rescue(ctx, file, name, format, how, &plan, err);
-	if (r == 0) {
-		shown = plt_store_ref(plan.overlay);
-		found = strdup(plan.format);
-		r = found ? open_planned(ctx, shown, tree, name, found, how, &plan, size, ret, err) :
-			    plt_error_set(err, ENOMEM, "out of memory");
-		plt_store_unref(shown);
-	}
+	if (r == 0)
+		r = open_plan(ctx, &plan, size, tree, name, how, ret, err);
 	plt_rescue_plan_release(&plan);
 	return r;
 }
@@ -661,6 +670,16 @@ int plt_image_open_store(struct plt_ctx *ctx, struct plt_store *file, const char
 	struct opening how = { .opts = opts };
 
 	return open_on_store(ctx, file, NULL, name, format, &how, ret, err);
+}
+
+int plt_image_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
+			   const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err)
+{
+	struct opening how = { .opts = opts };
+	int r = open_plan(ctx, plan, file_size, NULL, name, &how, ret, err);
+
+	plt_rescue_plan_release(plan);
+	return r;
 }
 
 int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, unsigned depth,

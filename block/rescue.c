@@ -15,6 +15,16 @@
 
 #define SECTOR 512
 
+const struct plt_rescue_options *plt_rescue_below(const struct plt_rescue_options *opts,
+						  struct plt_rescue_options *buf)
+{
+	if (!opts)
+		return NULL;
+	*buf = *opts;
+	buf->plan = NULL;
+	return buf;
+}
+
 int plt_rescue_new(struct plt_image *img, struct plt_rescue_plan *plan, bool zero)
 {
 	struct plt_rescue *rsc = calloc(1, sizeof(*rsc));

@@ -266,7 +266,7 @@ static int walk_layer(struct walk *w, struct plt_image *img, uint64_t off, uint6
 				continue;
 		}
 		r = plt_image_map_wait(img, off, upto - off, &runs, err);
-		if (r < 0 && r != -ENOMEM && img->engine->rescue) {
+		if (r < 0 && r != -ENOMEM && r != -ENOTSUP && img->engine->rescue) {
 			/* to be found out unit by unit */
 			uint64_t next = plt_align_down(off, PLT_MAX(img->alloc_unit, 1u)) + PLT_MAX(img->alloc_unit, 1u);
 

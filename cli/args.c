@@ -51,6 +51,7 @@ const struct cli_opt cli_open_opts[] = {
 	  "with --rescue: write all findings, and the ranges of the disk that are lost or inferred, as JSON; "
 	  "what is in neither list is right",
 	  CLI_FILE },
+	{ OPT_PLAN, "plan", "file", "with --rescue: follow this plan, which repair --dry-run --plan has written", CLI_FILE },
 	{ OPT_ZERO_LOST, "zero-lost", NULL,
 	  "with --rescue: what is lost reads as zeros (elsewhere than in convert, dd and hash it is an error)", CLI_ANY },
 	{ 0 },

@@ -62,6 +62,7 @@ enum {
 	OPT_REPORT,
 	OPT_STRICT,
 	OPT_ZERO_LOST,
+	OPT_PLAN,
 };
 
 struct cli_opt {
@@ -84,6 +85,7 @@ struct cli_command {
 	const struct cli_opt *const *groups; /* tables ending with .val == 0; NULL-terminated */
 	int (*run)(struct cli_args *a);	     /* returns the exit status */
 	bool makes_result; /* of what it reads: under --rescue it goes on where something is lost */
+	bool makes_plan;   /* --plan and --report are its own */
 };
 
 extern const struct cli_command *const cli_commands[]; /* main.c; NULL-terminated */
@@ -180,6 +182,9 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts);
 void cli_rescue_tell(const struct cli_args *a, struct plt_disk *disk);
 void cli_close(const struct cli_args *a, struct plt_disk *disk);
 void cli_report_finding(const struct cli_args *a, const struct plt_check_finding *f);
+const char *cli_plan_file(const struct cli_args *a); /* --plan; NULL: not given */
+/* What the plan of a repair leaves: into the report; whether there is any doubt. */
+bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const char *name, const char *format);
 /* After the command: the report is written; the exit status. */
 int cli_rescue_end(struct cli_args *a, int status);
 

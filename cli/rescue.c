@@ -21,7 +21,7 @@
 
 struct cli_rescue {
 	bool on, strict, zero_lost;
-	const char *report;
+	const char *report, *plan;
 	struct plt_rescue_options options;
 	json_t *findings, *images;
 	uint64_t omitted;
@@ -44,7 +44,7 @@ bool cli_rescue_take(struct cli_args *a, int c)
 {
 	struct cli_rescue *s;
 
-	if (c != OPT_RESCUE && c != OPT_REPORT && c != OPT_STRICT && c != OPT_ZERO_LOST)
+	if (c != OPT_RESCUE && c != OPT_REPORT && c != OPT_STRICT && c != OPT_ZERO_LOST && c != OPT_PLAN)
 		return false;
 	s = state(a);
 	if (!s)
@@ -56,6 +56,9 @@ bool cli_rescue_take(struct cli_args *a, int c)
 	case OPT_REPORT:
 		s->report = a->arg;
 		break;
+	case OPT_PLAN:
+		s->plan = a->arg;
+		break;
 	case OPT_STRICT:
 		s->strict = true;
 		break;
@@ -64,6 +67,11 @@ bool cli_rescue_take(struct cli_args *a, int c)
 		break;
 	}
 	return true;
+}
+
+const char *cli_plan_file(const struct cli_args *a)
+{
+	return a->rescue ? a->rescue->plan : NULL;
 }
 
 bool cli_rescue_is_on(const struct cli_args *a)
@@ -112,11 +120,11 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 {
 	struct cli_rescue *s = a->rescue;
 
-	if (!s)
+	if (!s || a->cmd->makes_plan)
 		return 0;
 	if (!s->on) {
 		cli_error("%s is said of a disk that is opened with --rescue", s->report ? "--report" : s->strict ? "--strict" :
-			  "--zero-lost");
+			  s->plan ? "--plan" : "--zero-lost");
 		return -1;
 	}
 	if (s->strict && s->zero_lost) {
@@ -126,6 +134,7 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 	s->options = (struct plt_rescue_options)PLT_RESCUE_OPTIONS_INIT;
 	s->options.found = found;
 	s->options.found_arg = (void *)(uintptr_t)a;
+	s->options.plan = s->plan;
 	opts->rescue = &s->options;
 	opts->flags |= PLT_OPEN_RESCUE;
 	opts->flags &= ~(unsigned)PLT_OPEN_INSPECT; /* what a base has lost is the disk's loss */
@@ -138,7 +147,6 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 
 struct lists {
 	const char *name;
-	bool quiet;
 	json_t *lost, *inferred;
 	uint64_t n, bytes;
 };
@@ -185,36 +193,63 @@ static void say_plan(struct cli_rescue *s, struct plt_disk *disk, bool quiet)
 	}
 }
 
+/* The lists of one disk: named on stderr, put into the report. */
+static void begin_lists(struct lists *l, const char *name)
+{
+	*l = (struct lists){ .name = name, .lost = json_array(), .inferred = json_array() };
+}
+
+static bool end_lists(struct cli_rescue *s, struct lists *l, const char *format, uint64_t size, bool known)
+{
+	bool any = l->n || json_array_size(l->lost) || !known;
+	json_t *image = json_object();
+
+	if (l->n)
+		cli_warn("'%s': %" PRIu64 " bytes in %" PRIu64 " ranges rest on less than proof%s", l->name, l->bytes, l->n,
+			 s && s->report ? "" : " (--report lists them)");
+	json_object_set_new(image, "filename", cli_json_text(l->name));
+	json_object_set_new(image, "format", cli_json_text(format));
+	if (size)
+		json_object_set_new(image, "virtual-size", json_integer((json_int_t)size));
+	json_object_set_new(image, "lost", l->lost);
+	json_object_set_new(image, "inferred", l->inferred);
+	if (s && !s->images)
+		s->images = json_array();
+	if (s)
+		json_array_append(s->images, image);
+	json_decref(image);
+	return any;
+}
+
 void cli_rescue_tell(const struct cli_args *a, struct plt_disk *disk)
 {
-	struct lists l = { .name = disk ? plt_disk_name(disk) : NULL };
+	struct cli_rescue *s = a->rescue;
 	struct plt_error err = PLT_ERROR_INIT;
-	json_t *image;
+	struct lists l;
+	int r;
 
-	if (disk && cli_rescue_is_on(a)) {
-		struct cli_rescue *s = a->rescue;
+	if (!disk || !cli_rescue_is_on(a))
+		return;
+	say_plan(s, disk, a->quiet);
+	begin_lists(&l, plt_disk_name(disk));
+	r = plt_disk_doubts(disk, list, &l, &err);
+	if (r < 0)
+		cli_error("%s", err.text);
+	if (end_lists(s, &l, plt_disk_format(disk), plt_disk_size(disk), r == 0))
+		s->doubts = true;
+}
 
-		l.lost = json_array();
-		l.inferred = json_array();
-		say_plan(s, disk, a->quiet);
-		if (plt_disk_doubts(disk, list, &l, &err) < 0) {
-			cli_error("%s", err.text);
-			s->doubts = true;
-		}
-		if (l.n)
-			cli_warn("'%s': %" PRIu64 " bytes in %" PRIu64 " ranges rest on less than proof%s", l.name, l.bytes, l.n,
-				 s->report ? "" : " (--report lists them)");
-		s->doubts = s->doubts || l.n || json_array_size(l.lost);
-		image = json_object();
-		json_object_set_new(image, "filename", cli_json_text(l.name));
-		json_object_set_new(image, "format", cli_json_text(plt_disk_format(disk)));
-		json_object_set_new(image, "virtual-size", json_integer((json_int_t)plt_disk_size(disk)));
-		json_object_set_new(image, "lost", l.lost);
-		json_object_set_new(image, "inferred", l.inferred);
-		if (!s->images)
-			s->images = json_array();
-		json_array_append_new(s->images, image);
-	}
+bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const char *name, const char *format)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	struct lists l;
+	int r;
+
+	begin_lists(&l, name);
+	r = plt_repair_doubts(rep, list, &l, &err);
+	if (r < 0)
+		cli_error("%s", err.text);
+	return end_lists(a->rescue, &l, format, 0, r == 0);
 }
 
 void cli_close(const struct cli_args *a, struct plt_disk *disk)

@@ -103,6 +103,8 @@ struct plt_rescue_options {
 	/* Each finding, of any layer (.image names it), while the disk is being opened; NULL: not wanted. */
 	void (*found)(void *arg, const struct plt_check_finding *f);
 	void *found_arg;
+	/* These are of the image that is named, not of those it stands on: */
+	const char *plan;       /* a file that plt_repair_save() has written (and somebody changed); NULL: make a plan */
 };
 #define PLT_RESCUE_OPTIONS_INIT { .size = sizeof(struct plt_rescue_options) }
 
@@ -459,8 +461,9 @@ struct plt_repair_options {
 	size_t size;
 	unsigned flags;        /* PLT_REPAIR_* */
 	const char *undo_file; /* the journal; NULL: beside the image, its name and ".platter-undo" */
+	const char *plan;      /* a file that says what to do (and stays valid as long as the plan); NULL: found out */
 };
-#define PLT_REPAIR_OPTIONS_INIT { sizeof(struct plt_repair_options), 0, NULL }
+#define PLT_REPAIR_OPTIONS_INIT { sizeof(struct plt_repair_options), 0, NULL, NULL }
 
 /*
  * Examine and plan.  @found hears of everything: first what is wrong (.mended: the plan puts it right), and
@@ -479,6 +482,14 @@ int plt_repair_check(struct plt_repair *rep, void (*found)(void *arg, const stru
 /* The edits, in ascending order; @bytes NULL: zeros.  Until @fn returns something else than 0. */
 int plt_repair_each(struct plt_repair *rep, int (*fn)(void *arg, uint64_t off, const void *bytes, uint64_t len),
 		    void *arg);
+/*
+ * Write the plan to a file, durably, for a person to read and change: docs/formats/plan.md.  It replaces a file of
+ * that name, if it is not the image.
+ */
+int plt_repair_save(struct plt_repair *rep, const char *path, struct plt_error *err);
+/* What it leaves lost or inferred, as plt_disk_doubts() says of the disk that the image has then (without a chain). */
+int plt_repair_doubts(struct plt_repair *rep, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg,
+		      struct plt_error *err);
 /* By how much the file grows. */
 uint64_t plt_repair_growth(const struct plt_repair *rep);
 /*

@@ -13,6 +13,16 @@
 #include "repair/repair.h"
 
 #define MAX_ROUNDS 16
+#define MAX_REMEMBERED 4096 /* of what is put right */
+
+void plt_repair_forget(struct plt_repair *rep)
+{
+	for (size_t i = 0; i < rep->nmended; i++)
+		free(rep->mended[i].text);
+	free(rep->mended);
+	rep->mended = NULL;
+	rep->nmended = 0;
+}
 
 void plt_repair_free(struct plt_repair *rep)
 {
@@ -21,6 +31,7 @@ void plt_repair_free(struct plt_repair *rep)
 	plt_store_unref(rep->overlay);
 	plt_store_unref(rep->file);
 	plt_doubts_release(&rep->doubts);
+	plt_repair_forget(rep);
 	plt_image_close(rep->img, NULL);
 	free(rep->name);
 	free(rep->format);
@@ -130,22 +141,61 @@ static int finish_pending(struct plt_repair *rep, bool write, struct plt_error *
 	return r;
 }
 
+/* What is put right is remembered: the plan's file says so beside its edits. */
+struct hear {
+	struct plt_repair *rep;
+	void (*found)(void *arg, const struct plt_check_finding *f);
+	void *arg;
+};
+
+static void hear(void *arg, const struct plt_check_finding *f)
+{
+	struct hear *h = arg;
+	struct plt_repair *rep = h->rep;
+	struct plt_mended *grown;
+
+	if (h->found)
+		h->found(h->arg, f);
+	if (!f->mended || !f->host_len || rep->nmended == MAX_REMEMBERED)
+		return;
+	grown = realloc(rep->mended, (rep->nmended + 1) * sizeof(*grown));
+	if (!grown)
+		return; /* it is only for a person to read */
+	rep->mended = grown;
+	grown[rep->nmended] = (struct plt_mended){ f->id, strdup(f->text), f->host_off, f->host_len };
+	if (grown[rep->nmended].text)
+		rep->nmended++;
+}
+
+/* As a file says: the image is examined as it is, so that its findings are known. */
+static int follow(struct plt_repair *rep, struct hear *h, struct plt_error *err)
+{
+	int r = plt_repair_load(rep, rep->plan, err);
+
+	if (r == 0)
+		(void)plt_check_store(rep->ctx, rep->file, rep->name, rep->format, hear, h, &rep->before, NULL);
+	return r;
+}
+
 int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
+	struct hear h = { rep, found, arg };
 	const struct plt_driver *drv;
 	int r = finish_pending(rep, write, err);
 
 	if (r == 0)
 		r = plt_repair_reset(rep, err);
+	if (r == 0 && rep->plan)
+		return follow(rep, &h, err);
 	if (r == 0 && !rep->format)
-		return plt_repair_recognize(rep, what, found, arg, err);
+		return plt_repair_recognize(rep, what, hear, &h, err);
 	drv = r == 0 ? plt_driver_find(rep->format) : NULL;
 	if (r == 0 && !(drv && drv->flags & PLT_DRIVER_MENDS))
 		r = plt_error_set(err, ENOSYS, "'%s': images of the format %s cannot be repaired in this release", rep->name,
 				  rep->format);
 	if (r == 0)
-		r = plt_repair_mend(rep, what, found, arg, err);
+		r = plt_repair_mend(rep, what, hear, &h, err);
 	return r;
 }
 
@@ -179,6 +229,7 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 		r = plt_error_set(err, ENOMEM, "out of memory");
 	if (r == 0) {
 		rep->file = plt_store_ref(rep->img->file);
+		rep->plan = o->plan;
 		r = plt_repair_make(rep, o->flags & PLT_REPAIR_LEAKS ? PLT_MEND_LOWER | PLT_MEND_MARKS : PLT_MEND_ALL, write,
 				    found, arg, err);
 	}
