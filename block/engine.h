@@ -201,6 +201,7 @@ struct plt_limbo_entry {
 struct plt_engine {
 	struct plt_image *img;
 	struct plt_image *backing;     /* the layer below, owned; NULL: none */
+	struct plt_rescue *rescue;     /* it is looked at through a plan; NULL: as it is */
 	unsigned depth;
 	unsigned file_flags;           /* PLT_FILE_* of the cache mode, for references */
 	bool own_refs;                 /* the user has named what the image names: no policy */
@@ -509,6 +510,9 @@ int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_opti
 int plt_image_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			 const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err);
 int plt_image_close(struct plt_image *img, struct plt_error *err);
+/* What @plan has made of a file of @file_size bytes, which is locked; @plan is taken over. */
+int plt_image_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
+			   const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err);
 
 /* disk.c: put @base (given away) below @img, before the first request */
 void plt_image_attach_backing(struct plt_image *img, struct plt_image *base);
@@ -516,6 +520,46 @@ void plt_image_attach_backing(struct plt_image *img, struct plt_image *base);
 /* scratch.c: the image of @tree, read-only, below an overlay that nobody else sees and that goes with it */
 int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, struct plt_image **ret,
 		     struct plt_error *err);
+
+/* rescue.c */
+struct plt_rescue {
+	struct plt_rescue_plan plan;  /* .doubts grows as reading finds more */
+	pthread_rwlock_t lock;        /* plan.doubts, short_of_memory */
+	bool zero;                    /* what is lost reads as zeros, and is noted; else EIO */
+	bool short_of_memory;         /* something is not in the lists */
+};
+#define PLT_WHY_DAMAGED "the mapping is damaged"
+#define PLT_WHY_CUT "it lies behind the end of the file"
+#define PLT_WHY_FLAW "the compressed cluster is damaged"
+/* The options for what an image stands on: @buf, or NULL. */
+const struct plt_rescue_options *plt_rescue_below(const struct plt_rescue_options *opts,
+						  struct plt_rescue_options *buf);
+/* @plan is taken over. */
+int plt_rescue_new(struct plt_image *img, struct plt_rescue_plan *plan, bool zero);
+void plt_rescue_free(struct plt_rescue *rsc);
+/* Add to the lists of the disk that @img shows. */
+void plt_rescue_note(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len, const char *why);
+/* The first lost part of [off, off+len) of this layer, cut to it. */
+bool plt_rescue_find(struct plt_image *img, uint64_t off, uint64_t len, struct plt_doubt *ret);
+/* How much of a run the file has. */
+uint64_t plt_rescue_there(const struct plt_image *img, const struct plt_run *run);
+/*
+ * For a read frame: what is lost at io->pos is dealt with, and pos moves; up to where the map may be asked then
+ * (a frame that has failed maps nothing).
+ */
+uint64_t plt_rescue_upto(struct plt_io *io, uint64_t end);
+/* How much of a DATA or DAMAGED run is to be read; the rest is dealt with. */
+uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run);
+/* @good bytes of a compressed unit came out; the rest is filled up, or the read fails. */
+int plt_rescue_unit(struct plt_io *io, const struct plt_run *run, uint8_t *unit, size_t good, struct plt_error *err);
+/* Blocking: a read that has failed, sector by sector, and zeros for the rest.  And as a frame. */
+int plt_rescue_read(struct plt_image *img, uint64_t off, uint64_t len, const struct iovec *iov, int niov,
+		    struct plt_error *err);
+void plt_rescue_step(struct plt_io *io);
+static inline bool plt_rescue_zeroes(const struct plt_image *img)
+{
+	return img->engine->rescue && img->engine->rescue->zero;
+}
 
 /* faults.c: the node of a blkdebug: rules over @below (a reference is taken) */
 int plt_faults_open(const json_t *tree, struct plt_store *below, struct plt_store **ret, struct plt_error *err);

@@ -27,6 +27,7 @@ libplatter_core_la_SOURCES += \
 	block/queue.c \
 	block/range.c \
 	block/read.c \
+	block/rescue.c \
 	block/resize.c \
 	block/scratch.c \
 	block/secret.c \

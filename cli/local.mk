@@ -36,6 +36,7 @@ platter_SOURCES += \
 	cli/main.c \
 	cli/open.c \
 	cli/progress.c \
+	cli/rescue.c \
 	cli/text.c \
 	$(NULL)
 

@@ -89,7 +89,7 @@ static int run_command(const char *name, int argc, char **argv)
 					       name, plt_version());
 	if (!a.cmd)
 		return cli_usage_error("Command not found: %s", name);
-	status = a.cmd->run(&a);
+	status = cli_rescue_end(&a, a.cmd->run(&a));
 	free(a.shorts);
 	free(a.longs);
 	return status;

@@ -288,6 +288,8 @@ struct plt_image {
 	uint32_t slice;                /* metadata slice length, <= PLT_SLICE, a power of two >= 512 */
 	char *backing_name;            /* as recorded; NULL: none.  Owned, malloc */
 	char *backing_format;          /* as recorded; NULL: not recorded */
+	uint64_t file_end;             /* what was behind it is lost (plt_file_part()); UINT64_MAX: nothing */
+	uint32_t disk;                 /* which of its disks is shown: PLT_DISK_ACTIVE, or a snapshot's position */
 	bool has_backing;              /* recorded or given by the user: absent may not mean zeros.  block/ sets it */
 
 	/*
@@ -298,6 +300,17 @@ struct plt_image {
 
 	struct plt_engine *engine;     /* block/'s */
 };
+
+/*
+ * How many of the @len bytes at @host_off of its file an image has: under rescue what lies behind the end of a
+ * file that is too short is not there, and a driver calls the mapping damaged that it would read there.
+ */
+uint64_t plt_file_part_planned(const struct plt_image *img, uint64_t host_off, uint64_t len);
+static inline uint64_t plt_file_part(const struct plt_image *img, uint64_t host_off, uint64_t len)
+{
+	return host_off <= img->file_end && len <= img->file_end - host_off ? len :
+	       plt_file_part_planned(img, host_off, len);
+}
 
 /* ---- references to other files --------------------------------------------------------------- */
 

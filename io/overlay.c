@@ -437,6 +437,19 @@ int plt_overlay_new(struct plt_store *below, bool writable, struct plt_store **r
 	return 0;
 }
 
+uint64_t plt_overlay_edited(struct plt_store *st, uint64_t off, uint64_t len)
+{
+	struct overlay *o = st->priv;
+	uint64_t done = 0, n;
+	bool hidden;
+
+	pthread_rwlock_rdlock(&o->lock);
+	while (done < len && look(o, off + done, len - done, &hidden, &n))
+		done += n;
+	pthread_rwlock_unlock(&o->lock);
+	return done;
+}
+
 int plt_overlay_edit(struct plt_store *st, uint64_t off, const void *bytes, uint64_t len)
 {
 	struct overlay *o = st->priv;

@@ -10,4 +10,6 @@ tests_repair_evidence_lab_SOURCES = tests/repair/evidence-lab.c
 script_tests += \
 	tests/repair/evidence.sh \
 	tests/repair/lost-tables.sh \
+	tests/repair/plan-file.sh \
+	tests/repair/rescue.sh \
 	$(NULL)
