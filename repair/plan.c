@@ -12,7 +12,7 @@
 
 #include "repair/repair.h"
 
-#define MAX_ROUNDS 16
+#define MAX_ROUNDS 64
 #define MAX_REMEMBERED 4096 /* of what is put right */
 
 void plt_repair_forget(struct plt_repair *rep)
@@ -23,6 +23,7 @@ void plt_repair_forget(struct plt_repair *rep)
 	rep->mended = NULL;
 	rep->nmended = 0;
 }
+
 
 void plt_repair_free(struct plt_repair *rep)
 {
@@ -69,7 +70,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	struct later l = { found, arg };
 	struct plt_orphan *place = NULL;
 	struct plt_check_result res;
-	size_t placed = 1;
+	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
 	int r = 0;
 
 	for (unsigned i = 0; r == 0 && mend.changed; i++) {
@@ -78,7 +79,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 					  rep->name, i);
 			break;
 		}
-		mend.changed = false;
+		mend.changed = mend.more = false;
 		r = plt_mend_store(rep->ctx, rep->overlay, rep->name, rep->format, &mend, i ? later_found : found,
 				   i ? (void *)&l : arg, &res, err);
 		if (!i)
@@ -87,23 +88,32 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			rep->before.corruptions_fixed += res.corruptions_fixed;
 			rep->before.leaks_fixed += res.leaks_fixed;
 		}
+		if (r < 0 || mend.changed) {
+			asked &= !mend.changed || mend.stage == PLT_MEND_CLUSTERS;
+			continue;
+		}
 		/* the guest is asked when nothing else has an answer; what it says may tell more */
-		if (r == 0 && !mend.changed && placed && mend.unplaced.n && mend.unplaced.ngaps) {
+		if (!asked && mend.unplaced.n && mend.unplaced.ngaps) {
 			free(place);
 			place = NULL;
 			r = plt_repair_place(rep, &mend.unplaced, &place, &mend.nplace, NULL);
 			if (r < 0)
 				r = 0; /* (an encrypted disk without its key, ...): they stay where they are */
 			mend.place = place;
-			placed = mend.nplace;
-			mend.changed = placed;
+			mend.changed = asked = mend.nplace;
+		}
+		if (!mend.changed && mend.more && mend.stage < PLT_MEND_SETTLE) {
+			mend.stage++;
+			mend.nplace = 0;
+			mend.changed = true;
+			asked = false;
 		}
 	}
 	free(place);
-	free(mend.unplaced.v);
-	free(mend.unplaced.gaps);
 	plt_doubts_release(&rep->doubts);
 	rep->doubts = mend.doubts;
+	mend.doubts = (struct plt_doubts)PLT_DOUBTS_INIT;
+	plt_mend_release(&mend);
 	return r;
 }
 

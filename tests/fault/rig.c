@@ -1035,8 +1035,12 @@ static int judge_repair(struct rig *r, struct plt_store *file, struct plt_store 
 
 	ck_assert_int_eq(plt_overlay_new(file, true, &overlay), 0);
 	for (unsigned i = 0; mend.changed && ret == 0; i++) {
-		mend.changed = false;
-		ret = i < 8 ? plt_mend_store(r->ctx, overlay, "top", rig_format(r), &mend, NULL, NULL, &res, &err) : -ELOOP;
+		mend.changed = mend.more = false;
+		ret = i < 12 ? plt_mend_store(r->ctx, overlay, "top", rig_format(r), &mend, NULL, NULL, &res, &err) : -ELOOP;
+		if (!mend.changed && mend.more && mend.stage < PLT_MEND_SETTLE) {
+			mend.stage++;
+			mend.changed = true;
+		}
 	}
 	if (ret == 0)
 		ret = plt_check_store(r->ctx, overlay, "top", rig_format(r), NULL, NULL, &res, &err);
@@ -1054,8 +1058,13 @@ static int judge_repair(struct rig *r, struct plt_store *file, struct plt_store 
 			plt_disk_close(disk, NULL);
 		}
 	}
-	free(mend.unplaced.v);
-	free(mend.unplaced.gaps);
+	for (size_t i = 0; ret == 0 && i < mend.doubts.n; i++)
+		if (mend.doubts.v[i].kind == PLT_LOST) {
+			complain(r, "the repair calls %" PRIu64 " bytes at %#" PRIx64 " lost: %s", mend.doubts.v[i].len,
+				 mend.doubts.v[i].off, mend.doubts.v[i].why);
+			ret = -1;
+		}
+	plt_mend_release(&mend);
 	plt_store_unref(overlay);
 	return ret;
 }

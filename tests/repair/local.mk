@@ -4,12 +4,15 @@
 unit_tests += tests/repair/test-evidence
 tests_repair_test_evidence_SOURCES = tests/repair/test-evidence.c
 
-check_helpers += tests/repair/evidence-lab
+check_helpers += tests/repair/evidence-lab tests/repair/mend-lab
 tests_repair_evidence_lab_SOURCES = tests/repair/evidence-lab.c
+tests_repair_mend_lab_SOURCES = tests/repair/mend-lab.c
 
 script_tests += \
 	tests/repair/evidence.sh \
+	tests/repair/lost-clusters.sh \
 	tests/repair/lost-tables.sh \
 	tests/repair/plan-file.sh \
 	tests/repair/rescue.sh \
 	$(NULL)
+EXTRA_DIST += tests/repair/blocks.py tests/repair/damage.py
