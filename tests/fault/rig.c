@@ -989,7 +989,7 @@ static void found(void *arg, const struct plt_check_finding *f)
 		s->leaks++;
 		return;
 	}
-	if (s->damaged && (!strcmp(f->id, "V-TAIL") || !strcmp(f->id, "V-HEAD")))
+	if (s->damaged && (!strcmp(f->id, "V-FTR-2") || !strcmp(f->id, "V-FTR-1")))
 		return;
 	/* a cluster counted once that is not marked so costs one needless copy */
 	if (!strncmp(f->id, "Q-COPIED", 8) && ends_with(f->text, " refcount=1"))
@@ -1183,7 +1183,7 @@ static int judge_state(struct rig *r, struct plt_store *file, struct plt_store *
 		get64(file, 0) != ((uint64_t)QCOW2_MAGIC << 32 | 2);
 	if (judge_structure(r, file, "before opening", dirty, r->l->damaged && untouched) < 0)
 		return -1;
-	if (over && rig_is_qcow2(r) && !r->beyond && judge_repair(r, file, data, mark, limit) < 0)
+	if (over && (rig_is_qcow2(r) || !strcmp(rig_format(r), "vpc")) && !r->beyond && judge_repair(r, file, data, mark, limit) < 0)
 		return -1;
 	if (open_disk(r, file, data, true, NULL, &disk, &err) < 0) {
 		complain(r, "it does not open for writing: %s", err.text);

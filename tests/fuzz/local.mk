@@ -25,6 +25,7 @@ endif
 fuzz_targets += \
 	tests/fuzz/fuzz-check \
 	tests/fuzz/fuzz-map \
+	tests/fuzz/fuzz-mend \
 	tests/fuzz/fuzz-name \
 	tests/fuzz/fuzz-open \
 	tests/fuzz/fuzz-options \
@@ -39,6 +40,9 @@ tests_fuzz_fuzz_check_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_map_SOURCES = tests/fuzz/fuzz-map.c tests/fuzz/fuzz.h
 tests_fuzz_fuzz_map_LDADD = $(fuzz_ldadd)
 tests_fuzz_fuzz_map_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_mend_SOURCES = tests/fuzz/fuzz-mend.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_mend_LDADD = $(fuzz_ldadd)
+tests_fuzz_fuzz_mend_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_name_SOURCES = tests/fuzz/fuzz-name.c tests/fuzz/fuzz.h
 tests_fuzz_fuzz_name_LDADD = $(fuzz_ldadd)
 tests_fuzz_fuzz_name_LDFLAGS = $(fuzz_ldflags)

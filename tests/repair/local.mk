@@ -11,6 +11,7 @@ tests_repair_mend_lab_SOURCES = tests/repair/mend-lab.c
 script_tests += \
 	tests/repair/evidence.sh \
 	tests/repair/lost-clusters.sh \
+	tests/repair/lost-blocks.sh \
 	tests/repair/lost-tables.sh \
 	tests/repair/plan-file.sh \
 	tests/repair/rescue.sh \
