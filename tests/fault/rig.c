@@ -362,9 +362,10 @@ static int open_disk(struct rig *r, struct plt_store *file, struct plt_store *da
 		plt_store_unref(img->data);
 		img->data = plt_store_ref(data);
 	}
-	if (r->base && !snapshot) {
+	if (r->base) {
 		o.flags = 0;
 		o.options = NULL;
+		o.snapshot = NULL;
 		e = plt_disk_open_store(r->ctx, r->base, "base", "raw", &o, &base, err);
 		if (e < 0) {
 			(void)plt_disk_close(disk, NULL);

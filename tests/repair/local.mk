@@ -11,12 +11,14 @@ script_tests += \
 	tests/repair/evidence.sh \
 	tests/repair/lost-tables.sh \
 	tests/repair/recovery.sh \
+	tests/repair/sound.sh \
 	$(NULL)
 
 EXTRA_DIST += \
 	tests/repair/recovery.expected \
 	tests/repair/recovery.py \
 	tests/repair/recovery_table.py \
+	tests/repair/sound.py \
 	$(NULL)
 
 # What comes back of damaged images, by class: rewrites docs/recovery.md.  Minutes.
