@@ -15,6 +15,7 @@ script_tests += \
 	$(NULL)
 
 EXTRA_DIST += \
+	tests/repair/cuts.py \
 	tests/repair/recovery.expected \
 	tests/repair/recovery.py \
 	tests/repair/recovery_table.py \

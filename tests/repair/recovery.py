@@ -4,12 +4,13 @@
 """How much of damaged images is brought back, by platter and by qemu-img.
 
     recovery.py [--seed N] [--guests ext4,xfs,...] [--shapes q4k,...] [--classes Q-L1-1,...] [--times N] [--damages N]
-                [--case-seed N] [--mib N] [--filling KIND] [--no-peer] [--markdown FILE] [--states FILE] [--keep DIR] [-v]
+                [--case-seed N] [--cuts N] [--mib N] [--filling KIND] [--no-peer] [--markdown FILE] [--states FILE] [--keep DIR] [-v]
 
 Guests are made (tests/fixtures/guest.py), images of them (image.py), each is broken in each way (damage.py), on
 --times pairs of guest and shape that the seed chooses, by --damages classes at once (--classes Q-HDR- are all of them); what each tool then gives back is
 judged block by block (judge.py).  platter: `convert --rescue --report` where it has that, and `repair`, whose result is
-read with `convert --salvage`, which `undo` must take back to the byte.  qemu-img: `check -r all`, then `convert
+read with `convert --salvage`, which `undo` must take back to the byte, and of which --cuts interruptions must be
+finished and taken back (cuts.py).  qemu-img: `check -r all`, then `convert
 --salvage`.  Both are told the format.  --states writes one line a case: the case, and what platter made of it: whole,
 part (something is missing, and it said so) or silent.  A case that -v shows is run again by --case-seed with its seed
 beside the same --seed, guest, shape and class.  $PLATTER is the program; the exit status is 1 if undo failed, a
@@ -29,6 +30,7 @@ import time
 sys.dont_write_bytecode = True
 FIXTURES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'fixtures')
 sys.path[:0] = [FIXTURES, os.path.dirname(os.path.abspath(__file__))]
+import cuts # noqa: E402
 import damage # noqa: E402
 import damage_raw # noqa: E402
 import image # noqa: E402
@@ -184,16 +186,41 @@ class Case:
                 self.bad.append('convert --rescue has changed the image')
 
     def undo(self, path):
-        journal = path + '.platter-undo'
-        if os.path.exists(journal):
-            status, text = run(PLATTER, 'undo', '-q', journal)
+        """Gives the journal's bytes, if there was one."""
+        name, journal = path + '.platter-undo', None
+        if os.path.exists(name):
+            with open(name, 'rb') as f:
+                journal = f.read()
+            status, text = run(PLATTER, 'undo', '-q', name)
             if status:
                 self.bad.append('undo: ' + text)
         with open(path, 'rb') as f:
             if f.read() != self.d.data:
                 self.bad.append('undo does not give the bytes back')
+        return journal
 
-    def go(self, top, peer):
+    def cut(self, path, after, journal, n):
+        """The repair was interrupted: it is finished, or taken back, to the byte."""
+        rnd = random.Random('%s' % self)
+        name = path + '.platter-undo'
+        for what, image, part in cuts.states(bytes(self.d.data), after, journal, rnd, n):
+            for command, want in ((['repair', '-q', '--yes', '-f', self.sound.format, path], after),
+                                  (['undo', '-q', name], bytes(self.d.data))):
+                if command[0] == 'undo' and what.startswith('while'):
+                    continue
+                write_sparse(path, image)
+                with open(name, 'wb') as f:
+                    f.write(part)
+                status, text = run(PLATTER, *command)
+                self.crashed(command[0], status, text)
+                with open(path, 'rb') as f:
+                    if f.read() != want:
+                        self.bad.append('cut (%s): %s ends otherwise, with status %d: %s' % (what, command[0], status, text))
+                for beside in os.listdir(os.path.dirname(path)):
+                    if '.platter-undo' in beside:
+                        os.unlink(os.path.join(os.path.dirname(path), beside))
+
+    def go(self, top, peer, cut):
         path = os.path.join(top, 'broken.img')
         base = self.sound.path + '.base'
         if os.path.exists(base) and not os.path.exists(os.path.join(top, os.path.basename(base))):
@@ -204,7 +231,11 @@ class Case:
             self.rescue(path)
         self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes')
         self.check_after(path)
-        self.undo(path)
+        with open(path, 'rb') as f:
+            after = f.read()
+        journal = self.undo(path)
+        if journal and cut:
+            self.cut(path, after, journal, cut)
         if peer:
             write_sparse(path, self.d.data)
             self.in_place('qemu-img', 'qemu-img', path, 'check', '-q', '-r', 'all')
@@ -272,6 +303,7 @@ def main():
         p.add_argument('--' + name, type=lambda t: t.split(',') if t else [], default=default)
     p.add_argument('--times', type=int, default=2)
     p.add_argument('--damages', type=int, default=1)
+    p.add_argument('--cuts', type=int, default=0)
     p.add_argument('--mib', type=int, default=0)
     p.add_argument('--case-seed', type=int)
     p.add_argument('--filling')
@@ -287,7 +319,7 @@ def main():
     cases = []
     try:
         for case in each_case(args, random.Random(args.seed), top):
-            case.go(top, not args.no_peer)
+            case.go(top, not args.no_peer, args.cuts)
             cases.append(case)
             if args.verbose or case.bad:
                 print(recovery_table.line(case), flush=True)

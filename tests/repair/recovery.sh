@@ -15,7 +15,7 @@ requires python3 qemu-img qemu-io mke2fs debugfs dumpe2fs e2fsck
 expected=$srcdir/tests/repair/recovery.expected
 export TMPDIR=$SCRATCH
 echo "# PLT_SEED=${PLT_SEED:-7}"
-python3 -B "$srcdir/tests/repair/recovery.py" --seed "${PLT_SEED:-7}" --mib 64 --guests ext4 --no-peer --times 1 \
+python3 -B "$srcdir/tests/repair/recovery.py" --seed "${PLT_SEED:-7}" --mib 64 --guests ext4 --no-peer --times 1 --cuts 1 \
 	--shapes q4k,q4k-snapshot,q64k-packed,q4k-bitmap,v-small,raw --states got >out 2>&1
 status=$?
 [ $status = 0 ] || diag "$(cat out)"
