@@ -123,15 +123,17 @@ give back. Command of this page:
 
     {command}
 
-platter {version}, {peer}; guests {guests}; shapes `tests/fixtures/image.py list`; {n} cases.
+platter {version}, {peer};
+guests {guests}; shapes `tests/fixtures/image.py list`; {n} cases.
 
 * A block *survives* if all its bytes are still in the damaged file, where the sound image had them. Blocks of zeros
   are not counted.
 * *whole*: every surviving block is right, and no block is silently wrong.
 * *silent*: wrong, and the tool named it nowhere, neither as lost nor as inferred.
-* *as it is*: `platter convert --salvage` of the damaged file. {rescue}
+* *as it is*: `platter convert --salvage` of the damaged file.
+* {rescue}
 * `repair`: `platter repair --yes`, its result read by `platter convert --salvage`. It has no list of what is
-  lost; it says by its exit status that something is open. `undo` gave the damaged file's bytes back in every case.
+  lost; it says by its exit status that something is open. {undo}
 * qemu-img: `check -r all`, then `convert --salvage`, whose warnings count as names.
 * Of raw disks (R) the table and the superblock are what was hurt: a disk counts as right if the partition is where it
   was and the filesystem's own checker is content, else nobody gets at its files and nothing of it counts.
@@ -148,8 +150,10 @@ def document(cases, args, tools, rescue):
     text = INTRO.format(
         command=command, version=args.version, peer=version('qemu-img', '--version'),
         guests=', '.join(sorted({c.sound.guest.name for c in cases})), n=len(cases),
+        undo='`undo` gave the damaged file\'s bytes back in %s.' % (
+            '%d cases only' % sum(not c.bad for c in cases) if any(c.bad for c in cases) else 'every case'),
         rescue='`--rescue`: `platter convert --rescue --report`.' if rescue else
-        '`--rescue` does not exist yet: what is not listed by it counts as silent.')
+        '`--rescue`, which will name what is lost, does not exist yet: what `repair` cannot name counts as silent.')
     own = 'rescue' if rescue else 'repair'
     todo = [name for name, mine in by_class(cases) if Sum(mine, own).nwhole < len(mine)]
     done = [name for name, mine in by_class(cases) if Sum(mine, own).nwhole == len(mine)]
