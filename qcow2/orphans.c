@@ -107,10 +107,15 @@ static uint64_t seen_off(uint64_t v)
 	return v >> 1;
 }
 
-/* Table by shape, as far as @len bytes show: *ret_n clusters that it names go to c->seen, sorted. */
+/*
+ * Table by shape, as far as @len bytes show: *ret_n clusters that it names go to c->seen, sorted.  The table of a
+ * bitmap has the same shape but for the marks, which entries of an L2 table have as a rule: without any, in an image
+ * with bitmaps, it is taken for that.
+ */
 static bool looks_like_table(struct census *c, const uint8_t *p, uint32_t len, uint32_t *ret_n)
 {
 	const struct qcow2_state *q = &c->x->q;
+	bool marked = !q->nb_bitmaps || len < q->cluster_size;
 	uint32_t n = 0;
 
 	for (uint32_t at = 0; at < len; at += q->l2_entry_size) {
@@ -120,6 +125,7 @@ static bool looks_like_table(struct census *c, const uint8_t *p, uint32_t len, u
 			continue;
 		if (!entry_fits(c->x, e, bitmap, &off))
 			return false;
+		marked |= bitmap || e & (QCOW2_COPIED | QCOW2_COMPRESSED);
 		if (off)
 			c->seen[n++] = e & QCOW2_COMPRESSED ? off << 1 | 1 : off << 1;
 	}
@@ -128,7 +134,7 @@ static bool looks_like_table(struct census *c, const uint8_t *p, uint32_t len, u
 	for (uint32_t i = 1; i < n; i++)
 		if (c->seen[i] == c->seen[i - 1] && !(c->seen[i] & 1))
 			return false;
-	return n > 0;
+	return n > 0 && marked;
 }
 
 /* L1 table by shape: nothing but entries that name places of clusters. */
