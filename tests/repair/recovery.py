@@ -226,7 +226,8 @@ class Case:
         if os.path.exists(base) and not os.path.exists(os.path.join(top, os.path.basename(base))):
             os.link(base, os.path.join(top, os.path.basename(base)))
         write_sparse(path, self.d.data)
-        self.in_place('before', PLATTER, path)
+        if peer:
+            self.in_place('before', PLATTER, path)
         if RESCUE:
             self.rescue(path)
         self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes')
@@ -243,8 +244,8 @@ class Case:
 
     def check_after(self, path):
         """What qemu-img finds in what repair has left, when repair says that nothing is wrong."""
-        if self.sound.format != 'qcow2' or self.results['repair'][1][0]:
-            return
+        if self.sound.format != 'qcow2' or self.results['repair'][1][0] or 'Q-EXT-1' in self.names:
+            return # (QEMU wants the data file to be there)
         status, text = run('qemu-img', 'check', '-q', '-f', 'qcow2', path)
         if status not in (0, 3):
             self.bad.append('repair says that all is right, and qemu-img check: ' + text[-600:])
@@ -258,11 +259,14 @@ def fits(name, shape):
     words = image.SHAPES[shape][2]
     return name[0] == letter and ((not name.startswith('Q-SNAP') or 'snapshot' in words) and
                                   (not name.startswith(('Q-CMP', 'Q-OVL-PACKED')) or 'packed' in words) and
-                                  (not name.startswith('Q-BMP') or 'bitmap' in words))
+                                  (not name.startswith('Q-BMP') or 'bitmap' in words) and
+                                  ('external' in words if name.startswith('Q-EXT') else 'external' not in words or
+                                   name.startswith(('Q-HDR', 'Q-L1', 'Q-L2', 'Q-REF'))))
 
 
 def plan(args, rnd):
-    """[(guest, shape, [classes], seed)]: pairs take turns, so that all are used by many classes."""
+    """[([(guest, shape)], class, seed)]: pairs take turns, so that all are used by many classes; the first pair that has
+    what the class hurts will do."""
     table = damage.classes()
     names = [n for n in table if not args.classes or
              any(n == c or c.endswith('-') and n.startswith(c) for c in args.classes)]
@@ -273,27 +277,57 @@ def plan(args, rnd):
     for name in names:
         mine = [p for p in pairs if fits(name, p[1])]
         for _ in range(min(args.times, len(mine))):
-            g, s = mine[turn % len(mine)]
-            others = [n for n in names if n != name and fits(n, s)]
-            more = rnd.sample(others, min(len(others), args.damages - 1))
-            out.append((g, s, [name] + more, args.case_seed or args.seed * 1000 + turn))
+            first = turn % len(mine)
+            out.append((mine[first:] + mine[:first], name, args.case_seed or args.seed * 1000 + turn))
             turn += 1
-    return sorted(out, key=lambda c: (c[0], c[1])) # (one sound image at a time)
+    return sorted(out, key=lambda c: c[0][0]) # (one sound image at a time)
+
+
+class Images:
+    """Sound images: the last one is kept, for most cases ask for the one that the case before had."""
+
+    def __init__(self, args, top):
+        self.args, self.top = args, top
+        self.guests, self.last = {}, None
+
+    def get(self, g, s):
+        if g not in self.guests:
+            self.guests[g] = Guest(g, self.args.mib or GUESTS[g], self.args.seed, self.top)
+        if not self.last or (self.last.guest.name, self.last.shape) != (g, s):
+            self.last = None
+            for name in os.listdir(self.top):
+                if '.img' in name:
+                    os.unlink(os.path.join(self.top, name))
+            self.last = Sound(self.guests[g], s, self.args.seed, self.top)
+        return self.last
 
 
 def each_case(args, rnd, top):
-    sound, guests = None, {}
-    for g, s, names, seed in plan(args, rnd):
-        if g not in guests:
-            guests[g] = Guest(g, args.mib or GUESTS[g], args.seed, top)
-        if not sound or (sound.guest.name, sound.shape) != (g, s):
-            sound = Sound(guests[g], s, args.seed, top)
-        for attempt in range(5):
+    images = Images(args, top)
+    later = [] # what the image that was asked for did not have: another one each
+    for pairs, name, seed in plan(args, rnd):
+        case = first_case(images, pairs[:1], name, seed, args)
+        if case:
+            yield case
+        else:
+            later.append((pairs[1:], name, seed))
+    for pairs, name, seed in later:
+        case = first_case(images, pairs, name, seed, args)
+        if case:
+            yield case
+
+
+def first_case(images, pairs, name, seed, args):
+    """The first that can be made; with more damages at once the others are of any class that the image can have."""
+    for g, s in pairs:
+        for attempt in range(4):
+            more = [n for n in damage.classes() if n != name and fits(n, s)]
+            more = random.Random(seed + attempt).sample(more, min(len(more), args.damages - 1))
             try:
-                yield Case(sound, names, seed + attempt * 100000, args.filling)
-                break
+                return Case(images.get(g, s), [name] + more, seed + attempt * 100000, args.filling)
             except damage.NotHere:
                 pass
+    return None
 
 
 def main():
