@@ -10,19 +10,19 @@ tests_repair_mend_lab_SOURCES = tests/repair/mend-lab.c
 
 script_tests += \
 	tests/repair/evidence.sh \
-	tests/repair/lost-clusters.sh \
 	tests/repair/lost-blocks.sh \
+	tests/repair/lost-clusters.sh \
 	tests/repair/lost-tables.sh \
 	tests/repair/plan-file.sh \
-	tests/repair/rescue.sh \
-	$(NULL)
-EXTRA_DIST += tests/repair/blocks.py tests/repair/damage.py
 	tests/repair/recovery.sh \
+	tests/repair/rescue.sh \
 	tests/repair/sound.sh \
 	$(NULL)
 
 EXTRA_DIST += \
+	tests/repair/blocks.py \
 	tests/repair/cuts.py \
+	tests/repair/damage.py \
 	tests/repair/recovery.expected \
 	tests/repair/recovery.py \
 	tests/repair/recovery_table.py \
