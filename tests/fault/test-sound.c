@@ -144,7 +144,7 @@ static void steps(struct rig *r, uint64_t *rnd)
 	unsigned n = (unsigned)pick(rnd, pick(rnd, 3) ? 40 : 150);
 
 	for (unsigned i = 0; i < n; i++) {
-		if (pick(rnd, 30) == 0 && r->l->first_size && !*r->snapshot)
+		if (pick(rnd, 30) == 0 && r->l->first_size && !r->nsnapshots)
 			rig_must(r, rig_resize(r, plt_align_up(1 + pick(rnd, r->size), 512)));
 		else
 			rig_must(r, rig_step(r));
