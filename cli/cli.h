@@ -221,6 +221,7 @@ struct cli_findings {
 };
 /* For plt_check(): @arg is a struct cli_findings. */
 void cli_found(void *arg, const struct plt_check_finding *f);
+void cli_findings_flush(void); /* before anything else is printed */
 
 /* ---- progress: progress.c -------------------------------------------------------------------- */
 

@@ -135,10 +135,12 @@ static int repair(struct cli_args *a, struct plt_ctx *ctx, struct job *j, struct
 	ro.flags = strcmp(j->repair, "leaks") ? 0 : PLT_REPAIR_LEAKS;
 	ro.undo_file = j->undo_file;
 	r = plt_check_repair(ctx, j->name, &j->open, &ro, cli_found, rep, res, err);
+	cli_findings_flush();
 	if (r == -ENOSYS) {
 		struct plt_error why = *err;
 
 		r = plt_check(ctx, j->name, &j->open, cli_found, rep, res, err);
+		cli_findings_flush();
 		if (r == 0 && (res->corruptions || res->added || res->leaks))
 			cli_error("%s", why.text);
 		return r;
@@ -177,6 +179,7 @@ static int check(struct cli_args *a, struct plt_ctx *ctx, struct job *j)
 	}
 	rep.beyond = a->json ? json_array() : NULL;
 	r = j->repair ? repair(a, ctx, j, &rep, &res, &err) : plt_check(ctx, j->name, &j->open, cli_found, &rep, &res, &err);
+	cli_findings_flush();
 	if (r == 0 && !a->quiet) {
 		if (a->json)
 			print_json(j->name, &res, &rep);
