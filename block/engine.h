@@ -266,6 +266,12 @@ bool plt_epoch_drained(struct plt_engine *eng, struct plt_io *io);
 bool plt_gate_close(struct plt_engine *eng, struct plt_io *io, int level);
 void plt_gate_open(struct plt_engine *eng, struct plt_io *io);
 /*
+ * The gate closed at @level by @io, and all who were inside gone.  False: it waits, and its step() will be
+ * called; then ask again.  plt_io_finish() opens the gate, or plt_io_share().
+ */
+bool plt_io_alone(struct plt_io *io, int level);
+void plt_io_share(struct plt_io *io);
+/*
  * Enter the image's epoch if the gate lets the frame pass; false: parked, will be woken and must
  * start again.
  */
@@ -343,7 +349,7 @@ struct plt_io {
 	unsigned state;
 
 	/* what it holds, in the order of waiting */
-	bool owns_gate;
+	bool owns_gate, drained; /* plt_io_alone() */
 	struct plt_range_lock range;
 	bool has_range;
 	bool in_epoch;
@@ -491,6 +497,14 @@ void plt_vmstate_step(struct plt_io *io);
 void plt_exclusive_step(struct plt_io *io);
 /* Before the first change: driver->first_write, the raw guard, a poisoned store.  True: go on. */
 bool plt_io_may_change(struct plt_io *io);
+/* Does it change guest bytes? */
+bool plt_io_changes_guest(const struct plt_io *io);
+/*
+ * What begins every request that has the image for itself: it may change the image (if it @changes it), limbo is
+ * empty (with @limbo: the space in it may be needed), the gate is closed for everybody and all have left.
+ * 1: so it is; 0: it waits, and its step() will be called; negative: it has failed.
+ */
+int plt_io_take_image(struct plt_io *io, int level, bool changes, bool limbo);
 void plt_io_placed(struct plt_io *io);
 void plt_copy_read_done(struct plt_io *c);
 struct plt_io *plt_io_child(struct plt_io *io, struct plt_image *img, enum plt_io_kind kind, uint64_t off,
