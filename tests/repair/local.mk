@@ -12,4 +12,5 @@ script_tests += \
 	tests/repair/lost-tables.sh \
 	tests/repair/plan-file.sh \
 	tests/repair/rescue.sh \
+	tests/repair/trust.sh \
 	$(NULL)
