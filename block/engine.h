@@ -485,6 +485,7 @@ struct plt_rescue {
 	struct plt_rescue_plan plan;  /* .doubts grows as reading finds more */
 	pthread_rwlock_t lock;        /* plan.doubts, short_of_memory */
 	bool zero;                    /* what is lost reads as zeros, and is noted; else EIO */
+	bool decoded;                 /* what is compressed has been looked at */
 	bool short_of_memory;         /* something is not in the lists */
 };
 #define PLT_WHY_DAMAGED "the mapping is damaged"

@@ -168,6 +168,16 @@ uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run)
 	return there;
 }
 
+/* deflate has no checksum: where the flaw shows may be behind where it is */
+static int note_flaw(void *arg, const struct plt_run *run, size_t good)
+{
+	struct plt_image *img = arg;
+
+	plt_rescue_note(img, PLT_INFERRED, run->unit_off, good, "the compressed cluster has a flaw further on");
+	plt_rescue_note(img, PLT_LOST, run->unit_off + good, run->unit_len - good, PLT_WHY_FLAW);
+	return 0;
+}
+
 int plt_rescue_unit(struct plt_io *io, const struct plt_run *run, uint8_t *unit, size_t good, struct plt_error *err)
 {
 	uint64_t end = run->off + run->len, flaw = run->unit_off + good;
@@ -176,10 +186,7 @@ int plt_rescue_unit(struct plt_io *io, const struct plt_run *run, uint8_t *unit,
 		return plt_error_set(err, EIO, "'%s': guest offset %#" PRIx64 ", %" PRIu64 " bytes: lost: " PLT_WHY_FLAW,
 				     io->img->name, flaw, run->unit_off + run->unit_len - flaw);
 	memset(unit + good, 0, run->unit_len - good);
-	/* deflate has no checksum: where the flaw shows may be behind where it is */
-	plt_rescue_note(io->img, PLT_INFERRED, run->unit_off, good, "the compressed cluster has a flaw further on");
-	plt_rescue_note(io->img, PLT_LOST, flaw, run->unit_len - good, PLT_WHY_FLAW);
-	return 0;
+	return note_flaw(io->img, run, good);
 }
 
 /* ---- what cannot be read --------------------------------------------------------------------- */
@@ -316,6 +323,20 @@ static int survey_maps(struct plt_disk *disk, struct plt_doubts *to, struct plt_
 	return r;
 }
 
+/* Where structure shows damage there may be more of it: all that is compressed is decoded once. */
+static int look_deep(struct plt_image *img, struct plt_error *err)
+{
+	struct plt_rescue *rsc = img->engine->rescue;
+	const struct plt_check_result *b = &rsc->plan.before;
+	bool todo;
+
+	pthread_rwlock_wrlock(&rsc->lock);
+	todo = !rsc->decoded && (b->corruptions || b->added || b->corruptions_fixed || b->check_errors);
+	rsc->decoded = true;
+	pthread_rwlock_unlock(&rsc->lock);
+	return todo ? plt_image_decode(img, NULL, note_flaw, img, err) : 0;
+}
+
 /* The doubts of one layer, where it shows.  (plt_doubt.disk is its depth here.) */
 static int survey_layer(struct plt_disk *disk, struct plt_image *img, unsigned depth, struct plt_doubts *to)
 {
@@ -425,7 +446,7 @@ int plt_disk_doubts(struct plt_disk *disk, int (*fn)(void *arg, const struct plt
 		return plt_error_set(err, EINVAL, "'%s' was not opened for rescue", disk->top->name);
 	r = survey_maps(disk, &all, err);
 	for (struct plt_image *img = disk->top; img && r == 0; img = img->engine->backing, depth++)
-		if (img->engine->rescue)
+		if (img->engine->rescue && (r = look_deep(img, err)) == 0)
 			r = survey_layer(disk, img, depth, &all);
 	if (r == 0)
 		r = tell_all(&all, depth, fn, arg);

@@ -272,6 +272,7 @@ static int walk_layer(struct walk *w, struct plt_image *img, uint64_t off, uint6
 
 			add_damaged(w, off, PLT_MIN(next, upto) - off, depth);
 			off = PLT_MIN(next, upto);
+			w->full = w->full || ++w->maps > MAPS;
 			continue;
 		}
 		if (w->n && ++w->maps > MAPS)

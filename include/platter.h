@@ -444,6 +444,15 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 	      void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 	      struct plt_check_result *ret, struct plt_error *err);
 
+/*
+ * The same, and what structure does not show: every compressed cluster is decoded (snapshots' too), the layers
+ * below and data files are examined, and the guest's own metadata is held against where it lies.  Opens the
+ * disk; what it finds counts in .added.  Formats that have nothing to check are looked into as well.
+ */
+int plt_check_deep(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		   void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		   struct plt_check_result *ret, struct plt_error *err);
+
 /* ---- repair ---------------------------------------------------------------------------------- */
 
 /*

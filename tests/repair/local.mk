@@ -8,6 +8,7 @@ check_helpers += tests/repair/evidence-lab
 tests_repair_evidence_lab_SOURCES = tests/repair/evidence-lab.c
 
 script_tests += \
+	tests/repair/deep.sh \
 	tests/repair/evidence.sh \
 	tests/repair/lost-tables.sh \
 	tests/repair/plan-file.sh \

@@ -181,6 +181,15 @@ print(len(r["lost"]), len(r["inferred"]), l["start"] // 65536, i["start"] == 3 *
 "$PLATTER" io --rescue -r -c "read -q $((3 * 65536)) 4k" -c "read -q $((4 * 65536 - 512)) 512" d.qcow2 >out 2>/dev/null
 is "$? $(cat out)" '1 read failed: Input/output error' 'before the flaw it can be read, behind it not'
 
+"$PLATTER" info --rescue --report report.json d.qcow2 >/dev/null 2>&1
+is "$? $(python3 -c 'import json; print(len(json.load(open("report.json"))["lost"]))')" '0 0' 'who reads nothing sees no flaw'
+poke d.qcow2 79 '\2'
+refcount=$(u64 d.qcow2 "$(u64 d.qcow2 48)")
+poke d.qcow2 "$refcount" '\0\0'
+"$PLATTER" info --rescue --report report.json d.qcow2 >/dev/null 2>&1
+is "$? $(python3 -c 'import json; print(len(json.load(open("report.json"))["lost"]))')" '2 1' \
+	'unless the structure is damaged as well'
+
 # Sectors that cannot be read.
 cat >faults <<'CONF'
 [inject-error]
