@@ -11,6 +11,7 @@ libplatter_core_la_SOURCES += \
 	block/create.c \
 	block/decode.c \
 	block/disk.c \
+	block/donor.c \
 	block/engine.h \
 	block/epoch.c \
 	block/faults.c \

@@ -105,6 +105,11 @@ struct plt_rescue_options {
 	bool trust_likely;      /* placements that are likely go into the plan, too */
 	/* These are of the image that is named, not of those it stands on: */
 	const char *plan;       /* a file that plt_repair_save() has written (and somebody changed); NULL: make a plan */
+	/*
+	 * An older copy or a clone of the disk, of the same size: what is lost and this one has at the same place is
+	 * read from it, and inferred.
+	 */
+	const char *donor;
 };
 #define PLT_RESCUE_OPTIONS_INIT { .size = sizeof(struct plt_rescue_options) }
 
