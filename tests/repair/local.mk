@@ -9,6 +9,7 @@ tests_repair_evidence_lab_SOURCES = tests/repair/evidence-lab.c
 
 script_tests += \
 	tests/repair/evidence.sh \
+	tests/repair/guest-disks.sh \
 	tests/repair/lost-blocks.sh \
 	tests/repair/lost-tables.sh \
 	$(NULL)
