@@ -24,7 +24,10 @@ static int work(struct plt_io *io, struct plt_io_op *iop)
 	return io->exclusive(io->img, io->exclusive_arg, &iop->err);
 }
 
-/* As for a resize: limbo is emptied, the gate closes, all others leave, and the call has the image. */
+/*
+ * As for a resize: limbo is emptied, the gate closes, all others leave, and the call has the image, but for reads
+ * that come later where those may pass.
+ */
 void plt_exclusive_step(struct plt_io *io)
 {
 	while (!io->pending) {
@@ -45,7 +48,7 @@ void plt_exclusive_step(struct plt_io *io)
 			}
 			break;
 		case GATE:
-			if (!plt_gate_close(io->eng, io, 2))
+			if (!plt_gate_close(io->eng, io, io->flags & PLT_IO_READS_PASS ? 1 : 2))
 				return;
 			io->owns_gate = true;
 			io->state = DRAIN;

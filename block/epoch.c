@@ -158,6 +158,10 @@ static __attribute__((noinline)) void check_end(struct plt_io *io)
 
 	if (plt_in_range(io->off, io->len, size))
 		return;
+	if (io->kind == PLT_IO_COPY_REQ) { /* more than was asked for: the rest of a unit */
+		io->len = io->off < size ? size - io->off : 0;
+		return;
+	}
 	plt_error_set(&err, EIO, "'%s': the range %" PRIu64 "+%" PRIu64 " is beyond the disk's end (%" PRIu64 ")",
 		      io->img->name, io->off, io->len, size);
 	plt_io_fail(io, EIO, &err);

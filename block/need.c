@@ -20,13 +20,14 @@ enum { MEET_NONE, MEET_LIMBO_DRAIN, MEET_LIMBO_RELEASE, MEET_GATE, MEET_GATE_DRA
 
 static void loaded(struct plt_io *io, struct plt_io_op *iop)
 {
-	plt_cache_loaded(io->eng, iop->block, iop->buf, -iop->op.result, &iop->err);
+	plt_ahead_end(io->img, iop->block, iop->ahead, iop->buf, -iop->op.result, &iop->err);
 }
 
 static void meet_load(struct plt_io *io)
 {
 	struct plt_block *b = io->need.block;
 	struct plt_io_op *iop;
+	size_t len = 0;
 	bool ready;
 
 	if (!plt_cache_load_begin(io->q->ctx, b, io, &ready)) {
@@ -35,25 +36,27 @@ static void meet_load(struct plt_io *io)
 		return;
 	}
 	iop = plt_io_op_new(io, loaded);
-	if (!iop || !(iop->buf = plt_alloc_io(PLT_SLICE))) {
-		plt_cache_loaded(io->eng, b, NULL, ENOMEM, NULL);
-		if (iop) {
-			iop->next_free = io->q->free_ops;
-			io->q->free_ops = iop;
-		}
+	if (iop) {
+		len = plt_ahead_begin(io->img, b, &iop->ahead);
+		iop->buf = plt_alloc_io(len);
+	}
+	if (!iop || !iop->buf) {
+		plt_ahead_end(io->img, b, iop ? iop->ahead : NULL, NULL, ENOMEM, NULL);
+		if (iop)
+			plt_io_op_drop(iop);
 		plt_io_fail(io, ENOMEM, NULL);
 		io->step(io);
 		return;
 	}
 	iop->block = b;
-	iop->iov[0] = (struct iovec){ iop->buf, b->len };
+	iop->iov[0] = (struct iovec){ iop->buf, len };
 	iop->op.iov = iop->iov;
 	iop->op.niov = 1;
 	iop->op.kind = PLT_OP_READ;
 	iop->op.tag = b->type->tag;
 	iop->op.store = io->img->file;
 	iop->op.off = plt_block_host_off(b);
-	iop->op.len = b->len;
+	iop->op.len = len;
 	plt_io_op_submit(iop);
 }
 

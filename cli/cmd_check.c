@@ -50,7 +50,7 @@ const struct cli_command cli_check = {
 		NULL,
 	},
 	.groups = (const struct cli_opt *const[]){
-		opts, cli_object_opts, cli_open_opts, cli_output_opts, cli_quiet_opts,
+		opts, cli_object_opts, cli_open_opts, cli_strict_opts, cli_output_opts, cli_quiet_opts,
 		cli_policy_opts, NULL,
 	},
 	.run = run,
@@ -167,6 +167,10 @@ static int check(struct cli_args *a, struct plt_ctx *ctx, struct job *j)
 
 	if (cli_open_flags(a, &j->open) < 0)
 		return 1;
+	if (j->repair && cli_rescue_is_on(a)) {
+		cli_error("-r writes to the image, and --rescue does not");
+		return 1;
+	}
 	if (j->repair && a->force_share) {
 		cli_error("Could not open '%s': force-share=on can only be used with read-only images", j->name);
 		return 1;
@@ -193,6 +197,18 @@ static int check(struct cli_args *a, struct plt_ctx *ctx, struct job *j)
 		return 1;
 	}
 	return res.corruptions || res.added ? 2 : res.leaks ? 3 : 0;
+}
+
+/* What is looked at is the image as repair would make it; then its disk, for what is not known of that. */
+static bool rescued(const struct cli_args *a, struct plt_ctx *ctx, struct job *j)
+{
+	struct plt_disk *disk;
+
+	j->open.flags |= PLT_OPEN_NO_KEY;
+	if (cli_open(a, ctx, j->name, &j->open, &disk) < 0)
+		return false;
+	cli_close(a, disk);
+	return true;
 }
 
 static int run(struct cli_args *a)
@@ -235,6 +251,8 @@ static int run(struct cli_args *a)
 		return 1;
 	j.name = a->argv[optind];
 	status = check(a, ctx, &j);
+	if (cli_rescue_is_on(a) && status != 1 && !rescued(a, ctx, &j))
+		status = 1;
 	plt_ctx_free(ctx);
 	return status;
 }

@@ -557,8 +557,14 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	report_overflow(x);
 	/* before anything is lowered; otherwise only where there is something to judge */
 	r = x->ex->mend || x->refs_bad ? qcow2_judge_orphans(x, !x->refs_bad) : 0;
+	if (!r && x->ex->mend)
+		r = qcow2_name_cut(x);
+	if (!r && x->ex->mend)
+		r = qcow2_mend_tables(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_map(x);
+	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_clusters(x);
 	if (!r && x->map_changed) /* the next round counts what is there now */
 		return 0;
 	if (!r)
@@ -597,11 +603,14 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 	char *backing = NULL, *format = NULL;
 	int r = qcow2_header_read(ex->file, ex->name, true, &x.q, &backing, &format, err);
 
+	x.backing = backing != NULL;
 	free(backing);
 	free(format);
 	if (r < 0)
 		return r;
 	r = qcow2_recount_init(&x.c, ex->ctx, ex->file, &x.q, err);
+	if (!r && ex->mend && !ex->mend->file_size)
+		ex->mend->file_size = x.c.file_size;
 	if (!r)
 		r = examine(&x, err);
 	qcow2_recount_release(&x.c);
@@ -609,6 +618,7 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 	free(x.overlaps);
 	free(x.block);
 	free(x.pieces);
+	free(x.strays);
 	qcow2_bitmaps_release(&x.q);
 	qcow2_snapshots_release(&x.q);
 	qcow2_state_release(&x.q);

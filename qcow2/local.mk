@@ -20,7 +20,9 @@ libplatter_core_la_SOURCES += \
 	qcow2/map.c \
 	qcow2/mapping.h \
 	qcow2/mend.c \
+	qcow2/mend_clusters.c \
 	qcow2/mend_map.c \
+	qcow2/mend_tables.c \
 	qcow2/ondisk.h \
 	qcow2/open.c \
 	qcow2/orphans.c \
@@ -30,6 +32,10 @@ libplatter_core_la_SOURCES += \
 	qcow2/recount.c \
 	qcow2/refcount.c \
 	qcow2/resize.c \
+	qcow2/show.c \
+	qcow2/snapshot.c \
 	qcow2/snaptable.c \
+	qcow2/snaptree.c \
+	qcow2/snaptree.h \
 	qcow2/zero.c \
 	$(NULL)

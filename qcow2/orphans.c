@@ -70,8 +70,7 @@ static uint8_t *mark_at(struct census *c, uint64_t off)
 
 /* ---- shapes ---------------------------------------------------------------------------------- */
 
-/* Could @e be an entry of an L2 table?  *ret_off: the cluster that it names, or 0. */
-static bool entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t *ret_off)
+bool qcow2_entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t *ret_off)
 {
 	const struct qcow2_state *q = &x->q;
 	uint64_t len;
@@ -107,10 +106,15 @@ static uint64_t seen_off(uint64_t v)
 	return v >> 1;
 }
 
-/* Table by shape, as far as @len bytes show: *ret_n clusters that it names go to c->seen, sorted. */
+/*
+ * Table by shape, as far as @len bytes show: *ret_n clusters that it names go to c->seen, sorted.  The table of a
+ * bitmap has the same shape but for the marks, which entries of an L2 table have as a rule: without any, in an image
+ * with bitmaps, it is taken for that.
+ */
 static bool looks_like_table(struct census *c, const uint8_t *p, uint32_t len, uint32_t *ret_n)
 {
 	const struct qcow2_state *q = &c->x->q;
+	bool marked = !q->nb_bitmaps || len < q->cluster_size;
 	uint32_t n = 0;
 
 	for (uint32_t at = 0; at < len; at += q->l2_entry_size) {
@@ -118,8 +122,9 @@ static bool looks_like_table(struct census *c, const uint8_t *p, uint32_t len, u
 
 		if (!(e | bitmap))
 			continue;
-		if (!entry_fits(c->x, e, bitmap, &off))
+		if (!qcow2_entry_fits(c->x, e, bitmap, &off))
 			return false;
+		marked |= bitmap || e & (QCOW2_COPIED | QCOW2_COMPRESSED);
 		if (off)
 			c->seen[n++] = e & QCOW2_COMPRESSED ? off << 1 | 1 : off << 1;
 	}
@@ -128,7 +133,7 @@ static bool looks_like_table(struct census *c, const uint8_t *p, uint32_t len, u
 	for (uint32_t i = 1; i < n; i++)
 		if (c->seen[i] == c->seen[i - 1] && !(c->seen[i] & 1))
 			return false;
-	return n > 0;
+	return n > 0 && marked;
 }
 
 /* L1 table by shape: nothing but entries that name places of clusters. */
@@ -179,7 +184,7 @@ static void note_orphan(void *arg, uint64_t cluster, uint64_t stored, uint64_t r
 	struct gather *g = arg;
 	const struct qcow2_state *q = &g->c->x->q;
 
-	if (g->r == 0 && stored && !refs && !unreadable)
+	if (g->r == 0 && stored && !refs && !unreadable && !qcow2_left_behind(g->c->x, cluster))
 		g->r = plt_extents_add(&g->c->all, cluster << q->cluster_bits, q->cluster_size);
 	/* a count that has no place where it could be raised */
 	if (stored < refs && !qcow2_has_refblock(g->c->x, cluster >> q->rb_bits))
@@ -195,7 +200,7 @@ static int note_unreached(struct census *c)
 	int r = 0;
 
 	for (uint64_t k = 0; k < rc->nb && k << bits < rc->file_size && r == 0; k++) {
-		if (qcow2_references(rc, k))
+		if (qcow2_references(rc, k) || qcow2_left_behind(c->x, k))
 			continue;
 		if (qcow2_hole_at(rc, &host, k << bits, UINT64_C(1) << bits) != UINT64_C(1) << bits)
 			r = plt_extents_add(&c->all, k << bits, UINT64_C(1) << bits);
@@ -398,9 +403,21 @@ bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *p)
 		uint64_t e = plt_get_be64(p + at), bitmap = q->extl2 ? plt_get_be64(p + at + 8) : 0;
 
 		all += (e | bitmap) != 0;
-		bad += (e | bitmap) && !entry_fits(x, e, bitmap, &off);
+		bad += (e | bitmap) && !qcow2_entry_fits(x, e, bitmap, &off);
 	}
 	return bad * 4 < all;
+}
+
+/*
+ * 512 bytes of a table that name no place: unallocated, or zeros without one, which is also what a repair
+ * leaves of entries that are lost.
+ */
+static bool says_nothing(const struct qcow2_state *q, const uint8_t *sector)
+{
+	for (uint32_t at = 0; at < 512; at += q->l2_entry_size)
+		if (plt_get_be64(sector + at) & ~(q->extl2 ? UINT64_C(0) : QCOW2_L2_ZERO))
+			return false;
+	return true;
 }
 
 unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *buf)
@@ -420,7 +437,7 @@ unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *bu
 	} else {
 		l->shape = QCOW2_SHAPE_FULL;
 		for (uint32_t at = 0; at < cs; at += 512)
-			if (plt_is_zero(buf + at, 512))
+			if (says_nothing(&x->q, buf + at))
 				l->shape = QCOW2_SHAPE_SPARSE;
 	}
 	return l->shape;
@@ -524,25 +541,58 @@ static int judge_rest(struct census *c, uint64_t below, uint64_t first, enum qco
 	return 0;
 }
 
+static int keep_stray(struct qcow2_exam *x, uint64_t off)
+{
+	if (x->nstrays == x->strays_cap) {
+		uint32_t cap = x->strays_cap ? 2 * x->strays_cap : 256;
+		void *v = realloc(x->strays, cap * sizeof(*x->strays));
+
+		if (!v)
+			return -ENOMEM;
+		x->strays = v;
+		x->strays_cap = cap;
+	}
+	x->strays[x->nstrays++] = off;
+	return 0;
+}
+
+/* Part of the guest's disk is known to be lost: what nothing reaches may be that part. */
+static bool known_lost(const struct qcow2_exam *x)
+{
+	const struct plt_doubts *d = x->ex->mend ? &x->ex->mend->doubts : NULL;
+
+	for (size_t i = 0; d && i < d->n; i++)
+		if (d->v[i].kind == PLT_LOST)
+			return true;
+	return false;
+}
+
 static int judge(struct census *c, bool counted)
 {
 	struct qcow2_exam *x = c->x;
+	const bool keep = x->ex->mend && x->ex->mend->what & PLT_MEND_MAP;
 	uint64_t below = 0, rest = 0, first = 0;
 	int r = 0;
 
-	for (size_t i = 0; i < c->all.n; i++)
-		for (uint64_t off = c->all.v[i].off; off < c->all.v[i].off + c->all.v[i].len; off += x->q.cluster_size)
+	for (size_t i = 0; i < c->all.n && r == 0; i++)
+		for (uint64_t off = c->all.v[i].off; off < c->all.v[i].off + c->all.v[i].len && r == 0; off += x->q.cluster_size)
 			if ((*mark_at(c, off) & (CONTENT | EXPLAINED)) == CONTENT) {
 				if (!rest++)
 					first = off;
 				below += off < c->highest;
+				if (keep && x->nstrays < QCOW2_MAX_STRAYS)
+					r = keep_stray(x, off);
 			}
+	if (r < 0)
+		return r;
 	x->orphan_clusters = rest;
 	if (rest)
 		r = judge_rest(c, below, first, &x->orphans);
 	/* without counts what is free cannot be told from what is not: only what is certain counts */
 	if (!counted && x->orphans == QCOW2_ORPHANS_UNDECIDED)
 		x->orphans = QCOW2_ORPHANS_LEFT;
+	if (rest && known_lost(x))
+		x->orphans = QCOW2_ORPHANS_LOST;
 	return r;
 }
 

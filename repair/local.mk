@@ -22,6 +22,9 @@ libplatter_core_la_SOURCES += \
 	repair/guest_table.c \
 	repair/place.c \
 	repair/plan.c \
+	repair/planfile.c \
+	repair/recognize.c \
 	repair/repair.h \
+	repair/rescue.c \
 	repair/undo.c \
 	$(NULL)

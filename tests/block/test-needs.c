@@ -175,7 +175,7 @@ static void stage_free(struct stage *st)
 	plt_ctx_free(st->ctx);
 }
 
-static const struct plt_meta_type low_type = { "test table", 0, PLT_IO_OTHER, NULL };
+static const struct plt_meta_type low_type = { .name = "test table", .tag = PLT_IO_OTHER };
 
 /* Where the guest's byte @off lies. */
 static uint64_t host_of(struct plt_disk *disk, uint64_t off)

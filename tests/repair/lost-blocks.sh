@@ -11,7 +11,7 @@ PATH=$PATH:/usr/sbin:/sbin
 requires python3 mke2fs debugfs dumpe2fs e2fsck mkfs.fat mcopy qemu-img
 
 seed=${PLT_SEED:-7}
-make=$srcdir/tests/fixtures/vhd.py
+make=$srcdir/tests/fixtures/vhd-blocks.py
 vhdi=
 /usr/bin/python3 "$srcdir/tests/peer/vhdi.py" - 2>/dev/null && vhdi=yes
 
