@@ -152,5 +152,6 @@ int plt_repair_recognize(struct plt_repair *rep, unsigned what,
 	if (!(raw->flags & PLT_DRIVER_MENDS))
 		return plt_error_set(err, ENOSYS, "'%s': images of the format %s cannot be repaired in this release", rep->name,
 				     rep->format);
-	return plt_repair_mend(rep, what, found, arg, err);
+	/* its guest's bytes are changed only for those who say that it is raw */
+	return plt_repair_mend(rep, 0, found, arg, err);
 }

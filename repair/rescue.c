@@ -91,7 +91,7 @@ int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char
 		ret->left.corruptions_fixed = ret->left.leaks_fixed = 0;
 	}
 	if (r == 0 && ret->edits)
-		r = plt_check_store(ctx, rep.overlay, name, rep.format, NULL, NULL, &ret->left, err);
+		r = plt_repair_examine(&rep, NULL, NULL, NULL, &ret->left, err);
 	plt_repair_forget(&rep);
 	ret->overlay = rep.overlay;
 	ret->format = rep.format;

@@ -11,6 +11,7 @@ tests_repair_mend_lab_SOURCES = tests/repair/mend-lab.c
 script_tests += \
 	tests/repair/deep.sh \
 	tests/repair/evidence.sh \
+	tests/repair/guest-disks.sh \
 	tests/repair/lost-blocks.sh \
 	tests/repair/lost-clusters.sh \
 	tests/repair/lost-header.sh \
