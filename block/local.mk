@@ -2,14 +2,18 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	block/ahead.c \
 	block/amend.c \
 	block/bench.c \
 	block/codec.c \
 	block/codec.h \
 	block/context.c \
+	block/copyread.c \
 	block/crypt.c \
 	block/create.c \
+	block/decode.c \
 	block/disk.c \
+	block/donor.c \
 	block/engine.h \
 	block/epoch.c \
 	block/faults.c \
@@ -25,6 +29,7 @@ libplatter_core_la_SOURCES += \
 	block/queue.c \
 	block/range.c \
 	block/read.c \
+	block/rescue.c \
 	block/resize.c \
 	block/scratch.c \
 	block/secret.c \

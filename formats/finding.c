@@ -17,14 +17,14 @@ void plt_emit(struct plt_examine *ex, const struct plt_finding *proto, const cha
 	struct plt_finding f = *proto;
 	char text[1024];
 	va_list ap;
+	int n;
 
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	n = vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	/* Names from a hostile image must not break the line. */
-	for (char *p = text; *p; p++)
-		if ((unsigned char)*p < ' ')
-			*p = '?';
+	for (int i = 0; i < n && i < (int)sizeof(text) - 1; i++)
+		text[i] = (unsigned char)text[i] < ' ' ? '?' : text[i];
 	f.text = text;
 	if (f.count == 0)
 		f.count = 1;

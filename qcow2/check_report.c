@@ -256,14 +256,18 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 
 /* ---- COPIED ---------------------------------------------------------------------------------- */
 
-/* May COPIED of an entry be put right?  Not where it would follow a count that is wrong. */
+/* May COPIED of an entry be put right?  Not where it would follow a count that is wrong about there being others. */
 static bool mends_copied(const struct qcow2_exam *x, uint64_t off, uint64_t stored)
 {
 	const struct plt_mend *m = x->ex->mend;
+	uint64_t n;
 
 	if (!m || !(m->what & PLT_MEND_MARKS) || (!(m->what & PLT_MEND_RAISE) && x->ex->corruptions))
 		return false;
-	return x->c.external || stored == PLT_MIN(qcow2_references(&x->c, off >> x->q.cluster_bits), x->q.refcount_max);
+	if (x->c.external)
+		return true;
+	n = PLT_MIN(qcow2_references(&x->c, off >> x->q.cluster_bits), x->q.refcount_max);
+	return stored == n || (stored > 1 && n > 1);
 }
 
 static void say_copied(struct qcow2_exam *x, bool mended, const char *id, uint64_t off, const char *what)

@@ -38,6 +38,9 @@ libplatter_core_la_SOURCES += \
 	qcow2/refcount.c \
 	qcow2/resize.c \
 	qcow2/show.c \
+	qcow2/snapshot.c \
 	qcow2/snaptable.c \
+	qcow2/snaptree.c \
+	qcow2/snaptree.h \
 	qcow2/zero.c \
 	$(NULL)

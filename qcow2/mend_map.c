@@ -267,6 +267,22 @@ static int by_caller(struct mending *m)
 	return r;
 }
 
+/*
+ * Entries of the disk's own tables are marked (COPIED), unless it shares them with a snapshot, or are compressed: what
+ * has no such entry may be something else that names clusters.
+ */
+static bool is_marked(struct mending *m, uint32_t piece)
+{
+	struct qcow2_exam *x = m->x;
+	bool marked = x->q.nb_snapshots != 0;
+
+	if (qcow2_l2_read(&x->c, x->pieces[piece].off, m->other) < 0)
+		return false;
+	for (uint32_t at = 0; at < x->q.cluster_size && !marked; at += x->q.l2_entry_size)
+		marked = plt_get_be64(m->other + at) & (QCOW2_COPIED | QCOW2_COMPRESSED);
+	return marked;
+}
+
 static int by_exclusion(struct mending *m)
 {
 	struct qcow2_exam *x = m->x;
@@ -282,7 +298,7 @@ static int by_exclusion(struct mending *m)
 			pieces++;
 			piece = i;
 		}
-	return gaps == 1 && pieces == 1 ?
+	return gaps == 1 && pieces == 1 && is_marked(m, piece) ?
 	       put_piece(m, piece, &m->v[gap], PLT_STRONG, "the only orphan, and the only empty place") : 0;
 }
 

@@ -55,6 +55,8 @@ static const char *const played[] = {
 	"compressed",
 	"shared",
 	"random, shared",
+	"snapshots",
+	"snapshot sizes",
 	"subclusters",
 	"encrypted",
 	"external data, backing",

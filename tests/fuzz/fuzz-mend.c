@@ -31,7 +31,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	struct plt_store *st = fuzz_store(data, len, &rest, &rest_len);
 	struct plt_check_result res = { 0 };
 	struct plt_error err = PLT_ERROR_INIT;
-	char name[] = "image", format[] = "qcow2";
+	bool vhd = fuzz_seal_vhd(st) || (len && data[len - 1] & 1);
+	char name[] = "image", qcow2[] = "qcow2", vpc[] = "vpc", *format = vhd ? vpc : qcow2;
 	struct plt_repair rep = { .ctx = fuzz_ctx(), .name = name, .format = format };
 	uint64_t before, after;
 	int r;
