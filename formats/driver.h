@@ -345,7 +345,7 @@ enum {
 	PLT_DRIVER_NO_HEADER = 1 << 4,  /* raw: nothing marks an incomplete image */
 	PLT_DRIVER_HOST_HOLES = 1 << 5, /* a hole in the file is known to be zero (raw): status asks */
 	PLT_DRIVER_NOT_ZEROED = 1 << 6, /* a new image reads as anything (what zeros are decrypted to) */
-	PLT_DRIVER_MENDS = 1 << 7,      /* examine looks at ex->mend */
+	PLT_DRIVER_MENDS = 1 << 7,      /* examine looks at ex->mend; with NO_HEADER: what the guest keeps is mended */
 };
 
 struct plt_open_how {
@@ -523,6 +523,12 @@ struct plt_driver {
 	 * open.  Findings go to ex->emit().  -ENOTSUP where a format has nothing to check.
 	 */
 	int (*examine)(struct plt_examine *ex, struct plt_error *err);
+	/*
+	 * Is @file an image of this format though its header is gone?  Looks through the whole file, at the speed of the
+	 * medium and in bounded memory.  1, 0 or an errno.  Asked only of what nobody's probe knows, and what has no
+	 * partition table or filesystem of its own at its beginning.  NULL: an image without a header is not known.
+	 */
+	int (*recognise)(struct plt_ctx *ctx, struct plt_store *file, struct plt_error *err);
 	/*
 	 * Make the image in @overlay show piece i of @p at the guest offset i * p->span, and nothing else: what is in
 	 * them can be read then, whatever encodes it.

@@ -5,6 +5,7 @@ libplatter_core_la_SOURCES += \
 	repair/apply.c \
 	repair/beside.c \
 	repair/copy.c \
+	repair/deep.c \
 	repair/evidence.c \
 	repair/evidence.h \
 	repair/evidence_assign.c \
@@ -16,6 +17,10 @@ libplatter_core_la_SOURCES += \
 	repair/evidence_scan.c \
 	repair/evidence_score.c \
 	repair/evidence_view.c \
+	repair/guest.c \
+	repair/guest.h \
+	repair/guest_super.c \
+	repair/guest_table.c \
 	repair/place.c \
 	repair/plan.c \
 	repair/planfile.c \

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "repair/repair.h"
+#include "repair/guest.h"
 
 #define MAX_ROUNDS 64
 #define MAX_REMEMBERED 4096 /* of what is put right */
@@ -63,6 +63,19 @@ static void later_found(void *arg, const struct plt_check_finding *f)
 		l->found(l->arg, f);
 }
 
+int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
+		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		       struct plt_check_result *ret, struct plt_error *err)
+{
+	const struct plt_driver *drv = plt_driver_find(rep->format);
+
+	if (drv && drv->flags & PLT_DRIVER_NO_HEADER)
+		return plt_guest_examine(rep->overlay, mend, found, arg, ret, err);
+	if (!mend)
+		return plt_check_store(rep->ctx, rep->overlay, rep->name, rep->format, found, arg, ret, err);
+	return plt_mend_store(rep->ctx, rep->overlay, rep->name, rep->format, mend, found, arg, ret, err);
+}
+
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
@@ -80,8 +93,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			break;
 		}
 		mend.changed = mend.more = false;
-		r = plt_mend_store(rep->ctx, rep->overlay, rep->name, rep->format, &mend, i ? later_found : found,
-				   i ? (void *)&l : arg, &res, err);
+		r = plt_repair_examine(rep, &mend, i ? later_found : found, i ? (void *)&l : arg, &res, err);
 		if (!i)
 			rep->before = res;
 		else if (r == 0) {
@@ -240,6 +252,9 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 	if (r == 0) {
 		rep->file = plt_store_ref(rep->img->file);
 		rep->plan = o->plan;
+		rep->trust = o->flags & PLT_REPAIR_TRUST_LIKELY ? PLT_LIKELY : PLT_STRONG;
+		rep->offered = o->offered;
+		rep->offered_arg = o->offered_arg;
 		r = plt_repair_make(rep, o->flags & PLT_REPAIR_LEAKS ? PLT_MEND_LOWER | PLT_MEND_MARKS : PLT_MEND_ALL, write,
 				    found, arg, err);
 	}
@@ -259,7 +274,7 @@ const struct plt_check_result *plt_repair_before(const struct plt_repair *rep)
 int plt_repair_check(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		     struct plt_check_result *ret, struct plt_error *err)
 {
-	return plt_check_store(rep->ctx, rep->overlay, rep->name, rep->format, found, arg, ret, err);
+	return plt_repair_examine(rep, NULL, found, arg, ret, err);
 }
 
 int plt_repair_each(struct plt_repair *rep, int (*fn)(void *arg, uint64_t off, const void *bytes, uint64_t len),

@@ -89,7 +89,8 @@ static bool made(struct plt_repair *rep, const struct plt_driver *drv, unsigned 
 {
 	const struct plt_driver *is = NULL;
 
-	*try = (struct plt_repair){ .ctx = rep->ctx, .file = rep->file, .name = rep->name };
+	*try = (struct plt_repair){ .ctx = rep->ctx, .file = rep->file, .name = rep->name, .trust = rep->trust,
+				    .offered = rep->offered, .offered_arg = rep->offered_arg };
 	try->format = strdup(drv->name);
 	if (try->format && plt_repair_reset(try, NULL) == 0 &&
 	    plt_repair_mend(try, what, keep, findings, NULL) == 0 &&
@@ -151,5 +152,6 @@ int plt_repair_recognize(struct plt_repair *rep, unsigned what,
 	if (!(raw->flags & PLT_DRIVER_MENDS))
 		return plt_error_set(err, ENOSYS, "'%s': images of the format %s cannot be repaired in this release", rep->name,
 				     rep->format);
-	return plt_repair_mend(rep, what, found, arg, err);
+	/* its guest's bytes are changed only for those who say that it is raw */
+	return plt_repair_mend(rep, 0, found, arg, err);
 }

@@ -9,6 +9,7 @@
  * applied under an undo journal, or be thrown away.
  *
  *	plan.c    making it
+ *	guest.c   what the guest has on a disk that is nothing but its bytes
  *	planfile.c  as a file
  *	recognize.c  of an image that has lost what says which format it is
  *	rescue.c  for those who only look through it
@@ -40,6 +41,9 @@ struct plt_repair {
 	char *undo_file;             /* as asked for; NULL: beside */
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
+	enum plt_certainty trust;    /* placements that are less sure are only offered */
+	bool (*offered)(void *arg, const struct plt_placement_offer *offer); /* NULL: declined */
+	void *offered_arg;
 	const char *plan;            /* a file that says what to do; NULL: found out */
 	struct plt_mended *mended;   /* why, for the plan's file: bounded */
 	size_t nmended;
@@ -57,6 +61,10 @@ int plt_repair_recognize(struct plt_repair *rep, unsigned what,
 /* Examine and mend as far as @what says, until nothing changes. */
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/* One look: at the format's structure, or at what the guest has on a disk that has none.  @mend NULL: only look. */
+int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
+		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		       struct plt_check_result *ret, struct plt_error *err);
 /* Placements of orphans that are sure enough; malloc. */
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err);

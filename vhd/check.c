@@ -442,6 +442,8 @@ static int mend_dynamic(struct vhd_exam *x, struct plt_error *err)
 	bool *changed = &x->ex->mend->changed;
 	int r = 0;
 
+	x->ex->mend->unplaced.n = 0;
+
 	if (x->bad.n || x->nunfit || x->overlaps || x->room || x->ex->mend->nplace)
 		r = vhd_mend_table(x, err);
 	if (r < 0 || *changed) {

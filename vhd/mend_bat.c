@@ -443,7 +443,8 @@ int vhd_mend_table(struct vhd_exam *x, struct plt_error *err)
 	if (r == 0 && !m->changed)
 		r = name_unplaced(x);
 	if (r == 0 && !m->changed)
-		r = give_up(x, !m->unplaced.n);
+		r = give_up(x, m->stage == PLT_MEND_SETTLE || !m->unplaced.n);
+	m->more = !m->changed && x->bad.n && m->stage < PLT_MEND_SETTLE;
 	return r < 0 ? plt_error_set(err, -r, "mending the block allocation table") : 0;
 }
 
