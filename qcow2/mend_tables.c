@@ -351,6 +351,27 @@ static int clear_sectors(struct tables *t, uint64_t guest, struct damage *d)
 	return r;
 }
 
+/* Does the file, as it was found, end within the table at @off? */
+static bool is_cut(const struct qcow2_exam *x, uint64_t off)
+{
+	return !qcow2_is_added(x, off) && off + x->q.cluster_size > x->ex->mend->file_size;
+}
+
+/* Entries that lay behind the end read as zeros, and are not known. */
+static int note_cut(struct tables *t, uint64_t off, uint64_t guest, struct damage *d)
+{
+	const struct qcow2_state *q = &t->x->q;
+	uint64_t there = t->x->ex->mend->file_size - off;
+	int r = 0;
+
+	for (uint32_t i = (uint32_t)(there / q->l2_entry_size); i < 1U << q->l2_bits && r == 0; i++) {
+		entry_put(q, t->fresh, i, 0, 0); /* (the one that was cut through) */
+		d->beyond++;
+		r = note_lost(t, guest, i, "its part of the L2 table lay behind the end of the file", d);
+	}
+	return r;
+}
+
 static int clear_entries(struct tables *t, uint64_t guest, struct damage *d)
 {
 	const struct qcow2_state *q = &t->x->q;
@@ -449,7 +470,9 @@ static int mend_table(struct tables *t, uint32_t index, uint64_t old, uint64_t *
 	r = clear_sectors(t, guest, &d);
 	if (r == 0)
 		r = clear_entries(t, guest, &d);
-	if (r < 0 || !memcmp(t->fresh, t->table, q->cluster_size))
+	if (r == 0 && is_cut(x, old))
+		r = note_cut(t, old, guest, &d);
+	if (r < 0 || (!d.beyond && !memcmp(t->fresh, t->table, q->cluster_size)))
 		return r;
 	r = fill_from_snapshots(t, index, old, guest, &d.given);
 	if (r == 0 && d.entries + d.turned > 0)
@@ -573,7 +596,7 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 		return mend_l1_entry(t, index, e);
 	l = qcow2_l2_find(&x->c, off);
 	/* (one that several entries of a tree name is no table that was damaged, but an entry) */
-	if (!l || !l->flagged || l->empty || l->active > 1 || l->others > q->nb_snapshots || ++t->looks > MAX_LOOKS)
+	if (!l || ((!l->flagged || l->empty) && !is_cut(x, off)) || l->active > 1 || l->others > q->nb_snapshots || ++t->looks > MAX_LOOKS)
 		return 0;
 	if (l->moved) {
 		r = same_losses(t, index, l);
