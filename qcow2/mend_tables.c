@@ -358,6 +358,22 @@ static int clear_sectors(struct tables *t, uint64_t guest, struct damage *d)
 	return r;
 }
 
+/* What the file has lost of the table itself, with its end, does not say that nothing was there. */
+static int clear_cut(struct tables *t, uint64_t old, uint64_t guest, struct damage *d)
+{
+	const struct qcow2_state *q = &t->x->q;
+	uint64_t size = t->x->ex->mend->file_size;
+	int r = 0;
+
+	if (qcow2_is_added(t->x, old) || old >= size || old + q->cluster_size <= size)
+		return 0;
+	for (uint32_t i = (uint32_t)((size - old) / q->l2_entry_size); i < 1U << q->l2_bits && r == 0; i++) {
+		entry_put(q, t->fresh, i, 0, 0);
+		r = note_lost(t, guest, i, qcow2_why_beyond, d);
+	}
+	return r;
+}
+
 static int clear_entries(struct tables *t, uint64_t guest, struct damage *d)
 {
 	const struct qcow2_state *q = &t->x->q;
@@ -454,6 +470,8 @@ static int mend_table(struct tables *t, uint32_t index, uint64_t old, uint64_t *
 	memcpy(t->fresh, t->table, q->cluster_size);
 	memset(t->lost, 0, sizeof(*t->lost) << q->l2_bits);
 	r = clear_sectors(t, guest, &d);
+	if (r == 0)
+		r = clear_cut(t, old, guest, &d);
 	if (r == 0)
 		r = clear_entries(t, guest, &d);
 	if (r < 0 || !memcmp(t->fresh, t->table, q->cluster_size))
