@@ -133,11 +133,10 @@ int guest_put(struct guest_exam *x, uint64_t off, const void *bytes, size_t len,
 	return plt_doubts_set(&x->mend->doubts, &d);
 }
 
-/* Worth knowing; nothing need be wrong. */
-static void note(struct guest_exam *x, const char *id, uint64_t off, const char *text)
+void guest_note(struct guest_exam *x, const char *id, uint64_t off, uint64_t len, const char *text)
 {
-	const struct plt_check_finding f = { .id = id, .severity = "note", .text = text, .host_off = off,
-					     .host_len = GUEST_SECTOR };
+	struct plt_check_finding f = { .id = id, .severity = "note", .text = text, .host_off = off, .host_len = len,
+				       .guest_off = off, .guest_len = len };
 
 	if (x->found)
 		x->found(x->arg, &f);
@@ -181,8 +180,8 @@ static void say_foreign(struct guest_exam *x)
 	if (end < 2 * GUEST_SECTOR || read_disk(x, end - GUEST_SECTOR, p, sizeof(p)) < 0)
 		return;
 	if (!memcmp(p, "conectix", 8) && plt_get_be32(p + 60) == 2 && plt_get_be64(p + 48) == end - GUEST_SECTOR)
-		note(x, "R-OFF", end - GUEST_SECTOR, "the file ends with the footer of a fixed VHD: the last sector is not the "
-						     "disk's, -f vpc knows that");
+		guest_note(x, "R-OFF", end - GUEST_SECTOR, GUEST_SECTOR, "the file ends with the footer of a fixed VHD: the "
+			   "last sector is not the disk's, -f vpc knows that");
 }
 
 /* ---- all of it ------------------------------------------------------------------------------- */
@@ -215,8 +214,8 @@ int plt_guest_examine(struct plt_store *st, struct plt_mend *mend,
 		say_foreign(x);
 		r = guest_mend_table(x);
 		if (r == 0 && !(mend && mend->changed) && x->table == GUEST_NO_TABLE && !is_empty(x))
-			note(x, "R-PT-2", 0, "no partition table and no filesystem is where one would begin, and what there is "
-					     "does not tell that there ever was one");
+			guest_note(x, "R-PT-2", 0, x->disk.size, "no partition table, filesystem or volume is where one would "
+				   "begin, and no remains of any are found: what the disk holds is not known");
 		for (unsigned i = 0; i < x->nparts && r == 0 && !(mend && mend->changed); i++)
 			r = guest_mend_volume(x, &x->parts[i]);
 		r = r < 0 ? plt_error_set(err, -r, "the disk cannot be examined") : 0;

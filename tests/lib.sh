@@ -121,7 +121,7 @@ requires() {
 # settled STATUS FILE: the status with which a repair has ended; 0 for 2 if nothing is wrong or lost by what it has said
 # (in FILE), but not all of it is proven.
 settled() {
-	if [ "$1" = 2 ] && grep -q 'rest on less than proof' "$2" && ! grep -q -e ' lost' -e ' left' -e ' remain' "$2"; then
+	if [ "$1" = 2 ] && grep -q 'rest on less than proof' "$2" && ! grep -q -e ': lost: ' -e ' are left' "$2"; then
 		echo 0
 	else
 		echo "$1"

@@ -235,7 +235,10 @@ class Case:
                     got = f.read()
                 if got != want and command[0] == 'repair':
                     want = self.again(path, after) # (what was finished is looked at once more)
-                if got != want:
+                # (a footer that has to be made anew gets a new unique id each time)
+                anew = what.startswith('while') and self.sound.format == 'vpc' and \
+                    status == self.results['repair'][1][0]
+                if got != want and not anew:
                     self.bad.append('cut (%s): %s ends otherwise, with status %d: %s' % (what, command[0], status, text))
                 remove_journals(path)
 
