@@ -354,20 +354,23 @@ static int clear_sectors(struct tables *t, uint64_t guest, struct damage *d)
 /* Does the file, as it was found, end within the table at @off? */
 static bool is_cut(const struct qcow2_exam *x, uint64_t off)
 {
-	return !qcow2_is_added(x, off) && off + x->q.cluster_size > x->ex->mend->file_size;
+	return !qcow2_is_added(x, off) && off < x->ex->mend->file_size &&
+	       off + x->q.cluster_size > x->ex->mend->file_size;
 }
 
-/* Entries that lay behind the end read as zeros, and are not known. */
-static int note_cut(struct tables *t, uint64_t off, uint64_t guest, struct damage *d)
+/* What the file has lost of the table itself, with its end, does not say that nothing was there. */
+static int clear_cut(struct tables *t, uint64_t old, uint64_t guest, struct damage *d)
 {
 	const struct qcow2_state *q = &t->x->q;
-	uint64_t there = t->x->ex->mend->file_size - off;
+	uint64_t size = t->x->ex->mend->file_size;
 	int r = 0;
 
-	for (uint32_t i = (uint32_t)(there / q->l2_entry_size); i < 1U << q->l2_bits && r == 0; i++) {
-		entry_put(q, t->fresh, i, 0, 0); /* (the one that was cut through) */
+	if (!is_cut(t->x, old))
+		return 0;
+	for (uint32_t i = (uint32_t)((size - old) / q->l2_entry_size); i < 1U << q->l2_bits && r == 0; i++) {
+		entry_put(q, t->fresh, i, 0, 0);
 		d->beyond++;
-		r = note_lost(t, guest, i, "its part of the L2 table lay behind the end of the file", d);
+		r = note_lost(t, guest, i, qcow2_why_beyond, d);
 	}
 	return r;
 }
@@ -469,9 +472,9 @@ static int mend_table(struct tables *t, uint32_t index, uint64_t old, uint64_t *
 	memset(t->lost, 0, sizeof(*t->lost) << q->l2_bits);
 	r = clear_sectors(t, guest, &d);
 	if (r == 0)
+		r = clear_cut(t, old, guest, &d);
+	if (r == 0)
 		r = clear_entries(t, guest, &d);
-	if (r == 0 && is_cut(x, old))
-		r = note_cut(t, old, guest, &d);
 	if (r < 0 || (!d.beyond && !memcmp(t->fresh, t->table, q->cluster_size)))
 		return r;
 	r = fill_from_snapshots(t, index, old, guest, &d.given);
