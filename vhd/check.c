@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Copyright (x) the platter authors */
+/* Copyright (c) the platter authors */
 
 /*
  * What is wrong with a VHD.  Works on the bare file, so that an image that does not open is examined
