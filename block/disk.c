@@ -63,7 +63,13 @@ int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_o
 			plt_error_prefix(err, "Could not open '%s'", name);
 		return r;
 	}
-	return disk_new(img, ret, err);
+	r = disk_new(img, ret, err);
+	if (r == 0 && opts->flags & PLT_OPEN_RESCUE && opts->rescue && opts->rescue->donor) {
+		r = plt_donor_attach(*ret, opts->rescue->donor, err);
+		if (r < 0)
+			plt_disk_close(*ret, NULL);
+	}
+	return r;
 }
 
 int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
@@ -112,6 +118,7 @@ int plt_disk_close(struct plt_disk *disk, struct plt_error *err)
 	if (!disk)
 		return 0;
 	r = plt_image_close(disk->top, err);
+	plt_disk_close(disk->donor, NULL); /* opened for reading */
 	free(disk);
 	return r;
 }

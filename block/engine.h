@@ -34,6 +34,7 @@
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "base/error.h"
+#include "base/extents.h"
 #include "base/iov.h"
 #include "base/pool.h"
 #include "block/internal.h"
@@ -266,6 +267,12 @@ bool plt_epoch_drained(struct plt_engine *eng, struct plt_io *io);
 bool plt_gate_close(struct plt_engine *eng, struct plt_io *io, int level);
 void plt_gate_open(struct plt_engine *eng, struct plt_io *io);
 /*
+ * The gate closed at @level by @io, and all who were inside gone.  False: it waits, and its step() will be
+ * called; then ask again.  plt_io_finish() opens the gate, or plt_io_share().
+ */
+bool plt_io_alone(struct plt_io *io, int level);
+void plt_io_share(struct plt_io *io);
+/*
  * Enter the image's epoch if the gate lets the frame pass; false: parked, will be woken and must
  * start again.
  */
@@ -343,7 +350,7 @@ struct plt_io {
 	unsigned state;
 
 	/* what it holds, in the order of waiting */
-	bool owns_gate;
+	bool owns_gate, drained; /* plt_io_alone() */
 	struct plt_range_lock range;
 	bool has_range;
 	bool in_epoch;
@@ -491,6 +498,14 @@ void plt_vmstate_step(struct plt_io *io);
 void plt_exclusive_step(struct plt_io *io);
 /* Before the first change: driver->first_write, the raw guard, a poisoned store.  True: go on. */
 bool plt_io_may_change(struct plt_io *io);
+/* Does it change guest bytes? */
+bool plt_io_changes_guest(const struct plt_io *io);
+/*
+ * What begins every request that has the image for itself: it may change the image (if it @changes it), limbo is
+ * empty (with @limbo: the space in it may be needed), the gate is closed at @level and all have left.
+ * 1: so it is; 0: it waits, and its step() will be called; negative: it has failed.
+ */
+int plt_io_take_image(struct plt_io *io, int level, bool changes, bool limbo);
 void plt_io_placed(struct plt_io *io);
 void plt_copy_read_done(struct plt_io *c);
 struct plt_io *plt_io_child(struct plt_io *io, struct plt_image *img, enum plt_io_kind kind, uint64_t off,
@@ -501,6 +516,7 @@ struct plt_io *plt_io_child(struct plt_io *io, struct plt_image *img, enum plt_i
 struct plt_disk {
 	struct plt_ctx *ctx;
 	struct plt_image *top;
+	struct plt_disk *donor; /* NULL: none */
 };
 
 /* image.c */
@@ -525,7 +541,10 @@ int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_op
 struct plt_rescue {
 	struct plt_rescue_plan plan;  /* .doubts grows as reading finds more */
 	pthread_rwlock_t lock;        /* plan.doubts, short_of_memory */
+	struct plt_disk *donor;       /* the disk's, in its active layer; NULL: none */
+	struct plt_extents donated;   /* lock: ranges that are read from it, whatever the map says */
 	bool zero;                    /* what is lost reads as zeros, and is noted; else EIO */
+	bool decoded;                 /* what is compressed has been looked at */
 	bool short_of_memory;         /* something is not in the lists */
 };
 #define PLT_WHY_DAMAGED "the mapping is damaged"
@@ -539,7 +558,7 @@ int plt_rescue_new(struct plt_image *img, struct plt_rescue_plan *plan, bool zer
 void plt_rescue_free(struct plt_rescue *rsc);
 /* Add to the lists of the disk that @img shows. */
 void plt_rescue_note(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len, const char *why);
-/* The first lost part of [off, off+len) of this layer, cut to it. */
+/* The first part of [off, off+len) that is lost in this layer, or (PLT_INFERRED) taken from a donor, cut to it. */
 bool plt_rescue_find(struct plt_image *img, uint64_t off, uint64_t len, struct plt_doubt *ret);
 /* How much of a run the file has. */
 uint64_t plt_rescue_there(const struct plt_image *img, const struct plt_run *run);
@@ -552,13 +571,23 @@ uint64_t plt_rescue_upto(struct plt_io *io, uint64_t end);
 uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run);
 /* @good bytes of a compressed unit came out; the rest is filled up, or the read fails. */
 int plt_rescue_unit(struct plt_io *io, const struct plt_run *run, uint8_t *unit, size_t good, struct plt_error *err);
+/* Decode what this layer has compressed, once: if its structure is damaged, or in any case. */
+int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err);
+
+/* donor.c: open @name, and take from it what @disk has lost. */
+int plt_donor_attach(struct plt_disk *disk, const char *name, struct plt_error *err);
+/* A part of a read frame's range comes from the donor. */
+void plt_donor_read(struct plt_io *io, uint64_t off, uint64_t len);
+/* Blocking: what could not be read just now is taken from the donor from here on. */
+bool plt_donor_gives(struct plt_image *img, uint64_t off, uint64_t len, const char *why);
 /* Blocking: a read that has failed, sector by sector, and zeros for the rest.  And as a frame. */
 int plt_rescue_read(struct plt_image *img, uint64_t off, uint64_t len, const struct iovec *iov, int niov,
 		    struct plt_error *err);
 void plt_rescue_step(struct plt_io *io);
-static inline bool plt_rescue_zeroes(const struct plt_image *img)
+/* Is there another way when a read has failed? */
+static inline bool plt_rescue_helps(const struct plt_image *img)
 {
-	return img->engine->rescue && img->engine->rescue->zero;
+	return img->engine->rescue && (img->engine->rescue->zero || img->engine->rescue->donor);
 }
 
 /* faults.c: the node of a blkdebug: rules over @below (a reference is taken) */

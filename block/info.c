@@ -223,6 +223,16 @@ int plt_bytes_open(struct plt_ctx *ctx, const char *name, const struct plt_open_
 		drv = plt_driver_find(*ret_format);
 	else if (r == 0)
 		r = plt_probe(img->file, &drv, err);
+	if (r == 0 && !*ret_format && drv && drv->flags & PLT_DRIVER_NO_HEADER) {
+		const struct plt_driver *lost;
+
+		r = plt_probe_lost(ctx, img->file, &lost, err);
+		if (r == 0) {
+			plt_ctx_warn(ctx, "'%s' looks like a %s image whose header is gone", name, lost->name);
+			drv = lost;
+		}
+		r = r == -ENOENT ? 0 : r;
+	}
 	if (r == 0 && !*ret_format && drv) {
 		*ret_format = strdup(drv->name);
 		if (!*ret_format)

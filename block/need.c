@@ -14,7 +14,7 @@
 #include "base/alloc.h"
 #include "block/engine.h"
 
-enum { MEET_NONE, MEET_LIMBO_DRAIN, MEET_LIMBO_RELEASE, MEET_GATE, MEET_GATE_DRAIN, MEET_GATE_WORK };
+enum { MEET_NONE, MEET_LIMBO_DRAIN, MEET_LIMBO_RELEASE, MEET_GATE, MEET_GATE_WORK };
 
 /* ---- load ------------------------------------------------------------------------------------ */
 
@@ -202,14 +202,7 @@ static void work_step(struct plt_io *io)
 {
 	switch (io->meet) {
 	case MEET_GATE:
-		if (!plt_gate_close(io->eng, io, 1))
-			return;
-		io->owns_gate = true;
-		io->meet = MEET_GATE_DRAIN;
-		/* fall through */
-	case MEET_GATE_DRAIN:
-		io->meet = MEET_GATE_WORK;
-		if (!plt_epoch_drained(io->eng, io))
+		if (!plt_io_alone(io, 1))
 			return;
 		/* fall through */
 	case MEET_GATE_WORK:
@@ -217,10 +210,7 @@ static void work_step(struct plt_io *io)
 		plt_io_call(io, do_work, NULL);
 		return;
 	default:
-		if (io->owns_gate) {
-			io->owns_gate = false;
-			plt_gate_open(io->eng, io);
-		}
+		plt_io_share(io);
 		io->state = 0;
 		io->step = io->saved_step;
 		if (!plt_io_retry_space(io))

@@ -235,8 +235,7 @@ void plt_io_placed(struct plt_io *io)
 		fn(io->on_place_arg);
 }
 
-/* Is it one that changes guest bytes? */
-static bool changes_guest(const struct plt_io *io)
+bool plt_io_changes_guest(const struct plt_io *io)
 {
 	return io->kind != PLT_IO_READ_REQ && io->kind != PLT_IO_FLUSH_REQ && io->kind != PLT_IO_RESIZE_REQ &&
 	       io->kind != PLT_IO_VMSTATE_REQ && io->kind != PLT_IO_EXCLUSIVE_REQ;
@@ -247,17 +246,14 @@ void plt_io_finish(struct plt_io *io)
 	struct plt_io *parent = io->parent;
 
 	assert(!io->pending);
-	if (io->owns_gate) {
-		io->owns_gate = false;
-		plt_gate_open(io->eng, io);
-	}
+	plt_io_share(io);
 	plt_io_release(io);
 	plt_io_placed(io);
 	free(io->head_buf);
 	free(io->tail_buf);
 	free(io->comp_buf);
 	free(io->copy_buf);
-	if (!parent && changes_guest(io) && io->img->drv->written)
+	if (!parent && plt_io_changes_guest(io) && io->img->drv->written)
 		io->img->drv->written(io->img, io->off, io->len);
 	if (io->live_prev)
 		live_remove(io);

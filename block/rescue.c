@@ -21,7 +21,7 @@ const struct plt_rescue_options *plt_rescue_below(const struct plt_rescue_option
 	if (!opts)
 		return NULL;
 	*buf = *opts;
-	buf->plan = NULL;
+	buf->plan = buf->donor = NULL;
 	return buf;
 }
 
@@ -44,6 +44,7 @@ void plt_rescue_free(struct plt_rescue *rsc)
 	if (!rsc)
 		return;
 	plt_rescue_plan_release(&rsc->plan);
+	plt_extents_release(&rsc->donated);
 	pthread_rwlock_destroy(&rsc->lock);
 	free(rsc);
 }
@@ -69,6 +70,7 @@ bool plt_rescue_find(struct plt_image *img, uint64_t off, uint64_t len, struct p
 {
 	struct plt_rescue *rsc = img->engine->rescue;
 	uint64_t end = off + len, at = off;
+	const struct plt_range *given;
 	const struct plt_doubt *d;
 	bool found = false;
 
@@ -82,6 +84,12 @@ bool plt_rescue_find(struct plt_image *img, uint64_t off, uint64_t len, struct p
 			break;
 		}
 		at = d->off + d->len;
+	}
+	given = plt_extents_find(&rsc->donated, off);
+	if (given && given->off < (found ? ret->off : end)) {
+		*ret = (struct plt_doubt){ .kind = PLT_INFERRED, .off = PLT_MAX(given->off, off) };
+		ret->len = PLT_MIN(given->off + given->len, end) - ret->off;
+		found = true;
 	}
 	pthread_rwlock_unlock(&rsc->lock);
 	return found;
@@ -133,6 +141,11 @@ uint64_t plt_rescue_upto(struct plt_io *io, uint64_t end)
 	while (io->pos < end && plt_rescue_find(io->img, io->pos, end - io->pos, &d)) {
 		if (d.off > io->pos)
 			return d.off;
+		if (d.kind == PLT_INFERRED) {
+			plt_donor_read(io, d.off, d.len);
+			io->pos = d.off + d.len;
+			continue;
+		}
 		if (!io->eng->rescue->zero) {
 			refuse(io, d.off, d.len, d.why);
 			return io->pos;
@@ -168,6 +181,16 @@ uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run)
 	return there;
 }
 
+/* deflate has no checksum: where the flaw shows may be behind where it is */
+static int note_flaw(void *arg, const struct plt_run *run, size_t good)
+{
+	struct plt_image *img = arg;
+
+	plt_rescue_note(img, PLT_INFERRED, run->unit_off, good, "the compressed cluster has a flaw further on");
+	plt_rescue_note(img, PLT_LOST, run->unit_off + good, run->unit_len - good, PLT_WHY_FLAW);
+	return 0;
+}
+
 int plt_rescue_unit(struct plt_io *io, const struct plt_run *run, uint8_t *unit, size_t good, struct plt_error *err)
 {
 	uint64_t end = run->off + run->len, flaw = run->unit_off + good;
@@ -176,18 +199,15 @@ int plt_rescue_unit(struct plt_io *io, const struct plt_run *run, uint8_t *unit,
 		return plt_error_set(err, EIO, "'%s': guest offset %#" PRIx64 ", %" PRIu64 " bytes: lost: " PLT_WHY_FLAW,
 				     io->img->name, flaw, run->unit_off + run->unit_len - flaw);
 	memset(unit + good, 0, run->unit_len - good);
-	/* deflate has no checksum: where the flaw shows may be behind where it is */
-	plt_rescue_note(io->img, PLT_INFERRED, run->unit_off, good, "the compressed cluster has a flaw further on");
-	plt_rescue_note(io->img, PLT_LOST, flaw, run->unit_len - good, PLT_WHY_FLAW);
-	return 0;
+	return note_flaw(io->img, run, good);
 }
 
 /* ---- what cannot be read --------------------------------------------------------------------- */
 
 /* Halve what does not read until the unreadable sectors are known. */
-static int salvage(struct plt_image *img, uint64_t off, uint64_t len, const struct iovec *iov, int niov, size_t at)
+static int salvage(struct plt_image *img, uint64_t off, uint64_t len, const struct iovec *iov, int niov, size_t at,
+		   struct plt_error *err)
 {
-	struct plt_error err = PLT_ERROR_INIT;
 	int n = plt_iov_slice_count(iov, niov, at, (size_t)len), r;
 	PLT_AUTOFREE struct iovec *v = malloc((size_t)n * sizeof(*v));
 	uint64_t half;
@@ -196,27 +216,33 @@ static int salvage(struct plt_image *img, uint64_t off, uint64_t len, const stru
 		return -ENOMEM;
 	n = plt_iov_slice(iov, niov, at, (size_t)len, v);
 	r = plt_run_request(img, &(struct plt_request){ .kind = PLT_IO_READ_REQ, .off = off, .len = len, .iov = v,
-							.niov = n }, &err);
+							.niov = n }, err);
 	if (r == 0 || r == -ENOMEM)
 		return r;
-	if (len > SECTOR) {
+	if (len > SECTOR || off % SECTOR + len > SECTOR) {
 		half = plt_align_down(off + len / 2, SECTOR);
 		half = half > off ? half - off : SECTOR - off % SECTOR;
-		r = salvage(img, off, half, iov, niov, at);
-		return r < 0 ? r : salvage(img, off + half, len - half, iov, niov, at + (size_t)half);
+		r = salvage(img, off, half, iov, niov, at, err);
+		return r < 0 ? r : salvage(img, off + half, len - half, iov, niov, at + (size_t)half, err);
 	}
-	plt_iov_zero(iov, niov, at, (size_t)len);
 	half = plt_align_down(off, SECTOR);
-	plt_rescue_note(img, PLT_LOST, half, plt_align_up(off + len, SECTOR) - half, strerror(-r));
+	if (plt_donor_gives(img, half, SECTOR, strerror(-r)))
+		return plt_run_request(img, &(struct plt_request){ .kind = PLT_IO_READ_REQ, .off = off, .len = len, .iov = v,
+								   .niov = n }, err);
+	if (!img->engine->rescue->zero)
+		return r;
+	plt_iov_zero(iov, niov, at, (size_t)len);
+	plt_rescue_note(img, PLT_LOST, half, SECTOR, strerror(-r));
 	return 0;
 }
 
 int plt_rescue_read(struct plt_image *img, uint64_t off, uint64_t len, const struct iovec *iov, int niov,
 		    struct plt_error *err)
 {
-	int r = salvage(img, off, len, iov, niov, 0);
+	struct plt_error why = PLT_ERROR_INIT;
+	int r = salvage(img, off, len, iov, niov, 0, &why);
 
-	return r < 0 ? plt_error_set(err, -r, "out of memory") : 0;
+	return r < 0 ? plt_error_set(err, -r, "%s", why.text[0] ? why.text : "out of memory") : 0;
 }
 
 static int read_again(struct plt_io *io, struct plt_io_op *iop)
@@ -314,6 +340,22 @@ static int survey_maps(struct plt_disk *disk, struct plt_doubts *to, struct plt_
 		}
 	}
 	return r;
+}
+
+/* Where structure shows damage there may be more of it: all that is compressed is decoded once. */
+int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err)
+{
+	struct plt_rescue *rsc = img->engine->rescue;
+	const struct plt_check_result *b = &rsc->plan.before;
+	bool todo;
+
+	if (!rsc)
+		return 0;
+	pthread_rwlock_wrlock(&rsc->lock);
+	todo = !rsc->decoded && (always || b->corruptions || b->added || b->corruptions_fixed || b->check_errors);
+	rsc->decoded = rsc->decoded || todo;
+	pthread_rwlock_unlock(&rsc->lock);
+	return todo ? plt_image_decode(img, NULL, note_flaw, img, err) : 0;
 }
 
 /* The doubts of one layer, where it shows.  (plt_doubt.disk is its depth here.) */
@@ -425,7 +467,7 @@ int plt_disk_doubts(struct plt_disk *disk, int (*fn)(void *arg, const struct plt
 		return plt_error_set(err, EINVAL, "'%s' was not opened for rescue", disk->top->name);
 	r = survey_maps(disk, &all, err);
 	for (struct plt_image *img = disk->top; img && r == 0; img = img->engine->backing, depth++)
-		if (img->engine->rescue)
+		if (img->engine->rescue && (r = plt_rescue_decode(img, false, err)) == 0)
 			r = survey_layer(disk, img, depth, &all);
 	if (r == 0)
 		r = tell_all(&all, depth, fn, arg);

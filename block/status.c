@@ -202,7 +202,11 @@ static uint64_t add_lost(struct walk *w, struct plt_image *img, uint64_t off, ui
 			*upto = d.off;
 			break;
 		}
-		add_damaged(w, off, d.len, depth);
+		if (d.kind == PLT_LOST)
+			add_damaged(w, off, d.len, depth);
+		else /* (of a donor) */
+			add(w, &(struct plt_extent){ .off = off, .len = d.len, .depth = depth,
+						     .flags = PLT_EXTENT_PRESENT | PLT_EXTENT_DATA });
 		off += d.len;
 	}
 	return off;
@@ -272,6 +276,7 @@ static int walk_layer(struct walk *w, struct plt_image *img, uint64_t off, uint6
 
 			add_damaged(w, off, PLT_MIN(next, upto) - off, depth);
 			off = PLT_MIN(next, upto);
+			w->full = w->full || ++w->maps > MAPS;
 			continue;
 		}
 		if (w->n && ++w->maps > MAPS)

@@ -85,7 +85,7 @@ static void frame_done(struct plt_io *io)
 	struct plt_slot *s = io->arg;
 	struct plt_io *flush, *again;
 
-	if (io->result && io->result != -ENOMEM && io->step == plt_read_step && plt_rescue_zeroes(s->img) &&
+	if (io->result && io->result != -ENOMEM && io->step == plt_read_step && plt_rescue_helps(s->img) &&
 	    (again = plt_io_new(s->q, NULL, s->img, PLT_IO_READ_REQ))) {
 		again->step = plt_rescue_step;
 		again->off = again->pos = io->off;

@@ -89,7 +89,7 @@ static int transfer(struct plt_image *img, enum plt_io_kind kind, uint64_t off, 
 		return r;
 	r = plt_run_request(img, &(struct plt_request){ .kind = kind, .off = off, .len = len, .iov = iov,
 							.niov = niov }, err);
-	if (r < 0 && r != -ENOMEM && plt_rescue_zeroes(img))
+	if (r < 0 && r != -ENOMEM && plt_rescue_helps(img))
 		return plt_rescue_read(img, off, len, iov, niov, err);
 	return r;
 }

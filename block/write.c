@@ -95,7 +95,7 @@ bool plt_io_may_change(struct plt_io *io)
 		plt_io_call(io, first_write, NULL);
 		return false;
 	}
-	if (!io->eng->guard_probe || io->off >= PLT_PROBE_LEN || io->guard_passed ||
+	if (!io->eng->guard_probe || !plt_io_changes_guest(io) || io->off >= PLT_PROBE_LEN || io->guard_passed ||
 	    (io->parent && io->parent->guarded && io->parent->eng == io->eng))
 		return true;
 	io->guarded = true;

@@ -52,6 +52,12 @@ const struct cli_opt cli_open_opts[] = {
 	  "what is in neither list is right",
 	  CLI_FILE },
 	{ OPT_PLAN, "plan", "file", "with --rescue: follow this plan, which repair --dry-run --plan has written", CLI_FILE },
+	{ OPT_TRUST, "trust", "strong|likely",
+	  "with --rescue: put pieces of a lost map where they are likely to belong, too, and list them as inferred "
+	  "(strong: only where the evidence is)", CLI_ANY },
+	{ OPT_DONOR, "donor", "image",
+	  "with --rescue: an older copy or a clone of the disk, of the same size; what is lost and this one has is "
+	  "taken from it, and listed as inferred", CLI_FILE },
 	{ OPT_ZERO_LOST, "zero-lost", NULL,
 	  "with --rescue: what is lost reads as zeros (elsewhere than in convert, dd and hash it is an error)", CLI_ANY },
 	{ 0 },

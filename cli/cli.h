@@ -65,6 +65,10 @@ enum {
 	OPT_STRICT,
 	OPT_ZERO_LOST,
 	OPT_PLAN,
+	OPT_TRUST,
+	OPT_DONOR,
+	OPT_DEEP,
+	OPT_INTERACTIVE,
 };
 
 struct cli_opt {
@@ -184,6 +188,7 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts);
 void cli_rescue_tell(const struct cli_args *a, struct plt_disk *disk);
 void cli_close(const struct cli_args *a, struct plt_disk *disk);
 void cli_report_finding(const struct cli_args *a, const struct plt_check_finding *f);
+bool cli_trusts_likely(const struct cli_args *a); /* --trust */
 const char *cli_plan_file(const struct cli_args *a); /* --plan; NULL: not given */
 /* What the plan of a repair leaves: into the report; whether there is any doubt. */
 bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const char *name, const char *format);
@@ -223,6 +228,7 @@ struct cli_findings {
 };
 /* For plt_check(): @arg is a struct cli_findings. */
 void cli_found(void *arg, const struct plt_check_finding *f);
+void cli_findings_flush(void); /* before anything else is printed */
 
 /* ---- progress: progress.c -------------------------------------------------------------------- */
 

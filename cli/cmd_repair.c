@@ -25,6 +25,9 @@ static const struct cli_opt opts[] = {
 	{ OPT_DRY_RUN, "dry-run", NULL, "show the plan; the image is opened read-only", CLI_ANY },
 	{ OPT_COPY, "output", "new", "repair a copy under this name; the image itself stays as it is", CLI_FILE },
 	{ OPT_PLAN, "plan", "file", "follow this plan; with --dry-run: write the plan into this file", CLI_FILE },
+	{ OPT_TRUST, "trust", "strong|likely",
+	  "put pieces of a lost map where they are likely to belong, too (strong: only where the evidence is)", CLI_ANY },
+	{ OPT_INTERACTIVE, "interactive", NULL, "ask about each piece of a lost map whose place is not sure", CLI_ANY },
 	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON", CLI_FILE },
 	{ OPT_UNDO_FILE, "undo-file", "file", "the undo journal (the image's name and \".platter-undo\")", CLI_FILE },
 	{ 0 },
@@ -63,8 +66,15 @@ struct job {
 	const char *name, *copy;
 	struct plt_open_options open;
 	struct plt_repair_options options;
-	bool yes, dry_run, quiet;
+	bool yes, dry_run, quiet, interactive;
 	uint64_t shown, kept_back;
+	struct answer *answers; /* what has been asked is not asked again */
+	size_t nanswers;
+};
+
+struct answer {
+	uint64_t host_off, guest_off;
+	bool yes;
 };
 
 static void found(void *arg, const struct plt_check_finding *f)
@@ -125,6 +135,29 @@ static bool ask(void)
 	printf("Repair? [y/N] ");
 	fflush(stdout);
 	return fgets(answer, sizeof(answer), stdin) && (*answer == 'y' || *answer == 'Y');
+}
+
+/* A piece whose place is not sure. */
+static bool offered(void *arg, const struct plt_placement_offer *o)
+{
+	struct job *j = arg;
+	struct answer *grown;
+	char answer[16];
+	bool yes;
+
+	for (size_t i = 0; i < j->nanswers; i++)
+		if (j->answers[i].host_off == o->host_off && j->answers[i].guest_off == o->guest_off)
+			return j->answers[i].yes;
+	printf("The table at offset %#" PRIx64 " in the file may map guest offset %#" PRIx64 ", %" PRIu64
+	       " bytes (%s: %s).\nPut it there? [y/N] ", o->host_off, o->guest_off, o->guest_len, o->certainty, o->why);
+	fflush(stdout);
+	yes = fgets(answer, sizeof(answer), stdin) && (*answer == 'y' || *answer == 'Y');
+	grown = realloc(j->answers, (j->nanswers + 1) * sizeof(*grown));
+	if (grown) {
+		j->answers = grown;
+		grown[j->nanswers++] = (struct answer){ o->host_off, o->guest_off, yes };
+	}
+	return yes;
 }
 
 static int repair(struct job *j, struct plt_repair *rep)
@@ -204,6 +237,9 @@ static int run(struct cli_args *a)
 		case OPT_YES:
 			j.yes = true;
 			break;
+		case OPT_INTERACTIVE:
+			j.interactive = true;
+			break;
 		case OPT_DRY_RUN:
 			j.dry_run = true;
 			break;
@@ -223,6 +259,12 @@ static int run(struct cli_args *a)
 	j.args = a;
 	if (!j.dry_run)
 		j.options.plan = cli_plan_file(a);
+	if (cli_trusts_likely(a))
+		j.options.flags |= PLT_REPAIR_TRUST_LIKELY;
+	if (j.interactive) {
+		j.options.offered = offered;
+		j.options.offered_arg = &j;
+	}
 	j.quiet = a->quiet;
 	if (j.dry_run || j.copy)
 		j.options.flags |= PLT_REPAIR_NO_WRITE;
@@ -235,6 +277,7 @@ static int run(struct cli_args *a)
 	status = r < 0 ? 1 : repair(&j, rep);
 	if (r == 0)
 		plt_repair_free(rep);
+	free(j.answers);
 	plt_ctx_free(ctx);
 	return status;
 }

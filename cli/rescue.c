@@ -20,8 +20,8 @@
 #define FINDINGS_MAX 1000000
 
 struct cli_rescue {
-	bool on, strict, zero_lost;
-	const char *report, *plan;
+	bool on, strict, zero_lost, likely;
+	const char *report, *plan, *trust, *donor;
 	struct plt_rescue_options options;
 	json_t *findings, *images;
 	uint64_t omitted;
@@ -44,7 +44,8 @@ bool cli_rescue_take(struct cli_args *a, int c)
 {
 	struct cli_rescue *s;
 
-	if (c != OPT_RESCUE && c != OPT_REPORT && c != OPT_STRICT && c != OPT_ZERO_LOST && c != OPT_PLAN)
+	if (c != OPT_RESCUE && c != OPT_REPORT && c != OPT_STRICT && c != OPT_ZERO_LOST && c != OPT_PLAN &&
+	    c != OPT_TRUST && c != OPT_DONOR)
 		return false;
 	s = state(a);
 	if (!s)
@@ -59,6 +60,15 @@ bool cli_rescue_take(struct cli_args *a, int c)
 	case OPT_PLAN:
 		s->plan = a->arg;
 		break;
+	case OPT_DONOR:
+		s->donor = a->arg;
+		break;
+	case OPT_TRUST:
+		s->likely = !strcmp(a->arg, "likely");
+		s->trust = a->arg;
+		if (!s->likely && strcmp(a->arg, "strong"))
+			a->status = cli_usage_error("--trust: expecting 'strong' or 'likely', not '%s'", a->arg);
+		break;
 	case OPT_STRICT:
 		s->strict = true;
 		break;
@@ -67,6 +77,11 @@ bool cli_rescue_take(struct cli_args *a, int c)
 		break;
 	}
 	return true;
+}
+
+bool cli_trusts_likely(const struct cli_args *a)
+{
+	return a->rescue && a->rescue->likely;
 }
 
 const char *cli_plan_file(const struct cli_args *a)
@@ -124,7 +139,7 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 		return 0;
 	if (!s->on) {
 		cli_error("%s is said of a disk that is opened with --rescue", s->report ? "--report" : s->strict ? "--strict" :
-			  s->plan ? "--plan" : "--zero-lost");
+			  s->plan ? "--plan" : s->trust ? "--trust" : s->donor ? "--donor" : "--zero-lost");
 		return -1;
 	}
 	if (s->strict && s->zero_lost) {
@@ -135,6 +150,8 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 	s->options.found = found;
 	s->options.found_arg = (void *)(uintptr_t)a;
 	s->options.plan = s->plan;
+	s->options.trust_likely = s->likely;
+	s->options.donor = s->donor;
 	opts->rescue = &s->options;
 	opts->flags |= PLT_OPEN_RESCUE;
 	opts->flags &= ~(unsigned)PLT_OPEN_INSPECT; /* what a base has lost is the disk's loss */

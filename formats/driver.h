@@ -524,6 +524,12 @@ struct plt_driver {
 	 */
 	int (*examine)(struct plt_examine *ex, struct plt_error *err);
 	/*
+	 * Is @file an image of this format though its header is gone?  Looks through the whole file, at the speed of the
+	 * medium and in bounded memory.  1, 0 or an errno.  Asked only of what nobody's probe knows, and what has no
+	 * partition table or filesystem of its own at its beginning.  NULL: an image without a header is not known.
+	 */
+	int (*recognise)(struct plt_ctx *ctx, struct plt_store *file, struct plt_error *err);
+	/*
 	 * Make the image in @overlay show piece i of @p at the guest offset i * p->span, and nothing else: what is in
 	 * them can be read then, whatever encodes it.
 	 */

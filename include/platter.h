@@ -100,12 +100,17 @@ struct plt_check_finding;
  */
 struct plt_rescue_options {
 	size_t size;
-	unsigned flags;         /* PLT_RESCUE_* */
 	/* Each finding, of any layer (.image names it), while the disk is being opened; NULL: not wanted. */
 	void (*found)(void *arg, const struct plt_check_finding *f);
 	void *found_arg;
+	bool trust_likely;      /* placements that are likely go into the plan, too */
 	/* These are of the image that is named, not of those it stands on: */
 	const char *plan;       /* a file that plt_repair_save() has written (and somebody changed); NULL: make a plan */
+	/*
+	 * An older copy or a clone of the disk, of the same size: what is lost and this one has at the same place is
+	 * read from it, and inferred.
+	 */
+	const char *donor;
 };
 #define PLT_RESCUE_OPTIONS_INIT { .size = sizeof(struct plt_rescue_options) }
 
@@ -463,6 +468,15 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 	      void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 	      struct plt_check_result *ret, struct plt_error *err);
 
+/*
+ * The same, and what structure does not show: every compressed cluster is decoded (snapshots' too), the layers
+ * below and data files are examined, and the guest's own metadata is held against where it lies.  Opens the
+ * disk; what it finds counts in .added.  Formats that have nothing to check are looked into as well.
+ */
+int plt_check_deep(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		   void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		   struct plt_check_result *ret, struct plt_error *err);
+
 /* ---- repair ---------------------------------------------------------------------------------- */
 
 /*
@@ -474,6 +488,14 @@ struct plt_repair;
 enum {
 	PLT_REPAIR_LEAKS = 1 << 0,    /* counts that are too high and nothing else, as `check -r leaks` */
 	PLT_REPAIR_NO_WRITE = 1 << 1, /* the plan is looked at only: the image is opened read-only */
+	PLT_REPAIR_TRUST_LIKELY = 1 << 2, /* placements that are likely go into the plan, too */
+};
+
+struct plt_placement_offer {
+	uint64_t host_off;             /* where it lies in the file */
+	uint64_t guest_off, guest_len; /* what it would map */
+	const char *certainty;         /* "likely" "guess" */
+	const char *why;
 };
 
 struct plt_repair_options {
@@ -481,8 +503,14 @@ struct plt_repair_options {
 	unsigned flags;        /* PLT_REPAIR_* */
 	const char *undo_file; /* the journal; NULL: beside the image, its name and ".platter-undo" */
 	const char *plan;      /* a file that says what to do (and stays valid as long as the plan); NULL: found out */
+	/*
+	 * A part of the map (a table) for which the guest's data speaks, and not strongly enough: is it to be put
+	 * there?  NULL: no.
+	 */
+	bool (*offered)(void *arg, const struct plt_placement_offer *offer);
+	void *offered_arg;
 };
-#define PLT_REPAIR_OPTIONS_INIT { sizeof(struct plt_repair_options), 0, NULL, NULL }
+#define PLT_REPAIR_OPTIONS_INIT { .size = sizeof(struct plt_repair_options) }
 
 /*
  * Examine and plan.  @found hears of everything: first what is wrong (.mended: the plan puts it right), and

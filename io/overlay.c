@@ -433,6 +433,11 @@ int plt_overlay_new(struct plt_store *below, bool writable, struct plt_store **r
 		abort(); /* takes no resources on Linux */
 	o->below = plt_store_ref(below);
 	o->below_end = UINT64_MAX;
+	/* as it is now: asking each time would cost more than what is asked for */
+	if (plt_store_size(below, &o->size, NULL) == 0) {
+		o->sized = true;
+		o->below_end = o->size;
+	}
 	*ret = &o->st;
 	return 0;
 }

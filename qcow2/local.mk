@@ -14,6 +14,9 @@ libplatter_core_la_SOURCES += \
 	qcow2/create_opts.c \
 	qcow2/driver.c \
 	qcow2/encrypt.c \
+	qcow2/find.c \
+	qcow2/find.h \
+	qcow2/find_tables.c \
 	qcow2/guard.c \
 	qcow2/header.c \
 	qcow2/header_write.c \
@@ -21,7 +24,9 @@ libplatter_core_la_SOURCES += \
 	qcow2/mapping.h \
 	qcow2/mend.c \
 	qcow2/mend_clusters.c \
+	qcow2/mend_header.c \
 	qcow2/mend_map.c \
+	qcow2/mend_snap.c \
 	qcow2/mend_tables.c \
 	qcow2/ondisk.h \
 	qcow2/open.c \

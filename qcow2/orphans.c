@@ -57,6 +57,7 @@ struct census {
 	uint64_t *seen;             /* of one table: its targets */
 	uint64_t *l1;               /* bit i: active L1 entry i names a place in the file */
 	bool l1_any;                /* some of them does */
+	bool emptied;               /* none does, and that is what the disk was in a snapshot: it may have been applied */
 	uint64_t highest;           /* host offset behind the last cluster that is mapped; 0: none */
 	uint8_t *buf, *l1_buf;
 };
@@ -93,13 +94,6 @@ bool qcow2_entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, u
 	return x->c.external || *ret_off < x->c.file_size;
 }
 
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 /* What is in c->seen: the place, and whether it is compressed data. */
 static uint64_t seen_off(uint64_t v)
 {
@@ -129,7 +123,7 @@ static bool looks_like_table(struct census *c, const uint8_t *p, uint32_t len, u
 			c->seen[n++] = e & QCOW2_COMPRESSED ? off << 1 | 1 : off << 1;
 	}
 	*ret_n = n;
-	qsort(c->seen, n, sizeof(*c->seen), by_value);
+	qsort(c->seen, n, sizeof(*c->seen), qcow2_by_value);
 	for (uint32_t i = 1; i < n; i++)
 		if (c->seen[i] == c->seen[i - 1] && !(c->seen[i] & 1))
 			return false;
@@ -284,6 +278,32 @@ static bool l1_has(const struct census *c, uint64_t index)
 	return index < c->x->q.l1_size && (c->l1[index / 64] >> index % 64 & 1);
 }
 
+static int some_entry(void *arg, uint32_t index, uint64_t e)
+{
+	(void)index;
+	*(bool *)arg = e & QCOW2_L1_OFFSET;
+	return e & QCOW2_L1_OFFSET ? 1 : 0;
+}
+
+/* Is there a snapshot of a disk on which nothing had been written?  (Of many large ones not all are looked at.) */
+static bool has_empty_snapshot(const struct census *c)
+{
+	const struct qcow2_state *q = &c->x->q;
+	uint64_t left = QCOW2_MAX_L1_BYTES;
+
+	for (uint32_t i = 0; q->snapshots && i < q->nb_snapshots; i++) {
+		const struct qcow2_snapshot *s = &q->snapshots[i];
+		bool some = false;
+
+		if ((uint64_t)s->l1_size * 8 > left)
+			return true;
+		left -= (uint64_t)s->l1_size * 8;
+		if (qcow2_l1_each(&c->x->c, s->l1_offset, s->l1_size, some_entry, &some) < 0 || !some)
+			return true;
+	}
+	return false;
+}
+
 /* Behind the last of the guest's clusters; where they lie in another file, behind the last L2 table. */
 static uint64_t behind_mapped(const struct census *c)
 {
@@ -328,6 +348,19 @@ static void tell_l1s(struct census *c)
 		}
 		t->l1 &= some;
 	}
+}
+
+static int keep_l1s(struct census *c)
+{
+	struct qcow2_exam *x = c->x;
+
+	if (!x->ex->mend)
+		return 0;
+	x->l1s = calloc((size_t)c->n + 1, sizeof(*x->l1s));
+	for (uint32_t i = 0; i < c->n && x->l1s; i++)
+		if (c->v[i].l1)
+			x->l1s[x->nl1s++] = c->v[i].off;
+	return x->l1s ? 0 : -ENOMEM;
 }
 
 static void explain(struct census *c, uint64_t off)
@@ -485,6 +518,9 @@ static struct lost lost_tables(struct census *c)
 	bool gap = false, keep = c->x->ex->mend && c->x->ex->mend->what & PLT_MEND_MAP;
 	uint32_t n;
 
+	if (c->emptied)
+		return l;
+
 	for (uint32_t i = 0; i < q->l1_size && !gap; i++)
 		gap = !l1_has(c, i);
 	for (uint32_t i = 0; i < c->n && (gap || keep); i++) {
@@ -570,7 +606,7 @@ static bool known_lost(const struct qcow2_exam *x)
 static int judge(struct census *c, bool counted)
 {
 	struct qcow2_exam *x = c->x;
-	const bool keep = x->ex->mend && x->ex->mend->what & PLT_MEND_MAP;
+	const bool keep = x->ex->mend && x->ex->mend->what & PLT_MEND_MAP && !c->emptied;
 	uint64_t below = 0, rest = 0, first = 0;
 	int r = 0;
 
@@ -619,11 +655,15 @@ int qcow2_judge_orphans(struct qcow2_exam *x, bool counted)
 	if (r == -ENOMEM)
 		goto out;
 	c.highest = behind_mapped(&c);
+	c.emptied = !c.l1_any && has_empty_snapshot(&c);
 	r = look_at_all(&c);
 	if (r == 0) {
 		tell_l1s(&c);
-		follow_l1s(&c);
-		r = judge(&c, counted);
+		r = keep_l1s(&c);
+		if (!c.emptied && !x->snapshots_bad) /* (then neither says anything: they may be left, or lost) */
+			follow_l1s(&c);
+		if (r == 0)
+			r = judge(&c, counted);
 	}
 out:
 	plt_extents_release(&c.all);

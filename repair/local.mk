@@ -5,6 +5,7 @@ libplatter_core_la_SOURCES += \
 	repair/apply.c \
 	repair/beside.c \
 	repair/copy.c \
+	repair/deep.c \
 	repair/evidence.c \
 	repair/evidence.h \
 	repair/evidence_assign.c \

@@ -252,6 +252,9 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 	if (r == 0) {
 		rep->file = plt_store_ref(rep->img->file);
 		rep->plan = o->plan;
+		rep->trust = o->flags & PLT_REPAIR_TRUST_LIKELY ? PLT_LIKELY : PLT_STRONG;
+		rep->offered = o->offered;
+		rep->offered_arg = o->offered_arg;
 		r = plt_repair_make(rep, o->flags & PLT_REPAIR_LEAKS ? PLT_MEND_LOWER | PLT_MEND_MARKS : PLT_MEND_ALL, write,
 				    found, arg, err);
 	}

@@ -41,6 +41,9 @@ struct plt_repair {
 	char *undo_file;             /* as asked for; NULL: beside */
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
+	enum plt_certainty trust;    /* placements that are less sure are only offered */
+	bool (*offered)(void *arg, const struct plt_placement_offer *offer); /* NULL: declined */
+	void *offered_arg;
 	const char *plan;            /* a file that says what to do; NULL: found out */
 	struct plt_mended *mended;   /* why, for the plan's file: bounded */
 	size_t nmended;

@@ -63,7 +63,8 @@ int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char
 			 const struct plt_rescue_options *opts, struct plt_rescue_plan *ret, struct plt_error *err)
 {
 	struct plt_repair rep = { .ctx = ctx, .file = file, .name = (char *)(uintptr_t)name,
-				  .plan = opts ? opts->plan : NULL };
+				  .plan = opts ? opts->plan : NULL,
+				  .trust = opts && opts->trust_likely ? PLT_LIKELY : PLT_STRONG };
 	struct named n = { opts, name };
 	int r = 0;
 

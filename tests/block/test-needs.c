@@ -726,7 +726,7 @@ static void guessed_order(struct lab_order *o)
 		uint64_t off, len;
 	} what[] = {
 		{ PLT_IO_WRITE_REQ, 0, 4 }, { PLT_IO_WRITE_REQ, 4, 4 }, { PLT_IO_ZERO_REQ, 512, 4096 },
-		{ PLT_IO_WRITE_REQ, 100000, 100 },
+		{ PLT_IO_WRITE_REQ, 100000, 100 }, { PLT_IO_RESIZE_REQ, 0, 2 << 20 },
 	};
 	struct plt_open_options oo = PLT_OPEN_OPTIONS_INIT;
 	struct lab_req req[PLT_ARRAY_SIZE(what)] = { 0 };

@@ -9,15 +9,19 @@ tests_repair_evidence_lab_SOURCES = tests/repair/evidence-lab.c
 tests_repair_mend_lab_SOURCES = tests/repair/mend-lab.c
 
 script_tests += \
+	tests/repair/deep.sh \
 	tests/repair/evidence.sh \
 	tests/repair/guest-disks.sh \
 	tests/repair/lost-blocks.sh \
 	tests/repair/lost-clusters.sh \
+	tests/repair/lost-header.sh \
+	tests/repair/lost-snapshots.sh \
 	tests/repair/lost-tables.sh \
 	tests/repair/plan-file.sh \
 	tests/repair/recovery.sh \
 	tests/repair/rescue.sh \
 	tests/repair/sound.sh \
+	tests/repair/trust.sh \
 	$(NULL)
 
 EXTRA_DIST += \

@@ -21,8 +21,8 @@ int main(int argc, char **argv)
 	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
 	struct plt_repair_options how = PLT_REPAIR_OPTIONS_INIT;
 	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_ctx *ctx = NULL;
 	struct plt_repair *rep;
-	struct plt_ctx *ctx;
 
 	if (argc != 3)
 		return 99;
@@ -31,6 +31,7 @@ int main(int argc, char **argv)
 	how.flags = PLT_REPAIR_NO_WRITE;
 	if (plt_ctx_new(NULL, &ctx, &err) < 0 || plt_repair_plan(ctx, argv[1], &o, &how, NULL, NULL, &rep, &err) < 0) {
 		fprintf(stderr, "%s\n", err.text);
+		plt_ctx_free(ctx);
 		return 1;
 	}
 	for (size_t i = 0; i < rep->doubts.n; i++) {

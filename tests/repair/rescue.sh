@@ -113,6 +113,28 @@ poke d.qcow2 $((l2 + 8)) 'unlikely'
 poke d.qcow2 $((l2 + 8 * 77)) '\x81\0\0\0\0\0\0\2'
 rescued 'two L2 entries are garbage' 2 8192
 
+# A donor has some of what is lost, and not all; beside one place it holds something else.
+cp sound.qcow2 donor.qcow2
+qemu-io -c 'discard -q 308k 4k' -c 'write -q -P 9 8k 4k' donor.qcow2
+for i in 20 40 77; do
+	poke d.qcow2 $((l2 + 8 * i)) 'unlikely'
+done
+sums=$(sha256sum d.qcow2 donor.qcow2)
+"$PLATTER" convert --rescue --donor donor.qcow2 --report report.json -O raw d.qcow2 out.raw 2>err
+is $? 2 'a donor: exit status'
+is "$(python3 judge.py sound.raw out.raw report.json)" 'lost 4096 wrong 0' 'a donor: what it has not is lost'
+is "$(python3 -c '
+import json
+r = json.load(open("report.json"))
+print([(i["start"] // 4096, i["length"], i["certainty"]) for i in r["inferred"]], [i["start"] // 4096 for i in r["lost"]])')" \
+	"[(1, 4096, 'guess'), (20, 4096, 'likely'), (40, 4096, 'likely')] [77]" 'a donor: what it has is inferred'
+is "$(cmp -l out.raw sound.raw | wc -l)" 4096 'a donor: its bytes are right'
+is "$(sha256sum d.qcow2 donor.qcow2)" "$sums" 'a donor: nothing was written'
+"$PLATTER" map --rescue --donor donor.qcow2 d.qcow2 --output=json 2>/dev/null | grep -c lost >out
+is "$(cat out)" 1 'a donor: map'
+"$PLATTER" hash --rescue --donor d.qcow2 d.qcow2 >/dev/null 2>err
+is "$? $(grep -c 'is the image itself' err)" '1 1' 'the image is no donor of its own'
+
 # A file that has lost its end, in the middle of a sector: data, and an L2 table, which covers 2 MiB.
 cp sound.qcow2 d.qcow2
 last=$(($(u64 d.qcow2 $((l1 + 32))) & mask))
@@ -181,6 +203,15 @@ print(len(r["lost"]), len(r["inferred"]), l["start"] // 65536, i["start"] == 3 *
 "$PLATTER" io --rescue -r -c "read -q $((3 * 65536)) 4k" -c "read -q $((4 * 65536 - 512)) 512" d.qcow2 >out 2>/dev/null
 is "$? $(cat out)" '1 read failed: Input/output error' 'before the flaw it can be read, behind it not'
 
+"$PLATTER" info --rescue --report report.json d.qcow2 >/dev/null 2>&1
+is "$? $(python3 -c 'import json; print(len(json.load(open("report.json"))["lost"]))')" '0 0' 'who reads nothing sees no flaw'
+poke d.qcow2 79 '\2'
+refcount=$(u64 d.qcow2 "$(u64 d.qcow2 48)")
+poke d.qcow2 "$refcount" '\0\0'
+"$PLATTER" info --rescue --report report.json d.qcow2 >/dev/null 2>&1
+is "$? $(python3 -c 'import json; print(len(json.load(open("report.json"))["lost"]))')" '2 1' \
+	'unless the structure is damaged as well'
+
 # Sectors that cannot be read.
 cat >faults <<'CONF'
 [inject-error]
@@ -199,6 +230,20 @@ like "$(cat err)" 'lost: 512 bytes at 512000: Input/output error' 'a bad sector:
 "$PLATTER" io --rescue --zero-lost -r -c 'aio_read -q 496k 8k' -c aio_flush "$name" >out 2>&1
 like "$(cat out)" 'lost: 512 bytes at 512000' 'a bad sector: through a queue, too'
 is "$(sha256sum d.raw)" "$sums" 'a bad sector: nothing was written'
+
+cp sound.raw donor.raw
+"$PLATTER" convert --rescue --strict --donor donor.raw --report report.json -O raw "$name" out.raw 2>err
+is $? 2 'a bad sector that a donor has: exit status'
+is_file_equal out.raw sound.raw 'a bad sector that a donor has: it is there'
+is "$(python3 judge.py sound.raw out.raw report.json; python3 -c '
+import json
+r = json.load(open("report.json"))
+print([(i["start"], i["length"], i["certainty"], i["reason"]) for i in r["inferred"]])')" \
+	"lost 0 wrong 0
+[(512000, 512, 'likely', 'taken from the donor; lost here: Input/output error')]" 'a bad sector that a donor has: inferred'
+truncate -s +1M donor.raw
+"$PLATTER" hash --rescue --donor donor.raw "$name" >/dev/null 2>err
+is "$? $(grep -c 'neither an older copy nor a clone' err)" '1 1' 'a donor of another size is refused'
 
 # A snapshot has lists of its own.
 cp sound.qcow2 d.qcow2
