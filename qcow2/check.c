@@ -153,15 +153,27 @@ static int load_snapshots(struct qcow2_exam *x, struct plt_error *err)
 {
 	struct qcow2_state *q = &x->q;
 	struct plt_error e = PLT_ERROR_INIT;
-	int r;
+	int r = x->ex->mend ? qcow2_mend_snapcount(x) : 0;
 
+	if (r < 0)
+		return plt_error_errno(err, -r, "The examination failed");
 	if (q->nb_snapshots > QCOW2_MAX_SNAPSHOTS)
-		return plt_error_set(err, EFBIG, "ERROR snapshot table too large");
-	if (q->nb_snapshots &&
-	    (q->snapshots_offset & (q->cluster_size - 1) || q->snapshots_offset > INT64_MAX / 2))
-		return plt_error_set(err, EINVAL, "ERROR snapshot table offset invalid");
-	r = qcow2_snaptable_read(x->c.file, x->c.file_size, q, &e);
-	if (r == -EUCLEAN) {
+		r = plt_error_set(&e, EFBIG, "snapshot table too large");
+	else if (q->nb_snapshots &&
+		 (q->snapshots_offset & (q->cluster_size - 1) || q->snapshots_offset > INT64_MAX / 2))
+		r = plt_error_set(&e, EINVAL, "snapshot table offset invalid");
+	if (r < 0 && !x->ex->mend)
+		return plt_error_set(err, -r, "ERROR %s", e.text);
+	if (r == 0)
+		r = qcow2_snaptable_read(x->c.file, x->c.file_size, q, &e);
+	if (r == 0 && x->ex->mend && qcow2_snaptable_is_none(x)) {
+		uint32_t n = q->nb_snapshots;
+
+		qcow2_snapshots_release(q);
+		q->nb_snapshots = n;
+		r = plt_error_set(&e, EUCLEAN, "no entry of the snapshot table at offset %#" PRIx64 " can be", q->snapshots_offset);
+	}
+	if (r == -EUCLEAN || (x->ex->mend && (r == -EFBIG || r == -EINVAL))) {
 		/*
 		 * The active disk needs none of it: go on, and let nobody take the rest for free
 		 * space.
@@ -562,6 +574,10 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	if (!r && x->ex->mend)
 		r = qcow2_mend_tables(x);
 	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_snapshots(x);
+	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_snap_l1(x);
+	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_map(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_clusters(x);
@@ -661,6 +677,7 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 	free(x.block);
 	free(x.pieces);
 	free(x.strays);
+	free(x.l1s);
 	qcow2_bitmaps_release(&x.q);
 	qcow2_snapshots_release(&x.q);
 	qcow2_state_release(&x.q);

@@ -147,6 +147,8 @@ struct qcow2_exam {
 	uint32_t npieces;
 	uint64_t *strays;   /* when mending the map: places of orphans with content, ascending */
 	uint32_t nstrays, strays_cap;
+	uint64_t *l1s;	    /* when mending the map: orphans of the shape of L1 tables that name L2 tables */
+	uint32_t nl1s;
 	bool backing;	    /* the header names a backing file */
 	bool map_changed;	  /* what was counted is not the map that is there now */
 	bool counts_left;	  /* a stored count is wrong and stays so */
@@ -239,6 +241,7 @@ struct qcow2_table {
 	uint32_t index; /* in @times */
 };
 #define QCOW2_ASTRAY UINT32_MAX
+int qcow2_by_value(const void *a, const void *b); /* compares two uint64_t */
 void qcow2_tables_group(struct qcow2_table *v, uint32_t n, uint32_t *times);
 /* How many of the @len bytes at @off are known to begin with a hole?  @h: what was asked before; zeroed. */
 struct qcow2_host {
@@ -313,6 +316,12 @@ bool qcow2_left_behind(const struct qcow2_exam *x, uint64_t cluster);
 int qcow2_doubt(struct qcow2_exam *x, const struct qcow2_tree *t, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
 		enum plt_certainty certainty, const char *why);
 extern const char qcow2_why_overwritten[], qcow2_why_entry[], qcow2_why_beyond[], qcow2_why_zero[];
+
+/* mend_snap.c: the snapshot table: before it is read, after it could not be, an L1 table of one */
+int qcow2_mend_snapcount(struct qcow2_exam *x);
+bool qcow2_snaptable_is_none(const struct qcow2_exam *x); /* not one entry that was read makes sense */
+int qcow2_mend_snapshots(struct qcow2_exam *x);
+int qcow2_mend_snap_l1(struct qcow2_exam *x);
 
 /* mend_clusters.c: single clusters back into the map, and what is given up. */
 int qcow2_mend_clusters(struct qcow2_exam *x);

@@ -23,8 +23,8 @@ static bool fits(const struct qcow2_find *f, uint64_t e, uint64_t *bits)
 	uint64_t off = e & QCOW2_L2_OFFSET;
 
 	if (e & QCOW2_COMPRESSED) /* (where its length begins depends on the cluster size) */
-		return !(e & QCOW2_COPIED) && (e & ((UINT64_C(1) << 49) - 1)) < f->file_size && e << 15;
-	if ((e & QCOW2_L2_RESERVED) || off >= f->file_size || ((e & QCOW2_COPIED) && !off))
+		return !(e & QCOW2_COPIED) && (e & ((UINT64_C(1) << 49) - 1)) < f->bound && e << 15;
+	if ((e & QCOW2_L2_RESERVED) || off >= f->bound || ((e & QCOW2_COPIED) && !off))
 		return false;
 	*bits |= off;
 	return true;
@@ -164,11 +164,17 @@ static int by_place(const void *a, const void *b)
 	return x->off < y->off ? -1 : x->off > y->off;
 }
 
+uint64_t qcow2_find_bound(uint64_t file_size)
+{
+	return PLT_MIN(file_size, QCOW2_MAX_HOST_OFFSET / 16) * 8 + (UINT64_C(64) << 20);
+}
+
 int qcow2_find_sights(struct qcow2_find *f)
 {
 	int r = plt_store_size(f->file, &f->file_size, NULL);
 	uint64_t parts;
 
+	f->bound = qcow2_find_bound(f->file_size);
 	f->part = PLT_MAX(PART, plt_align_up(f->file_size / 4096, PIECE));
 	parts = plt_div_up(f->file_size, f->part);
 	f->luks = f->gpt = UINT64_MAX;

@@ -33,6 +33,8 @@ struct qcow2_find {
 	struct plt_ctx *ctx;
 	struct plt_store *file;
 	uint64_t file_size;
+	uint64_t bound;           /* no entry names a place behind it: much may have been cut off the file */
+	unsigned hint;            /* cluster size that the header has, if it can be; 0: none */
 	struct qcow2_exam x;      /* as much of one as the shape of tables needs: cluster size, version, file size */
 
 	/* find.c */
@@ -60,6 +62,7 @@ struct qcow2_find {
 	bool zstd;
 };
 
+uint64_t qcow2_find_bound(uint64_t file_size);
 /* One pass over the file. */
 int qcow2_find_sights(struct qcow2_find *f);
 /* What it adds up to: cluster size, tables, which is which. */

@@ -19,13 +19,6 @@
 #define NOWHERE 4096   /* of the L1 table, and of each table, that is looked at before all of the file is */
 #define MAX_SAMPLES 256 /* clusters whose counts a refcount table must know */
 
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 static void assume(struct qcow2_find *f, unsigned cluster_bits, bool extl2)
 {
 	struct qcow2_state *q = &f->x.q;
@@ -35,7 +28,7 @@ static void assume(struct qcow2_find *f, unsigned cluster_bits, bool extl2)
 	qcow2_state_derive(q);
 	f->x.c.q = q;
 	f->x.c.file = f->file;
-	f->x.c.file_size = f->file_size;
+	f->x.c.file_size = f->bound;
 }
 
 /* The cluster at @off as a table; false: it is none.  @seen: room for its entries. */
@@ -61,7 +54,7 @@ static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t 
 		if (to && !(e & QCOW2_COMPRESSED))
 			seen[n++] = to;
 	}
-	qsort(seen, n, sizeof(*seen), by_value);
+	qsort(seen, n, sizeof(*seen), qcow2_by_value);
 	for (uint32_t i = 1; i < n; i++)
 		if (seen[i] == seen[i - 1])
 			return false;
@@ -113,6 +106,9 @@ static int choose_size(struct qcow2_find *f, uint8_t *buf, uint64_t *seen)
 		return -ENOENT;
 	for (unsigned bits = QCOW2_MAX_CLUSTER_BITS; bits >= QCOW2_MIN_CLUSTER_BITS; bits--)
 		if (got[extl2][bits] * 2 >= most[extl2] && (!extl2 || bits >= 14)) {
+			/* Tables that are damaged are whole in small pieces only: the header is right if some are. */
+			if (f->hint > bits && got[extl2][f->hint] * 4 >= most[extl2])
+				bits = f->hint;
 			assume(f, bits, extl2);
 			return 0;
 		}
@@ -173,7 +169,7 @@ static bool names_only(const struct qcow2_find *f, const uint8_t *buf, uint32_t 
 
 		if (!e)
 			continue;
-		if ((e & QCOW2_L1_RESERVED) || !off || (off & (q->cluster_size - 1)) || off >= f->file_size)
+		if ((e & QCOW2_L1_RESERVED) || !off || (off & (q->cluster_size - 1)) || off >= f->bound)
 			return false;
 		++*ret_n;
 		*ret_tables += table_find(f, off) != NULL;
@@ -399,6 +395,7 @@ bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 
 	if (!l1 || !part || plt_store_size(file, &f.file_size, NULL) < 0)
 		return false;
+	f.bound = qcow2_find_bound(f.file_size);
 	assume(&f, q->cluster_bits, q->extl2);
 	f.x.c.external = q->external;
 	if ((q->l1_offset & (q->cluster_size - 1)) || q->l1_offset >= f.file_size)

@@ -26,6 +26,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/mend_clusters.c \
 	qcow2/mend_header.c \
 	qcow2/mend_map.c \
+	qcow2/mend_snap.c \
 	qcow2/mend_tables.c \
 	qcow2/ondisk.h \
 	qcow2/open.c \

@@ -128,13 +128,6 @@ struct rebuild {
 	uint64_t nplaces;
 };
 
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 /* Every reference that the old structure itself has made. */
 static int list_old(struct rebuild *b)
 {
@@ -155,7 +148,7 @@ static int list_old(struct rebuild *b)
 			b->old[n++] = off >> q->cluster_bits;
 	}
 	b->nold = n;
-	qsort(b->old, n, sizeof(*b->old), by_value);
+	qsort(b->old, n, sizeof(*b->old), qcow2_by_value);
 	return 0;
 }
 

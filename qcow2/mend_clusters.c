@@ -159,13 +159,6 @@ static void l1_gaps(struct clusters *c)
 	}
 }
 
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 static int find_gaps(struct clusters *c)
 {
 	int r;
@@ -180,7 +173,7 @@ static int find_gaps(struct clusters *c)
 			l1_gaps(c);
 	}
 	if (c->ngaps)
-		qsort(c->gaps, c->ngaps, sizeof(*c->gaps), by_value);
+		qsort(c->gaps, c->ngaps, sizeof(*c->gaps), qcow2_by_value);
 	return r;
 }
 
@@ -235,12 +228,12 @@ static int fresh_table(struct clusters *c, uint32_t index, uint64_t *ret)
 
 static bool is_gap(const struct clusters *c, uint64_t guest)
 {
-	return c->ngaps && bsearch(&guest, c->gaps, c->ngaps, sizeof(guest), by_value);
+	return c->ngaps && bsearch(&guest, c->gaps, c->ngaps, sizeof(guest), qcow2_by_value);
 }
 
 static bool is_stray(const struct qcow2_exam *x, uint64_t off)
 {
-	return x->nstrays && bsearch(&off, x->strays, x->nstrays, sizeof(off), by_value);
+	return x->nstrays && bsearch(&off, x->strays, x->nstrays, sizeof(off), qcow2_by_value);
 }
 
 /* Placements from @from on that belong into the same table; *ret_next: the first of the next one. */

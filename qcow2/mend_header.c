@@ -300,7 +300,8 @@ static void mend_features(struct mending *m)
 		set32(m, AT(header_length), sizeof(struct qcow2_header), "length of the header", "it takes");
 	for (uint32_t i = 0; i < f->nt; i++)
 		compressed |= f->t[i].compressed;
-	is = f->x.q.extl2 ? is | QCOW2_INCOMPAT_EXTL2 : is & ~QCOW2_INCOMPAT_EXTL2;
+	if (f->l1_offset)
+		is = f->x.q.extl2 ? is | QCOW2_INCOMPAT_EXTL2 : is & ~QCOW2_INCOMPAT_EXTL2;
 	if ((is & QCOW2_INCOMPAT_DATA_FILE) && !extension_at(m, QCOW2_EXT_DATA_FILE))
 		is &= ~QCOW2_INCOMPAT_DATA_FILE;
 	if (compressed)
@@ -479,7 +480,9 @@ static int decide(struct mending *m, struct plt_error *err)
 	memcpy(was, m->buf, m->len);
 	if (agreeing(m) >= 3) {
 		set32(m, AT(magic), QCOW2_MAGIC, "mark of the format", "it is");
-		set32(m, AT(cluster_bits), f->x.q.cluster_bits, "cluster size", "the tables are whole with");
+		/* (damaged tables say little of what they were: one must lead to others) */
+		if (f->l1_offset || !f->hint)
+			set32(m, AT(cluster_bits), f->x.q.cluster_bits, "cluster size", "the tables are whole with");
 		mend_version(m);
 		mend_features(m);
 		if (get32(m, AT(version)) == 3 && get64(m, AT(incompatible_features)) & ~QCOW2_INCOMPAT_KNOWN)
@@ -487,7 +490,8 @@ static int decide(struct mending *m, struct plt_error *err)
 		mend_backing(m);
 		mend_extensions(m);
 		mend_crypt(m);
-		mend_tables(m);
+		if (get32(m, AT(cluster_bits)) == f->x.q.cluster_bits)
+			mend_tables(m);
 	} else if (f->is_qcow2) {
 		new_header(m);
 	}
@@ -510,8 +514,13 @@ int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *
 {
 	struct qcow2_find f = {.ctx = ex->ctx, .file = ex->file};
 	struct mending m = {.ex = ex, .f = &f};
+	struct qcow2_header h;
 	int r = qcow2_find_sights(&f);
 
+	if (r == 0)
+		r = plt_store_read(ex->file, 0, &h, sizeof(h), PLT_IO_HEADER, NULL);
+	if (r == 0 && plt_be32_get(h.cluster_bits) >= QCOW2_MIN_CLUSTER_BITS && plt_be32_get(h.cluster_bits) <= QCOW2_MAX_CLUSTER_BITS)
+		f.hint = plt_be32_get(h.cluster_bits);
 	if (r == 0)
 		r = qcow2_find_tables(&f);
 	if (r == 0)

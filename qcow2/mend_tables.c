@@ -203,16 +203,9 @@ static bool is_overwritten(const struct tables *t, const uint8_t *table, uint32_
 	return bad >= 2 && bad * 4 >= used;
 }
 
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 static bool is_stray(const struct qcow2_exam *x, uint64_t off)
 {
-	return x->nstrays && bsearch(&off, x->strays, x->nstrays, sizeof(off), by_value);
+	return x->nstrays && bsearch(&off, x->strays, x->nstrays, sizeof(off), qcow2_by_value);
 }
 
 /*

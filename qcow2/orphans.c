@@ -94,13 +94,6 @@ bool qcow2_entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, u
 	return x->c.external || *ret_off < x->c.file_size;
 }
 
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 /* What is in c->seen: the place, and whether it is compressed data. */
 static uint64_t seen_off(uint64_t v)
 {
@@ -130,7 +123,7 @@ static bool looks_like_table(struct census *c, const uint8_t *p, uint32_t len, u
 			c->seen[n++] = e & QCOW2_COMPRESSED ? off << 1 | 1 : off << 1;
 	}
 	*ret_n = n;
-	qsort(c->seen, n, sizeof(*c->seen), by_value);
+	qsort(c->seen, n, sizeof(*c->seen), qcow2_by_value);
 	for (uint32_t i = 1; i < n; i++)
 		if (c->seen[i] == c->seen[i - 1] && !(c->seen[i] & 1))
 			return false;
@@ -355,6 +348,19 @@ static void tell_l1s(struct census *c)
 		}
 		t->l1 &= some;
 	}
+}
+
+static int keep_l1s(struct census *c)
+{
+	struct qcow2_exam *x = c->x;
+
+	if (!x->ex->mend)
+		return 0;
+	x->l1s = calloc((size_t)c->n + 1, sizeof(*x->l1s));
+	for (uint32_t i = 0; i < c->n && x->l1s; i++)
+		if (c->v[i].l1)
+			x->l1s[x->nl1s++] = c->v[i].off;
+	return x->l1s ? 0 : -ENOMEM;
 }
 
 static void explain(struct census *c, uint64_t off)
@@ -653,9 +659,11 @@ int qcow2_judge_orphans(struct qcow2_exam *x, bool counted)
 	r = look_at_all(&c);
 	if (r == 0) {
 		tell_l1s(&c);
-		if (!c.emptied) /* (then neither says anything: they may be left, or lost) */
+		r = keep_l1s(&c);
+		if (!c.emptied && !x->snapshots_bad) /* (then neither says anything: they may be left, or lost) */
 			follow_l1s(&c);
-		r = judge(&c, counted);
+		if (r == 0)
+			r = judge(&c, counted);
 	}
 out:
 	plt_extents_release(&c.all);

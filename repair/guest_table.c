@@ -371,6 +371,11 @@ static int from_volumes(struct guest_exam *x, bool was_gpt, bool was_mbr)
 	int r = collect(x, &v, &n);
 
 	k = r == 0 ? choose(x, v, n, &clear) : 0;
+	if (r == 0 && !k && was_gpt) {
+		guest_found(x, "R-PT-2", false, 0, GUEST_SECTOR, "both partition tables (GPT) are damaged, and no volume is found "
+			    "that tells where one began");
+		x->table = GUEST_MBR; /* it has been said */
+	}
 	if (r < 0 || !k) {
 		free(v);
 		return r;

@@ -15,6 +15,7 @@ script_tests += \
 	tests/repair/lost-blocks.sh \
 	tests/repair/lost-clusters.sh \
 	tests/repair/lost-header.sh \
+	tests/repair/lost-snapshots.sh \
 	tests/repair/lost-tables.sh \
 	tests/repair/plan-file.sh \
 	tests/repair/recovery.sh \
