@@ -24,6 +24,7 @@ static int work(struct plt_io *io, struct plt_io_op *iop)
 	return io->exclusive(io->img, io->exclusive_arg, &iop->err);
 }
 
+/* The call has the image, but for reads that come later where those may pass. */
 void plt_exclusive_step(struct plt_io *io)
 {
 	int r;
@@ -33,7 +34,7 @@ void plt_exclusive_step(struct plt_io *io)
 			io->state = END;
 		switch (io->state) {
 		case START:
-			r = plt_io_take_image(io, true, true);
+			r = plt_io_take_image(io, io->flags & PLT_IO_READS_PASS ? 1 : 2, true, true);
 			if (r == 0)
 				return;
 			io->state = WORK;

@@ -34,6 +34,7 @@
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "base/error.h"
+#include "base/extents.h"
 #include "base/iov.h"
 #include "base/pool.h"
 #include "block/internal.h"
@@ -203,6 +204,7 @@ struct plt_limbo_entry {
 struct plt_engine {
 	struct plt_image *img;
 	struct plt_image *backing;     /* the layer below, owned; NULL: none */
+	struct plt_rescue *rescue;     /* it is looked at through a plan; NULL: as it is */
 	unsigned depth;
 	unsigned file_flags;           /* PLT_FILE_* of the cache mode, for references */
 	bool own_refs;                 /* the user has named what the image names: no policy */
@@ -304,6 +306,7 @@ enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT
 		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ, PLT_IO_VMSTATE_REQ,
 		   PLT_IO_EXCLUSIVE_REQ };
 #define PLT_IO_VMSTATE_WRITE 1u /* flag of PLT_IO_VMSTATE_REQ */
+#define PLT_IO_READS_PASS 1u    /* flag of PLT_IO_EXCLUSIVE_REQ: the gate is closed to changes only */
 
 #define PLT_IO_RUNS 16
 #define PLT_OP_IOVS 4
@@ -501,10 +504,10 @@ bool plt_io_may_change(struct plt_io *io);
 bool plt_io_changes_guest(const struct plt_io *io);
 /*
  * What begins every request that has the image for itself: it may change the image (if it @changes it), limbo is
- * empty (with @limbo: the space in it may be needed), the gate is closed for everybody and all have left.
+ * empty (with @limbo: the space in it may be needed), the gate is closed at @level and all have left.
  * 1: so it is; 0: it waits, and its step() will be called; negative: it has failed.
  */
-int plt_io_take_image(struct plt_io *io, bool changes, bool limbo);
+int plt_io_take_image(struct plt_io *io, int level, bool changes, bool limbo);
 void plt_io_placed(struct plt_io *io);
 void plt_copy_read_done(struct plt_io *c);
 struct plt_io *plt_io_child(struct plt_io *io, struct plt_image *img, enum plt_io_kind kind, uint64_t off,
@@ -515,6 +518,7 @@ struct plt_io *plt_io_child(struct plt_io *io, struct plt_image *img, enum plt_i
 struct plt_disk {
 	struct plt_ctx *ctx;
 	struct plt_image *top;
+	struct plt_disk *donor; /* NULL: none */
 };
 
 /* image.c */
@@ -524,6 +528,9 @@ int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_opti
 int plt_image_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			 const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err);
 int plt_image_close(struct plt_image *img, struct plt_error *err);
+/* What @plan has made of a file of @file_size bytes, which is locked; @plan is taken over. */
+int plt_image_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
+			   const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err);
 
 /* disk.c: put @base (given away) below @img, before the first request */
 void plt_image_attach_backing(struct plt_image *img, struct plt_image *base);
@@ -531,6 +538,59 @@ void plt_image_attach_backing(struct plt_image *img, struct plt_image *base);
 /* scratch.c: the image of @tree, read-only, below an overlay that nobody else sees and that goes with it */
 int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, struct plt_image **ret,
 		     struct plt_error *err);
+
+/* rescue.c */
+struct plt_rescue {
+	struct plt_rescue_plan plan;  /* .doubts grows as reading finds more */
+	pthread_rwlock_t lock;        /* plan.doubts, short_of_memory */
+	struct plt_disk *donor;       /* the disk's, in its active layer; NULL: none */
+	struct plt_extents donated;   /* lock: ranges that are read from it, whatever the map says */
+	bool zero;                    /* what is lost reads as zeros, and is noted; else EIO */
+	bool decoded;                 /* what is compressed has been looked at */
+	bool short_of_memory;         /* something is not in the lists */
+};
+#define PLT_WHY_DAMAGED "the mapping is damaged"
+#define PLT_WHY_CUT "it lies behind the end of the file"
+#define PLT_WHY_FLAW "the compressed cluster is damaged"
+/* The options for what an image stands on: @buf, or NULL. */
+const struct plt_rescue_options *plt_rescue_below(const struct plt_rescue_options *opts,
+						  struct plt_rescue_options *buf);
+/* @plan is taken over. */
+int plt_rescue_new(struct plt_image *img, struct plt_rescue_plan *plan, bool zero);
+void plt_rescue_free(struct plt_rescue *rsc);
+/* Add to the lists of the disk that @img shows. */
+void plt_rescue_note(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len, const char *why);
+/* The first part of [off, off+len) that is lost in this layer, or (PLT_INFERRED) taken from a donor, cut to it. */
+bool plt_rescue_find(struct plt_image *img, uint64_t off, uint64_t len, struct plt_doubt *ret);
+/* How much of a run the file has. */
+uint64_t plt_rescue_there(const struct plt_image *img, const struct plt_run *run);
+/*
+ * For a read frame: what is lost at io->pos is dealt with, and pos moves; up to where the map may be asked then
+ * (a frame that has failed maps nothing).
+ */
+uint64_t plt_rescue_upto(struct plt_io *io, uint64_t end);
+/* How much of a DATA or DAMAGED run is to be read; the rest is dealt with. */
+uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run);
+/* @good bytes of a compressed unit came out; the rest is filled up, or the read fails. */
+int plt_rescue_unit(struct plt_io *io, const struct plt_run *run, uint8_t *unit, size_t good, struct plt_error *err);
+/* Decode what this layer has compressed, once: if its structure is damaged, or in any case. */
+int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err);
+
+/* donor.c: open @name, and take from it what @disk has lost. */
+int plt_donor_attach(struct plt_disk *disk, const char *name, struct plt_error *err);
+/* A part of a read frame's range comes from the donor. */
+void plt_donor_read(struct plt_io *io, uint64_t off, uint64_t len);
+/* Blocking: what could not be read just now is taken from the donor from here on. */
+bool plt_donor_gives(struct plt_image *img, uint64_t off, uint64_t len, const char *why);
+/* Blocking: a read that has failed, sector by sector, and zeros for the rest.  And as a frame. */
+int plt_rescue_read(struct plt_image *img, uint64_t off, uint64_t len, const struct iovec *iov, int niov,
+		    struct plt_error *err);
+void plt_rescue_step(struct plt_io *io);
+/* Is there another way when a read has failed? */
+static inline bool plt_rescue_helps(const struct plt_image *img)
+{
+	return img->engine->rescue && (img->engine->rescue->zero || img->engine->rescue->donor);
+}
 
 /* faults.c: the node of a blkdebug: rules over @below (a reference is taken) */
 int plt_faults_open(const json_t *tree, struct plt_store *below, struct plt_store **ret, struct plt_error *err);

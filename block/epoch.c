@@ -156,7 +156,7 @@ void plt_io_share(struct plt_io *io)
 	plt_gate_open(io->eng, io);
 }
 
-int plt_io_take_image(struct plt_io *io, bool changes, bool limbo)
+int plt_io_take_image(struct plt_io *io, int level, bool changes, bool limbo)
 {
 	if (io->result)
 		return io->result;
@@ -167,7 +167,7 @@ int plt_io_take_image(struct plt_io *io, bool changes, bool limbo)
 		plt_io_drain_limbo(io);
 		return 0;
 	}
-	return plt_io_alone(io, 2);
+	return plt_io_alone(io, level);
 }
 
 static bool changes(const struct plt_io *io)

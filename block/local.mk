@@ -11,7 +11,9 @@ libplatter_core_la_SOURCES += \
 	block/copyread.c \
 	block/crypt.c \
 	block/create.c \
+	block/decode.c \
 	block/disk.c \
+	block/donor.c \
 	block/engine.h \
 	block/epoch.c \
 	block/faults.c \
@@ -27,6 +29,7 @@ libplatter_core_la_SOURCES += \
 	block/queue.c \
 	block/range.c \
 	block/read.c \
+	block/rescue.c \
 	block/resize.c \
 	block/scratch.c \
 	block/secret.c \

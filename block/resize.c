@@ -107,7 +107,7 @@ void plt_resize_step(struct plt_io *io)
 		case START:
 			if (refused(io))
 				break;
-			r = plt_io_take_image(io, true, true);
+			r = plt_io_take_image(io, 2, true, true);
 			if (r == 0)
 				return;
 			io->state = GROW;

@@ -87,8 +87,11 @@ static int transfer(struct plt_image *img, enum plt_io_kind kind, uint64_t off, 
 
 	if (r < 0 || !len)
 		return r;
-	return plt_run_request(img, &(struct plt_request){ .kind = kind, .off = off, .len = len, .iov = iov,
-							   .niov = niov }, err);
+	r = plt_run_request(img, &(struct plt_request){ .kind = kind, .off = off, .len = len, .iov = iov,
+							.niov = niov }, err);
+	if (r < 0 && r != -ENOMEM && plt_rescue_helps(img))
+		return plt_rescue_read(img, off, len, iov, niov, err);
+	return r;
 }
 
 int plt_readv(struct plt_disk *disk, uint64_t off, const struct iovec *iov, int niov, struct plt_error *err)
@@ -176,6 +179,15 @@ int plt_write_compressed(struct plt_disk *disk, uint64_t off, const void *buf, s
 	return plt_run_request(disk->top, &(struct plt_request){ .kind = PLT_IO_COMPRESSED_REQ, .off = off,
 								 .len = len, .iov = &iov, .niov = 1,
 								 .flags = codec, .level = level }, err);
+}
+
+int plt_image_exclusive(struct plt_image *img, bool reads_pass,
+			int (*fn)(struct plt_image *img, void *arg, struct plt_error *err), void *arg,
+			struct plt_error *err)
+{
+	return plt_run_request(img, &(struct plt_request){ .kind = PLT_IO_EXCLUSIVE_REQ, .exclusive = fn,
+							   .exclusive_arg = arg,
+							   .flags = reads_pass ? PLT_IO_READS_PASS : 0 }, err);
 }
 
 int plt_flush(struct plt_disk *disk, struct plt_error *err)

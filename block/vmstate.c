@@ -45,7 +45,7 @@ void plt_vmstate_step(struct plt_io *io)
 			io->state = io->shown ? MOVED : END;
 		switch (io->state) {
 		case START:
-			r = plt_io_take_image(io, write, false);
+			r = plt_io_take_image(io, 2, write, false);
 			if (r == 0)
 				return;
 			io->state = ROOM;

@@ -72,7 +72,7 @@ const struct cli_command cli_io = {
 		NULL,
 	},
 	.groups = (const struct cli_opt *const[]){
-		opts, cli_object_opts, cli_open_opts, cli_policy_opts, NULL,
+		opts, cli_object_opts, cli_open_opts, cli_strict_opts, cli_policy_opts, NULL,
 	},
 	.run = run,
 };

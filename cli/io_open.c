@@ -198,6 +198,10 @@ static int open_with(struct io *io, const struct io_how *how, struct plt_disk **
 		o.flags |= PLT_OPEN_COPY_ON_READ;
 	if (io->args->no_backing)
 		o.flags |= PLT_OPEN_NO_BACKING;
+	if (cli_rescue_flags(io->args, &o) < 0)
+		return -EINVAL;
+	if (o.flags & PLT_OPEN_RESCUE)
+		o.flags &= ~(unsigned)PLT_OPEN_WRITE;
 	if (!name) { /* the options are the name */
 		o.flags |= PLT_OPEN_IMAGE_OPTS;
 		for (unsigned i = 0; i < how->noptions; i++) {
@@ -245,8 +249,8 @@ int io_open_disk(struct io *io, struct io_how *how)
 	io_how_release(&io->how);
 	io->how = *how;
 	*how = (struct io_how){ 0 };
-	if (!io->how.format && !io->how.read_only && !io->how.scratch && io->how.name && !io->how.noptions &&
-	    strncmp(io->how.name, "json:", 5) &&
+	if (!io->how.format && !io->how.read_only && !cli_rescue_is_on(io->args) && !io->how.scratch && io->how.name &&
+	    !io->how.noptions && strncmp(io->how.name, "json:", 5) &&
 	    !strcmp(plt_disk_format(io->disk), "raw"))
 		cli_warn("the format of '%s' was not given and it looks raw: a write that puts the header of another "
 			 "format at its beginning is refused (-f raw takes it)", io->how.name);
@@ -263,6 +267,7 @@ int io_close_disk(struct io *io)
 	(void)plt_debug(io->disk, PLT_DEBUG_RELEASE, NULL, NULL);
 	io_drain(io);
 	plt_queue_close(io->queue);
+	cli_rescue_tell(io->args, io->disk);
 	r = plt_disk_close(io->disk, &err);
 	if (r < 0)
 		cli_error("%s", err.text);

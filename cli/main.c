@@ -34,8 +34,8 @@ static const struct cli_command cli_help = {
 
 const struct cli_command *const cli_commands[] = {
 	&cli_amend, &cli_bench, &cli_check, &cli_compare, &cli_convert, &cli_create, &cli_dd, &cli_hash,
-	&cli_help, &cli_info, &cli_io, &cli_map, &cli_measure, &cli_repair, &cli_resize,
-	&cli_undo, NULL,
+	&cli_help, &cli_info, &cli_io, &cli_map, &cli_measure, &cli_repair, &cli_resize, &cli_scan,
+	&cli_snapshot, &cli_undo, NULL,
 };
 
 const struct cli_command *cli_command_find(const char *name)
@@ -74,7 +74,7 @@ static int run_help(struct cli_args *a)
 
 /* Commands of qemu-img that this release does not have: whoever calls one should read why. */
 static const char *const absent[] = {
-	"bitmap", "commit", "rebase", "snapshot",
+	"bitmap", "commit", "rebase",
 };
 
 /* The command @name; argv[0] stands before its arguments. */
@@ -89,7 +89,7 @@ static int run_command(const char *name, int argc, char **argv)
 					       name, plt_version());
 	if (!a.cmd)
 		return cli_usage_error("Command not found: %s", name);
-	status = a.cmd->run(&a);
+	status = cli_rescue_end(&a, a.cmd->run(&a));
 	free(a.shorts);
 	free(a.longs);
 	return status;

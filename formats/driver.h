@@ -288,6 +288,8 @@ struct plt_image {
 	uint32_t slice;                /* metadata slice length, <= PLT_SLICE, a power of two >= 512 */
 	char *backing_name;            /* as recorded; NULL: none.  Owned, malloc */
 	char *backing_format;          /* as recorded; NULL: not recorded */
+	uint64_t file_end;             /* what was behind it is lost (plt_file_part()); UINT64_MAX: nothing */
+	uint32_t disk;                 /* which of its disks is shown: PLT_DISK_ACTIVE, or a snapshot's position */
 	bool has_backing;              /* recorded or given by the user: absent may not mean zeros.  block/ sets it */
 
 	/*
@@ -298,6 +300,17 @@ struct plt_image {
 
 	struct plt_engine *engine;     /* block/'s */
 };
+
+/*
+ * How many of the @len bytes at @host_off of its file an image has: under rescue what lies behind the end of a
+ * file that is too short is not there, and a driver calls the mapping damaged that it would read there.
+ */
+uint64_t plt_file_part_planned(const struct plt_image *img, uint64_t host_off, uint64_t len);
+static inline uint64_t plt_file_part(const struct plt_image *img, uint64_t host_off, uint64_t len)
+{
+	return host_off <= img->file_end && len <= img->file_end - host_off ? len :
+	       plt_file_part_planned(img, host_off, len);
+}
 
 /* ---- references to other files --------------------------------------------------------------- */
 
@@ -332,7 +345,7 @@ enum {
 	PLT_DRIVER_NO_HEADER = 1 << 4,  /* raw: nothing marks an incomplete image */
 	PLT_DRIVER_HOST_HOLES = 1 << 5, /* a hole in the file is known to be zero (raw): status asks */
 	PLT_DRIVER_NOT_ZEROED = 1 << 6, /* a new image reads as anything (what zeros are decrypted to) */
-	PLT_DRIVER_MENDS = 1 << 7,      /* examine looks at ex->mend */
+	PLT_DRIVER_MENDS = 1 << 7,      /* examine looks at ex->mend; with NO_HEADER: what the guest keeps is mended */
 };
 
 struct plt_open_how {
@@ -489,6 +502,14 @@ struct plt_driver {
 	bool (*dirty_flag)(struct plt_image *img);
 	enum plt_codec (*codec)(struct plt_image *img); /* of place(COMPRESSED); NULL or NONE: cannot */
 	int (*snapshots)(struct plt_image *img, const struct plt_snapshot_info **ret, unsigned *ret_n);
+	/*
+	 * Internal snapshots made, deleted and gone back to; @index as in what snapshots() lists.  Durable on
+	 * return.  Nobody else changes the image meanwhile; to apply one nobody else is in it.  create: .id NULL is
+	 * a new one, .disk_size is ignored.  apply sets img->size.
+	 */
+	int (*snapshot_create)(struct plt_image *img, const struct plt_snapshot_info *info, struct plt_error *err);
+	int (*snapshot_delete)(struct plt_image *img, unsigned index, struct plt_error *err);
+	int (*snapshot_apply)(struct plt_image *img, unsigned index, struct plt_error *err);
 	/* Persistent dirty bitmaps; valid until one is added.  NULL, -ENOTSUP: this image can have none. */
 	int (*bitmaps)(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 	/* What is set in the @i-th: bit n of word n / 64 is granule n.  free() it. */
@@ -502,6 +523,12 @@ struct plt_driver {
 	 * open.  Findings go to ex->emit().  -ENOTSUP where a format has nothing to check.
 	 */
 	int (*examine)(struct plt_examine *ex, struct plt_error *err);
+	/*
+	 * Is @file an image of this format though its header is gone?  Looks through the whole file, at the speed of the
+	 * medium and in bounded memory.  1, 0 or an errno.  Asked only of what nobody's probe knows, and what has no
+	 * partition table or filesystem of its own at its beginning.  NULL: an image without a header is not known.
+	 */
+	int (*recognise)(struct plt_ctx *ctx, struct plt_store *file, struct plt_error *err);
 	/*
 	 * Make the image in @overlay show piece i of @p at the guest offset i * p->span, and nothing else: what is in
 	 * them can be read then, whatever encodes it.

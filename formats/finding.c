@@ -10,20 +10,21 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 void plt_emit(struct plt_examine *ex, const struct plt_finding *proto, const char *fmt, ...)
 {
 	struct plt_finding f = *proto;
 	char text[1024];
 	va_list ap;
+	int n;
 
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	n = vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	/* Names from a hostile image must not break the line. */
-	for (char *p = text; *p; p++)
-		if ((unsigned char)*p < ' ')
-			*p = '?';
+	for (int i = 0; i < n && i < (int)sizeof(text) - 1; i++)
+		text[i] = (unsigned char)text[i] < ' ' ? '?' : text[i];
 	f.text = text;
 	if (f.count == 0)
 		f.count = 1;
@@ -33,4 +34,13 @@ void plt_emit(struct plt_examine *ex, const struct plt_finding *proto, const cha
 		ex->leaks += f.count;
 	if (ex->emit)
 		ex->emit(ex, &f);
+}
+
+void plt_mend_release(struct plt_mend *mend)
+{
+	free(mend->unplaced.v);
+	free(mend->unplaced.gaps);
+	mend->unplaced = (struct plt_orphans){ 0 };
+	plt_doubts_release(&mend->doubts);
+	plt_extents_release(&mend->left);
 }

@@ -3,7 +3,8 @@
 
 /*
  * Edits shown over a store that is never written.  Edits are a sorted array of disjoint ranges,
- * each with its bytes or without (zeros); a later edit replaces what it covers of earlier ones.
+ * each with its bytes or without (zeros); a later edit replaces what it covers of earlier ones, and
+ * one that continues another becomes part of it (a table of millions of entries, changed entry by entry).
  * The invariants: the store below is only read; what was cut off by a smaller size never comes back
  * (below_end says how much of the store below may still be seen); an edit that fails for lack of
  * memory has changed nothing.  Where edits come from is left to the repair and to those who write.
@@ -19,7 +20,10 @@
 struct edit {
 	uint64_t off, len;
 	uint8_t *bytes; /* NULL: zeros */
+	uint64_t room;  /* that bytes has; at least len */
 };
+
+#define JOINED_MAX ((uint64_t)64 << 10) /* an edit of this length is not continued */
 
 struct overlay {
 	struct plt_store st;
@@ -123,7 +127,7 @@ static int replace(struct overlay *o, uint64_t off, uint64_t len, const struct e
 	if (first < last && o->v[first].off < off) {
 		const struct edit *e = &o->v[first];
 
-		head = (struct edit){ e->off, off - e->off, NULL };
+		head = (struct edit){ e->off, off - e->off, NULL, off - e->off };
 		if (e->bytes) {
 			head.bytes = malloc(head.len);
 			if (!head.bytes)
@@ -134,7 +138,7 @@ static int replace(struct overlay *o, uint64_t off, uint64_t len, const struct e
 	if (first < last && o->v[last - 1].off + o->v[last - 1].len > end) {
 		const struct edit *e = &o->v[last - 1];
 
-		tail = (struct edit){ end, e->off + e->len - end, NULL };
+		tail = (struct edit){ end, e->off + e->len - end, NULL, e->off + e->len - end };
 		if (e->bytes) {
 			tail.bytes = malloc(tail.len);
 			if (!tail.bytes) {
@@ -158,22 +162,53 @@ static int replace(struct overlay *o, uint64_t off, uint64_t len, const struct e
 	return 0;
 }
 
+/* An edit up to @end has been made, where @size was. */
+static void reach(struct overlay *o, uint64_t end, uint64_t size)
+{
+	if (end <= size)
+		return;
+	/* What below may grow by later is not ours. */
+	o->below_end = PLT_MIN(o->below_end, size);
+	o->sized = true;
+	o->size = end;
+}
+
 /* Takes over @bytes (NULL: zeros) on success. */
 static int edit_locked(struct overlay *o, uint64_t off, uint8_t *bytes, uint64_t len)
 {
-	struct edit ins = { off, len, bytes };
+	struct edit ins = { off, len, bytes, len };
 	uint64_t size;
 	int ret = size_locked(o, &size, NULL);
 
 	if (!ret)
 		ret = replace(o, off, len, &ins);
-	if (ret || off + len <= size)
-		return ret;
-	/* What below may grow by later is not ours. */
-	o->below_end = PLT_MIN(o->below_end, size);
-	o->sized = true;
-	o->size = off + len;
-	return 0;
+	if (!ret)
+		reach(o, off + len, size);
+	return ret;
+}
+
+/*
+ * Room in the edit that ends at @off for @len more bytes, if there is such an edit and no other in the way.
+ * @i: the first one that ends after @off.
+ */
+static struct edit *continued(struct overlay *o, size_t i, uint64_t off, uint64_t len)
+{
+	struct edit *e = i ? &o->v[i - 1] : NULL;
+	uint64_t room;
+	uint8_t *bytes;
+
+	if (!e || !e->bytes || e->off + e->len != off || len > JOINED_MAX || e->len > JOINED_MAX - len ||
+	    (i < o->n && o->v[i].off < off + len))
+		return NULL;
+	if (e->len + len <= e->room)
+		return e;
+	room = PLT_MIN(JOINED_MAX, 2 * (e->len + len));
+	bytes = realloc(e->bytes, room);
+	if (!bytes)
+		return NULL;
+	e->bytes = bytes;
+	e->room = room;
+	return e;
 }
 
 static int set_size_locked(struct overlay *o, uint64_t size)
@@ -243,6 +278,8 @@ static int overlay_write(struct plt_store *st, uint64_t off, const struct iovec 
 	struct overlay *o = st->priv;
 	uint64_t len = plt_iov_len(iov, niov);
 	int ret = -ENOMEM;
+	struct edit *e;
+	uint64_t size;
 	uint8_t *bytes;
 	size_t i;
 
@@ -252,6 +289,11 @@ static int overlay_write(struct plt_store *st, uint64_t off, const struct iovec 
 	if (i < o->n && o->v[i].bytes && o->v[i].off <= off &&
 	    off + len <= o->v[i].off + o->v[i].len) {
 		plt_iov_to_buf(iov, niov, 0, o->v[i].bytes + (off - o->v[i].off), len);
+		ret = 0;
+	} else if (size_locked(o, &size, NULL) == 0 && (e = continued(o, i, off, len))) {
+		plt_iov_to_buf(iov, niov, 0, e->bytes + e->len, len);
+		e->len += len;
+		reach(o, off + len, size);
 		ret = 0;
 	} else {
 		bytes = malloc(len);
@@ -391,8 +433,26 @@ int plt_overlay_new(struct plt_store *below, bool writable, struct plt_store **r
 		abort(); /* takes no resources on Linux */
 	o->below = plt_store_ref(below);
 	o->below_end = UINT64_MAX;
+	/* as it is now: asking each time would cost more than what is asked for */
+	if (plt_store_size(below, &o->size, NULL) == 0) {
+		o->sized = true;
+		o->below_end = o->size;
+	}
 	*ret = &o->st;
 	return 0;
+}
+
+uint64_t plt_overlay_edited(struct plt_store *st, uint64_t off, uint64_t len)
+{
+	struct overlay *o = st->priv;
+	uint64_t done = 0, n;
+	bool hidden;
+
+	pthread_rwlock_rdlock(&o->lock);
+	while (done < len && look(o, off + done, len - done, &hidden, &n))
+		done += n;
+	pthread_rwlock_unlock(&o->lock);
+	return done;
 }
 
 int plt_overlay_edit(struct plt_store *st, uint64_t off, const void *bytes, uint64_t len)

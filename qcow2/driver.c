@@ -8,7 +8,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "qcow2/check.h"
+#include "qcow2/find.h"
 #include "qcow2/mapping.h"
 
 /*
@@ -161,10 +161,14 @@ const struct plt_driver qcow2_driver = {
 	.dirty_flag = dirty_flag,
 	.codec = codec,
 	.snapshots = qcow2_snapshots_list,
+	.snapshot_create = qcow2_snapshot_create,
+	.snapshot_delete = qcow2_snapshot_delete,
+	.snapshot_apply = qcow2_snapshot_apply,
 	.bitmaps = qcow2_bitmaps_list,
 	.bitmap_read = qcow2_bitmap_read,
 	.bitmap_add = qcow2_bitmap_add,
 	.examine = qcow2_examine,
+	.recognise = qcow2_recognise,
 	.show_pieces = qcow2_show_pieces,
 	.luks = qcow2_luks,
 	.set_backing = qcow2_set_backing,

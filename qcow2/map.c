@@ -278,7 +278,7 @@ static int map_slice(struct plt_image *img, struct plt_pins *pins, uint64_t off,
 		     uint64_t *done, bool *full, struct plt_need *need, struct plt_error *err)
 {
 	const struct qcow2_state *q = qcow2_of(img);
-	unsigned l1_shift = q->cluster_bits + q->l2_bits, word, per_slice = img->slice / q->l2_entry_size;
+	unsigned l1_shift = q->cluster_bits + q->l2_bits, word, per_slice = img->slice / q->l2_entry_size, have;
 	uint64_t index = off >> l1_shift, l1_end = (index + 1) << l1_shift, l2_index, l1, start = off;
 	struct plt_block *b;
 	int r;
@@ -294,6 +294,8 @@ static int map_slice(struct plt_image *img, struct plt_pins *pins, uint64_t off,
 	if (r < 0)
 		return r;
 	l1 = plt_block_get64(b, word);
+	if (plt_file_part(img, q->view_l1_offset + index * 8, 8) < 8)
+		l1 = QCOW2_L1_RESERVED; /* the file has lost it */
 	len = PLT_MIN(len, l1_end - off);
 	if (!(l1 & QCOW2_L1_OFFSET) || qcow2_l1_check(img, index, l1, NULL) < 0) {
 		struct plt_run run = { .off = off, .len = len,
@@ -307,11 +309,14 @@ static int map_slice(struct plt_image *img, struct plt_pins *pins, uint64_t off,
 	r = plt_meta_get(img, pins, &qcow2_l2_type, (l1 & QCOW2_L1_OFFSET) + l2_index * q->l2_entry_size, &b, need, err);
 	if (r < 0)
 		return r;
+	have = (unsigned)(plt_file_part(img, plt_block_host_off(b), img->slice) / q->l2_entry_size);
 	for (unsigned i = (unsigned)(l2_index % per_slice), same; len && i < per_slice; i += same) {
 		struct qcow2_entry e = qcow2_entry_get(q, b, i);
 		uint64_t n = q->cluster_size - (off & (q->cluster_size - 1));
 
-		same = q->extl2 ? 1 : alike(img, b, i, per_slice, e.word, off);
+		if (i >= have) /* the file has lost these */
+			e = (struct qcow2_entry){ QCOW2_L2_RESERVED, 0 };
+		same = q->extl2 || i >= have ? 1 : alike(img, b, i, have, e.word, off);
 		n = PLT_MIN(len, n + (uint64_t)(same - 1) * q->cluster_size);
 		if (same > 1) {
 			if (!add_run(img, runs, e, qcow2_entry_kind(img, e, off, 0), off, n)) {

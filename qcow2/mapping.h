@@ -131,6 +131,9 @@ int qcow2_find_free(struct plt_image *img, struct plt_pins *pins, uint64_t n, st
 /* The count's slice of one cluster; *ret_refblock NULL if it has none (count 0). */
 int qcow2_count_block(struct plt_image *img, struct plt_pins *pins, uint64_t cluster, struct plt_block **ret_refblock,
 		      struct plt_block **ret_reftable, struct plt_need *need, struct plt_error *err);
+/* Blocking: the same for the block alone; *ret NULL: there is none. */
+int qcow2_count_block_wait(struct plt_image *img, struct plt_pins *pins, uint64_t cluster, struct plt_block **ret,
+			   struct plt_error *err);
 uint64_t qcow2_count_read(const struct plt_image *img, struct plt_block *refblock, uint64_t cluster);
 void qcow2_count_write(const struct plt_image *img, struct plt_block *refblock, uint64_t cluster, uint64_t count);
 /* Count the found clusters once each; image lock held. */

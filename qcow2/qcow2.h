@@ -31,6 +31,9 @@ enum qcow2_rule {
 	QCOW2_RULE_SHRINK,         /* header size -> entries removed */
 	QCOW2_RULE_GROW_SIZE,      /* entries and bytes past the old end cleared -> header size */
 	QCOW2_RULE_FORGET,         /* a freed table's dirty blocks are dropped before reuse */
+	QCOW2_RULE_SNAPSHOT_COPIED,/* COPIED off in the tree -> its counts +1 */
+	QCOW2_RULE_SNAPSHOT_TABLES,/* counts, L1, snapshot table -> header */
+	QCOW2_RULE_SNAPSHOT_GONE,  /* header -> counts of what it named -1 */
 	QCOW2_RULES
 };
 
@@ -285,6 +288,14 @@ int qcow2_snapshots_load(struct plt_image *img, struct plt_error *err);
 int qcow2_snaptable_read(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err);
 int qcow2_snapshots_list(struct plt_image *img, const struct plt_snapshot_info **ret, unsigned *ret_n);
 void qcow2_snapshots_release(struct qcow2_state *q);
+/* The table of @n snapshots as the file has it; malloc.  -EFBIG: larger than a table may be. */
+int qcow2_snaptable_build(const struct qcow2_snapshot *v, uint32_t n, uint8_t **ret, uint64_t *ret_size,
+			  struct plt_error *err);
+
+/* snapshot.c; the caller is exclusive: reads may pass at create and delete, nothing at apply */
+int qcow2_snapshot_create(struct plt_image *img, const struct plt_snapshot_info *info, struct plt_error *err);
+int qcow2_snapshot_delete(struct plt_image *img, unsigned index, struct plt_error *err);
+int qcow2_snapshot_apply(struct plt_image *img, unsigned index, struct plt_error *err);
 
 /* bitmaps.c */
 int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err);    /* directory; contents if writable */

@@ -106,7 +106,7 @@ int qcow2_count_block(struct plt_image *img, struct plt_pins *pins, uint64_t clu
 			    need, err);
 }
 
-/* Blocking; a block that is missing is made.  Pins are the caller's. */
+/* Blocking; NULL where a block is missing.  Pins are the caller's. */
 static int count_block_wait(struct plt_image *img, struct plt_pins *pins, uint64_t cluster,
 			    struct plt_block **ret_refblock, struct plt_block **ret_reftable, struct plt_error *err)
 {
@@ -121,6 +121,14 @@ static int count_block_wait(struct plt_image *img, struct plt_pins *pins, uint64
 		if (r < 0)
 			return r;
 	}
+}
+
+int qcow2_count_block_wait(struct plt_image *img, struct plt_pins *pins, uint64_t cluster, struct plt_block **ret,
+			   struct plt_error *err)
+{
+	struct plt_block *rt;
+
+	return count_block_wait(img, pins, cluster, ret, &rt, err);
 }
 
 int qcow2_count_get(struct plt_image *img, uint64_t host_off, uint64_t *ret, struct plt_error *err)

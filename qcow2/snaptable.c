@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) the platter authors */
 /*
- * The internal snapshot table, read.  Entries have no fixed length, so the table's size is only
+ * The internal snapshot table, read and built.  Entries have no fixed length, so the table's size is only
  * known when all of it has been parsed; it is read through a window of a few pages, and memory
  * grows only with entries that the file really holds.  Whether a snapshot's own L1 table is sound
  * is left to whoever opens or checks it: the list itself must be readable for that.
@@ -143,6 +143,75 @@ int qcow2_snaptable_read(struct plt_store *file, uint64_t file_size, struct qcow
 	}
 	return r;
 }
+
+/* ---- building -------------------------------------------------------------------------------- */
+
+/* The extra data, which has at least what version 3 demands and what we know; what we do not know is kept. */
+static uint32_t extra_length(const struct qcow2_snapshot *s)
+{
+	return PLT_MAX(s->extra_size, (uint32_t)sizeof(struct qcow2_snapshot_extra));
+}
+
+static size_t entry_length(const struct qcow2_snapshot *s)
+{
+	return plt_align_up(sizeof(struct qcow2_snapshot_entry) + extra_length(s) + strlen(s->info.id) +
+			    strlen(s->info.name), 8);
+}
+
+static void build_entry(const struct qcow2_snapshot *s, uint8_t *p)
+{
+	size_t id_len = strlen(s->info.id), name_len = strlen(s->info.name);
+	const struct qcow2_snapshot_entry e = {
+		.l1_table_offset = plt_be64_make(s->l1_offset),
+		.l1_size = plt_be32_make(s->l1_size),
+		.id_size = plt_be16_make((uint16_t)id_len),
+		.name_size = plt_be16_make((uint16_t)name_len),
+		.date_sec = plt_be32_make(s->info.date_sec),
+		.date_nsec = plt_be32_make(s->info.date_nsec),
+		.vm_clock_nsec = plt_be64_make(s->info.vm_clock_nsec),
+		.vm_state_size = plt_be32_make(s->info.vm_state_size > UINT32_MAX ? 0 : (uint32_t)s->info.vm_state_size),
+		.extra_data_size = plt_be32_make(extra_length(s)),
+	};
+	const struct qcow2_snapshot_extra x = {
+		.vm_state_size = plt_be64_make(s->info.vm_state_size),
+		.disk_size = plt_be64_make(s->info.disk_size),
+		.icount = plt_be64_make((uint64_t)s->info.icount),
+	};
+
+	memcpy(p, &e, sizeof(e));
+	p += sizeof(e);
+	memcpy(p, &x, sizeof(x));
+	if (s->extra_size > sizeof(x))
+		memcpy(p + sizeof(x), s->extra + sizeof(x), s->extra_size - sizeof(x));
+	p += extra_length(s);
+	memcpy(p, s->info.id, id_len);
+	memcpy(p + id_len, s->info.name, name_len);
+}
+
+int qcow2_snaptable_build(const struct qcow2_snapshot *v, uint32_t n, uint8_t **ret, uint64_t *ret_size,
+			  struct plt_error *err)
+{
+	uint64_t size = 0, at = 0;
+
+	*ret = NULL;
+	*ret_size = 0;
+	for (uint32_t i = 0; i < n; i++)
+		size += entry_length(&v[i]);
+	if (size > QCOW2_MAX_SNAPSHOT_TABLE)
+		return plt_error_set(err, EFBIG, "The table of snapshots would take %" PRIu64 " bytes; it can have %" PRIu64
+				     " at most", size, QCOW2_MAX_SNAPSHOT_TABLE);
+	*ret = calloc(1, size + 1);
+	if (!*ret)
+		return plt_error_set(err, ENOMEM, "out of memory");
+	for (uint32_t i = 0; i < n; i++) {
+		build_entry(&v[i], *ret + at);
+		at += entry_length(&v[i]);
+	}
+	*ret_size = size;
+	return 0;
+}
+
+/* ---- of an open image ------------------------------------------------------------------------ */
 
 int qcow2_snapshots_load(struct plt_image *img, struct plt_error *err)
 {

@@ -104,24 +104,73 @@ static bool certain(const struct rig_event *e, uint64_t time)
 	return e->done <= time && !e->failed;
 }
 
+/* Where a snapshot is made the history is kept; where it is applied, that is the history from then on. */
+static void turn(struct rig *r, size_t e, uint64_t time)
+{
+	const struct rig_event *ev = &r->event[e];
+	struct rig_snapshot *s = &r->snapshot[ev->which];
+
+	if (ev->about == RIG_CREATE) {
+		s->floor = realloc(s->floor, r->units * sizeof(*s->floor));
+		s->zero = realloc(s->zero, r->units * sizeof(*s->zero));
+		s->live = realloc(s->live, e + 1);
+		ck_assert(s->floor && s->zero && s->live);
+		memcpy(s->floor, r->floor, r->units * sizeof(*s->floor));
+		memcpy(s->zero, r->zero, r->units * sizeof(*s->zero));
+		memcpy(s->live, r->live, e);
+	} else if (ev->about == RIG_APPLY) {
+		if (!certain(ev, time) && !(r->applied >> r->in_doubt++ & 1))
+			return;
+		memcpy(r->floor, s->floor, r->units * sizeof(*s->floor));
+		memcpy(r->zero, s->zero, r->units * sizeof(*s->zero));
+		memset(r->live, 0, e);
+		memcpy(r->live, s->live, s->made);
+	}
+}
+
+/* Is there a snapshot, or may there be? */
+static void may_have_snapshot(const struct rig *r, unsigned which, uint64_t time, size_t limit, bool *ret_must,
+			      bool *ret_may)
+{
+	*ret_must = *ret_may = false;
+	for (size_t e = EVENT_FIRST; e < limit; e++) {
+		if (r->event[e].which != which || (r->event[e].about != RIG_CREATE && r->event[e].about != RIG_DELETE))
+			continue;
+		if (r->event[e].about == RIG_CREATE) {
+			*ret_must = certain(&r->event[e], time);
+			*ret_may = true;
+		} else {
+			*ret_must = false;
+			*ret_may &= !certain(&r->event[e], time);
+		}
+	}
+}
+
 /*
  * What each unit holds for certain once all that was done by @time has been flushed, and when it
  * last was zeros before event @limit.
  */
 static void set_floor(struct rig *r, uint64_t time, size_t limit)
 {
-	uint64_t at = time << 32 | limit;
+	uint64_t at = time << 32 | (uint64_t)r->applied << 24 | limit;
 
 	if (r->floor_at == at)
 		return;
 	r->floor_at = at;
 	r->limit = limit;
+	r->in_doubt = 0;
+	r->live = realloc(r->live, limit + 1);
+	ck_assert_ptr_nonnull(r->live);
+	memset(r->live, 1, limit);
+	r->nlive = limit;
 	for (uint64_t u = 0; u < r->units; u++) {
 		/* where the disk began shorter than what lies below it, that never shows */
 		r->floor[u] = u < PLT_MIN(r->base_units, first_size(r) / RIG_UNIT) ? EVENT_BASE : EVENT_ZERO;
 		r->zero[u] = 0;
 	}
-	for (size_t e = EVENT_FIRST; e < limit; e++)
+	for (size_t e = EVENT_FIRST; e < limit; e++) {
+		if (r->event[e].about)
+			turn(r, e, time);
 		for (uint64_t u = r->event[e].first; u < r->event[e].first + r->event[e].n; u++) {
 			if (certain(&r->event[e], time))
 				r->floor[u] = e;
@@ -131,6 +180,7 @@ static void set_floor(struct rig *r, uint64_t time, size_t limit)
 			if (r->event[e].resize && r->event[e].new_size > u * RIG_UNIT)
 				r->zero[u] = e;
 		}
+	}
 }
 
 /* May the disk have @size, when what was done by @time is certain and events from @limit on had not begun? */
@@ -199,7 +249,7 @@ static int judge_unit(struct rig *r, const uint8_t *p, uint64_t unit)
 	}
 	if (event == EVENT_BASE && floor == EVENT_BASE)
 		return 0;
-	if (event >= floor && event < r->limit && event >= EVENT_FIRST && !r->event[event].zero &&
+	if (event >= floor && event < r->limit && event >= EVENT_FIRST && !r->event[event].zero && r->live[event] &&
 	    covers(&r->event[event], unit))
 		return 0;
 	complain(r, "guest offset %#" PRIx64 ": event %" PRIu64 ", but event %zu%s was flushed",
@@ -310,6 +360,13 @@ void rig_free(struct rig *r)
 	free(r->mark);
 	free(r->floor);
 	free(r->zero);
+	free(r->live);
+	for (unsigned i = 0; i < r->nsnapshots; i++) {
+		free(r->snapshot[i].floor);
+		free(r->snapshot[i].zero);
+		free(r->snapshot[i].live);
+	}
+	free(r->snapshot);
 	free(r->touched);
 	free(r);
 }
@@ -363,9 +420,10 @@ static int open_disk(struct rig *r, struct plt_store *file, struct plt_store *da
 		plt_store_unref(img->data);
 		img->data = plt_store_ref(data);
 	}
-	if (r->base && !snapshot) {
+	if (r->base) {
 		o.flags = 0;
 		o.options = NULL;
+		o.snapshot = NULL;
 		e = plt_disk_open_store(r->ctx, r->base, "base", "raw", &o, &base, err);
 		if (e < 0) {
 			(void)plt_disk_close(disk, NULL);
@@ -577,6 +635,73 @@ int rig_resize(struct rig *r, uint64_t size)
 	return end_event(r, e, ret, &err);
 }
 
+/* ---- snapshots ------------------------------------------------------------------------------- */
+
+static struct rig_snapshot *new_snapshot(struct rig *r)
+{
+	struct rig_snapshot *s;
+
+	PLT_LOCK_SCOPE(&r->lock);
+	r->snapshot = realloc(r->snapshot, (r->nsnapshots + 1) * sizeof(*r->snapshot));
+	ck_assert_ptr_nonnull(r->snapshot);
+	s = &r->snapshot[r->nsnapshots++];
+	*s = (struct rig_snapshot){.made = r->nevents, .size = r->disk_size};
+	snprintf(s->name, sizeof(s->name), "snap%u", r->nsnapshots);
+	return s;
+}
+
+static size_t snapshot_event(struct rig *r, enum rig_snapshot_event about, unsigned which)
+{
+	size_t e = add_event(r, 0, 0, false, true);
+
+	r->event[e].about = about;
+	r->event[e].which = which;
+	return e;
+}
+
+/* Durable when it is back, with all that was done before. */
+static int end_snapshot_event(struct rig *r, size_t e, int result, const struct plt_error *err)
+{
+	int ret = end_event(r, e, result, err);
+
+	if (ret == 0)
+		add_mark(r, r->event[e].done);
+	return ret;
+}
+
+int rig_snapshot(struct rig *r)
+{
+	struct rig_snapshot *s = new_snapshot(r);
+	struct plt_snapshot how = {.name = s->name, .icount = -1};
+	size_t e = snapshot_event(r, RIG_CREATE, r->nsnapshots - 1);
+	struct plt_error err = PLT_ERROR_INIT;
+	int ret = plt_snapshot_create(r->disk, &how, &err);
+
+	return end_snapshot_event(r, e, ret, &err);
+}
+
+int rig_apply(struct rig *r, unsigned which)
+{
+	size_t e = snapshot_event(r, RIG_APPLY, which);
+	struct plt_error err = PLT_ERROR_INIT;
+	int ret;
+
+	r->event[e].resize = r->snapshot[which].size != r->disk_size;
+	r->event[e].new_size = r->snapshot[which].size;
+	ret = plt_snapshot_apply(r->disk, NULL, r->snapshot[which].name, &err);
+	r->disk_size = plt_disk_size(r->disk);
+	return end_snapshot_event(r, e, ret, &err);
+}
+
+int rig_delete(struct rig *r, unsigned which)
+{
+	size_t e = snapshot_event(r, RIG_DELETE, which);
+	struct plt_error err = PLT_ERROR_INIT;
+	int ret = plt_snapshot_delete(r->disk, NULL, r->snapshot[which].name, &err);
+
+	return end_snapshot_event(r, e, ret, &err);
+}
+
 int rig_sync(struct rig *r)
 {
 	struct plt_image *img = plt_disk_image(r->disk);
@@ -691,15 +816,14 @@ void rig_make_snapshot(struct rig *r)
 	put(st, table, copy, 8);
 	put(st, table + 8, l1_size, 4);
 	put(st, table + 12, 1, 2);	 /* length of the id */
-	put(st, table + 14, 4, 2);	 /* of the name */
+	put(st, table + 14, 5, 2);	 /* of the name */
 	put(st, table + 36, 16, 4);	 /* of the extra data */
 	put(st, table + 48, r->size, 8); /* there: the disk's size */
-	ck_assert_int_eq(plt_store_write(st, table + 56, "1snap", 5, PLT_IO_OTHER, NULL), 0);
+	ck_assert_int_eq(plt_store_write(st, table + 56, "1snap1", 6, PLT_IO_OTHER, NULL), 0);
 	put(st, 60, 1, 4);
 	put(st, 64, table, 8);
-	snprintf(r->snapshot, sizeof(r->snapshot), "snap");
-	r->snapshot_time = r->time;
-	r->snapshot_event = r->nevents;
+	(void)new_snapshot(r);
+	(void)end_event(r, snapshot_event(r, RIG_CREATE, r->nsnapshots - 1), 0, NULL);
 }
 
 /* An empty bitmap that records, put there through the driver's own allocation and header. */
@@ -786,11 +910,10 @@ static uint64_t judged_size(struct rig *r, struct plt_disk *disk)
 	return r->l->options && strstr(r->l->options, "fixed") ? PLT_MIN(size, r->moving) : size;
 }
 
-static int judge_disk(struct rig *r, struct plt_disk *disk, bool bitmap)
+static int judge_disk(struct rig *r, struct plt_disk *disk, uint64_t size, bool bitmap)
 {
 	static uint8_t buf[16 * CHUNK];
 	struct plt_error err = PLT_ERROR_INIT;
-	uint64_t size = judged_size(r, disk);
 
 	for (uint64_t c = 0; c * CHUNK < size; c++) {
 		uint64_t off = c * CHUNK, len;
@@ -814,14 +937,29 @@ static int judge_disk(struct rig *r, struct plt_disk *disk, bool bitmap)
 	return 0;
 }
 
+/*
+ * As it was in one of the ways that things may have gone, all of it: of snapshots that may have been applied, each
+ * has been or has not.  size: bytes that are judged.
+ */
+static int judge_ways(struct rig *r, struct plt_disk *disk, uint64_t size, uint64_t time, size_t limit, bool bitmap)
+{
+	int ret = -1;
+
+	r->applied = 0;
+	do {
+		set_floor(r, time, limit);
+		ret = judge_disk(r, disk, size, bitmap);
+	} while (ret < 0 && ++r->applied < 1u << PLT_MIN(r->in_doubt, 4u));
+	return ret;
+}
+
 int rig_verify_disk(struct rig *r, struct plt_disk *disk, size_t mark, size_t limit)
 {
 	if (!may_have_size(r, r->mark[mark], limit, plt_disk_size(disk))) {
 		complain(r, "the disk has %" PRIu64 " bytes", plt_disk_size(disk));
 		return -1;
 	}
-	set_floor(r, r->mark[mark], limit);
-	return judge_disk(r, disk, r->l->bitmap);
+	return judge_ways(r, disk, judged_size(r, disk), r->mark[mark], limit, r->l->bitmap);
 }
 
 struct structure {
@@ -851,7 +989,7 @@ static void found(void *arg, const struct plt_check_finding *f)
 		s->leaks++;
 		return;
 	}
-	if (s->damaged && (!strcmp(f->id, "V-TAIL") || !strcmp(f->id, "V-HEAD")))
+	if (s->damaged && (!strcmp(f->id, "V-FTR-2") || !strcmp(f->id, "V-FTR-1")))
 		return;
 	/* a cluster counted once that is not marked so costs one needless copy */
 	if (!strncmp(f->id, "Q-COPIED", 8) && ends_with(f->text, " refcount=1"))
@@ -897,8 +1035,12 @@ static int judge_repair(struct rig *r, struct plt_store *file, struct plt_store 
 
 	ck_assert_int_eq(plt_overlay_new(file, true, &overlay), 0);
 	for (unsigned i = 0; mend.changed && ret == 0; i++) {
-		mend.changed = false;
-		ret = i < 8 ? plt_mend_store(r->ctx, overlay, "top", rig_format(r), &mend, NULL, NULL, &res, &err) : -ELOOP;
+		mend.changed = mend.more = false;
+		ret = i < 12 ? plt_mend_store(r->ctx, overlay, "top", rig_format(r), &mend, NULL, NULL, &res, &err) : -ELOOP;
+		if (!mend.changed && mend.more && mend.stage < PLT_MEND_SETTLE) {
+			mend.stage++;
+			mend.changed = true;
+		}
 	}
 	if (ret == 0)
 		ret = plt_check_store(r->ctx, overlay, "top", rig_format(r), NULL, NULL, &res, &err);
@@ -916,8 +1058,13 @@ static int judge_repair(struct rig *r, struct plt_store *file, struct plt_store 
 			plt_disk_close(disk, NULL);
 		}
 	}
-	free(mend.unplaced.v);
-	free(mend.unplaced.gaps);
+	for (size_t i = 0; ret == 0 && i < mend.doubts.n; i++)
+		if (mend.doubts.v[i].kind == PLT_LOST) {
+			complain(r, "the repair calls %" PRIu64 " bytes at %#" PRIx64 " lost: %s", mend.doubts.v[i].len,
+				 mend.doubts.v[i].off, mend.doubts.v[i].why);
+			ret = -1;
+		}
+	plt_mend_release(&mend);
 	plt_store_unref(overlay);
 	return ret;
 }
@@ -979,23 +1126,43 @@ static int write_over(struct rig *r, struct plt_store *file, struct plt_store *d
 	return judge_structure(r, file, "after writing over", false, false);
 }
 
-static int judge_snapshot(struct rig *r, struct plt_store *file, const char *when)
+static int judge_snapshot(struct rig *r, const struct rig_snapshot *s, struct plt_store *file, bool must,
+			  const char *when)
 {
 	struct plt_error err = PLT_ERROR_INIT;
 	struct plt_disk *disk;
 	char why[sizeof(r->violation)];
-	int ret;
+	int ret = open_disk(r, file, NULL, false, s->name, &disk, &err);
 
-	if (open_disk(r, file, NULL, false, r->snapshot, &disk, &err) < 0) {
-		complain(r, "the snapshot does not open %s: %s", when, err.text);
+	if (ret == -ENOENT && !must)
+		return 0;
+	if (ret < 0) {
+		complain(r, "%s does not open %s: %s", s->name, when, err.text);
 		return -1;
 	}
-	set_floor(r, r->snapshot_time, r->snapshot_event);
-	ret = judge_disk(r, disk, false);
+	/* all that had been done when it was begun is in it, whether flushed or not */
+	/* (a disk that has grown since shows more behind it) */
+	ret = plt_disk_size(disk) >= s->size ?
+		      judge_ways(r, disk, s->size, r->event[s->made].done, s->made, false) : -1;
+	if (ret < 0 && plt_disk_size(disk) < s->size)
+		complain(r, "it has %" PRIu64 " bytes", plt_disk_size(disk));
 	(void)plt_disk_close(disk, NULL);
 	if (ret < 0) {
 		snprintf(why, sizeof(why), "%s", r->violation);
-		complain(r, "the snapshot, %s: %.500s", when, why);
+		complain(r, "%s, %s: %.500s", s->name, when, why);
+	}
+	return ret;
+}
+
+static int judge_snapshots(struct rig *r, struct plt_store *file, size_t mark, size_t limit, const char *when)
+{
+	bool must, may;
+	int ret = 0;
+
+	for (unsigned i = 0; i < r->nsnapshots && ret == 0; i++) {
+		may_have_snapshot(r, i, r->mark[mark], limit, &must, &may);
+		if (may)
+			ret = judge_snapshot(r, &r->snapshot[i], file, must, when);
 	}
 	return ret;
 }
@@ -1006,6 +1173,7 @@ static int judge_state(struct rig *r, struct plt_store *file, struct plt_store *
 	struct plt_error err = PLT_ERROR_INIT;
 	struct plt_disk *disk;
 	bool dirty, untouched = true;
+	unsigned applied;
 	int ret;
 
 	(void)may_have_size(r, r->mark[mark], limit, 0); /* for what check may say */
@@ -1015,7 +1183,7 @@ static int judge_state(struct rig *r, struct plt_store *file, struct plt_store *
 		get64(file, 0) != ((uint64_t)QCOW2_MAGIC << 32 | 2);
 	if (judge_structure(r, file, "before opening", dirty, r->l->damaged && untouched) < 0)
 		return -1;
-	if (over && rig_is_qcow2(r) && !r->beyond && judge_repair(r, file, data, mark, limit) < 0)
+	if (over && (rig_is_qcow2(r) || !strcmp(rig_format(r), "vpc")) && !r->beyond && judge_repair(r, file, data, mark, limit) < 0)
 		return -1;
 	if (open_disk(r, file, data, true, NULL, &disk, &err) < 0) {
 		complain(r, "it does not open for writing: %s", err.text);
@@ -1028,13 +1196,15 @@ static int judge_state(struct rig *r, struct plt_store *file, struct plt_store *
 	}
 	if (ret == 0 && dirty)
 		ret = judge_structure(r, file, "after the recount", false, false);
-	if (ret == 0 && *r->snapshot)
-		ret = judge_snapshot(r, file, "as it is");
+	applied = r->applied;
+	if (ret == 0)
+		ret = judge_snapshots(r, file, mark, limit, "as it is");
 	if (ret == 0 && over) {
+		r->applied = applied;
 		set_floor(r, r->mark[mark], limit);
 		ret = write_over(r, file, data);
-		if (ret == 0 && *r->snapshot)
-			ret = judge_snapshot(r, file, "after writing over");
+		if (ret == 0)
+			ret = judge_snapshots(r, file, mark, limit, "after writing over");
 	}
 	return ret;
 }

@@ -39,13 +39,27 @@ struct rig_layout {
 	uint64_t cache_bytes; /* 0: the smallest */
 };
 
+enum rig_snapshot_event { RIG_NO_SNAPSHOT, RIG_CREATE, RIG_APPLY, RIG_DELETE };
+
 struct rig_event {
 	uint64_t first, n; /* units */
 	bool zero;
 	bool resize;   /* to new_size; what is cut off holds nothing any more, once that is certain */
 	uint64_t new_size;
+	enum rig_snapshot_event about; /* snapshot number .which */
+	unsigned which;
 	bool failed;   /* it may have happened, in part, or not */
 	uint64_t done; /* rig.time when it had succeeded */
+};
+
+/* An internal snapshot: what the disk held for certain when event .made began. */
+struct rig_snapshot {
+	char name[16];
+	size_t made;
+	uint64_t size;
+	/* of rig_verify(): the history at that moment */
+	size_t *floor, *zero;
+	uint8_t *live;
 };
 
 struct rig {
@@ -67,9 +81,8 @@ struct rig {
 	uint64_t *mark; /* when each flush that succeeded had begun; [0]: when recording began */
 	size_t nmarks;
 	pthread_mutex_t lock;	/* of the history */
-	char snapshot[16];	/* name of the snapshot that was made, "" without */
-	uint64_t snapshot_time; /* its content: what had been done by then, and these events */
-	size_t snapshot_event;
+	struct rig_snapshot *snapshot; /* all that ever were begun */
+	unsigned nsnapshots;
 	bool warned;	      /* the context had something to say */
 	bool beyond;	      /* a resize may have been interrupted: clusters behind the end are right */
 	uint64_t moving;      /* from here on a resize may have been interrupted */
@@ -81,6 +94,10 @@ struct rig {
 	uint64_t floor_at;    /* what floor[] and zero[] are for; 0: nothing yet */
 	size_t limit;	      /* events from here on had not begun */
 	size_t *floor, *zero; /* per unit: event that was flushed; last event of zeros */
+	uint8_t *live;	      /* per event: belongs to what the disk has become, and not to what a snapshot replaced */
+	size_t nlive;
+	unsigned applied;     /* bit n: the n-th time that one may have been applied it is taken to have been */
+	unsigned in_doubt;    /* so many times */
 	uint8_t *touched;     /* per 4096 bytes: anything known here */
 };
 
@@ -116,6 +133,10 @@ int rig_compressed(struct rig *r, uint64_t off);
 int rig_flush(struct rig *r);
 int rig_read(struct rig *r, uint64_t off, uint64_t len); /* what it saw is not judged */
 int rig_resize(struct rig *r, uint64_t size);
+/* Snapshots by their number, in the order in which they were made. */
+int rig_snapshot(struct rig *r);
+int rig_apply(struct rig *r, unsigned which);
+int rig_delete(struct rig *r, unsigned which);
 /*
  * Sync what the disk was opened on and flush nothing: edges to data are met then, those to counts
  * are not.

@@ -417,6 +417,72 @@ static int run_resizes(struct rig *r)
 	return 0;
 }
 
+/* ---- snapshots ------------------------------------------------------------------------------- */
+
+/* Each operation, with writes before and behind that have not been flushed. */
+static int run_snapshots(struct rig *r)
+{
+	uint64_t cs = rig_cluster(r);
+	unsigned a = r->nsnapshots, b = a + 1;
+
+	TRY(rig_write(r, 0, 4 * cs));
+	TRY(rig_write(r, 12 * cs + 64, cs));
+	TRY(rig_snapshot(r));
+	TRY(rig_write(r, cs + 64, 64));
+	TRY(rig_discard(r, 2 * cs, cs));
+	TRY(rig_write(r, 8 * cs, 2 * cs));
+	TRY(rig_snapshot(r));
+	TRY(rig_write(r, 64, 64));
+	TRY(rig_apply(r, a));
+	TRY(rig_write(r, 3 * cs, 64));
+	TRY(rig_write(r, 9 * cs, 64));
+	TRY(rig_delete(r, a));
+	TRY(rig_write(r, 0, 2 * cs));
+	TRY(rig_apply(r, b));
+	TRY(rig_write(r, 12 * cs, cs));
+	TRY(rig_delete(r, b));
+	return rig_write(r, 4 * cs, 4 * cs);
+}
+
+/* The disk has had other sizes. */
+static int run_snapshot_sizes(struct rig *r)
+{
+	uint64_t cs = rig_cluster(r);
+	unsigned a = r->nsnapshots, b = a + 1;
+
+	TRY(rig_write(r, 0, 2 * cs));
+	TRY(rig_snapshot(r));
+	TRY(rig_resize(r, r->size));
+	TRY(rig_write(r, r->size - 2 * cs, cs));
+	TRY(rig_snapshot(r));
+	TRY(rig_apply(r, a));
+	TRY(rig_write(r, cs, cs));
+	TRY(rig_flush(r));
+	TRY(rig_apply(r, b));
+	TRY(rig_write(r, r->size - cs, 64));
+	TRY(rig_delete(r, a));
+	return rig_delete(r, b);
+}
+
+static int run_random_snapshots(struct rig *r)
+{
+	unsigned first = 0; /* those before it are deleted */
+
+	for (unsigned i = 0; i < 40; i++) {
+		unsigned what = rig_random(r) % 20, n = r->nsnapshots - first;
+
+		if (what == 0 && n < 4)
+			TRY(rig_snapshot(r));
+		else if (what == 1 && n)
+			TRY(rig_apply(r, first + rig_random(r) % n));
+		else if (what == 2 && n)
+			TRY(rig_delete(r, first++));
+		else
+			TRY(rig_step(r));
+	}
+	return 0;
+}
+
 /* Anything, in an order of the seed's. */
 static int run_random(struct rig *r)
 {
@@ -520,6 +586,18 @@ const struct scenario scenarios[] = {
 	{ "resizes, bitmap",
 	  { .options = "cluster_size=512", .size = 64 * KIB, .bitmap = true },
 	  NULL, run_resizes, 0 },
+	{ "snapshots", { .options = "cluster_size=512", .size = 32 * KIB, .backing = true },
+	  NULL, run_snapshots, 0 },
+	{ "snapshots, lazy", { .options = "cluster_size=512,lazy_refcounts=on", .size = 32 * KIB },
+	  NULL, run_snapshots, 0 },
+	{ "snapshots, subclusters", { .options = "cluster_size=16384,extended_l2=on", .size = 256 * KIB, .backing = true },
+	  NULL, run_snapshots, 0 },
+	{ "snapshot sizes", { .options = "cluster_size=512", .size = 160 * KIB, .first_size = 30 * KIB, .backing = true },
+	  NULL, run_snapshot_sizes, 0 },
+	{ "random snapshots", { .options = "cluster_size=512,refcount_bits=8", .size = 32 * KIB, .backing = true },
+	  NULL, run_random_snapshots, 0 },
+	{ "random snapshots, bitmap", { .options = "cluster_size=1024", .size = 64 * KIB, .bitmap = true },
+	  NULL, run_random_snapshots, 0 },
 	{ "random", { .options = "cluster_size=512", .size = 32 * KIB, .backing = true },
 	  NULL, run_random, 0 },
 	{ "copy on read", { .options = "cluster_size=512", .size = 96 * KIB, .backing = true, .copies = true },

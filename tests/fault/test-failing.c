@@ -56,6 +56,8 @@ static const char *const played[] = {
 	"compressed",
 	"shared",
 	"random, shared",
+	"snapshots",
+	"snapshot sizes",
 	"subclusters",
 	"encrypted",
 	"external data, backing",

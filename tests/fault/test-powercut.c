@@ -8,15 +8,14 @@
  */
 #include <stdio.h>
 
+#include "base/checked.h"
 #include "tests/fault/scenarios.h"
 #include "tests/unit.h"
 
 #define STATES 6000 /* of one scenario, if it says nothing else */
 
-START_TEST(test_cuts)
+static void cut(const struct scenario *s, uint64_t seed)
 {
-	const struct scenario *s = scenario_at((unsigned)_i);
-	uint64_t seed = plt_unit_seed();
 	struct powercut_limits limits = {.seed = seed, .total = s->states ? s->states : STATES};
 	struct powercut_count count;
 	struct rig *r = scenario_record(s, seed, 0);
@@ -28,6 +27,28 @@ START_TEST(test_cuts)
 	ck_assert_uint_ge(count.states, 20);
 	rig_free(r);
 }
+
+START_TEST(test_cuts)
+{
+	cut(scenario_at((unsigned)_i), plt_unit_seed());
+}
+END_TEST
+
+/* Seeds that have found something. */
+static const struct {
+	const char *scenario;
+	uint64_t seed;
+} met[] = {
+	{"random, bitmap", 582273168}, /* an old bitmap's table was put into the map */
+	{"random, bitmap", 834219787},
+	{"random snapshots", 784555341}, /* an empty snapshot had been applied, and the old tree came back */
+	{"random snapshots, bitmap", 784555341},
+};
+
+START_TEST(test_again)
+{
+	cut(scenario_find(met[_i].scenario), met[_i].seed);
+}
 END_TEST
 
 static Suite *suite(void)
@@ -36,6 +57,7 @@ static Suite *suite(void)
 	TCase *t = tcase_create("cuts");
 
 	tcase_add_loop_test(t, test_cuts, 0, (int)SCENARIOS);
+	tcase_add_loop_test(t, test_again, 0, (int)PLT_ARRAY_SIZE(met));
 	suite_add_tcase(s, t);
 	return s;
 }

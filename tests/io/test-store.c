@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "base/checked.h"
 #include "io/store.h"
 #include "tests/unit.h"
 
@@ -141,6 +142,69 @@ START_TEST(test_window_edges)
 	plt_store_unref(inner);
 	plt_store_unref(st);
 	plt_store_unref(low);
+}
+END_TEST
+
+static int count_edits(void *arg, uint64_t off, const void *bytes, uint64_t len)
+{
+	(void)off;
+	(void)bytes;
+	(void)len;
+	++*(unsigned *)arg;
+	return 0;
+}
+
+/* Writes that continue each other become one edit; whatever comes in between, what is read is what was written. */
+START_TEST(test_overlay_joins)
+{
+	enum { BELOW = 40, SPACE = 96 };
+	uint64_t seed = plt_unit_seed();
+	struct plt_store *low, *st;
+	unsigned n = 0;
+
+	low = memory("", 0, 0);
+	ck_assert_int_eq(plt_overlay_new(low, true, &st), 0);
+	for (unsigned i = 0; i < 3 * 8192; i++)
+		ck_assert_int_eq(plt_store_write(st, i * UINT64_C(8), "01234567", 8, PLT_IO_L1, NULL), 0);
+	plt_overlay_each(st, count_edits, &n);
+	ck_assert_uint_eq(n, 3);
+	plt_store_unref(st);
+	plt_store_unref(low);
+	for (unsigned run = 0; run < 50; run++) {
+		char model[SPACE] = { 0 }, bytes[SPACE], got[SPACE];
+		uint64_t size = BELOW, at = 0;
+
+		memset(model, '.', BELOW);
+		low = memory(model, BELOW, 0);
+		ck_assert_int_eq(plt_overlay_new(low, true, &st), 0);
+		for (unsigned round = 0; round < 200; round++) {
+			uint64_t off = plt_unit_random(&seed) % 3 ? at : plt_unit_random(&seed) % SPACE, now;
+			uint64_t len = plt_unit_random(&seed) % 8;
+
+			len = PLT_MIN(len, SPACE - off);
+			at = off + len;
+			if (len && plt_unit_random(&seed) % 8) {
+				for (uint64_t b = 0; b < len; b++)
+					model[off + b] = bytes[b] = 'a' + plt_unit_random(&seed) % 26;
+				ck_assert_int_eq(plt_store_write(st, off, bytes, len, PLT_IO_L1, NULL), 0);
+				size = PLT_MAX(size, at);
+			} else if (len && plt_unit_random(&seed) % 2) {
+				memset(model + off, 0, len);
+				ck_assert_int_eq(plt_overlay_edit(st, off, NULL, len), 0);
+				size = PLT_MAX(size, at);
+			} else if (plt_unit_random(&seed) % 4 == 0) {
+				memset(model + off, 0, SPACE - off);
+				ck_assert_int_eq(plt_overlay_set_size(st, off), 0);
+				size = off;
+			}
+			ck_assert_int_eq(plt_store_size(st, &now, NULL), 0);
+			ck_assert_uint_eq(now, size);
+			ck_assert_int_eq(plt_store_read(st, 0, got, size, PLT_IO_L1, NULL), 0);
+			ck_assert_mem_eq(got, model, size);
+		}
+		plt_store_unref(st);
+		plt_store_unref(low);
+	}
 }
 END_TEST
 
@@ -614,6 +678,7 @@ static Suite *suite(void)
 	tcase_add_test(tc, test_fixed_size);
 	tcase_add_test(tc, test_window_edges);
 	tcase_add_test(tc, test_overlay_edits);
+	tcase_add_test(tc, test_overlay_joins);
 	tcase_add_test(tc, test_null);
 	tcase_add_test(tc, test_sync_record);
 	tcase_add_test(tc, test_sync_failure_is_final);

@@ -17,6 +17,7 @@ script_tests += \
 	tests/peer/repair.sh \
 	tests/peer/resize.sh \
 	tests/peer/roundtrip.sh \
+	tests/peer/snapshot-ops.sh \
 	tests/peer/snapshots.sh \
 	tests/peer/vhd.sh \
 	tests/peer/vmstate.sh \

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+libplatter_core_la_SOURCES += \
+	snapshot/internal.c \
+	$(NULL)

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+
+unit_tests += tests/snapshot/test-internal
+tests_snapshot_test_internal_SOURCES = tests/snapshot/test-internal.c tests/block/lab.c tests/block/lab.h
+tsan_tests += tests/snapshot/test-internal
