@@ -525,6 +525,26 @@ static void fill_image(struct plt_image *img, struct plt_ctx *ctx, const struct 
 		img->engine->file_flags |= PLT_FILE_NO_LOCK;
 }
 
+/* Rescue: a backing file that is missing, or is another one, costs what lies in it and no more. */
+static int do_without_backing(struct plt_image *img, const struct plt_rescue_options *opts, int error, struct plt_error *err)
+{
+	struct plt_error why = PLT_ERROR_INIT;
+	struct plt_check_finding f = { .id = "C-OPEN", .severity = "corruption", .text = why.text, .beyond_qemu = true,
+				       .image = img->name };
+
+	plt_error_set(&why, -error, "'%s': what lies in its backing file is lost: %s", img->name,
+		      err && err->text[0] ? err->text : strerror(-error));
+	plt_image_close(img->engine->backing, NULL);
+	img->engine->backing = NULL;
+	img->engine->rescue->base_gone = true;
+	if (opts && opts->found)
+		opts->found(opts->found_arg, &f);
+	plt_ctx_warn(img->ctx, "%s", why.text);
+	if (err)
+		*err = (struct plt_error)PLT_ERROR_INIT;
+	return 0;
+}
+
 /* Over an open store, and the plan (NULL: none) that has made it of the file, which is taken over. */
 static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tree, const char *name,
 			const char *format, struct opening *how, struct plt_rescue_plan *plan, uint64_t file_size,
@@ -569,6 +589,8 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 		return plt_error_default(err, -r, "'%s' (%s)", name, drv->name);
 	}
 	r = open_backing(img, tree, how, err);
+	if (img->engine->rescue && (r == -ENOENT || r == -ENOTDIR || r == -ENOMEDIUM || r == -ESTALE))
+		r = do_without_backing(img, how->opts->rescue, r, err);
 	if (r == 0 && img->inactive && how->opts->flags & PLT_OPEN_FIND_BACKING && drv->find_backing)
 		r = drv->find_backing(img, err);
 	if (r < 0) {

@@ -156,8 +156,7 @@ uint64_t plt_rescue_upto(struct plt_io *io, uint64_t end)
 	return end;
 }
 
-/* It cannot be had. */
-static void lose(struct plt_io *io, uint64_t off, uint64_t len, const char *why)
+void plt_rescue_lose(struct plt_io *io, uint64_t off, uint64_t len, const char *why)
 {
 	if (!io->eng->rescue->zero) {
 		refuse(io, off, len, why);
@@ -172,12 +171,12 @@ uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run)
 	uint64_t there;
 
 	if (run->kind == PLT_RUN_DAMAGED) {
-		lose(io, run->off, run->len, PLT_WHY_DAMAGED);
+		plt_rescue_lose(io, run->off, run->len, PLT_WHY_DAMAGED);
 		return 0;
 	}
 	there = plt_rescue_there(io->img, run);
 	if (there < run->len)
-		lose(io, run->off + there, run->len - there, PLT_WHY_CUT);
+		plt_rescue_lose(io, run->off + there, run->len - there, PLT_WHY_CUT);
 	return there;
 }
 
