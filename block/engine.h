@@ -168,6 +168,8 @@ void plt_block_unpin(struct plt_block *b);
 struct plt_block *plt_cache_reserve(struct plt_engine *eng, const struct plt_meta_type *type, uint64_t off);
 /* It could not be loaded: the cache has not got it, whoever waits for it tries himself. */
 void plt_cache_unreserve(struct plt_engine *eng, struct plt_block *b);
+/* Of a block that the caller has pinned: 0, or why its last load failed. */
+int plt_cache_load_result(struct plt_engine *eng, struct plt_block *b, struct plt_error *err);
 /* The load that had begun is none: who needs the block begins another. */
 void plt_cache_load_again(struct plt_engine *eng, struct plt_block *b);
 uint64_t plt_cache_budget(const struct plt_ctx *ctx); /* slots */

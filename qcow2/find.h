@@ -35,6 +35,7 @@ struct qcow2_find {
 	uint64_t file_size;
 	uint64_t bound;           /* no entry names a place behind it: much may have been cut off the file */
 	unsigned hint;            /* cluster size that the header has, if it can be; 0: none */
+	unsigned hint_order;      /* width of the counts by the header; 4: it says none */
 	struct qcow2_exam x;      /* as much of one as the shape of tables needs: cluster size, version, file size */
 
 	/* find.c */

@@ -281,7 +281,8 @@ static unsigned counts_used(struct qcow2_find *f, const uint8_t *table, uint64_t
 static int find_reftable(struct qcow2_find *f, uint8_t *buf)
 {
 	const struct qcow2_state *q = &f->x.q;
-	static const unsigned orders[] = { 4, 5, 6, 3, 2, 1, 0 };
+	/* (of a small image several may fit: then what the header says is right) */
+	const unsigned orders[] = { f->hint_order, 4, 5, 6, 3, 2, 1, 0 };
 	unsigned best = 899;
 
 	for (uint32_t i = 0; i < f->n; i++) {

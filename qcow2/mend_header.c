@@ -512,7 +512,7 @@ static int decide(struct mending *m, struct plt_error *err)
 
 int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *err)
 {
-	struct qcow2_find f = {.ctx = ex->ctx, .file = ex->file};
+	struct qcow2_find f = {.ctx = ex->ctx, .file = ex->file, .hint_order = 4};
 	struct mending m = {.ex = ex, .f = &f};
 	struct qcow2_header h;
 	int r = qcow2_find_sights(&f);
@@ -521,6 +521,8 @@ int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *
 		r = plt_store_read(ex->file, 0, &h, sizeof(h), PLT_IO_HEADER, NULL);
 	if (r == 0 && plt_be32_get(h.cluster_bits) >= QCOW2_MIN_CLUSTER_BITS && plt_be32_get(h.cluster_bits) <= QCOW2_MAX_CLUSTER_BITS)
 		f.hint = plt_be32_get(h.cluster_bits);
+	if (r == 0 && plt_be32_get(h.version) == 3 && plt_be32_get(h.refcount_order) <= 6)
+		f.hint_order = plt_be32_get(h.refcount_order);
 	if (r == 0)
 		r = qcow2_find_tables(&f);
 	if (r == 0)
