@@ -608,6 +608,23 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 	return 0;
 }
 
+/* "cache": {"direct": ..., "no-flush": ...} of a node is a cache mode for what lies below it. */
+static int tree_cache(const json_t *tree, struct plt_open_options *opts, struct plt_error *err)
+{
+	const json_t *cache = json_object_get(tree, "cache");
+	bool direct, no_flush;
+	int r;
+
+	if (!json_is_object(cache))
+		return 0;
+	r = tree_bool(cache, "direct", &direct, err);
+	if (r == 0)
+		r = tree_bool(cache, "no-flush", &no_flush, err);
+	if (r == 0 && (direct || no_flush))
+		opts->cache = no_flush ? "unsafe" : "none";
+	return r;
+}
+
 /* A node that changes how the one below it is used: that one, used so. */
 static int open_filter(struct plt_ctx *ctx, json_t *tree, struct opening *how, struct plt_image **ret,
 		       struct plt_error *err)
@@ -696,11 +713,16 @@ static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, str
 		return plt_error_set(err, ENOMEM, "out of memory");
 	if (how->depth >= PLT_MAX_DEPTH)
 		return plt_error_set(err, ELOOP, "'%s': more than %d layers", name, PLT_MAX_DEPTH);
+	if (driver && opts.format && plt_name_is_protocol(opts.format) && file && tree_string(file, "driver") &&
+	    !strcmp(tree_string(file, "driver"), opts.format))
+		opts.format = driver; /* it was meant for the bytes, which this node shows */
 	if (driver && opts.format && strcmp(driver, opts.format))
 		return plt_error_set(err, EINVAL, "Driver specified twice");
 	if (!driver)
 		driver = opts.format;
 	r = tree_bool(tree, "read-only", &readonly, err);
+	if (r == 0)
+		r = tree_cache(tree, &opts, err);
 	if (r < 0)
 		return r;
 	if (readonly && opts.flags & PLT_OPEN_WRITE)
@@ -709,8 +731,10 @@ static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, str
 		return open_filter(ctx, tree, how, ret, err);
 	if (driver && plt_name_is_protocol(driver)) { /* the bytes themselves, as a disk */
 		driver = "raw";
-		file = tree;
-		tree = NULL;
+		if (tree_string(tree, "driver") || !file) {
+			file = tree;
+			tree = NULL;
+		}
 	}
 	if (!file)
 		return plt_error_set(err, EINVAL, "A block device must be specified for \"file\"");

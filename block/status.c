@@ -119,7 +119,7 @@ static int add_data(struct walk *w, struct plt_image *img, const struct plt_run 
 	struct plt_extent x = { .off = run->off, .len = run->len, .depth = depth, .host_off = run->host_off,
 				.flags = PLT_EXTENT_DATA | PLT_EXTENT_PRESENT | PLT_EXTENT_OFFSET,
 				.file = run->store->name };
-	uint64_t done = 0;
+	uint64_t done = 0, align = run->store->limits.align;
 	int r;
 
 	if (run->cipher)
@@ -134,6 +134,9 @@ static int add_data(struct walk *w, struct plt_image *img, const struct plt_run 
 		r = plt_store_extents(run->store, run->host_off + done, run->len - done, &kind, &x.len, err);
 		if (r < 0)
 			return r;
+		/* what comes in whole blocks is not told apart within one: the file may end in the middle */
+		if (kind == PLT_STORE_DATA && align > 1)
+			x.len = plt_align_up(run->host_off + done + x.len, align) - (run->host_off + done);
 		x.len = PLT_MIN(x.len, run->len - done);
 		x.off = run->off + done;
 		x.host_off = run->host_off + done;

@@ -213,13 +213,14 @@ static bool count_mark(void *arg, const struct plt_mark *m)
 }
 
 /* No copy of a beginning; but is there what one would have led to? */
-static int say_remains(struct guest_exam *x, const struct plt_part *part)
+int guest_say_remains(struct guest_exam *x, const struct plt_part *part, bool *ret_said)
 {
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(1 << 20);
 	struct remains k = { 0 };
 	unsigned ext, xfs, ntfs, fat;
 	uint64_t end = part->start + PLT_MIN(part->len, REMAINS_BYTES);
 
+	*ret_said = false;
 	if (!buf)
 		return -ENOMEM;
 	for (uint64_t off = part->start, n; off < end; off += n) {
@@ -231,7 +232,8 @@ static int say_remains(struct guest_exam *x, const struct plt_part *part)
 	xfs = k.n[PLT_MARK_XFS_BLOCK] + k.n[PLT_MARK_XFS_INODE] + k.n[PLT_MARK_XFS_AG];
 	ntfs = k.n[PLT_MARK_NTFS_MFT] + k.n[PLT_MARK_NTFS_INDX];
 	fat = k.n[PLT_MARK_FAT_DIR];
-	if (ext + xfs + ntfs + fat >= REMAINS_MIN)
+	*ret_said = ext + xfs + ntfs + fat >= REMAINS_MIN;
+	if (*ret_said)
 		guest_found(x, "R-SB", false, part->start, part->len, "the volume at %#" PRIx64 " has structures of a filesystem "
 			    "(%s), but no superblock, and no copy of one is found", part->start,
 			    ext >= xfs && ext >= ntfs && ext >= fat ? "ext" : xfs >= ntfs && xfs >= fat ? "xfs" :
@@ -260,7 +262,7 @@ int guest_mend_volume(struct guest_exam *x, const struct plt_part *part)
 		if (s)
 			r = restore(x, s, agree);
 		else
-			r = say_remains(x, part);
+			r = guest_say_remains(x, part, &is);
 	}
 	free(v);
 	return r;
