@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) the platter authors
 """The tables of recovery.py: a line a case, a line a class, and docs/recovery.md."""
+import re
 import subprocess
 
 import damage
@@ -175,7 +176,7 @@ def undo_failed(case):
 
 
 def bad_list(cases):
-    bad = ['* %s: %s' % (' '.join(str(c).split()), b.split('\n')[0]) for c in cases for b in c.bad]
+    bad = ['* %s: %s' % (' '.join(str(c).split()), re.sub(r'/\S*/', '', b.split('\n')[0])) for c in cases for b in c.bad]
     return ['', '## What must not be', ''] + bad if bad else []
 
 
