@@ -107,18 +107,6 @@ static int restore(struct guest_exam *x, const struct plt_super *s, unsigned agr
 
 #define LVM_TEXT_MAX (1u << 20)
 
-static uint32_t lvm_crc(const uint8_t *p, size_t len)
-{
-	uint32_t crc = 0xf597a6cf;
-
-	for (size_t i = 0; i < len; i++) {
-		crc ^= p[i];
-		for (unsigned b = 0; b < 8; b++)
-			crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
-	}
-	return crc;
-}
-
 /* The number behind "key = " from @p on; 0: there is none. */
 static uint64_t number(const char *p, const char *key)
 {
@@ -154,7 +142,7 @@ static int mend_lvm(struct guest_exam *x, const struct plt_part *part, bool *ret
 	*ret_is = false;
 	if (part->len < 1 << 20 || x->disk.read(x->disk.arg, part->start + 4096, mda, sizeof(mda)) ||
 	    memcmp(mda + 4, " LVM2 x[5A%r0N*>", 16) || plt_get_le64(mda + 24) != 4096 ||
-	    lvm_crc(mda + 4, sizeof(mda) - 4) != plt_get_le32(mda))
+	    plt_lvm_crc(mda + 4, sizeof(mda) - 4) != plt_get_le32(mda))
 		return 0;
 	*ret_is = true;
 	area = plt_get_le64(mda + 32);
@@ -189,7 +177,7 @@ static int mend_lvm(struct guest_exam *x, const struct plt_part *part, bool *ret
 	plt_put_le64(label + 112, area);
 	plt_put_le32(label + 136, 2);                /* and the extension: version, flags */
 	plt_put_le32(label + 140, 1);
-	plt_put_le32(label + 16, lvm_crc(label + 20, GUEST_SECTOR - 20));
+	plt_put_le32(label + 16, plt_lvm_crc(label + 20, GUEST_SECTOR - 20));
 	r = mend ? guest_put(x, part->start + GUEST_SECTOR, label, sizeof(label), PLT_STRONG,
 			     "the label is made from the volume's own metadata") : 0;
 	guest_found(x, "R-LVM", mend, part->start + GUEST_SECTOR, GUEST_SECTOR, "the label of an LVM physical volume at %#" PRIx64
