@@ -79,7 +79,6 @@ int plt_meta_load_wait(struct plt_image *img, struct plt_block *b, struct plt_er
 	size_t len;
 	int r;
 
-	(void)err; /* the next plt_meta_get() says what was wrong */
 	/*
 	 * Somebody else's load may be under way; it is not waited for, because that request may belong to
 	 * this very thread.  Whoever is first publishes.
@@ -92,5 +91,5 @@ int plt_meta_load_wait(struct plt_image *img, struct plt_block *b, struct plt_er
 	if (buf != small)
 		free(buf);
 	free(a);
-	return 0;
+	return plt_cache_load_result(img->engine, b, err);
 }

@@ -326,6 +326,15 @@ static void slot_revive(struct plt_block *b)
 	atomic_fetch_and(&b->pins, ~PLT_BLOCK_DEAD);
 }
 
+/* cache.lock held */
+static int load_error(struct plt_block *b, struct plt_error *err)
+{
+	if (err && b->load_text.code)
+		*err = b->load_text;
+	return plt_error_default(err, b->load_error, "%s at %#" PRIx64 ": cannot be read", b->type->name,
+				 plt_block_host_off(b));
+}
+
 /* ---- get ------------------------------------------------------------------------------------- */
 
 static int get_slow(struct plt_image *img, struct plt_pins *pins, const struct plt_meta_type *type,
@@ -342,10 +351,7 @@ static int get_slow(struct plt_image *img, struct plt_pins *pins, const struct p
 			*ret = mine;
 			return 0;
 		case PLT_BLOCK_FAILED:
-			if (err && mine->load_text.code)
-				*err = mine->load_text;
-			return plt_error_default(err, mine->load_error, "%s at %#" PRIx64 ": cannot be read",
-						 type->name, off);
+			return load_error(mine, err);
 		default:
 			*need = (struct plt_need){ .kind = PLT_NEED_LOAD, .block = mine };
 			return -EAGAIN;
@@ -490,6 +496,12 @@ void plt_cache_unreserve(struct plt_engine *eng, struct plt_block *b)
 	}
 	pthread_mutex_unlock(&c->lock);
 	plt_block_unpin(b);
+}
+
+int plt_cache_load_result(struct plt_engine *eng, struct plt_block *b, struct plt_error *err)
+{
+	PLT_LOCK_SCOPE(&eng->img->ctx->cache->lock);
+	return atomic_load(&b->state) == PLT_BLOCK_FAILED ? load_error(b, err) : 0;
 }
 
 void plt_cache_load_again(struct plt_engine *eng, struct plt_block *b)

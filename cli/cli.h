@@ -58,6 +58,8 @@ enum {
 	OPT_DRY_RUN,
 	OPT_COPY,
 	OPT_LIMITS,
+	OPT_CARVE,
+	OPT_MAP,
 	OPT_RESCUE,
 	OPT_REPORT,
 	OPT_STRICT,
@@ -258,7 +260,7 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 /* ---- commands -------------------------------------------------------------------------------- */
 
 extern const struct cli_command cli_amend, cli_bench, cli_check, cli_compare, cli_convert, cli_create,
-	cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_repair, cli_resize,
+	cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_repair, cli_resize, cli_scan,
 	cli_snapshot, cli_undo;
 
 #endif

@@ -18,6 +18,7 @@ platter_SOURCES += \
 	cli/cmd_measure.c \
 	cli/cmd_repair.c \
 	cli/cmd_resize.c \
+	cli/cmd_scan.c \
 	cli/cmd_snapshot.c \
 	cli/cmd_undo.c \
 	cli/findings.c \

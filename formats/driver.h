@@ -109,7 +109,7 @@ int plt_meta_get(struct plt_image *img, struct plt_pins *pins, const struct plt_
 /* The same, blocking: meets its own needs (pins are PLT_PINS_BLOCKING).  Never with the image lock held. */
 int plt_meta_get_wait(struct plt_image *img, struct plt_pins *pins, const struct plt_meta_type *type,
 		      uint64_t host_off, struct plt_block **ret, struct plt_error *err);
-/* Blocking: meet PLT_NEED_LOAD. */
+/* Blocking: meet PLT_NEED_LOAD.  The block is pinned; the errno of its load if that failed. */
 int plt_meta_load_wait(struct plt_image *img, struct plt_block *b, struct plt_error *err);
 /*
  * A block whose content is new: zeroed, valid and not read from the file.  Image lock held.

@@ -651,6 +651,58 @@ struct plt_hash_options {
 int plt_hash(struct plt_disk *disk, const struct plt_hash_options *opts, uint8_t ret[64], size_t *ret_len,
 	     struct plt_error *err);
 
+/* What a scan comes upon. */
+enum plt_scan_class {
+	PLT_SCAN_IMAGE,       /* the header (or footer) of an image of some format */
+	PLT_SCAN_STRUCTURE,   /* tables or blocks that belong to no image that is found: .count of them */
+	PLT_SCAN_TABLE,       /* a partition table */
+	PLT_SCAN_PARTITION,
+	PLT_SCAN_FILESYSTEM,  /* or volume: LVM, LUKS, swap, md, VMFS */
+};
+
+struct plt_scan_object {
+	enum plt_scan_class kind;
+	const char *what;       /* "qcow2", "vpc", "L2 tables", "gpt", "ext4": static */
+	uint64_t offset;        /* where it begins */
+	uint64_t length;        /* as far as it says; 0: it does not */
+	uint64_t size;          /* of an image: its virtual size */
+	uint64_t count;         /* of structures */
+	int inside;             /* the smallest object that it lies in (its place in the list), -1: none */
+	bool copy;              /* recognised by a copy of its superblock only: its beginning is damaged */
+	bool carvable;          /* .length bytes from .offset are all of it, if it lies in one piece */
+	unsigned errors;        /* that a check of it finds, as far as there is a check */
+	const char *detail;     /* a line for a person, "" none */
+	const char *carved;     /* the file that it was carved into; NULL: not */
+};
+
+struct plt_scan_options {
+	size_t size;
+	const char *carve;      /* a folder in which to write what can be carved; NULL: only look */
+	const char *map;        /* a map of ddrescue: ranges that it calls bad are not read; written anew; NULL: none */
+	plt_progress_fn progress;
+	void *progress_arg;
+};
+#define PLT_SCAN_OPTIONS_INIT { .size = sizeof(struct plt_scan_options) }
+
+struct plt_scan;
+/*
+ * Look through all of @disk, once and in order, for images, partitions, filesystems and what is left of them.
+ * Holes are not read; sectors that cannot be read are passed over.  Nothing of @disk is changed.  A file in the folder
+ * .carve is never written over (-EEXIST is said of the object, .carved stays NULL).
+ */
+int plt_scan(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_scan_options *opts, struct plt_scan **ret,
+	     struct plt_error *err);
+/* The i-th object, by offset; NULL behind the last.  Valid until plt_scan_free(). */
+const struct plt_scan_object *plt_scan_object(const struct plt_scan *scan, unsigned i);
+struct plt_scan_totals {
+	uint64_t read, holes;   /* bytes */
+	uint64_t bad;           /* bytes that could not be read, or that the map calls bad */
+	uint64_t skipped;       /* bytes that were not tried: too many beside them are bad */
+	uint64_t omitted;       /* objects that were found and not kept: there are too many */
+};
+void plt_scan_totals(const struct plt_scan *scan, struct plt_scan_totals *ret);
+void plt_scan_free(struct plt_scan *scan); /* NULL allowed */
+
 struct plt_bench_options {
 	size_t size;
 	bool write;

@@ -301,7 +301,8 @@ static unsigned counts_used(struct qcow2_find *f, const uint8_t *table, uint64_t
 static int find_reftable(struct qcow2_find *f, uint8_t *buf)
 {
 	const struct qcow2_state *q = &f->x.q;
-	static const unsigned orders[] = { 4, 5, 6, 3, 2, 1, 0 };
+	/* (of a small image several may fit: then what the header says is right) */
+	const unsigned orders[] = { f->hint_order, 4, 5, 6, 3, 2, 1, 0 };
 	unsigned best = 599; /* (of tables that were freed nothing is counted) */
 
 	for (uint32_t i = 0; i < f->n; i++) {
@@ -439,6 +440,25 @@ bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 		some = true;
 	}
 	return !some || bad * 4 > used;
+}
+
+bool qcow2_l1_fits(const struct qcow2_find *f, uint64_t l1_offset, uint32_t l1_size, unsigned cluster_bits)
+{
+	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE);
+	uint64_t mask = (UINT64_C(1) << cluster_bits) - 1;
+	uint32_t n = PLT_MIN(l1_size, (uint32_t)NOWHERE / 8), some = 0;
+
+	if (!l1 || !l1_offset || l1_offset & mask || l1_offset >= f->file_size ||
+	    plt_store_read(f->file, l1_offset, l1, NOWHERE, PLT_IO_L1, NULL) < 0)
+		return false;
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t e = plt_get_be64(l1 + (size_t)i * 8), off = e & QCOW2_L1_OFFSET;
+
+		if (e & QCOW2_L1_RESERVED || off & mask || off >= f->file_size)
+			return false;
+		some += off != 0;
+	}
+	return some != 0;
 }
 
 int qcow2_find_tables(struct qcow2_find *f)

@@ -36,6 +36,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/recover.c \
 	qcow2/recount.c \
 	qcow2/refcount.c \
+	qcow2/rows.c \
 	qcow2/resize.c \
 	qcow2/show.c \
 	qcow2/snapshot.c \

@@ -519,6 +519,9 @@ static int decide(struct mending *m, struct plt_error *err)
 	if (agreeing(m) >= 3) {
 		set32(m, AT(magic), QCOW2_MAGIC, "mark of the format", "it is");
 		/* (damaged tables say little of what they were: one must lead to others) */
+		if (f->hint > f->x.q.cluster_bits && get32(m, AT(cluster_bits)) == f->hint &&
+		    qcow2_l1_fits(f, get64(m, AT(l1_table_offset)), get32(m, AT(l1_size)), f->hint))
+			return -ENOENT; /* parts of damaged tables look like tables of an image with smaller clusters */
 		if (f->l1_offset || !f->hint)
 			set32(m, AT(cluster_bits), f->x.q.cluster_bits, "cluster size", "the tables are whole with");
 		mend_version(m);
@@ -551,7 +554,7 @@ static int decide(struct mending *m, struct plt_error *err)
 
 int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *err)
 {
-	struct qcow2_find f = {.ctx = ex->ctx, .file = ex->file};
+	struct qcow2_find f = {.ctx = ex->ctx, .file = ex->file, .hint_order = 4};
 	struct mending m = {.ex = ex, .f = &f, .readable = !read_error};
 	struct qcow2_header h;
 	int r = qcow2_find_sights(&f);
@@ -560,6 +563,8 @@ int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *
 		r = plt_store_read(ex->file, 0, &h, sizeof(h), PLT_IO_HEADER, NULL);
 	if (r == 0 && plt_be32_get(h.cluster_bits) >= QCOW2_MIN_CLUSTER_BITS && plt_be32_get(h.cluster_bits) <= QCOW2_MAX_CLUSTER_BITS)
 		f.hint = plt_be32_get(h.cluster_bits);
+	if (r == 0 && plt_be32_get(h.version) == 3 && plt_be32_get(h.refcount_order) <= 6)
+		f.hint_order = plt_be32_get(h.refcount_order);
 	if (r == 0)
 		r = qcow2_find_tables(&f);
 	if (r == 0)

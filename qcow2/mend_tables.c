@@ -365,6 +365,30 @@ static int clear_sectors(struct tables *t, uint64_t guest, struct damage *d)
 	return r;
 }
 
+/* Does the file, as it was found, end within the table at @off? */
+static bool is_cut(const struct qcow2_exam *x, uint64_t off)
+{
+	return !qcow2_is_added(x, off) && off < x->ex->mend->file_size &&
+	       off + x->q.cluster_size > x->ex->mend->file_size;
+}
+
+/* What the file has lost of the table itself, with its end, does not say that nothing was there. */
+static int clear_cut(struct tables *t, uint64_t old, uint64_t guest, struct damage *d)
+{
+	const struct qcow2_state *q = &t->x->q;
+	uint64_t size = t->x->ex->mend->file_size;
+	int r = 0;
+
+	if (!is_cut(t->x, old))
+		return 0;
+	for (uint32_t i = (uint32_t)((size - old) / q->l2_entry_size); i < 1U << q->l2_bits && r == 0; i++) {
+		entry_put(q, t->fresh, i, 0, 0);
+		d->beyond++;
+		r = note_lost(t, guest, i, qcow2_why_beyond, d);
+	}
+	return r;
+}
+
 static int clear_entries(struct tables *t, uint64_t guest, struct damage *d)
 {
 	const struct qcow2_state *q = &t->x->q;
@@ -475,8 +499,10 @@ static int mend_table(struct tables *t, uint32_t index, uint64_t old, uint64_t *
 	memset(t->lost, 0, sizeof(*t->lost) << q->l2_bits);
 	r = clear_sectors(t, guest, &d);
 	if (r == 0)
+		r = clear_cut(t, old, guest, &d);
+	if (r == 0)
 		r = clear_entries(t, guest, &d);
-	if (r < 0 || !memcmp(t->fresh, t->table, q->cluster_size))
+	if (r < 0 || (!d.beyond && !memcmp(t->fresh, t->table, q->cluster_size)))
 		return r;
 	r = fill_from_snapshots(t, index, old, guest, &d.given);
 	if (r == 0 && d.entries + d.turned > 0)
@@ -609,7 +635,7 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 		return qcow2_doubt(x, t->t, PLT_INFERRED, (uint64_t)index << (q->cluster_bits + q->l2_bits),
 				   UINT64_C(1) << (q->cluster_bits + q->l2_bits), PLT_GUESS, why_shared);
 	/* (one that several entries of a tree name is no table that was damaged, but an entry) */
-	if (!l || !l->flagged || l->empty || l->active > 1 || l->others > q->nb_snapshots || ++t->looks > MAX_LOOKS)
+	if (!l || ((!l->flagged || l->empty) && !is_cut(x, off)) || l->active > 1 || l->others > q->nb_snapshots || ++t->looks > MAX_LOOKS)
 		return 0;
 	if (l->moved) {
 		r = same_losses(t, index, l);

@@ -133,6 +133,15 @@ int guest_put(struct guest_exam *x, uint64_t off, const void *bytes, size_t len,
 	return plt_doubts_set(&x->mend->doubts, &d);
 }
 
+void guest_note(struct guest_exam *x, const char *id, uint64_t off, uint64_t len, const char *text)
+{
+	struct plt_check_finding f = { .id = id, .severity = "note", .text = text, .host_off = off, .host_len = len,
+				       .guest_off = off, .guest_len = len };
+
+	if (x->found)
+		x->found(x->arg, &f);
+}
+
 /* ---- foreign beginnings ---------------------------------------------------------------------- */
 
 static bool is_gpt_header(const uint8_t *p)
@@ -170,14 +179,9 @@ static void say_foreign(struct guest_exam *x)
 
 	if (end < 2 * GUEST_SECTOR || read_disk(x, end - GUEST_SECTOR, p, sizeof(p)) < 0)
 		return;
-	if (!memcmp(p, "conectix", 8) && plt_get_be32(p + 60) == 2 && plt_get_be64(p + 48) == end - GUEST_SECTOR) {
-		struct plt_check_finding f = { .id = "R-OFF", .severity = "note", .host_off = end - GUEST_SECTOR,
-					       .host_len = GUEST_SECTOR };
-
-		f.text = "the file ends with the footer of a fixed VHD: the last sector is not the disk's, -f vpc knows that";
-		if (x->found)
-			x->found(x->arg, &f);
-	}
+	if (!memcmp(p, "conectix", 8) && plt_get_be32(p + 60) == 2 && plt_get_be64(p + 48) == end - GUEST_SECTOR)
+		guest_note(x, "R-OFF", end - GUEST_SECTOR, GUEST_SECTOR, "the file ends with the footer of a fixed VHD: the "
+			   "last sector is not the disk's, -f vpc knows that");
 }
 
 /* ---- all of it ------------------------------------------------------------------------------- */
@@ -190,6 +194,18 @@ static bool is_empty(struct guest_exam *x)
 
 	return buf && read_disk(x, 0, buf, n) == 0 && plt_is_zero(buf, n) &&
 	       read_disk(x, x->disk.size - n, buf, n) == 0 && plt_is_zero(buf, n);
+}
+
+static int say_unknown(struct guest_exam *x)
+{
+	const struct plt_part whole = { .len = x->disk.size };
+	bool said;
+	int r = guest_say_remains(x, &whole, &said);
+
+	if (r == 0 && !said)
+		guest_note(x, "R-PT-2", 0, x->disk.size, "no partition table, filesystem or volume is where one would begin, and "
+			   "no remains of any are found: what the disk holds is not known");
+	return r;
 }
 
 int plt_guest_examine(struct plt_store *st, struct plt_mend *mend,
@@ -210,8 +226,7 @@ int plt_guest_examine(struct plt_store *st, struct plt_mend *mend,
 		say_foreign(x);
 		r = guest_mend_table(x);
 		if (r == 0 && !(mend && mend->changed) && x->table == GUEST_NO_TABLE && !is_empty(x))
-			guest_found(x, "R-PT-2", false, 0, GUEST_SECTOR, "no partition table and no filesystem is where one "
-				    "would begin, and what there is does not tell how the disk was divided");
+			r = say_unknown(x);
 		for (unsigned i = 0; i < x->nparts && r == 0 && !(mend && mend->changed); i++)
 			r = guest_mend_volume(x, &x->parts[i]);
 		r = r < 0 ? plt_error_set(err, -r, "the disk cannot be examined") : 0;

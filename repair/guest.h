@@ -42,6 +42,8 @@ int plt_guest_examine(struct plt_store *st, struct plt_mend *mend,
 /* A finding about [off, off+len) of the disk; @mended: the edits of this round put it right. */
 void guest_found(struct guest_exam *x, const char *id, bool mended, uint64_t off, uint64_t len, const char *fmt, ...)
 	__attribute__((format(printf, 6, 7)));
+/* What is worth knowing, and changes no exit status. */
+void guest_note(struct guest_exam *x, const char *id, uint64_t off, uint64_t len, const char *text);
 static inline bool guest_mends(const struct guest_exam *x)
 {
 	return x->mend && x->mend->what & PLT_MEND_MAP;
@@ -59,6 +61,7 @@ bool guest_is_shifted(struct guest_exam *x);
 /* guest_table.c; 0: go on, 1: something was mended, look again */
 int guest_mend_table(struct guest_exam *x);
 /* guest_super.c */
+int guest_say_remains(struct guest_exam *x, const struct plt_part *part, bool *ret_said);
 int guest_mend_volume(struct guest_exam *x, const struct plt_part *part);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Copyright (x) the platter authors */
+/* Copyright (c) the platter authors */
 
 /*
  * What is wrong with a VHD.  Works on the bare file, so that an image that does not open is examined
@@ -444,7 +444,7 @@ static int mend_dynamic(struct vhd_exam *x, struct plt_error *err)
 
 	x->ex->mend->unplaced.n = 0;
 
-	if (x->bad.n || x->nunfit || x->overlaps || x->room || x->ex->mend->nplace)
+	if (x->bad.n || x->nunfit || x->overlaps || x->room || x->ex->mend->nplace || x->ex->mend->doubts.n)
 		r = vhd_mend_table(x, err);
 	if (r < 0 || *changed) {
 		check_copies(x, vhd_found);
@@ -453,7 +453,7 @@ static int mend_dynamic(struct vhd_exam *x, struct plt_error *err)
 	r = vhd_mend_copies(x, err);
 	if (r == 0)
 		check_copies(x, *changed ? vhd_mended : vhd_found);
-	for (size_t i = 0; i < x->nunfit && r == 0; i++)
+	for (size_t i = 0; i < x->nunfit && r == 0 && !x->v.honoured; i++)
 		r = vhd_mend_bits(x, &x->unfit[i].u, x->unfit[i].hidden);
 	return r;
 }

@@ -117,13 +117,13 @@ static int check_block(struct vhd_exam *x, const struct vhd_used *u, uint8_t *bi
 	bool child = v->type == VHD_DIFFERENCING, zero, look;
 	int r;
 
-	if (v->honoured && !complete && !child)
+	if (v->honoured && !complete && !child && !vhd_mends(x, PLT_MEND_MAP))
 		return 0;
 	r = plt_store_read(x->ex->file, start, bits, v->bitmap_bytes, PLT_IO_BITMAP, err);
 	if (r == 0 && bits[0] == 0xff && !memcmp(bits, bits + 1, v->bitmap_bytes - 1))
 		return 0; /* as nearly all are */
 	zero = r == 0 && plt_is_zero(bits, v->bitmap_bytes);
-	look = !v->honoured || (child && zero);
+	look = !v->honoured || (child && zero) || (vhd_mends(x, PLT_MEND_MAP) && (x->room || x->overlaps));
 	if (!look && !complete)
 		return r;
 	sectors = PLT_MIN(sectors, disk);
@@ -138,19 +138,30 @@ static int check_block(struct vhd_exam *x, const struct vhd_used *u, uint8_t *bi
 		r = wrong_batmap(x, u, start, clear);
 	if (r < 0 || !hidden)
 		return r;
-	if (child)
+	if (child && zero)
 		return complete ? 0 : zero_bitmap(x, u, hidden);
 	return add_unfit(x, u, hidden);
 }
 
-/* Of a block that shares bytes with another only whether its bitmap is one at all. */
-static int check_shared(struct vhd_exam *x, const struct vhd_used *u, uint8_t *bits)
+/*
+ * Of a block that shares bytes with another: whether its bitmap is one at all.  Where bits count, what is in it has
+ * to be looked at, of no more blocks than there is room for in the file.
+ */
+static int check_shared(struct vhd_exam *x, const struct vhd_used *u, uint8_t *bits, uint8_t *buf, uint64_t *looked)
 {
+	uint64_t start = (uint64_t)u->sector * VHD_SECTOR;
+	enum vhd_fit fit;
 	int r;
 
-	if (!vhd_mends(x, PLT_MEND_MAP) || x->v.honoured)
+	if (!vhd_mends(x, PLT_MEND_MAP))
 		return 0;
-	r = plt_store_read(x->ex->file, (uint64_t)u->sector * VHD_SECTOR, bits, x->v.bitmap_bytes, PLT_IO_BITMAP, NULL);
+	if (x->v.honoured) {
+		if (++*looked > x->ends.file_size / vhd_block_len(&x->v))
+			return 0;
+		r = vhd_fit_at(x, start, buf, &fit, NULL);
+		return r == 0 && fit == VHD_FIT_NO ? add_unfit(x, u, 0) : r;
+	}
+	r = plt_store_read(x->ex->file, start, bits, x->v.bitmap_bytes, PLT_IO_BITMAP, NULL);
 	if (r < 0 || (bits[0] == 0xff && !memcmp(bits, bits + 1, x->v.bitmap_bytes - 1)))
 		return 0;
 	return add_unfit(x, u, 0);
@@ -159,7 +170,7 @@ static int check_shared(struct vhd_exam *x, const struct vhd_used *u, uint8_t *b
 int vhd_check_bits(struct vhd_exam *x, struct plt_error *err)
 {
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(SCAN_BYTES), *bits = plt_alloc_io(x->v.bitmap_bytes);
-	uint64_t end = 0;
+	uint64_t end = 0, looked = 0;
 	int r = buf && bits ? 0 : -ENOMEM;
 
 	/* of blocks that share bytes only the first: the work stays within what the file holds */
@@ -170,7 +181,7 @@ int vhd_check_bits(struct vhd_exam *x, struct plt_error *err)
 			continue;
 		if (start < end) {
 			if (i && x->used[i].sector != x->used[i - 1].sector)
-				r = check_shared(x, &x->used[i], bits);
+				r = check_shared(x, &x->used[i], bits, buf, &looked);
 			continue;
 		}
 		end = start + vhd_block_len(&x->v);

@@ -287,10 +287,53 @@ static int settle_shared(struct vhd_exam *x, uint64_t start, uint64_t owner)
 
 /* ---- by evidence ----------------------------------------------------------------------------- */
 
+static const char may_be_one[] = "no block is named here, and blocks in the file have no place";
+static const char shares[] = "its BAT entry names a block that another names, too";
+
+/*
+ * The table has lost blocks, of which some have no place: any entry that is not in use may be one of theirs.  @none: all
+ * have theirs.
+ */
+static int doubt_unused(struct vhd_exam *x, bool none)
+{
+	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(65536);
+	int r = buf ? 0 : -ENOMEM;
+
+	for (uint64_t b = 0, n; b < x->v.blocks && r == 0 && x->v.blocks <= GAPS_MAX; b += n) {
+		n = PLT_MIN(x->v.blocks - b, UINT64_C(16384));
+		r = plt_store_read(x->ex->file, x->v.table_off + b * 4, buf, n * 4, PLT_IO_L1, NULL);
+		for (uint64_t i = 0; i < n && r == 0; i++) {
+			uint64_t off = (b + i) << x->v.block_bits;
+			const struct plt_doubt *d = plt_doubts_find(&x->ex->mend->doubts, PLT_DISK_ACTIVE, off);
+			bool covers = d && d->off <= off;
+
+			if (!none && plt_get_be32(buf + i * 4) == VHD_UNUSED && !covers)
+				r = doubt_blocks(x, PLT_LOST, PLT_PROVEN, b + i, 1, may_be_one);
+			else if (none && covers && !strcmp(d->why, may_be_one))
+				r = plt_doubts_clear(&x->ex->mend->doubts, PLT_DISK_ACTIVE, off, guest_len(x, b + i, 1));
+		}
+	}
+	return r;
+}
+
+/* Blocks of which two entries name the same place. */
+static int collect_shared(struct vhd_exam *x, struct plt_extents *ret)
+{
+	size_t end;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && (end = next_shared(x, &i)); i = end)
+		for (size_t k = i; k < end && r == 0; k++)
+			r = plt_extents_add(ret, x->used[k].block, 1);
+	return r;
+}
+
 static int place_chosen(struct vhd_exam *x)
 {
 	const struct plt_mend *m = x->ex->mend;
-	int r = 0;
+	struct plt_extents shared = PLT_EXTENTS_INIT;
+	bool unused = false;
+	int r = collect_shared(x, &shared);
 
 	for (size_t i = 0; i < m->nplace && r == 0; i++) {
 		uint64_t start = m->place[i].host_off, block = m->place[i].guest_off >> x->v.block_bits;
@@ -299,12 +342,18 @@ static int place_chosen(struct vhd_exam *x)
 
 		if (block >= x->v.blocks || get_entry(x, block, &entry) < 0)
 			continue;
-		if (o && (entry == VHD_UNUSED || plt_extents_overlaps(&x->bad, block, 1)))
-			r = put_entry(x, entry == VHD_UNUSED ? "V-BAT-2" : "V-BAT-3", block, start, m->place[i].certainty,
-				      m->place[i].why);
-		else if (entry == start / VHD_SECTOR)
+		if (o && (entry == VHD_UNUSED || plt_extents_overlaps(&x->bad, block, 1) ||
+			  plt_extents_overlaps(&shared, block, 1))) {
+			r = put_entry(x, entry == VHD_UNUSED ? "V-BAT-2" : plt_extents_overlaps(&shared, block, 1) ? "V-BAT-5" :
+				      "V-BAT-3", block, start, m->place[i].certainty, m->place[i].why);
+			unused |= entry == VHD_UNUSED;
+		} else if (entry == start / VHD_SECTOR) {
 			r = settle_shared(x, start, block);
+		}
 	}
+	if (r == 0 && unused)
+		r = doubt_unused(x, false);
+	plt_extents_release(&shared);
 	return r;
 }
 
@@ -373,11 +422,16 @@ static int name_unplaced(struct vhd_exam *x)
 	for (size_t i = 0; i < x->norphans && r == 0; i++)
 		if (x->orphans[i].content)
 			r = add_piece(&p, x->orphans[i].start);
-	for (size_t i = 0; r == 0 && (end = next_shared(x, &i)); i = end) {
+	if (r == 0 && p.o.n && !x->n)
+		r = doubt_unused(x, false);
+	else if (r == 0 && !p.o.n)
+		r = doubt_unused(x, true);
+	for (size_t i = 0; r == 0 && (end = next_shared(x, &i)); i = end)
 		r = add_piece(&p, (uint64_t)x->used[i].sector * VHD_SECTOR);
-		for (size_t k = i; k < end && r == 0; k++)
-			r = plt_extents_add(&shared, x->used[k].block, 1);
-	}
+	if (r == 0)
+		r = collect_shared(x, &shared);
+	for (size_t i = 0; i < shared.n && r == 0; i++)
+		r = doubt_blocks(x, PLT_INFERRED, PLT_GUESS, shared.v[i].off, shared.v[i].len, shares);
 	if (r == 0 && p.o.n && x->v.blocks <= UINT64_C(1) << 28)
 		r = collect_gaps(x, &p, &shared);
 	plt_extents_release(&shared);

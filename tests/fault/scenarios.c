@@ -379,6 +379,17 @@ static int run_grow(struct rig *r)
 	return rig_flush(r);
 }
 
+/* The new L1 table is longer than what a block of counts covers. */
+static int run_long_table(struct rig *r)
+{
+	TRY(rig_write(r, 64, 2 * KIB));
+	TRY(rig_flush(r));
+	TRY(rig_resize(r, r->size));
+	TRY(rig_write(r, r->size - 4 * KIB, 2 * KIB));
+	TRY(rig_write(r, 8 * KIB, 3 * KIB));
+	return rig_flush(r);
+}
+
 /* To within a cluster, so that what was behind the end lies where the disk grows again. */
 static int run_shrink(struct rig *r)
 {
@@ -554,6 +565,9 @@ const struct scenario scenarios[] = {
 	  { .options = "cluster_size=512,refcount_bits=64", .size = 160 * KIB, .first_size = 40 * KIB,
 	    .backing = true },
 	  NULL, run_grow, 0 },
+	{ "grow, long table",
+	  { .options = "cluster_size=512,refcount_bits=64", .size = 136 * 1024 * KIB, .first_size = 40 * KIB },
+	  NULL, run_long_table, 24 },
 	{ "shrink", { .options = "cluster_size=4096", .size = 128 * KIB },
 	  prepare_full, run_shrink, 0 },
 	{ "shrink, backing", { .options = "cluster_size=1024", .size = 96 * KIB, .backing = true },

@@ -31,6 +31,7 @@ fuzz_targets += \
 	tests/fuzz/fuzz-options \
 	tests/fuzz/fuzz-probe \
 	tests/fuzz/fuzz-read \
+	tests/fuzz/fuzz-scan \
 	tests/fuzz/fuzz-write \
 	$(NULL)
 
@@ -58,6 +59,9 @@ tests_fuzz_fuzz_probe_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_read_SOURCES = tests/fuzz/fuzz-read.c tests/fuzz/fuzz.h
 tests_fuzz_fuzz_read_LDADD = $(fuzz_ldadd)
 tests_fuzz_fuzz_read_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_scan_SOURCES = tests/fuzz/fuzz-scan.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_scan_LDADD = $(fuzz_ldadd)
+tests_fuzz_fuzz_scan_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_write_SOURCES = tests/fuzz/fuzz-write.c tests/fuzz/fuzz.h
 tests_fuzz_fuzz_write_LDADD = $(fuzz_ldadd)
 tests_fuzz_fuzz_write_LDFLAGS = $(fuzz_ldflags)

@@ -59,7 +59,7 @@ class Guest:
         self.name = name
         self.raw = os.path.join(top, name + '.raw')
         status, out = run(sys.executable, '-B', os.path.join(FIXTURES, 'guest.py'), name, str(mib), str(seed), self.raw,
-                          '0', 'old', 'fill=%g' % (800 / mib))
+                          '0', 'old', 'fill=%g' % min(6, 800 / mib))
         if status:
             sys.exit('%s cannot be made: %s' % (name, out))
 
@@ -235,7 +235,10 @@ class Case:
                     got = f.read()
                 if got != want and command[0] == 'repair':
                     want = self.again(path, after) # (what was finished is looked at once more)
-                if got != want:
+                # (a footer that has to be made anew gets a new unique id each time)
+                anew = what.startswith('while') and self.sound.format == 'vpc' and \
+                    status == self.results['repair'][1][0]
+                if got != want and not anew:
                     self.bad.append('cut (%s): %s ends otherwise, with status %d: %s' % (what, command[0], status, text))
                 remove_journals(path)
 
@@ -288,7 +291,7 @@ def fits(name, shape):
                                   (not name.startswith(('Q-CMP', 'Q-OVL-PACKED')) or 'packed' in words) and
                                   (not name.startswith('Q-BMP') or 'bitmap' in words) and
                                   ('external' in words if name.startswith('Q-EXT') else 'external' not in words or
-                                   name.startswith(('Q-HDR', 'Q-L1', 'Q-L2', 'Q-REF'))))
+                                   name.startswith(('Q-HDR', 'Q-L1', 'Q-L2', 'Q-REF', 'Q-2'))))
 
 
 def plan(args, rnd):

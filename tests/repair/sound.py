@@ -7,7 +7,7 @@
 
 closed   made and used by qemu-img and qemu-io (writes, discards, compressed data, snapshots made, applied and deleted,
          bitmaps, sizes changed, guests whose files are images themselves): check says 0, check -r all and repair
-         change no byte
+         change no byte, and convert --rescue shows what convert does, with nothing in its lists
 killed   the last program was killed at a random moment, or a snapshot's deletion went half of its way: check -r all ends
          with 0, or with 3 where it cannot be told from a loss (or says that it is one: counted apart); the disk and its
          snapshots are what they were; qemu-img finds no error
@@ -205,7 +205,19 @@ def judge_closed(path, fmt):
             raise Wrong('%s has changed a sound image: %s' % (' '.join(command), out))
         if any(w in out for w in ('ERROR', 'Leaked', 'Repairing', 'to repair')):
             raise Wrong('%s of a sound image says: %s' % (' '.join(command), out))
+    before = digest_of_disk(path, fmt)
+    status, out = run(PLATTER, 'convert', '--rescue', '--report', path + '.json', '-f', fmt, '-O', 'raw', path, path + '.raw')
+    with open(path + '.json') as f:
+        report = json.load(f)
+    os.unlink(path + '.json')
+    if status or report['lost'] or report['inferred'] or digest(path + '.raw') != before:
+        raise Wrong('convert --rescue of a sound image: status %d: %s%s' % (status, out, json.dumps(report)))
     return True
+
+
+def digest_of_disk(path, fmt):
+    must(PLATTER, 'convert', '-f', fmt, '-O', 'raw', path, path + '.raw')
+    return digest(path + '.raw')
 
 
 def judge_killed(path, how, tally):
