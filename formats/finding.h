@@ -102,6 +102,7 @@ struct plt_mend {
 	 */
 	enum plt_mend_stage stage;
 	bool more;
+	bool map_damaged;         /* an entry of the map was found that cannot be: no stop of a program explains that */
 	uint64_t file_size;       /* of the image before the plan: set in the first round */
 	/*
 	 * Tables that the plan has replaced, and left where they were: nothing that lies there is a piece of the map

@@ -16,6 +16,7 @@
 #include "qcow2/find.h"
 
 #define MAX_GROUPS 4096 /* clusters that are read to tell a cluster size */
+#define MAX_EMPTY 64   /* tables of zeros that are looked for in one L1 table */
 #define NOWHERE 4096   /* of the L1 table, and of each table, that is looked at before all of the file is */
 #define MAX_SAMPLES 256 /* clusters whose counts a refcount table must know */
 
@@ -157,10 +158,27 @@ static int gather(struct qcow2_find *f, uint8_t *buf, uint64_t *seen)
 	return 0;
 }
 
+/* A table of an L1 table without any place in it: zeros, or entries that say so. */
+static bool is_empty_table(const struct qcow2_find *f, uint64_t off)
+{
+	uint8_t buf[4096];
+	uint32_t len = PLT_MIN(f->x.q.cluster_size, (uint32_t)sizeof(buf));
+
+	if (off >= f->file_size || plt_store_read(f->file, off, buf, len, PLT_IO_L2, NULL) < 0)
+		return false;
+	for (uint32_t i = 0; i < len; i += 8)
+		if (plt_get_be64(buf + i) > (f->x.q.extl2 ? 0 : QCOW2_L2_ZERO))
+			return false;
+	return true;
+}
+
 /* Words of a plain table: is each 0 or the place of a cluster?  *ret_tables of them are L2 tables by shape. */
-static bool names_only(const struct qcow2_find *f, const uint8_t *buf, uint32_t *ret_n, uint32_t *ret_tables, bool *ret_marked)
+static bool names_only(const struct qcow2_find *f, const uint8_t *buf, bool l1, uint32_t *ret_n, uint32_t *ret_tables,
+		       bool *ret_marked)
 {
 	const struct qcow2_state *q = &f->x.q;
+
+	uint32_t empty = 0;
 
 	*ret_n = *ret_tables = 0;
 	*ret_marked = false;
@@ -171,6 +189,8 @@ static bool names_only(const struct qcow2_find *f, const uint8_t *buf, uint32_t 
 			continue;
 		if ((e & QCOW2_L1_RESERVED) || !off || (off & (q->cluster_size - 1)) || off >= f->bound)
 			return false;
+		if (l1 && !table_find(f, off) && empty++ < MAX_EMPTY && is_empty_table(f, off))
+			continue;
 		++*ret_n;
 		*ret_tables += table_find(f, off) != NULL;
 		*ret_marked |= !!(e & QCOW2_COPIED);
@@ -218,7 +238,7 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 		    off + q->cluster_size > f->file_size || plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_L1, NULL) < 0)
 			continue;
 		/* (tables of zeros are none by shape, nor are damaged ones) */
-		if (!names_only(f, buf, &n, &tables, &marked) || !tables ||
+		if (!names_only(f, buf, true, &n, &tables, &marked) || !tables ||
 		    (tables != n && (n < 4 || tables * 2 < n))) {
 			end_run(&run, &best);
 			continue;
@@ -283,7 +303,7 @@ static int find_reftable(struct qcow2_find *f, uint8_t *buf)
 	const struct qcow2_state *q = &f->x.q;
 	/* (of a small image several may fit: then what the header says is right) */
 	const unsigned orders[] = { f->hint_order, 4, 5, 6, 3, 2, 1, 0 };
-	unsigned best = 899;
+	unsigned best = 599; /* (of tables that were freed nothing is counted) */
 
 	for (uint32_t i = 0; i < f->n; i++) {
 		uint64_t off = f->v[i].off >> q->cluster_bits << q->cluster_bits;
@@ -293,7 +313,7 @@ static int find_reftable(struct qcow2_find *f, uint8_t *buf)
 		if (!off || off == f->l1_offset || (i && f->v[i - 1].off >> q->cluster_bits == off >> q->cluster_bits) ||
 		    off + q->cluster_size > f->file_size ||
 		    plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_REFTABLE, NULL) < 0 ||
-		    !names_only(f, buf, &n, &tables, &marked) || marked)
+		    !names_only(f, buf, false, &n, &tables, &marked) || marked)
 			continue;
 		for (unsigned k = 0; k < PLT_ARRAY_SIZE(orders); k++) {
 			unsigned got = counts_used(f, buf, off, orders[k]);
@@ -392,6 +412,8 @@ bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 {
 	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE), *part = plt_alloc_io(NOWHERE);
 	struct qcow2_find f = {.file = file};
+	uint64_t bad = 0, used = 0;
+	bool some = false;
 	uint32_t n = PLT_MIN(q->l1_size, (uint32_t)NOWHERE / 8), least = PLT_MIN((uint32_t)NOWHERE, q->cluster_size);
 
 	if (!l1 || !part || plt_store_size(file, &f.file_size, NULL) < 0)
@@ -405,7 +427,6 @@ bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 		return false;
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t e = plt_get_be64(l1 + (size_t)i * 8), off = e & QCOW2_L1_OFFSET, to;
-		uint32_t used = 0, bad = 0;
 
 		if (!off || (e & QCOW2_L1_RESERVED) || (off & (q->cluster_size - 1)) || off >= f.file_size ||
 		    plt_store_read(file, off, part, least, PLT_IO_L2, NULL) < 0)
@@ -416,11 +437,9 @@ bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 			used += (entry | bitmap) != 0;
 			bad += (entry | bitmap) && !qcow2_entry_fits(&f.x, entry, bitmap, &to);
 		}
-		/* (single entries that cannot be make no other image of it) */
-		if (bad * 4 <= used)
-			return false;
+		some = true;
 	}
-	return true;
+	return !some || bad * 4 > used;
 }
 
 bool qcow2_l1_fits(const struct qcow2_find *f, uint64_t l1_offset, uint32_t l1_size, unsigned cluster_bits)

@@ -242,6 +242,8 @@ static int put_some(struct clusters *c, size_t from, size_t *ret_next)
 	struct qcow2_exam *x = c->x;
 	const struct qcow2_state *q = &x->q;
 	const struct plt_orphan *v = x->ex->mend->place;
+	/* (a snapshot's cluster has the same structures as the one that was written later) */
+	const bool sure = !q->extl2 && !q->nb_snapshots;
 	uint32_t index = (uint32_t)(v[from].guest_off / span_of(q)), n = 0, proven = 0;
 	size_t k = from;
 	uint64_t off;
@@ -258,7 +260,7 @@ static int put_some(struct clusters *c, size_t from, size_t *ret_next)
 		n++;
 		proven += v[k].certainty == PLT_PROVEN;
 		r = qcow2_doubt(x, &c->t, PLT_INFERRED, v[k].guest_off, q->cluster_size,
-				q->extl2 ? PLT_MIN(v[k].certainty, PLT_STRONG) : v[k].certainty, v[k].why);
+				sure ? v[k].certainty : PLT_MIN(v[k].certainty, PLT_STRONG), v[k].why);
 	}
 	*ret_next = k;
 	if (r == 0)
@@ -454,6 +456,13 @@ static int give_up(struct clusters *c)
 	const struct plt_doubts *d = &x->ex->mend->doubts;
 	const uint64_t span = span_of(&x->q);
 	int r = x->nstrays ? 0 : nothing_is_left(c);
+
+	/* what the map has lost, and nobody can say where it was: any place that is empty */
+	if (r == 0 && x->nstrays && x->orphans == QCOW2_ORPHANS_LOST && c->t.disk == PLT_DISK_ACTIVE) {
+		r = find_gaps(c);
+		if (r == 0)
+			r = doubt_gaps(c);
+	}
 
 	for (size_t k = 0; k < d->n && r == 0; k++) {
 		const struct plt_doubt *v = &d->v[k];

@@ -30,6 +30,7 @@ struct mending {
 	uint8_t *buf;    /* the first cluster, as it is to be */
 	uint32_t len;
 	unsigned fields; /* changed */
+	bool readable;   /* as it is */
 };
 
 static uint64_t get64(const struct mending *m, size_t at)
@@ -200,6 +201,43 @@ static void mend_version(struct mending *m)
 	set32(m, AT(version), three ? 3 : 2, "version", three ? "the fields of version 3 are there" : "it has no fields of version 3");
 }
 
+/* Does the snapshot table, as far as it can be read, name this L1 table? */
+static bool is_snapshots(const struct mending *m, uint64_t l1)
+{
+	uint64_t off = get64(m, AT(snapshots_offset));
+	uint32_t n = PLT_MIN(get32(m, AT(nb_snapshots)), 256u);
+
+	for (uint32_t i = 0; i < n && is_place(m->f, plt_align_down(off, m->f->x.q.cluster_size)); i++) {
+		struct qcow2_snapshot_entry e;
+		uint64_t len;
+
+		if (plt_store_read(m->f->file, off, &e, sizeof(e), PLT_IO_SNAPSHOT_TABLE, NULL) < 0)
+			return true;
+		if (plt_be64_get(e.l1_table_offset) == l1)
+			return true;
+		len = sizeof(e) + (uint64_t)plt_be32_get(e.extra_data_size) + plt_be16_get(e.id_size) + plt_be16_get(e.name_size);
+		off += plt_align_up(len, 8);
+	}
+	return false;
+}
+
+/* Something else lies there: a table of clusters, or anything but zeros that names no tables. */
+static bool is_no_l1(struct qcow2_find *f, uint64_t off)
+{
+	uint8_t buf[4096];
+	uint32_t tables = 0, n = 0;
+
+	if (plt_store_read(f->file, off, buf, sizeof(buf), PLT_IO_L1, NULL) < 0)
+		return false;
+	for (uint32_t i = 0; i < sizeof(buf) && i < f->x.q.cluster_size; i += 8) {
+		uint64_t e = plt_get_be64(buf + i);
+
+		n += e != 0;
+		tables += e && table_at(f, e & QCOW2_L1_OFFSET);
+	}
+	return n > 1 && !tables && table_at(f, off);
+}
+
 static void mend_tables(struct mending *m)
 {
 	struct qcow2_find *f = m->f;
@@ -207,7 +245,7 @@ static void mend_tables(struct mending *m)
 	uint32_t l1_size = get32(m, AT(l1_size));
 
 	/* (one that is zero, or damaged, may be the right one all the same: then it is counted) */
-	if (f->l1_offset && l1 != f->l1_offset && (!is_place(f, l1) || count_at(f, l1) == 0)) {
+	if (f->l1_offset && l1 != f->l1_offset && !is_snapshots(m, f->l1_offset) && (!is_place(f, l1) || count_at(f, l1) == 0 || is_no_l1(f, l1))) {
 		set64(m, AT(l1_table_offset), f->l1_offset, "place of the L1 table", "one that leads to tables lies at");
 		l1 = f->l1_offset;
 	}
@@ -503,9 +541,10 @@ static int decide(struct mending *m, struct plt_error *err)
 	r = write_out(m, was);
 	if (r == 0) {
 		r = qcow2_header_read(f->file, m->ex->name, true, &q, &backing, &format, err);
-		if (r == 0)
-			qcow2_state_release(&q);
-		else
+		if (r == 0 && m->readable && qcow2_leads_nowhere(f->file, &q))
+			r = -ENOENT; /* no better than before */
+		qcow2_state_release(&q);
+		if (r < 0)
 			(void)plt_store_write(f->file, 0, was, m->len, PLT_IO_HEADER, NULL); /* (an overlay) */
 	}
 	if (m->ex->mend)
@@ -516,7 +555,7 @@ static int decide(struct mending *m, struct plt_error *err)
 int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *err)
 {
 	struct qcow2_find f = {.ctx = ex->ctx, .file = ex->file, .hint_order = 4};
-	struct mending m = {.ex = ex, .f = &f};
+	struct mending m = {.ex = ex, .f = &f, .readable = !read_error};
 	struct qcow2_header h;
 	int r = qcow2_find_sights(&f);
 
@@ -563,6 +602,23 @@ bool qcow2_crypt_is_wrong(struct plt_store *file, const struct qcow2_state *q)
 	       start[511] == 0xaa;
 }
 
+/* A disk of no bytes on which clusters are mapped: as large as its L1 table is made for. */
+static int grow_to_l1(struct qcow2_exam *x, bool *ret_mended)
+{
+	const struct qcow2_state *q = &x->q;
+	uint64_t size;
+	plt_be64 v;
+
+	if (plt_shl(q->l1_size, q->cluster_bits + q->l2_bits, &size) || size > INT64_MAX)
+		return 0;
+	plt_emit(x->ex, &(struct plt_finding){.id = "Q-HDR-SIZE", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
+					      .mended = true, .host_off = AT(size), .host_len = 8, .guest_len = size},
+		 "Repairing header: the disk cannot have 0 bytes, clusters are mapped; its L1 table is made for up to %" PRIu64, size);
+	v = plt_be64_make(size);
+	*ret_mended = x->ex->mend->changed = true;
+	return plt_store_write(x->c.file, AT(size), &v, 8, PLT_IO_HEADER, NULL);
+}
+
 int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_mended)
 {
 	const struct qcow2_state *q = &x->q;
@@ -571,6 +627,8 @@ int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_mended)
 	plt_be64 v;
 
 	*ret_mended = false;
+	if (!q->virtual_size && x->ex->mend && (x->ex->mend->what & PLT_MEND_MAP) && q->l1_size)
+		return grow_to_l1(x, ret_mended);
 	/* both copies of a partition table say where the disk ends, and one of them lies there */
 	if (!x->ex->mend || !(x->ex->mend->what & PLT_MEND_MAP) || q->crypt_method || q->external ||
 	    !read_guest(x->c.file, q, 512, gpt, sizeof(gpt)) || memcmp(gpt, "EFI PART", 8) || plt_get_le64(gpt + 24) != 1)

@@ -29,6 +29,7 @@ const char qcow2_why_entry[] = "its L2 entry is damaged";
 const char qcow2_why_beyond[] = "the file ends before it";
 const char qcow2_why_zero[] = "its L2 entry is zero, and clusters are left that nothing reaches";
 static const char why_twice[] = "another place of the disk names the same cluster";
+static const char why_shared[] = "another L1 entry names the same L2 table";
 static const char why_l1[] = "its L1 entry is damaged";
 
 enum verdict {
@@ -45,6 +46,7 @@ struct tables {
 	uint64_t far;          /* no entry of this image ever named a place behind this */
 	uint8_t *table, *fresh, *other;
 	bool *lost;            /* of the table at hand, by entry: taken out */
+	uint64_t guest;        /* where the table at hand begins */
 	uint32_t rebuilt, looks;
 };
 
@@ -181,6 +183,13 @@ static enum verdict judge(const struct tables *t, uint64_t e, uint64_t bitmap)
 	return off >= t->x->c.file_size && !(off & (q->cluster_size - 1)) ? BEYOND : BAD;
 }
 
+/* In an external data file the guest's bytes lie where the guest has them. */
+static bool is_elsewhere(const struct tables *t, uint32_t i, uint64_t e)
+{
+	return t->x->c.external && !(e & (QCOW2_COMPRESSED | QCOW2_L2_ZERO)) && (e & ~QCOW2_COPIED) &&
+	       (e & QCOW2_L2_OFFSET) != t->guest + ((uint64_t)i << t->x->q.cluster_bits);
+}
+
 /*
  * Is this sector of a table none any more?  At least two entries and a quarter of them cannot be: one alone is an
  * entry with a bit turned.
@@ -197,7 +206,7 @@ static bool is_overwritten(const struct tables *t, const uint8_t *table, uint32_
 
 		used += v != EMPTY;
 		/* (no two clusters of a disk lie in one place; a flag alone is no place) */
-		bad += v == BAD || (v == ZEROS && place >= t->far) || (place && place == before && !(e & QCOW2_COMPRESSED));
+		bad += v == BAD || (v == ZEROS && place >= t->far) || is_elsewhere(t, i, e) || (place && place == before && !(e & QCOW2_COMPRESSED));
 		before = place;
 	}
 	return bad >= 2 && bad * 4 >= used;
@@ -324,6 +333,11 @@ static int note_lost(struct tables *t, uint64_t guest, uint32_t i, const char *w
 	const struct qcow2_state *q = &t->x->q;
 	uint64_t at = guest + ((uint64_t)i << q->cluster_bits);
 
+	if (t->x->c.external) {
+		entry_put(q, t->fresh, i, at | QCOW2_COPIED, UINT32_MAX);
+		return qcow2_doubt(t->x, t->t, PLT_INFERRED, at, q->cluster_size, PLT_STRONG,
+				   "an external data file has the guest's bytes where the guest has them");
+	}
 	if (!t->lost[i] && !d->first)
 		d->first = at;
 	t->lost[i] = true;
@@ -382,7 +396,7 @@ static int clear_entries(struct tables *t, uint64_t guest, struct damage *d)
 
 	for (uint32_t i = 0; i < 1U << q->l2_bits && r == 0; i++) {
 		uint64_t bitmap, e = entry_at(q, t->fresh, i, &bitmap), was;
-		enum verdict v = judge(t, e, bitmap);
+		enum verdict v = is_elsewhere(t, i, e) ? BAD : judge(t, e, bitmap);
 
 		if (v == EMPTY || (v == FINE && !is_claimed_twice(t, e)))
 			continue;
@@ -459,6 +473,18 @@ static void say(struct tables *t, uint32_t index, uint64_t old, uint64_t now, co
 		 index, where, old, d->sectors, q->cluster_size / 512, d->entries, d->beyond, d->turned, d->given, now);
 }
 
+/* Is an entry of the old table in the new one? */
+static bool keeps_some(const struct tables *t)
+{
+	const struct qcow2_state *q = &t->x->q;
+	uint64_t bitmap;
+
+	for (uint32_t i = 0; i < 1U << q->l2_bits; i++)
+		if (entry_at(q, t->table, i, &bitmap) && entry_at(q, t->table, i, &bitmap) == entry_at(q, t->fresh, i, &bitmap))
+			return true;
+	return false;
+}
+
 /* The table at @old, which t->table holds.  *ret_now: it is another now; 0: nothing is wrong with it. */
 static int mend_table(struct tables *t, uint32_t index, uint64_t old, uint64_t *ret_now)
 {
@@ -468,6 +494,7 @@ static int mend_table(struct tables *t, uint32_t index, uint64_t old, uint64_t *
 	struct damage d = {0};
 	int r;
 
+	t->guest = guest;
 	memcpy(t->fresh, t->table, q->cluster_size);
 	memset(t->lost, 0, sizeof(*t->lost) << q->l2_bits);
 	r = clear_sectors(t, guest, &d);
@@ -486,7 +513,8 @@ static int mend_table(struct tables *t, uint32_t index, uint64_t old, uint64_t *
 		*ret_now = old;
 	} else {
 		r = qcow2_fresh_place(x, ret_now);
-		if (r == 0)
+		/* (if all of it is garbage, it may be the guest's data, and the entry that names it wrong) */
+		if (r == 0 && d.sectors < q->cluster_size / 512 && keeps_some(t))
 			r = qcow2_leave_behind(x, old);
 	}
 	if (r == 0)
@@ -494,6 +522,7 @@ static int mend_table(struct tables *t, uint32_t index, uint64_t old, uint64_t *
 	if (r == 0)
 		say(t, index, old, *ret_now, &d);
 	t->rebuilt++;
+	x->ex->mend->map_damaged |= t->t->disk == PLT_DISK_ACTIVE && d.sectors + d.entries + d.turned > 0;
 	x->map_changed = x->ex->mend->changed = true;
 	return r;
 }
@@ -511,6 +540,7 @@ static int same_losses(struct tables *t, uint32_t index, const struct qcow2_l2re
 
 	if (r < 0)
 		return r;
+	t->guest = guest;
 	memcpy(t->fresh, t->table, q->cluster_size);
 	memset(t->lost, 0, sizeof(*t->lost) << q->l2_bits);
 	r = clear_sectors(t, guest, &d);
@@ -553,6 +583,7 @@ static uint64_t unturn_l1(const struct tables *t, uint64_t e)
 
 static void say_turned(struct tables *t, uint32_t index, uint64_t e, uint64_t now)
 {
+	t->x->ex->mend->map_damaged |= t->t->disk == PLT_DISK_ACTIVE;
 	plt_emit(t->x->ex,
 		 &(struct plt_finding){.id = "Q-L1", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true, .mended = true,
 				       .host_off = t->t->l1_offset + (uint64_t)index * 8, .host_len = 8},
@@ -572,6 +603,7 @@ static int mend_l1_entry(struct tables *t, uint32_t index, uint64_t e)
 		say_turned(t, index, e, now);
 		return qcow2_l1_set(x, t->t, index, now);
 	}
+	x->ex->mend->map_damaged |= t->t->disk == PLT_DISK_ACTIVE;
 	r = qcow2_doubt(x, t->t, PLT_LOST, (uint64_t)index << bits, UINT64_C(1) << bits, PLT_GUESS,
 			    (e & QCOW2_L1_OFFSET) < t->far ? qcow2_why_beyond : why_l1);
 
@@ -598,6 +630,10 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 	if ((e & QCOW2_L1_RESERVED) || (off & (q->cluster_size - 1)) || !off || off >= x->c.file_size)
 		return mend_l1_entry(t, index, e);
 	l = qcow2_l2_find(&x->c, off);
+	/* Of two places with one table one is wrong; which, the guest may know. */
+	if (l && l->active > 1 && t->t->disk == PLT_DISK_ACTIVE && !l->empty && ++t->looks < MAX_LOOKS)
+		return qcow2_doubt(x, t->t, PLT_INFERRED, (uint64_t)index << (q->cluster_bits + q->l2_bits),
+				   UINT64_C(1) << (q->cluster_bits + q->l2_bits), PLT_GUESS, why_shared);
 	/* (one that several entries of a tree name is no table that was damaged, but an entry) */
 	if (!l || ((!l->flagged || l->empty) && !is_cut(x, off)) || l->active > 1 || l->others > q->nb_snapshots || ++t->looks > MAX_LOOKS)
 		return 0;
@@ -611,6 +647,9 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 		say_turned(t, index, e, now);
 		return qcow2_l1_set(x, t->t, index, now);
 	}
+	/* Garbage, while tables wait that nothing names: more likely the entry is wrong than the table. */
+	if (qcow2_l2_shape(x, l, t->other) & QCOW2_SHAPE_GARBAGE && x->npieces && t->t->disk == PLT_DISK_ACTIVE)
+		return mend_l1_entry(t, index, e);
 	r = mend_table(t, index, off, &now);
 	if (r == 0 && now && now != off) {
 		l->moved = now;

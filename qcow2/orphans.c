@@ -597,6 +597,8 @@ static bool known_lost(const struct qcow2_exam *x)
 {
 	const struct plt_doubts *d = x->ex->mend ? &x->ex->mend->doubts : NULL;
 
+	if (d && x->ex->mend->map_damaged)
+		return true;
 	for (size_t i = 0; d && i < d->n; i++)
 		if (d->v[i].kind == PLT_LOST)
 			return true;
