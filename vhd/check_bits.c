@@ -117,13 +117,13 @@ static int check_block(struct vhd_exam *x, const struct vhd_used *u, uint8_t *bi
 	bool child = v->type == VHD_DIFFERENCING, zero, look;
 	int r;
 
-	if (v->honoured && !complete && !child && !vhd_mends(x, PLT_MEND_MAP))
+	if (v->honoured && !complete && !child)
 		return 0;
 	r = plt_store_read(x->ex->file, start, bits, v->bitmap_bytes, PLT_IO_BITMAP, err);
 	if (r == 0 && bits[0] == 0xff && !memcmp(bits, bits + 1, v->bitmap_bytes - 1))
 		return 0; /* as nearly all are */
 	zero = r == 0 && plt_is_zero(bits, v->bitmap_bytes);
-	look = !v->honoured || (child && zero) || (vhd_mends(x, PLT_MEND_MAP) && (x->room || x->overlaps));
+	look = !v->honoured || (child && zero); /* (where bits count, a stop leaves data without them) */
 	if (!look && !complete)
 		return r;
 	sectors = PLT_MIN(sectors, disk);
