@@ -450,6 +450,18 @@ static int nothing_is_left(struct clusters *c)
 	return 0;
 }
 
+/* Clusters whose entries were taken out, of all disks: as many that nothing reaches are explained by them. */
+static uint64_t taken_out(const struct qcow2_exam *x)
+{
+	const struct plt_doubts *d = &x->ex->mend->doubts;
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < d->n; i++)
+		if (d->v[i].kind == PLT_LOST && was_taken_out(&d->v[i]))
+			n += plt_div_up(d->v[i].len, x->q.cluster_size);
+	return n;
+}
+
 static int give_up(struct clusters *c)
 {
 	struct qcow2_exam *x = c->x;
@@ -458,7 +470,7 @@ static int give_up(struct clusters *c)
 	int r = x->nstrays ? 0 : nothing_is_left(c);
 
 	/* what the map has lost, and nobody can say where it was: any place that is empty */
-	if (r == 0 && x->nstrays && x->orphans == QCOW2_ORPHANS_LOST && c->t.disk == PLT_DISK_ACTIVE) {
+	if (r == 0 && x->nstrays > taken_out(x) && x->orphans == QCOW2_ORPHANS_LOST && c->t.disk == PLT_DISK_ACTIVE) {
 		r = find_gaps(c);
 		if (r == 0)
 			r = doubt_gaps(c);

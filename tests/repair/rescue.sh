@@ -268,7 +268,7 @@ is_file_equal out.raw sound.raw 'the snapshot is whole'
 is "$(python3 judge.py sound.raw out.raw report.json)" 'lost 0 wrong 0' 'the snapshot has lost nothing'
 
 # What it is says its content, where its beginning is lost; a disk with a table of its own is raw.
-cp d.qcow2 headless.qcow2
+cp sound.qcow2 headless.qcow2
 dd if=/dev/zero of=headless.qcow2 bs=512 count=1 conv=notrunc status=none
 sums=$(sha256sum headless.qcow2)
 "$PLATTER" info --rescue --output=json headless.qcow2 >out 2>/dev/null
