@@ -514,6 +514,11 @@ int plt_disk_doubts(struct plt_disk *disk, int (*fn)(void *arg, const struct plt
 	if (!rescued)
 		return plt_error_set(err, EINVAL, "'%s' was not opened for rescue", disk->top->name);
 	r = survey_maps(disk, &all, err);
+	if (r == -ENOTSUP) { /* encrypted, and no key was given: what the plan itself says is all that there is */
+		if (err)
+			*err = (struct plt_error)PLT_ERROR_INIT;
+		r = 0;
+	}
 	for (struct plt_image *img = disk->top; img && r == 0; img = img->engine->backing, depth++)
 		if (img->engine->rescue && (r = plt_rescue_decode(img, false, err)) == 0)
 			r = survey_layer(disk, img, depth, &all);
