@@ -11,6 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
+#include "base/zero.h"
+#include "block/codec.h"
 #include "formats/driver.h"
 #include "repair/evidence.h"
 #include "repair/repair.h"
@@ -152,8 +155,80 @@ static int keep_sure(struct plt_repair *rep, const struct plt_orphans *o, const 
 	return 0;
 }
 
+/* ---- packed clusters ----------------------------------------------------------------------------------------- */
+
+/* Does @buf, of which @len bytes were read, begin with a compressed cluster of @unit bytes? */
+static bool is_packed(enum plt_codec codec, const uint8_t *buf, size_t len, uint8_t *out, uint32_t unit)
+{
+	return !plt_is_zero(buf, 512) && plt_decompress(codec, buf, len, out, unit, NULL) == 0;
+}
+
+/*
+ * Single clusters that hold compressed data are none of the guest's: what they are taken for would be wrong wherever it
+ * is put.  They are packed from the beginning of one on, up to where one has room left.
+ */
+static int leave_packed(struct plt_repair *rep, const struct place *p, const struct plt_orphans *o,
+			struct plt_orphan *plain, size_t *ret_n, struct plt_error *err)
+{
+	struct plt_image *img = plt_disk_image(p->known);
+	enum plt_codec codec = img->drv->codec ? img->drv->codec(img) : PLT_CODEC_NONE;
+	uint32_t unit = (uint32_t)o->span;
+	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(2 * (size_t)unit);
+	PLT_AUTOFREE uint8_t *out = plt_alloc_io(unit);
+	bool packed = false;
+	uint64_t size;
+	int r = buf && out ? plt_store_size(rep->overlay, &size, err) : plt_error_set(err, ENOMEM, "out of memory");
+
+	*ret_n = 0;
+	for (size_t i = 0; i < o->n && r == 0; i++) {
+		uint64_t at = o->v[i].host_off, len = at < size ? PLT_MIN(2 * (uint64_t)unit, size - at) : 0;
+
+		packed = packed && i && o->v[i - 1].host_off + unit == at;
+		if (len && plt_store_read(rep->overlay, at, buf, (size_t)len, PLT_IO_OTHER, NULL) == 0) {
+			packed = packed || is_packed(codec, buf, (size_t)len, out, unit);
+			if (packed) {
+				packed = len < unit || !plt_is_zero(buf + unit - 16, 16);
+				continue;
+			}
+		}
+		plain[(*ret_n)++] = o->v[i];
+	}
+	return r;
+}
+
+/* ---- all of it ----------------------------------------------------------------------------------------------- */
+
+static int place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
+		 struct plt_error *err);
+
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err)
+{
+	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
+	struct plt_orphans plain = *o;
+	struct place p = { 0 };
+	int r;
+
+	*ret = NULL;
+	*ret_n = 0;
+	how.flags = PLT_OPEN_NO_BACKING | PLT_OPEN_NO_KEY;
+	r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &how, &p.known, err);
+	if (r < 0)
+		return r;
+	if (plt_disk_cluster_size(p.known) == o->span && plt_disk_can_compress(p.known)) {
+		plain.v = calloc(o->n + 1, sizeof(*plain.v));
+		r = plain.v ? leave_packed(rep, &p, o, plain.v, &plain.n, err) : plt_error_set(err, ENOMEM, "out of memory");
+	}
+	plt_disk_close(p.known, NULL);
+	if (r == 0)
+		r = place(rep, &plain, ret, ret_n, err);
+	if (plain.v != o->v)
+		free(plain.v);
+	return r;
+}
+
+static int place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
+		 struct plt_error *err)
 {
 	const struct plt_driver *drv = plt_driver_find(rep->format);
 	struct place p = { .o = o, .asked = UINT64_MAX };
