@@ -6,6 +6,7 @@ platter_SOURCES += \
 	cli/cli.h \
 	cli/cmd_amend.c \
 	cli/cmd_bench.c \
+	cli/cmd_bitmap.c \
 	cli/cmd_check.c \
 	cli/cmd_compare.c \
 	cli/cmd_convert.c \

@@ -363,6 +363,13 @@ struct plt_bitmap_info {
 	bool enabled;                   /* records what is written */
 };
 
+/* A persistent bitmap as it is to be. */
+struct plt_bitmap_wish {
+	struct plt_bitmap_info info;    /* .inconsistent: only with .keep */
+	int keep;                       /* its content is that of this one of bitmaps(), whose granularity is the same; -1: */
+	const uint64_t *bits;           /* what is set: bit n of word n / 64 is granule n */
+};
+
 struct plt_snapshot_info {
 	char *id, *name;
 	uint64_t vm_state_size, disk_size;
@@ -492,14 +499,16 @@ struct plt_driver {
 	int (*snapshot_create)(struct plt_image *img, const struct plt_snapshot_info *info, struct plt_error *err);
 	int (*snapshot_delete)(struct plt_image *img, unsigned index, struct plt_error *err);
 	int (*snapshot_apply)(struct plt_image *img, unsigned index, struct plt_error *err);
-	/* Persistent dirty bitmaps; valid until one is added.  NULL, -ENOTSUP: this image can have none. */
+	/* Persistent dirty bitmaps; valid until they change.  NULL, -ENOTSUP: this image can have none. */
 	int (*bitmaps)(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 	/* What is set in the @i-th: bit n of word n / 64 is granule n.  free() it. */
 	int (*bitmap_read)(struct plt_image *img, unsigned i, uint64_t **ret, uint64_t *ret_nbits,
 			   struct plt_error *err);
-	/* Durable on return.  A failure says so if it cost the bitmaps that were there.  The caller is exclusive. */
-	int (*bitmap_add)(struct plt_image *img, const struct plt_bitmap_info *info, const uint64_t *bits,
-			  uint64_t nbits, struct plt_error *err);
+	/*
+	 * These and no others, in this order; what bitmaps() has listed is void then.  Durable on return; a
+	 * failure, or a power cut, leaves the bitmaps that there were.  The caller is exclusive.
+	 */
+	int (*bitmaps_set)(struct plt_image *img, const struct plt_bitmap_wish *v, unsigned n, struct plt_error *err);
 	/*
 	 * Find everything wrong in the structure.  Takes stores, not an open image: the image may not
 	 * open.  Findings go to ex->emit().  -ENOTSUP where a format has nothing to check.

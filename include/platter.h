@@ -362,6 +362,33 @@ int plt_snapshot_create(struct plt_disk *disk, const struct plt_snapshot *snapsh
 int plt_snapshot_delete(struct plt_disk *disk, const char *id, const char *name, struct plt_error *err);
 int plt_snapshot_apply(struct plt_disk *disk, const char *id, const char *name, struct plt_error *err);
 
+/* ---- persistent dirty bitmaps ---------------------------------------------------------------- */
+
+enum plt_bitmap_verb {
+	PLT_BITMAP_ADD,     /* a new one, empty, that records: granularity 0 is the cluster size within 4 and 64 KiB */
+	PLT_BITMAP_REMOVE,  /* also one that is inconsistent */
+	PLT_BITMAP_CLEAR,
+	PLT_BITMAP_ENABLE,  /* it records what is written from now on */
+	PLT_BITMAP_DISABLE,
+	PLT_BITMAP_MERGE,   /* what is set in .source_name of .source is set in it too */
+};
+struct plt_bitmap_action {
+	enum plt_bitmap_verb verb;
+	const char *name;
+	uint32_t granularity;      /* ADD */
+	struct plt_disk *source;   /* MERGE: the disk that has the other bitmap; NULL: the same.  Not used by others meanwhile */
+	const char *source_name;
+};
+/*
+ * Bitmaps that an open, writable disk keeps with its data (qcow2 of version 3): the actions one after the other, and
+ * all or, if one fails, none of them.  Durable on return; a power cut leaves the bitmaps before or those after.
+ * Other threads may use the disk meanwhile.  *ret_failed (may be NULL): which action could not be done; @n: the
+ * result of all could not be written.  -ENOENT: there is no such bitmap; -EEXIST; -EUCLEAN: it is inconsistent;
+ * -EINVAL: name, granularity or sizes do not fit; -ENOTSUP: the image can have none.
+ */
+int plt_bitmap_change(struct plt_disk *disk, const struct plt_bitmap_action *v, unsigned n, unsigned *ret_failed,
+		      struct plt_error *err);
+
 /* ---- inspecting ------------------------------------------------------------------------------ */
 
 struct plt_info {

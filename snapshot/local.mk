@@ -2,5 +2,6 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	snapshot/bitmap.c \
 	snapshot/internal.c \
 	$(NULL)

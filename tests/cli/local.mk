@@ -4,6 +4,7 @@
 script_tests += \
 	tests/cli/amend.sh \
 	tests/cli/bench.sh \
+	tests/cli/bitmap.sh \
 	tests/cli/check-formats.sh \
 	tests/cli/check.sh \
 	tests/cli/compare.sh \
@@ -27,6 +28,7 @@ EXTRA_DIST += \
 	tests/cli/amend-refused.out \
 	tests/cli/amend.out \
 	tests/cli/bench.out \
+	tests/cli/bitmap.out \
 	tests/cli/check.out \
 	tests/cli/compare.out \
 	tests/cli/convert-refused.out \
