@@ -9,6 +9,7 @@ libplatter_core_la_SOURCES += \
 	block/context.c \
 	block/crypt.c \
 	block/create.c \
+	block/cursor.c \
 	block/disk.c \
 	block/engine.h \
 	block/epoch.c \

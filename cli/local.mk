@@ -8,6 +8,7 @@ platter_SOURCES += \
 	cli/cmd_bench.c \
 	cli/cmd_bitmap.c \
 	cli/cmd_check.c \
+	cli/cmd_commit.c \
 	cli/cmd_compare.c \
 	cli/cmd_convert.c \
 	cli/cmd_create.c \

@@ -521,7 +521,16 @@ struct plt_driver {
 	int (*show_pieces)(struct plt_store *overlay, const struct plt_orphans *p, struct plt_error *err);
 	/* The LUKS header of an open image, whose key slots may be changed; NULL: it has none, or was not read. */
 	struct plt_luks *(*luks)(struct plt_image *img);
-	/* Change what the header says of the backing file (create, rebase -u). */
+	/*
+	 * What the image has (it has been committed) goes: everything is absent.  The caller is exclusive, and what lies
+	 * below holds the same, durably: a cut may leave any part of it done.  Space is given back.  @trial: do nothing,
+	 * say only whether it could be done.
+	 */
+	int (*make_empty)(struct plt_image *img, bool trial, struct plt_error *err);
+	/*
+	 * Change what the header says of the backing file (create, rebase).  Durable on return; a failure or a power
+	 * cut leaves what it said.  The caller is exclusive.
+	 */
 	int (*set_backing)(struct plt_image *img, const char *name, const char *format, struct plt_error *err);
 };
 

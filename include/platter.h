@@ -362,6 +362,30 @@ int plt_snapshot_create(struct plt_disk *disk, const struct plt_snapshot *snapsh
 int plt_snapshot_delete(struct plt_disk *disk, const char *id, const char *name, struct plt_error *err);
 int plt_snapshot_apply(struct plt_disk *disk, const char *id, const char *name, struct plt_error *err);
 
+/* ---- chains ---------------------------------------------------------------------------------- */
+
+struct plt_commit_options {
+	size_t size;
+	const char *base;         /* the layer that takes it all, by its name; NULL: the image's own backing file */
+	unsigned flags;           /* PLT_COMMIT_* */
+	uint64_t rate_limit;      /* bytes a second; 0: none */
+	plt_progress_fn progress;
+	void *progress_arg;
+};
+enum {
+	PLT_COMMIT_KEEP = 1 << 0, /* -d: the image keeps what it holds.  So it does with a base further down */
+};
+#define PLT_COMMIT_OPTIONS_INIT { .size = sizeof(struct plt_commit_options) }
+/*
+ * Copy what the image @name and the layers between it and the base hold into the base, which grows if it is shorter;
+ * then the image is made empty.  Only what those layers hold is read.  It is not emptied before all of it is
+ * durable in the base: an interruption or a power cut at any moment loses nothing, and the call can be made again.
+ * @open: how the image is opened, and the others of its chain (.cache).  -ENOTSUP, before anything is written: the
+ * image cannot be emptied.  Words of qemu-img.
+ */
+int plt_commit(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+	       const struct plt_commit_options *opts, struct plt_error *err);
+
 /* ---- persistent dirty bitmaps ---------------------------------------------------------------- */
 
 enum plt_bitmap_verb {

@@ -170,5 +170,6 @@ const struct plt_driver qcow2_driver = {
 	.examine = qcow2_examine,
 	.show_pieces = qcow2_show_pieces,
 	.luks = qcow2_luks,
+	.make_empty = qcow2_make_empty,
 	.set_backing = qcow2_set_backing,
 };

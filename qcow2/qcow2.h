@@ -298,6 +298,7 @@ int qcow2_snaptable_build(const struct qcow2_snapshot *v, uint32_t n, uint8_t **
 int qcow2_snapshot_create(struct plt_image *img, const struct plt_snapshot_info *info, struct plt_error *err);
 int qcow2_snapshot_delete(struct plt_image *img, unsigned index, struct plt_error *err);
 int qcow2_snapshot_apply(struct plt_image *img, unsigned index, struct plt_error *err);
+int qcow2_make_empty(struct plt_image *img, bool trial, struct plt_error *err);
 
 /* bitmaps.c */
 int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err);    /* directory; contents if writable */

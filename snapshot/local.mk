@@ -3,5 +3,6 @@
 
 libplatter_core_la_SOURCES += \
 	snapshot/bitmap.c \
+	snapshot/commit.c \
 	snapshot/internal.c \
 	$(NULL)

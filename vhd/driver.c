@@ -38,6 +38,7 @@ const struct plt_driver vhd_driver = {
 	.withdraw = vhd_withdraw,
 	.write_zeroes = vhd_write_zeroes,
 	.discard = vhd_discard,
+	.make_empty = vhd_make_empty,
 	.release = vhd_release,
 	.work = vhd_work,
 	.first_write = vhd_first_write,

@@ -273,6 +273,7 @@ int vhd_write_zeroes(struct plt_image *img, uint64_t off, uint64_t len, bool unm
 		     struct plt_need *need, struct plt_error *err);
 int vhd_discard(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done, struct plt_need *need,
 		struct plt_error *err);
+int vhd_make_empty(struct plt_image *img, bool trial, struct plt_error *err);
 int vhd_resize(struct plt_image *img, uint64_t size, const char *preallocation, struct plt_error *err);
 extern const struct plt_opt_desc vhd_create_opts[];
 int vhd_create(const struct plt_create *how, struct plt_error *err);

@@ -7,6 +7,7 @@ script_tests += \
 	tests/cli/bitmap.sh \
 	tests/cli/check-formats.sh \
 	tests/cli/check.sh \
+	tests/cli/commit.sh \
 	tests/cli/compare.sh \
 	tests/cli/convert.sh \
 	tests/cli/create.sh \
@@ -30,6 +31,7 @@ EXTRA_DIST += \
 	tests/cli/bench.out \
 	tests/cli/bitmap.out \
 	tests/cli/check.out \
+	tests/cli/commit.out \
 	tests/cli/compare.out \
 	tests/cli/convert-refused.out \
 	tests/cli/convert.out \

@@ -72,7 +72,7 @@ wrong_usage() {
 same_as_qemu usage wrong_usage
 
 # What platter has beyond qemu-img 7.2.
-for c in commit rebase; do
+for c in rebase; do
 	fails 1 "$c is refused" "$PLATTER" $c x
 	like "$("$PLATTER" $c x 2>&1)" "^platter: $c: this command is not supported" "$c: says so"
 done

@@ -7,6 +7,7 @@ script_tests += \
 	tests/peer/cells.sh \
 	tests/peer/chains.sh \
 	tests/peer/clients.sh \
+	tests/peer/commit.sh \
 	tests/peer/errors.sh \
 	tests/peer/features.sh \
 	tests/peer/kernel.sh \
