@@ -18,6 +18,7 @@ platter_SOURCES += \
 	cli/cmd_io.c \
 	cli/cmd_map.c \
 	cli/cmd_measure.c \
+	cli/cmd_rebase.c \
 	cli/cmd_repair.c \
 	cli/cmd_resize.c \
 	cli/cmd_snapshot.c \

@@ -386,6 +386,31 @@ enum {
 int plt_commit(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
 	       const struct plt_commit_options *opts, struct plt_error *err);
 
+struct plt_rebase_options {
+	size_t size;
+	const char *backing;        /* as recorded, relative to the image's folder; NULL or "": none */
+	const char *backing_format;
+	const char *backing_cache;  /* of the new one; NULL: writeback */
+	unsigned flags;             /* PLT_REBASE_* */
+	plt_progress_fn progress;
+	void *progress_arg;
+};
+enum {
+	PLT_REBASE_UNSAFE = 1 << 0,      /* -u: only what is recorded changes; no backing file is opened */
+	PLT_REBASE_COMPRESS = 1 << 1,    /* what is copied */
+	PLT_REBASE_FORCE_SHARE = 1 << 2, /* of the new backing file */
+};
+#define PLT_REBASE_OPTIONS_INIT { .size = sizeof(struct plt_rebase_options) }
+/*
+ * Give the image @name another backing file, shorter, longer or none; it shows the same afterwards.  What differs below
+ * it is copied into it, durably, and then the new one is recorded in one step: an interruption or a power cut at
+ * any moment leaves an image that shows the same, and the call can be made again.  -ELOOP: the new chain leads back
+ * to the image; -ENOTSUP: the format cannot record it.  Both, and a new one that cannot be opened, before anything is
+ * written.  Words of qemu-img.
+ */
+int plt_rebase(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+	       const struct plt_rebase_options *opts, struct plt_error *err);
+
 /* ---- persistent dirty bitmaps ---------------------------------------------------------------- */
 
 enum plt_bitmap_verb {

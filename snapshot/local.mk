@@ -5,4 +5,5 @@ libplatter_core_la_SOURCES += \
 	snapshot/bitmap.c \
 	snapshot/commit.c \
 	snapshot/internal.c \
+	snapshot/rebase.c \
 	$(NULL)

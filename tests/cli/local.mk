@@ -21,6 +21,7 @@ script_tests += \
 	tests/cli/measure.sh \
 	tests/cli/names.sh \
 	tests/cli/progress.sh \
+	tests/cli/rebase.sh \
 	tests/cli/resize.sh \
 	tests/cli/usage.sh \
 	$(NULL)
@@ -49,6 +50,7 @@ EXTRA_DIST += \
 	tests/cli/map.out \
 	tests/cli/measure-refused.out \
 	tests/cli/measure.out \
+	tests/cli/rebase.out \
 	tests/cli/resize-refused.out \
 	tests/cli/resize.out \
 	tests/cli/transcript.sh \

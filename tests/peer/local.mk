@@ -15,6 +15,7 @@ script_tests += \
 	tests/peer/luks.sh \
 	tests/peer/options.sh \
 	tests/peer/qcow1.sh \
+	tests/peer/rebase.sh \
 	tests/peer/repair.sh \
 	tests/peer/resize.sh \
 	tests/peer/roundtrip.sh \
