@@ -7,6 +7,7 @@ platter_SOURCES += \
 	cli/cmd_amend.c \
 	cli/cmd_bench.c \
 	cli/cmd_bitmap.c \
+	cli/cmd_chain.c \
 	cli/cmd_check.c \
 	cli/cmd_commit.c \
 	cli/cmd_compare.c \

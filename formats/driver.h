@@ -378,6 +378,8 @@ struct plt_snapshot_info {
 	int64_t icount;                 /* -1: none */
 };
 
+#define PLT_ID_TEXT 64
+
 enum plt_amend_phase { PLT_AMEND_FIRST, PLT_AMEND_LAST };
 
 struct plt_driver {
@@ -482,6 +484,8 @@ struct plt_driver {
 			       unsigned n, uint64_t *ret);
 	/* "format-specific": {"type":…, "data":{…}}, a new reference, NULL if there is nothing to say. */
 	json_t *(*info)(struct plt_image *img);
+	/* Of itself and of its parent, "" where there is none; PLT_ID_TEXT bytes each.  NULL: it records none. */
+	void (*ids)(struct plt_image *img, char *ret_own, char *ret_parent);
 	uint32_t (*cluster_size)(struct plt_image *img); /* 0: none */
 	/* Blocking: at least @n clusters of the file are in use by the format.  NULL: all that it is long. */
 	bool (*uses_at_least)(struct plt_image *img, uint64_t n);

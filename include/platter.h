@@ -411,6 +411,50 @@ enum {
 int plt_rebase(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
 	       const struct plt_rebase_options *opts, struct plt_error *err);
 
+/* What is wrong with a layer, or between it and the one below. */
+enum {
+	PLT_LAYER_UNREADABLE = 1 << 0,   /* it does not open */
+	PLT_LAYER_LOST = 1 << 1,         /* its backing file is missing, or not the one (VHD: by its id) */
+	PLT_LAYER_LOOP = 1 << 2,         /* its chain of backing files leads in a circle */
+	PLT_LAYER_SHORT = 1 << 3,        /* its backing file is shorter than it: zeros from there on */
+	PLT_LAYER_CHANGED = 1 << 4,      /* its backing file was written after this image was made */
+	PLT_LAYER_NO_FORMAT = 1 << 5,    /* the format of its backing file is not recorded */
+	PLT_LAYER_OTHER_FORMAT = 1 << 6, /* and does not look like what is recorded */
+	/* Those that leave the disk readable, as it always was. */
+	PLT_LAYER_HARMLESS = PLT_LAYER_SHORT | PLT_LAYER_NO_FORMAT,
+};
+struct plt_layer {
+	const char *name, *format;       /* format NULL: not known, since it does not open */
+	uint64_t virtual_size;
+	int64_t actual_size;             /* on the host; -1 unknown */
+	const char *backing, *backing_format; /* as recorded; NULL: none */
+	const char *full_backing;        /* as it would be opened */
+	const char *id, *parent_id;      /* identity that the format records (VHD); NULL: none */
+	int below;                       /* its backing file among the layers; -1: none, or not found */
+	unsigned above;                  /* how many have it as their backing file */
+	int64_t made, written;           /* seconds since 1970; -1: not known */
+	unsigned trouble;                /* PLT_LAYER_* */
+	const char *why;                 /* more about it; NULL: nothing */
+	bool have_share;
+	uint64_t share;                  /* bytes of data of the first image that are read from here */
+};
+struct plt_chain {
+	const struct plt_layer *layers;  /* ascending by name; with PLT_CHAIN_SHARE: the chain from the top down */
+	unsigned n;
+};
+enum {
+	PLT_CHAIN_SHARE = 1 << 0,        /* also open the chain of the (one) image and add up what each layer supplies */
+	PLT_CHAIN_KNOWN_ONLY = 1 << 1,   /* leave out of @names what is no image but perhaps a raw one, unless it is a layer */
+};
+/*
+ * What depends on what: the images @names and all that they lead to, each looked at by its header alone, side by
+ * side.  Nothing is written, and images in use are looked at too.  What is wrong with one is said of it, and is no
+ * failure.
+ */
+int plt_chain_look(struct plt_ctx *ctx, const char *const *names, unsigned n, unsigned flags, struct plt_chain **ret,
+		   struct plt_error *err);
+void plt_chain_free(struct plt_chain *chain); /* NULL allowed */
+
 /* ---- persistent dirty bitmaps ---------------------------------------------------------------- */
 
 enum plt_bitmap_verb {

@@ -47,7 +47,7 @@ static bool same_file(const char *path, const struct plt_image *img)
 	return fd >= 0 && fstat(fd, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
-/* Is @name the layer @img, as recorded in @above, from the folder of the image, or from the current one? */
+/* Is @name the layer @img, as recorded in @above, or from the folder of the image? */
 static bool is_named(const struct plt_disk *disk, const struct plt_image *above, const struct plt_image *img,
 		     const char *name)
 {
@@ -56,9 +56,7 @@ static bool is_named(const struct plt_disk *disk, const struct plt_image *above,
 
 	if (above->backing_name && !strcmp(above->backing_name, name))
 		return true;
-	if (plt_name_resolve(plt_image_base(top), name, &full, NULL) == 0 && same_file(full, img))
-		return true;
-	return same_file(name, img);
+	return plt_name_resolve(plt_image_base(top), name, &full, NULL) == 0 && same_file(full, img);
 }
 
 static int find_base(struct plt_disk *disk, const char *name, unsigned *ret, struct plt_error *err)

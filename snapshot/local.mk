@@ -3,6 +3,7 @@
 
 libplatter_core_la_SOURCES += \
 	snapshot/bitmap.c \
+	snapshot/chain.c \
 	snapshot/commit.c \
 	snapshot/internal.c \
 	snapshot/rebase.c \

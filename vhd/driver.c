@@ -39,6 +39,7 @@ const struct plt_driver vhd_driver = {
 	.write_zeroes = vhd_write_zeroes,
 	.discard = vhd_discard,
 	.make_empty = vhd_make_empty,
+	.ids = vhd_ids,
 	.release = vhd_release,
 	.work = vhd_work,
 	.first_write = vhd_first_write,

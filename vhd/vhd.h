@@ -219,6 +219,7 @@ int vhd_check_backing(struct plt_image *img, struct plt_image *below, struct plt
 /* ---- info.c ---------------------------------------------------------------------------------- */
 
 json_t *vhd_info(struct plt_image *img);
+void vhd_ids(struct plt_image *img, char *ret_own, char *ret_parent);
 
 /* ---- map.c ----------------------------------------------------------------------------------- */
 

@@ -5,6 +5,7 @@ script_tests += \
 	tests/cli/amend.sh \
 	tests/cli/bench.sh \
 	tests/cli/bitmap.sh \
+	tests/cli/chain.sh \
 	tests/cli/check-formats.sh \
 	tests/cli/check.sh \
 	tests/cli/commit.sh \
