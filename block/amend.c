@@ -16,7 +16,7 @@
 
 /* ---- the exclusive request ------------------------------------------------------------------- */
 
-enum { START, GATE, DRAIN, WORK, END };
+enum { START, WORK, END };
 
 static int work(struct plt_io *io, struct plt_io_op *iop)
 {
@@ -24,39 +24,20 @@ static int work(struct plt_io *io, struct plt_io_op *iop)
 	return io->exclusive(io->img, io->exclusive_arg, &iop->err);
 }
 
-/*
- * As for a resize: limbo is emptied, the gate closes, all others leave, and the call has the image, but for reads
- * that come later where those may pass.
- */
+/* The call has the image, but for reads that come later where those may pass. */
 void plt_exclusive_step(struct plt_io *io)
 {
+	int r;
+
 	while (!io->pending) {
 		if (io->result)
 			io->state = END;
 		switch (io->state) {
 		case START:
-			if (!plt_io_may_change(io)) {
-				if (io->pending || io->woken)
-					return;
-				break;
-			}
-			io->state = GATE;
-			if (!io->limbo_tried) { /* comes back to START */
-				io->limbo_tried = true;
-				plt_io_drain_limbo(io);
+			r = plt_io_take_image(io, io->flags & PLT_IO_READS_PASS ? 1 : 2, true, true);
+			if (r == 0)
 				return;
-			}
-			break;
-		case GATE:
-			if (!plt_gate_close(io->eng, io, io->flags & PLT_IO_READS_PASS ? 1 : 2))
-				return;
-			io->owns_gate = true;
-			io->state = DRAIN;
-			break;
-		case DRAIN:
 			io->state = WORK;
-			if (!plt_epoch_drained(io->eng, io))
-				return;
 			break;
 		case WORK:
 			io->state = END;

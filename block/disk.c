@@ -41,6 +41,10 @@ static int open_disk(struct plt_ctx *ctx, const char *name, const struct plt_ope
 	if (opts->flags & PLT_OPEN_FORCE_SHARE && opts->flags & PLT_OPEN_WRITE)
 		return plt_error_set(err, EINVAL, "Could not open '%s': force-share=on can only be used with read-only "
 				     "images", name);
+	if (opts->flags & PLT_OPEN_COPY_ON_READ && !(opts->flags & (PLT_OPEN_WRITE | PLT_OPEN_SCRATCH)))
+		return plt_error_set(err, EINVAL, "Could not open '%s': Can't use copy-on-read on read-only device", name);
+	if (opts->flags & PLT_OPEN_RESCUE && opts->flags & PLT_OPEN_WRITE)
+		return plt_error_set(err, EINVAL, "Could not open '%s': what is rescued is only read", name);
 	r = opts->flags & PLT_OPEN_REFERENCE ?
 	    plt_policy_check(ctx->policy, ctx->allow_dirs, "backing file", name, err) : 0;
 	if (r < 0)
@@ -61,7 +65,13 @@ static int open_disk(struct plt_ctx *ctx, const char *name, const struct plt_ope
 			plt_error_prefix(err, "Could not open '%s'", name);
 		return r;
 	}
-	return disk_new(img, ret, err);
+	r = disk_new(img, ret, err);
+	if (r == 0 && opts->flags & PLT_OPEN_RESCUE && opts->rescue && opts->rescue->donor) {
+		r = plt_donor_attach(*ret, opts->rescue->donor, err);
+		if (r < 0)
+			plt_disk_close(*ret, NULL);
+	}
+	return r;
 }
 
 int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
@@ -131,6 +141,18 @@ int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char 
 	return disk_new(img, ret, err);
 }
 
+int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
+			  struct plt_disk **ret, struct plt_error *err)
+{
+	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+	struct plt_image *img;
+	int r;
+
+	o.flags = PLT_OPEN_RESCUE | PLT_OPEN_NO_BACKING | PLT_OPEN_NO_KEY | PLT_OPEN_FORCE_SHARE;
+	r = plt_image_open_planned(ctx, plan, file_size, name, &o, &img, err);
+	return r < 0 ? r : disk_new(img, ret, err);
+}
+
 void plt_image_attach_backing(struct plt_image *img, struct plt_image *base)
 {
 	for (struct plt_image *i = base; i; i = i->engine->backing) /* each deeper than the one above */
@@ -152,6 +174,7 @@ int plt_disk_close(struct plt_disk *disk, struct plt_error *err)
 	if (!disk)
 		return 0;
 	r = plt_image_close(disk->top, err);
+	plt_disk_close(disk->donor, NULL); /* opened for reading */
 	free(disk);
 	return r;
 }

@@ -34,6 +34,7 @@
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "base/error.h"
+#include "base/extents.h"
 #include "base/iov.h"
 #include "base/pool.h"
 #include "block/internal.h"
@@ -160,6 +161,30 @@ void plt_cache_slot_done(struct plt_io *io);
  */
 int plt_cache_make_room(struct plt_engine *eng, struct plt_error *err);
 void plt_block_unpin(struct plt_block *b);
+/*
+ * A block that the cache has not got, for the caller to load: pinned once, nobody's request.  NULL: it has it,
+ * or has no slot to spare.
+ */
+struct plt_block *plt_cache_reserve(struct plt_engine *eng, const struct plt_meta_type *type, uint64_t off);
+/* It could not be loaded: the cache has not got it, whoever waits for it tries himself. */
+void plt_cache_unreserve(struct plt_engine *eng, struct plt_block *b);
+/* Of a block that the caller has pinned: 0, or why its last load failed. */
+int plt_cache_load_result(struct plt_engine *eng, struct plt_block *b, struct plt_error *err);
+/* The load that had begun is none: who needs the block begins another. */
+void plt_cache_load_again(struct plt_engine *eng, struct plt_block *b);
+uint64_t plt_cache_budget(const struct plt_ctx *ctx); /* slots */
+
+/* ahead.c: a load that takes along what follows in the table. */
+#define PLT_AHEAD_MAX 128 /* blocks */
+struct plt_ahead {
+	unsigned n;
+	struct plt_block *v[PLT_AHEAD_MAX];
+};
+/* *@b is about to be loaded: how many bytes from its offset on are to be read; *ret NULL: only its own. */
+size_t plt_ahead_begin(struct plt_image *img, struct plt_block *b, struct plt_ahead **ret);
+/* As plt_cache_loaded(), for all of them.  @ahead (or NULL) is the caller's to free. */
+void plt_ahead_end(struct plt_image *img, struct plt_block *b, struct plt_ahead *ahead, const uint8_t *buf, int error,
+		   const struct plt_error *text);
 
 /* ---- per image ------------------------------------------------------------------------------- */
 
@@ -179,10 +204,12 @@ struct plt_limbo_entry {
 struct plt_engine {
 	struct plt_image *img;
 	struct plt_image *backing;     /* the layer below, owned; NULL: none */
+	struct plt_rescue *rescue;     /* it is looked at through a plan; NULL: as it is */
 	unsigned depth;
 	unsigned file_flags;           /* PLT_FILE_* of the cache mode, for references */
 	bool own_refs;                 /* the user has named what the image names: no policy */
 	bool guard_probe;              /* raw by guess: no format header may be written */
+	bool copy_on_read;             /* what reads find below is brought in; set before the first request */
 
 	/* epochs (epoch.c).  A request is in epoch i if it has counted itself in in_epoch[i & 1]. */
 	_Atomic uint32_t epoch;
@@ -217,6 +244,10 @@ struct plt_engine {
 	/* a block was evicted that had been written while the file's sync mark was evicted_mark */
 	_Atomic bool evicted;
 	_Atomic uint64_t evicted_mark;
+	/* read-ahead: where the next load begins if tables are gone through in order; the last one's blocks */
+	_Atomic uint64_t ahead_at;
+	_Atomic unsigned ahead_n;
+	_Atomic bool ahead_off;        /* one has failed: each block for itself */
 	unsigned users;                /* cache.lock: write-backs of this image by others under way */
 	bool retired;                  /* cache.lock: no more of them */
 };
@@ -237,6 +268,12 @@ bool plt_epoch_drained(struct plt_engine *eng, struct plt_io *io);
 /* Enter the gate's closed state for @io; false: queued, will be woken as its owner. */
 bool plt_gate_close(struct plt_engine *eng, struct plt_io *io, int level);
 void plt_gate_open(struct plt_engine *eng, struct plt_io *io);
+/*
+ * The gate closed at @level by @io, and all who were inside gone.  False: it waits, and its step() will be
+ * called; then ask again.  plt_io_finish() opens the gate, or plt_io_share().
+ */
+bool plt_io_alone(struct plt_io *io, int level);
+void plt_io_share(struct plt_io *io);
 /*
  * Enter the image's epoch if the gate lets the frame pass; false: parked, will be woken and must
  * start again.
@@ -265,7 +302,7 @@ void plt_block_discard(struct plt_block *b);
 
 /* ---- frames ---------------------------------------------------------------------------------- */
 
-enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT_IO_ZERO_REQ,
+enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT_IO_COPY_REQ, PLT_IO_ZERO_REQ,
 		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ, PLT_IO_VMSTATE_REQ,
 		   PLT_IO_EXCLUSIVE_REQ };
 #define PLT_IO_VMSTATE_WRITE 1u /* flag of PLT_IO_VMSTATE_REQ */
@@ -283,6 +320,7 @@ struct plt_io_op {
 	struct iovec iov[PLT_OP_IOVS], *iov_heap;
 	void *buf;              /* a bounce buffer, freed with the op */
 	struct plt_block *block;
+	struct plt_ahead *ahead; /* freed with the op */
 	struct plt_run run;
 	int (*work)(struct plt_io *io, struct plt_io_op *iop);
 	uint64_t a, b;
@@ -314,7 +352,7 @@ struct plt_io {
 	unsigned state;
 
 	/* what it holds, in the order of waiting */
-	bool owns_gate;
+	bool owns_gate, drained; /* plt_io_alone() */
 	struct plt_range_lock range;
 	bool has_range;
 	bool in_epoch;
@@ -339,6 +377,9 @@ struct plt_io {
 	bool placed;
 	uint8_t *head_buf, *tail_buf, *comp_buf;
 	struct iovec head_iov, tail_iov, zero_iov;
+	uint8_t *copy_buf;      /* of a copy: what is brought in */
+	struct iovec copy_iov;
+	bool copied;            /* of a read: what was below has been brought in */
 	uint64_t comp_len;
 	bool head_zero, tail_zero;
 	bool all_zero;          /* reads: nothing but zeros has been met */
@@ -438,6 +479,15 @@ void plt_io_drain_limbo(struct plt_io *io);
 /* Failed for want of space while some waits in limbo: take that and try again, once.  True: under way. */
 bool plt_io_retry_space(struct plt_io *io);
 
+/*
+ * copyread.c: a read that brings in what lies below; and for the write frame of one such piece: its content
+ * into copy_buf, and absent parts of it as zeros (units_result: -EAGAIN with a need, -ENOTSUP).
+ */
+bool plt_copies_on_read(const struct plt_io *io);
+void plt_copy_on_read_step(struct plt_io *io);
+void plt_copy_fetch(struct plt_io *io);
+void plt_copy_zero(struct plt_io *io);
+
 /* read.c, write.c, zero.c, flush.c, resize.c: the frames */
 void plt_read_step(struct plt_io *io);
 void plt_write_step(struct plt_io *io);
@@ -450,6 +500,14 @@ void plt_vmstate_step(struct plt_io *io);
 void plt_exclusive_step(struct plt_io *io);
 /* Before the first change: driver->first_write, the raw guard, a poisoned store.  True: go on. */
 bool plt_io_may_change(struct plt_io *io);
+/* Does it change guest bytes? */
+bool plt_io_changes_guest(const struct plt_io *io);
+/*
+ * What begins every request that has the image for itself: it may change the image (if it @changes it), limbo is
+ * empty (with @limbo: the space in it may be needed), the gate is closed at @level and all have left.
+ * 1: so it is; 0: it waits, and its step() will be called; negative: it has failed.
+ */
+int plt_io_take_image(struct plt_io *io, int level, bool changes, bool limbo);
 void plt_io_placed(struct plt_io *io);
 void plt_copy_read_done(struct plt_io *c);
 struct plt_io *plt_io_child(struct plt_io *io, struct plt_image *img, enum plt_io_kind kind, uint64_t off,
@@ -460,6 +518,7 @@ struct plt_io *plt_io_child(struct plt_io *io, struct plt_image *img, enum plt_i
 struct plt_disk {
 	struct plt_ctx *ctx;
 	struct plt_image *top;
+	struct plt_disk *donor; /* NULL: none */
 };
 
 /* image.c; the layer @write_layer below the top (0: none) is opened for writing, whatever the top is */
@@ -469,6 +528,9 @@ int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_opti
 int plt_image_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			 const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err);
 int plt_image_close(struct plt_image *img, struct plt_error *err);
+/* What @plan has made of a file of @file_size bytes, which is locked; @plan is taken over. */
+int plt_image_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
+			   const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err);
 
 /* disk.c: put @base (given away) below @img, before the first request */
 void plt_image_attach_backing(struct plt_image *img, struct plt_image *base);
@@ -477,8 +539,63 @@ void plt_image_attach_backing(struct plt_image *img, struct plt_image *base);
 int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, struct plt_image **ret,
 		     struct plt_error *err);
 
+/* rescue.c */
+struct plt_rescue {
+	struct plt_rescue_plan plan;  /* .doubts grows as reading finds more */
+	pthread_rwlock_t lock;        /* plan.doubts, short_of_memory */
+	struct plt_disk *donor;       /* the disk's, in its active layer; NULL: none */
+	struct plt_extents donated;   /* lock: ranges that are read from it, whatever the map says */
+	bool zero;                    /* what is lost reads as zeros, and is noted; else EIO */
+	bool decoded;                 /* what is compressed has been looked at */
+	bool short_of_memory;         /* something is not in the lists */
+};
+#define PLT_WHY_DAMAGED "the mapping is damaged"
+#define PLT_WHY_CUT "it lies behind the end of the file"
+#define PLT_WHY_FLAW "the compressed cluster is damaged"
+/* The options for what an image stands on: @buf, or NULL. */
+const struct plt_rescue_options *plt_rescue_below(const struct plt_rescue_options *opts,
+						  struct plt_rescue_options *buf);
+/* @plan is taken over. */
+int plt_rescue_new(struct plt_image *img, struct plt_rescue_plan *plan, bool zero);
+void plt_rescue_free(struct plt_rescue *rsc);
+/* Add to the lists of the disk that @img shows. */
+void plt_rescue_note(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len, const char *why);
+/* The first part of [off, off+len) that is lost in this layer, or (PLT_INFERRED) taken from a donor, cut to it. */
+bool plt_rescue_find(struct plt_image *img, uint64_t off, uint64_t len, struct plt_doubt *ret);
+/* How much of a run the file has. */
+uint64_t plt_rescue_there(const struct plt_image *img, const struct plt_run *run);
+/*
+ * For a read frame: what is lost at io->pos is dealt with, and pos moves; up to where the map may be asked then
+ * (a frame that has failed maps nothing).
+ */
+uint64_t plt_rescue_upto(struct plt_io *io, uint64_t end);
+/* How much of a DATA or DAMAGED run is to be read; the rest is dealt with. */
+uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run);
+/* @good bytes of a compressed unit came out; the rest is filled up, or the read fails. */
+int plt_rescue_unit(struct plt_io *io, const struct plt_run *run, uint8_t *unit, size_t good, struct plt_error *err);
+/* Decode what this layer has compressed, once: if its structure is damaged, or in any case. */
+int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err);
+
+/* donor.c: open @name, and take from it what @disk has lost. */
+int plt_donor_attach(struct plt_disk *disk, const char *name, struct plt_error *err);
+/* A part of a read frame's range comes from the donor. */
+void plt_donor_read(struct plt_io *io, uint64_t off, uint64_t len);
+/* Blocking: what could not be read just now is taken from the donor from here on. */
+bool plt_donor_gives(struct plt_image *img, uint64_t off, uint64_t len, const char *why);
+/* Blocking: a read that has failed, sector by sector, and zeros for the rest.  And as a frame. */
+int plt_rescue_read(struct plt_image *img, uint64_t off, uint64_t len, const struct iovec *iov, int niov,
+		    struct plt_error *err);
+void plt_rescue_step(struct plt_io *io);
+/* Is there another way when a read has failed? */
+static inline bool plt_rescue_helps(const struct plt_image *img)
+{
+	return img->engine->rescue && (img->engine->rescue->zero || img->engine->rescue->donor);
+}
+
 /* faults.c: the node of a blkdebug: rules over @below (a reference is taken) */
 int plt_faults_open(const json_t *tree, struct plt_store *below, struct plt_store **ret, struct plt_error *err);
+/* The image whose guest's bytes a raw node shows as they are, through rules and limits; or @img itself. */
+struct plt_image *plt_image_shown(struct plt_image *img);
 /* The blkdebug among the stores of @img, or NULL. */
 struct plt_store *plt_faults_find(struct plt_image *img);
 

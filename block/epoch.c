@@ -137,6 +137,39 @@ void plt_gate_open(struct plt_engine *eng, struct plt_io *io)
 	pthread_cond_broadcast(&eng->gate_opened);
 }
 
+bool plt_io_alone(struct plt_io *io, int level)
+{
+	if (!io->owns_gate && !plt_gate_close(io->eng, io, level))
+		return false;
+	io->owns_gate = true;
+	if (io->drained)
+		return true;
+	io->drained = true; /* by the time that it is asked again */
+	return plt_epoch_drained(io->eng, io);
+}
+
+void plt_io_share(struct plt_io *io)
+{
+	if (!io->owns_gate)
+		return;
+	io->owns_gate = io->drained = false;
+	plt_gate_open(io->eng, io);
+}
+
+int plt_io_take_image(struct plt_io *io, int level, bool changes, bool limbo)
+{
+	if (io->result)
+		return io->result;
+	if (!io->owns_gate && changes && !plt_io_may_change(io))
+		return io->result && !io->pending && !io->woken ? io->result : 0;
+	if (limbo && !io->limbo_tried) {
+		io->limbo_tried = true;
+		plt_io_drain_limbo(io);
+		return 0;
+	}
+	return plt_io_alone(io, level);
+}
+
 static bool changes(const struct plt_io *io)
 {
 	return io->kind != PLT_IO_READ_REQ;
@@ -158,6 +191,10 @@ static __attribute__((noinline)) void check_end(struct plt_io *io)
 
 	if (plt_in_range(io->off, io->len, size))
 		return;
+	if (io->kind == PLT_IO_COPY_REQ) { /* more than was asked for: the rest of a unit */
+		io->len = io->off < size ? size - io->off : 0;
+		return;
+	}
 	plt_error_set(&err, EIO, "'%s': the range %" PRIu64 "+%" PRIu64 " is beyond the disk's end (%" PRIu64 ")",
 		      io->img->name, io->off, io->len, size);
 	plt_io_fail(io, EIO, &err);

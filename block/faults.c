@@ -338,6 +338,19 @@ struct plt_store *plt_faults_find(struct plt_image *img)
 	return st || !img->data || img->data == img->file ? st : find_in_store(img->data);
 }
 
+struct plt_image *plt_image_shown(struct plt_image *img)
+{
+	struct plt_store *st = img->file, *below;
+	struct plt_image *inner;
+
+	if (!(img->drv->flags & PLT_DRIVER_HOST_HOLES) || img->data != img->file)
+		return img;
+	while ((below = plt_limits_below(st)) || (below = plt_fault_below(st)))
+		st = below;
+	inner = plt_image_of_store(st);
+	return inner ? plt_image_shown(inner) : img;
+}
+
 int plt_debug(struct plt_disk *disk, enum plt_debug_verb verb, const char *event, const char *tag)
 {
 	struct plt_store *st = plt_faults_find(disk->top);

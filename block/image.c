@@ -39,6 +39,7 @@ void plt_engine_free(struct plt_engine *eng)
 {
 	if (!eng)
 		return;
+	plt_rescue_free(eng->rescue);
 	free(eng->limbo);
 	pthread_cond_destroy(&eng->gate_opened);
 	pthread_mutex_destroy(&eng->lock);
@@ -256,6 +257,7 @@ static int open_file_child(struct plt_ctx *ctx, json_t *child, struct opening *h
 	const char *driver = tree_string(child, "driver");
 	struct plt_open_options opts = *how->opts;
 	struct opening inner = { .opts = &opts, .parent = how, .depth = how->depth + 1 };
+	struct plt_rescue_options rescue;
 	struct plt_image *img;
 	int r;
 
@@ -266,12 +268,14 @@ static int open_file_child(struct plt_ctx *ctx, json_t *child, struct opening *h
 				     json_is_string(child) ? json_string_value(child) : "");
 	if (!driver || plt_name_is_protocol(driver))
 		return open_protocol(ctx, child, how, ret, err);
-	if (!plt_driver_find(driver))
+	if (!plt_driver_find(driver) && strcmp(driver, "copy-on-read"))
 		return plt_error_set(err, EINVAL, "Unknown driver '%s'", driver);
 	opts.format = driver;
+	opts.flags &= ~(unsigned)PLT_OPEN_COPY_ON_READ;
 	opts.options = NULL; /* those of the image above */
+	opts.flags &= ~(unsigned)PLT_OPEN_ZERO_LOST; /* the image above is told what it cannot have */
+	opts.rescue = plt_rescue_below(opts.rescue, &rescue);
 	opts.snapshot = opts.snapshot_id = opts.snapshot_name = NULL;
-	opts.options = NULL;
 	r = open_tree(ctx, child, &inner, &img, err);
 	if (r < 0)
 		return r;
@@ -414,16 +418,18 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 	json_t *child = json_object_get(tree, "backing"), *named = NULL;
 	struct plt_open_options opts = { .size = sizeof(opts) };
 	struct opening inner = { .opts = &opts, .parent = how, .depth = how->depth + 1 };
+	struct plt_rescue_options rescue;
 	PLT_AUTOFREE char *full = NULL;
 	int r;
 
 	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT | PLT_OPEN_SHARE_RAW |
-					 PLT_OPEN_NO_KEY);
+					 PLT_OPEN_NO_KEY | PLT_OPEN_RESCUE | PLT_OPEN_ZERO_LOST);
 	opts.cache = how->opts->cache;
 	if (how->write_layer == 1)
 		opts.flags |= PLT_OPEN_WRITE;
 	else if (how->write_layer)
 		inner.write_layer = how->write_layer - 1;
+	opts.rescue = plt_rescue_below(how->opts->rescue, &rescue);
 	if (how->opts->flags & (PLT_OPEN_NO_BACKING | PLT_OPEN_INSPECT) || json_is_null(child) ||
 	    (json_is_string(child) && !*json_string_value(child)))
 		return 0;
@@ -490,20 +496,50 @@ static int open_driver(struct plt_image *img, json_t *tree, struct opening *how,
 	return r;
 }
 
-/* Over an open store; takes a reference of its own. */
-static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tree, const char *name,
-			 const char *format, struct opening *how, struct plt_image **ret, struct plt_error *err)
+/* What a repair would make of @file, which is locked before it is looked at. */
+static int plan_rescue(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
+		       struct opening *how, struct plt_rescue_plan *ret, struct plt_error *err)
+{
+	const struct plt_driver *drv = format ? plt_driver_find(format) : NULL;
+	int r = drv ? 0 : plt_probe(file, &drv, err);
+
+	if (r == 0)
+		r = lock_image(file, drv, how->opts, err);
+	if (r == 0)
+		r = plt_rescue_plan_make(ctx, file, name, format, how->opts->rescue, ret, err);
+	return r;
+}
+
+static void fill_image(struct plt_image *img, struct plt_ctx *ctx, const struct plt_driver *drv, struct plt_store *file,
+		       const struct opening *how)
+{
+	const unsigned flags = how->opts->flags;
+
+	pthread_mutex_init(&img->lock, NULL);
+	img->ctx = ctx;
+	img->drv = drv;
+	img->file = plt_store_ref(file);
+	img->disk = PLT_DISK_ACTIVE;
+	img->writable = flags & PLT_OPEN_WRITE;
+	img->unordered = flags & PLT_OPEN_UNORDERED;
+	img->inactive = flags & PLT_OPEN_INSPECT;
+	img->engine->depth = how->depth;
+	img->engine->own_refs = flags & PLT_OPEN_OWN_REFS;
+	(void)plt_cache_mode_flags(how->opts->cache, &img->engine->file_flags, NULL);
+	if (flags & PLT_OPEN_FORCE_SHARE)
+		img->engine->file_flags |= PLT_FILE_NO_LOCK;
+}
+
+/* Over an open store, and the plan (NULL: none) that has made it of the file, which is taken over. */
+static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tree, const char *name,
+			const char *format, struct opening *how, struct plt_rescue_plan *plan, uint64_t file_size,
+			struct plt_image **ret, struct plt_error *err)
 {
 	const struct plt_driver *drv = NULL;
 	struct plt_image *img;
 	bool guessed = false;
 	int r;
 
-	if (how->depth >= PLT_MAX_DEPTH)
-		return plt_error_set(err, ELOOP, "'%s': more than %d layers", name, PLT_MAX_DEPTH);
-	r = check_loop(file, how, err);
-	if (r < 0)
-		return r;
 	if (format) {
 		drv = plt_driver_find(format);
 		if (!drv)
@@ -524,20 +560,14 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 		free(img);
 		return plt_error_set(err, ENOMEM, "out of memory");
 	}
-	pthread_mutex_init(&img->lock, NULL);
-	img->ctx = ctx;
-	img->drv = drv;
-	img->file = plt_store_ref(file);
-	img->writable = how->opts->flags & PLT_OPEN_WRITE;
-	img->unordered = how->opts->flags & PLT_OPEN_UNORDERED;
-	img->inactive = how->opts->flags & PLT_OPEN_INSPECT;
-	img->engine->depth = how->depth;
+	fill_image(img, ctx, drv, file, how);
 	img->engine->guard_probe = guessed && drv->flags & PLT_DRIVER_NO_HEADER;
-	img->engine->own_refs = how->opts->flags & PLT_OPEN_OWN_REFS;
-	(void)plt_cache_mode_flags(how->opts->cache, &img->engine->file_flags, NULL);
-	if (how->opts->flags & PLT_OPEN_FORCE_SHARE)
-		img->engine->file_flags |= PLT_FILE_NO_LOCK;
-	r = open_driver(img, tree, how, err);
+	/* (a plain disk ends where its file does, rounded up to a sector) */
+	img->file_end = plan && !(drv->flags & PLT_DRIVER_NO_HEADER) ? file_size : UINT64_MAX;
+	if (plan && plt_rescue_new(img, plan, how->opts->flags & PLT_OPEN_ZERO_LOST) < 0)
+		r = plt_error_set(err, ENOMEM, "out of memory");
+	else
+		r = open_driver(img, tree, how, err);
 	if (r < 0) {
 		img->drv = NULL; /* its open has released what it took */
 		plt_image_close(img, NULL);
@@ -559,6 +589,79 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 	img->has_backing = img->backing_name || img->engine->backing;
 	*ret = img;
 	return 0;
+}
+
+/* A node that changes how the one below it is used: that one, used so. */
+static int open_filter(struct plt_ctx *ctx, json_t *tree, struct opening *how, struct plt_image **ret,
+		       struct plt_error *err)
+{
+	static const char *const known[] = { "driver", "file", "node-name", "read-only", "auto-read-only", "cache",
+					     "discard", "detect-zeroes", "force-share", NULL };
+	const char *driver = tree_string(tree, "driver"), *key;
+	json_t *file = json_object_get(tree, "file"), *v;
+	struct plt_open_options opts = *how->opts;
+	struct opening inner = { .opts = &opts, .parent = how, .depth = how->depth + 1 };
+	bool readonly;
+	int r = tree_bool(tree, "read-only", &readonly, err);
+
+	json_object_foreach(tree, key, v) {
+		unsigned i;
+
+		for (i = 0; known[i] && strcmp(known[i], key); i++)
+			;
+		if (r == 0 && !known[i])
+			r = plt_error_set(err, EINVAL, "Block driver '%s' does not support the option '%s'", driver, key);
+	}
+	if (r < 0)
+		return r;
+	if (!json_is_object(file))
+		return plt_error_set(err, EINVAL, "A block device must be specified for \"file\"");
+	if (inner.depth >= PLT_MAX_DEPTH)
+		return plt_error_set(err, ELOOP, "more than %d layers", PLT_MAX_DEPTH);
+	if (readonly || !(opts.flags & PLT_OPEN_WRITE))
+		return plt_error_set(err, EACCES, "Block node is read-only");
+	opts.format = NULL;
+	opts.flags |= PLT_OPEN_COPY_ON_READ;
+	return open_tree(ctx, file, &inner, ret, err);
+}
+
+/* @plan is taken over if it comes to that. */
+static int open_plan(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, json_t *tree,
+		     const char *name, struct opening *how, struct plt_image **ret, struct plt_error *err)
+{
+	struct plt_store *shown = plt_store_ref(plan->overlay);
+	PLT_AUTOFREE char *format = strdup(plan->format);
+	int r = format ? open_planned(ctx, shown, tree, name, format, how, plan, file_size, ret, err) :
+			 plt_error_set(err, ENOMEM, "out of memory");
+
+	plt_store_unref(shown);
+	return r;
+}
+
+/* Over an open store; takes a reference of its own. */
+static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tree, const char *name,
+			 const char *format, struct opening *how, struct plt_image **ret, struct plt_error *err)
+{
+	struct plt_rescue_plan plan = { 0 };
+	uint64_t size;
+	int r;
+
+	if (how->depth >= PLT_MAX_DEPTH)
+		return plt_error_set(err, ELOOP, "'%s': more than %d layers", name, PLT_MAX_DEPTH);
+	r = check_loop(file, how, err);
+	if (r < 0)
+		return r;
+	if (!(how->opts->flags & PLT_OPEN_RESCUE))
+		return open_planned(ctx, file, tree, name, format, how, NULL, 0, ret, err);
+	if (format && !plt_driver_find(format))
+		return plt_error_set(err, EINVAL, "Unknown driver '%s'", format);
+	r = plt_store_size(file, &size, err);
+	if (r == 0)
+		r = plan_rescue(ctx, file, name, format, how, &plan, err);
+	if (r == 0)
+		r = open_plan(ctx, &plan, size, tree, name, how, ret, err);
+	plt_rescue_plan_release(&plan);
+	return r;
 }
 
 static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, struct plt_image **ret,
@@ -585,6 +688,8 @@ static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, str
 		return r;
 	if (readonly && opts.flags & PLT_OPEN_WRITE)
 		return plt_error_set(err, EACCES, "'%s' is to be opened read-only and is to be written", name);
+	if (driver && !strcmp(driver, "copy-on-read"))
+		return open_filter(ctx, tree, how, ret, err);
 	if (driver && plt_name_is_protocol(driver)) { /* the bytes themselves, as a disk */
 		driver = "raw";
 		file = tree;
@@ -598,6 +703,8 @@ static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, str
 		return r;
 	r = open_on_store(ctx, st, tree, name, driver, how, ret, err);
 	plt_store_unref(st);
+	if (r == 0 && opts.flags & PLT_OPEN_COPY_ON_READ)
+		plt_image_shown(*ret)->engine->copy_on_read = true;
 	return r;
 }
 
@@ -607,6 +714,16 @@ int plt_image_open_store(struct plt_ctx *ctx, struct plt_store *file, const char
 	struct opening how = { .opts = opts };
 
 	return open_on_store(ctx, file, NULL, name, format, &how, ret, err);
+}
+
+int plt_image_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
+			   const struct plt_open_options *opts, struct plt_image **ret, struct plt_error *err)
+{
+	struct opening how = { .opts = opts };
+	int r = open_plan(ctx, plan, file_size, NULL, name, &how, ret, err);
+
+	plt_rescue_plan_release(plan);
+	return r;
 }
 
 int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, unsigned write_layer,

@@ -213,7 +213,7 @@ int plt_bytes_open(struct plt_ctx *ctx, const char *name, const struct plt_open_
 		o.options = NULL;
 	}
 	o.flags |= PLT_OPEN_INSPECT;
-	o.flags &= ~(unsigned)(PLT_OPEN_WRITE | PLT_OPEN_IMAGE_OPTS);
+	o.flags &= ~(unsigned)(PLT_OPEN_WRITE | PLT_OPEN_IMAGE_OPTS | PLT_OPEN_RESCUE | PLT_OPEN_ZERO_LOST);
 	if (use == PLT_BYTES_REPAIR)
 		o.flags |= PLT_OPEN_WRITE | PLT_OPEN_UNFINISHED;
 	if (r == 0)
@@ -223,6 +223,16 @@ int plt_bytes_open(struct plt_ctx *ctx, const char *name, const struct plt_open_
 		drv = plt_driver_find(*ret_format);
 	else if (r == 0)
 		r = plt_probe(img->file, &drv, err);
+	if (r == 0 && !*ret_format && drv && drv->flags & PLT_DRIVER_NO_HEADER) {
+		const struct plt_driver *lost;
+
+		r = plt_probe_lost(ctx, img->file, &lost, err);
+		if (r == 0) {
+			plt_ctx_warn(ctx, "'%s' looks like a %s image whose header is gone", name, lost->name);
+			drv = lost;
+		}
+		r = r == -ENOENT ? 0 : r;
+	}
 	if (r == 0 && !*ret_format && drv) {
 		*ret_format = strdup(drv->name);
 		if (!*ret_format)
@@ -244,6 +254,23 @@ int plt_bytes_open(struct plt_ctx *ctx, const char *name, const struct plt_open_
 	return 0;
 }
 
+/* The image as a repair would make it. */
+static int check_planned(struct plt_ctx *ctx, struct plt_image *img, const char *format,
+			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+			 struct plt_check_result *ret, struct plt_error *err)
+{
+	struct plt_rescue_plan plan;
+	int r = plt_rescue_plan_make(ctx, img->file, img->name, format, NULL, &plan, err);
+
+	if (r < 0)
+		return r;
+	r = plt_check_store(ctx, plan.overlay, img->name, plan.format, found, arg, ret, err);
+	ret->corruptions_fixed = plan.before.corruptions_fixed;
+	ret->leaks_fixed = plan.before.leaks_fixed;
+	plt_rescue_plan_release(&plan);
+	return r;
+}
+
 int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
 	      void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 	      struct plt_check_result *ret, struct plt_error *err)
@@ -254,7 +281,9 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 
 	memset(ret, 0, sizeof(*ret));
 	ret->format = "";
-	if (r == 0)
+	if (r == 0 && opts && opts->flags & PLT_OPEN_RESCUE)
+		r = check_planned(ctx, img, opts->format, found, arg, ret, err);
+	else if (r == 0)
 		r = plt_check_store(ctx, img->file, img->name, format, found, arg, ret, err);
 	plt_image_close(img, NULL);
 	free(format);

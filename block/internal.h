@@ -55,6 +55,26 @@ enum plt_bytes_use {
 int plt_bytes_open(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
 		   enum plt_bytes_use use, struct plt_image **ret, char **ret_format, struct plt_error *err);
 int plt_image_close(struct plt_image *img, struct plt_error *err); /* NULL allowed */
+
+/*
+ * Rescue.  repair/ implements this one, as block/ implements what drivers call: what a repair would make of the
+ * image in @file, which is locked and is only read.  @format NULL: look; raw only if nothing else can be
+ * made of it.
+ */
+struct plt_rescue_plan {
+	struct plt_store *overlay;       /* the image as planned; a reference of the caller's, as all here */
+	char *format;
+	struct plt_doubts doubts;
+	struct plt_check_result before, left; /* of the image as it is (with what was fixed), and as planned */
+	uint64_t edits, bytes;
+};
+int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
+			 const struct plt_rescue_options *opts, struct plt_rescue_plan *ret, struct plt_error *err);
+void plt_rescue_plan_release(struct plt_rescue_plan *plan);
+/* The disk that @plan makes of a file of @file_size bytes, without a chain; @plan is taken over. */
+int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
+			  struct plt_disk **ret, struct plt_error *err);
+
 /*
  * Put @base (given away) below a disk that was opened on a store without its chain; before the first
  * request.
@@ -84,6 +104,13 @@ int plt_cache_mode_flags(const char *mode, unsigned *ret, struct plt_error *err)
  */
 int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
 		       struct plt_error *err);
+struct plt_extents;
+/*
+ * Decode every compressed cluster that this layer maps; flaw() for each that cannot be, with how many bytes come out
+ * before; another answer than 0 ends it.  @seen: places in the file that are done, added to; NULL: all are new.
+ */
+int plt_image_decode(struct plt_image *img, struct plt_extents *seen,
+		     int (*flaw)(void *arg, const struct plt_run *run, size_t good), void *arg, struct plt_error *err);
 /* What relative names in the image are relative to: its name, or its file's if it has no plain one. */
 const char *plt_image_base(const struct plt_image *img);
 struct plt_image *plt_image_backing(const struct plt_image *img);

@@ -2,15 +2,19 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	block/ahead.c \
 	block/amend.c \
 	block/bench.c \
 	block/codec.c \
 	block/codec.h \
 	block/context.c \
+	block/copyread.c \
 	block/crypt.c \
 	block/create.c \
 	block/cursor.c \
+	block/decode.c \
 	block/disk.c \
+	block/donor.c \
 	block/engine.h \
 	block/epoch.c \
 	block/faults.c \
@@ -26,6 +30,7 @@ libplatter_core_la_SOURCES += \
 	block/queue.c \
 	block/range.c \
 	block/read.c \
+	block/rescue.c \
 	block/resize.c \
 	block/scratch.c \
 	block/secret.c \

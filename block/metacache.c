@@ -25,6 +25,15 @@ struct privilege {
 	struct plt_io_list waiting;
 };
 
+/* Slots are made a few at a time: alone each would cost a page more, for its alignment. */
+#define CHUNK 16
+struct chunk {
+	struct chunk *next;
+	uint8_t *data; /* CHUNK slices */
+	unsigned used;
+	struct plt_block slot[CHUNK];
+};
+
 struct plt_cache {
 	pthread_mutex_t lock;
 	pthread_cond_t idle;        /* some engine.users fell to 0 */
@@ -34,6 +43,7 @@ struct plt_cache {
 	uint64_t nslots;            /* without overflow ones */
 	uint64_t noverflow;
 	struct plt_block *all;      /* every slot */
+	struct chunk *chunks;       /* where they lie; the first one has room, if any has */
 	struct plt_block *hand;     /* clock */
 	struct privilege priv[PLT_MAX_DEPTH + 1];
 };
@@ -65,12 +75,12 @@ void plt_cache_free(struct plt_cache *c)
 {
 	if (!c)
 		return;
-	while (c->all) {
-		struct plt_block *b = c->all;
+	while (c->chunks) {
+		struct chunk *k = c->chunks;
 
-		c->all = b->all_next;
-		free(b->data);
-		free(b);
+		c->chunks = k->next;
+		free(k->data);
+		free(k);
 	}
 	pthread_mutex_destroy(&c->lock);
 	pthread_cond_destroy(&c->idle);
@@ -237,15 +247,20 @@ static bool try_evict(struct plt_cache *c, struct plt_block *b)
 
 static struct plt_block *slot_make(struct plt_cache *c, bool overflow)
 {
-	struct plt_block *b = calloc(1, sizeof(*b));
+	struct chunk *k = c->chunks;
+	struct plt_block *b;
 
-	if (!b)
-		return NULL;
-	b->data = plt_alloc_io(PLT_SLICE);
-	if (!b->data) {
-		free(b);
-		return NULL;
+	if (!k || k->used == CHUNK) {
+		k = calloc(1, sizeof(*k));
+		if (!k || !(k->data = plt_alloc_io((size_t)CHUNK * PLT_SLICE))) {
+			free(k);
+			return NULL;
+		}
+		k->next = c->chunks;
+		c->chunks = k;
 	}
+	b = &k->slot[k->used];
+	b->data = k->data + (size_t)k->used++ * PLT_SLICE;
 	atomic_store(&b->pins, PLT_BLOCK_DEAD);
 	b->overflow = overflow;
 	b->all_next = c->all;
@@ -311,6 +326,15 @@ static void slot_revive(struct plt_block *b)
 	atomic_fetch_and(&b->pins, ~PLT_BLOCK_DEAD);
 }
 
+/* cache.lock held */
+static int load_error(struct plt_block *b, struct plt_error *err)
+{
+	if (err && b->load_text.code)
+		*err = b->load_text;
+	return plt_error_default(err, b->load_error, "%s at %#" PRIx64 ": cannot be read", b->type->name,
+				 plt_block_host_off(b));
+}
+
 /* ---- get ------------------------------------------------------------------------------------- */
 
 static int get_slow(struct plt_image *img, struct plt_pins *pins, const struct plt_meta_type *type,
@@ -327,10 +351,7 @@ static int get_slow(struct plt_image *img, struct plt_pins *pins, const struct p
 			*ret = mine;
 			return 0;
 		case PLT_BLOCK_FAILED:
-			if (err && mine->load_text.code)
-				*err = mine->load_text;
-			return plt_error_default(err, mine->load_error, "%s at %#" PRIx64 ": cannot be read",
-						 type->name, off);
+			return load_error(mine, err);
 		default:
 			*need = (struct plt_need){ .kind = PLT_NEED_LOAD, .block = mine };
 			return -EAGAIN;
@@ -396,22 +417,6 @@ int plt_meta_get(struct plt_image *img, struct plt_pins *pins, const struct plt_
 	return r;
 }
 
-int plt_meta_load_wait(struct plt_image *img, struct plt_block *b, struct plt_error *err)
-{
-	uint8_t buf[PLT_SLICE] __attribute__((aligned(PLT_SLICE)));
-	struct plt_error text = PLT_ERROR_INIT;
-	int r;
-
-	(void)err; /* the next plt_meta_get() says what was wrong */
-	/*
-	 * Somebody else's load may be under way; it is not waited for, because that request may belong to
-	 * this very thread.  Whoever is first publishes.
-	 */
-	r = plt_store_read(img->file, plt_block_host_off(b), buf, b->len, b->type->tag, &text);
-	plt_cache_loaded(img->engine, b, buf, -r, &text);
-	return 0;
-}
-
 int plt_meta_get_wait(struct plt_image *img, struct plt_pins *pins, const struct plt_meta_type *type,
 		      uint64_t off, struct plt_block **ret, struct plt_error *err)
 {
@@ -460,6 +465,56 @@ int plt_meta_new(struct plt_image *img, struct plt_pins *pins, const struct plt_
 }
 
 /* ---- loads ----------------------------------------------------------------------------------- */
+
+struct plt_block *plt_cache_reserve(struct plt_engine *eng, const struct plt_meta_type *type, uint64_t off)
+{
+	struct plt_cache *c = eng->img->ctx->cache;
+	struct plt_block *b;
+
+	PLT_LOCK_SCOPE(&c->lock);
+	b = find_locked(c, eng, off) ? NULL : slot_take(c, false);
+	if (!b)
+		return NULL;
+	slot_init(b, eng->img, type, PLT_BLOCK_LOADING);
+	b->load_started = true;
+	slot_revive(b);
+	hash_insert(c, b, eng, off);
+	return b;
+}
+
+void plt_cache_unreserve(struct plt_engine *eng, struct plt_block *b)
+{
+	struct plt_cache *c = eng->img->ctx->cache;
+
+	pthread_mutex_lock(&c->lock);
+	/* (somebody else may have loaded it meanwhile, or it has been forgotten) */
+	if (atomic_load(&b->owner) == eng && atomic_load(&b->state) == PLT_BLOCK_LOADING) {
+		hash_remove(c, b);
+		atomic_store(&b->owner, NULL);
+		atomic_store(&b->state, PLT_BLOCK_FREE);
+		plt_io_list_wake(&b->waiters);
+	}
+	pthread_mutex_unlock(&c->lock);
+	plt_block_unpin(b);
+}
+
+int plt_cache_load_result(struct plt_engine *eng, struct plt_block *b, struct plt_error *err)
+{
+	PLT_LOCK_SCOPE(&eng->img->ctx->cache->lock);
+	return atomic_load(&b->state) == PLT_BLOCK_FAILED ? load_error(b, err) : 0;
+}
+
+void plt_cache_load_again(struct plt_engine *eng, struct plt_block *b)
+{
+	PLT_LOCK_SCOPE(&eng->img->ctx->cache->lock);
+	b->load_started = false;
+	plt_io_list_wake(&b->waiters);
+}
+
+uint64_t plt_cache_budget(const struct plt_ctx *ctx)
+{
+	return ctx->cache->budget;
+}
 
 bool plt_cache_load_begin(struct plt_ctx *ctx, struct plt_block *b, struct plt_io *io, bool *ret_ready)
 {

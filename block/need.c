@@ -14,19 +14,20 @@
 #include "base/alloc.h"
 #include "block/engine.h"
 
-enum { MEET_NONE, MEET_LIMBO_DRAIN, MEET_LIMBO_RELEASE, MEET_GATE, MEET_GATE_DRAIN, MEET_GATE_WORK };
+enum { MEET_NONE, MEET_LIMBO_DRAIN, MEET_LIMBO_RELEASE, MEET_GATE, MEET_GATE_WORK };
 
 /* ---- load ------------------------------------------------------------------------------------ */
 
 static void loaded(struct plt_io *io, struct plt_io_op *iop)
 {
-	plt_cache_loaded(io->eng, iop->block, iop->buf, -iop->op.result, &iop->err);
+	plt_ahead_end(io->img, iop->block, iop->ahead, iop->buf, -iop->op.result, &iop->err);
 }
 
 static void meet_load(struct plt_io *io)
 {
 	struct plt_block *b = io->need.block;
 	struct plt_io_op *iop;
+	size_t len = 0;
 	bool ready;
 
 	if (!plt_cache_load_begin(io->q->ctx, b, io, &ready)) {
@@ -35,25 +36,27 @@ static void meet_load(struct plt_io *io)
 		return;
 	}
 	iop = plt_io_op_new(io, loaded);
-	if (!iop || !(iop->buf = plt_alloc_io(PLT_SLICE))) {
-		plt_cache_loaded(io->eng, b, NULL, ENOMEM, NULL);
-		if (iop) {
-			iop->next_free = io->q->free_ops;
-			io->q->free_ops = iop;
-		}
+	if (iop) {
+		len = plt_ahead_begin(io->img, b, &iop->ahead);
+		iop->buf = plt_alloc_io(len);
+	}
+	if (!iop || !iop->buf) {
+		plt_ahead_end(io->img, b, iop ? iop->ahead : NULL, NULL, ENOMEM, NULL);
+		if (iop)
+			plt_io_op_drop(iop);
 		plt_io_fail(io, ENOMEM, NULL);
 		io->step(io);
 		return;
 	}
 	iop->block = b;
-	iop->iov[0] = (struct iovec){ iop->buf, b->len };
+	iop->iov[0] = (struct iovec){ iop->buf, len };
 	iop->op.iov = iop->iov;
 	iop->op.niov = 1;
 	iop->op.kind = PLT_OP_READ;
 	iop->op.tag = b->type->tag;
 	iop->op.store = io->img->file;
 	iop->op.off = plt_block_host_off(b);
-	iop->op.len = b->len;
+	iop->op.len = len;
 	plt_io_op_submit(iop);
 }
 
@@ -199,14 +202,7 @@ static void work_step(struct plt_io *io)
 {
 	switch (io->meet) {
 	case MEET_GATE:
-		if (!plt_gate_close(io->eng, io, 1))
-			return;
-		io->owns_gate = true;
-		io->meet = MEET_GATE_DRAIN;
-		/* fall through */
-	case MEET_GATE_DRAIN:
-		io->meet = MEET_GATE_WORK;
-		if (!plt_epoch_drained(io->eng, io))
+		if (!plt_io_alone(io, 1))
 			return;
 		/* fall through */
 	case MEET_GATE_WORK:
@@ -214,10 +210,7 @@ static void work_step(struct plt_io *io)
 		plt_io_call(io, do_work, NULL);
 		return;
 	default:
-		if (io->owns_gate) {
-			io->owns_gate = false;
-			plt_gate_open(io->eng, io);
-		}
+		plt_io_share(io);
 		io->state = 0;
 		io->step = io->saved_step;
 		if (!plt_io_retry_space(io))

@@ -105,6 +105,7 @@ struct plt_io *plt_io_new(struct plt_queue *q, struct plt_io *parent, struct plt
 		[PLT_IO_READ_REQ] = plt_read_step,
 		[PLT_IO_WRITE_REQ] = plt_write_step,
 		[PLT_IO_COMPRESSED_REQ] = plt_compressed_step,
+		[PLT_IO_COPY_REQ] = plt_write_step,
 		[PLT_IO_ZERO_REQ] = plt_zero_step,
 		[PLT_IO_DISCARD_REQ] = plt_discard_step,
 		[PLT_IO_FLUSH_REQ] = plt_flush_step,
@@ -234,8 +235,7 @@ void plt_io_placed(struct plt_io *io)
 		fn(io->on_place_arg);
 }
 
-/* Is it one that changes guest bytes? */
-static bool changes_guest(const struct plt_io *io)
+bool plt_io_changes_guest(const struct plt_io *io)
 {
 	return io->kind != PLT_IO_READ_REQ && io->kind != PLT_IO_FLUSH_REQ && io->kind != PLT_IO_RESIZE_REQ &&
 	       io->kind != PLT_IO_VMSTATE_REQ && io->kind != PLT_IO_EXCLUSIVE_REQ;
@@ -246,16 +246,14 @@ void plt_io_finish(struct plt_io *io)
 	struct plt_io *parent = io->parent;
 
 	assert(!io->pending);
-	if (io->owns_gate) {
-		io->owns_gate = false;
-		plt_gate_open(io->eng, io);
-	}
+	plt_io_share(io);
 	plt_io_release(io);
 	plt_io_placed(io);
 	free(io->head_buf);
 	free(io->tail_buf);
 	free(io->comp_buf);
-	if (!parent && changes_guest(io) && io->img->drv->written)
+	free(io->copy_buf);
+	if (!parent && plt_io_changes_guest(io) && io->img->drv->written)
 		io->img->drv->written(io->img, io->off, io->len);
 	if (io->live_prev)
 		live_remove(io);
@@ -319,6 +317,7 @@ struct plt_io_op *plt_io_op_new(struct plt_io *io, void (*fn)(struct plt_io *, s
 	iop->iov_heap = NULL;
 	iop->buf = NULL;
 	iop->block = NULL;
+	iop->ahead = NULL;
 	iop->work = NULL;
 	iop->err.code = 0;
 	iop->err.text[0] = 0;
@@ -333,6 +332,7 @@ void plt_io_op_drop(struct plt_io_op *iop)
 
 	free(iop->iov_heap);
 	free(iop->buf);
+	free(iop->ahead);
 	iop->next_free = q->free_ops;
 	q->free_ops = iop;
 }

@@ -71,6 +71,7 @@ static int inflate_unit(struct plt_io *io, struct plt_io_op *iop)
 	PLT_AUTOFREE uint8_t *comp = plt_alloc_io(run->comp_len);
 	PLT_AUTOFREE uint8_t *own = direct ? NULL : plt_alloc_io(run->unit_len);
 	uint8_t *unit = direct ? direct : own;
+	size_t good;
 	int r;
 
 	if (!comp || !unit)
@@ -78,8 +79,12 @@ static int inflate_unit(struct plt_io *io, struct plt_io_op *iop)
 	r = plt_store_read(run->store, run->host_off, comp, run->comp_len, PLT_IO_COMPRESSED, &iop->err);
 	if (r < 0)
 		return r;
-	r = plt_decompress(run->codec, comp, run->comp_len, unit, run->unit_len, NULL);
-	if (r < 0)
+	r = plt_decompress(run->codec, comp, run->comp_len, unit, run->unit_len, io->eng->rescue ? &good : NULL);
+	if (r < 0 && r != -ENOMEM && io->eng->rescue) {
+		r = plt_rescue_unit(io, run, unit, good, &iop->err);
+		if (r < 0)
+			return r;
+	} else if (r < 0)
 		return plt_error_set(&iop->err, -r, "'%s': compressed cluster at %#" PRIx64
 				     " (guest offset %#" PRIx64 ") is damaged", io->img->name,
 				     run->host_off, run->unit_off);
@@ -113,6 +118,15 @@ static __attribute__((noinline)) void damaged(struct plt_io *io, const struct pl
 
 static void read_run(struct plt_io *io, const struct plt_run *run)
 {
+	struct plt_run part;
+
+	if (io->eng->rescue && (run->kind == PLT_RUN_DATA || run->kind == PLT_RUN_DAMAGED)) {
+		part = *run;
+		part.len = plt_rescue_run(io, run);
+		if (!part.len)
+			return;
+		run = &part;
+	}
 	switch (run->kind) {
 	case PLT_RUN_DATA:
 		io->all_zero = false;
@@ -154,12 +168,24 @@ void plt_read_step(struct plt_io *io)
 	uint64_t end = io->off + io->len;
 	int r;
 
+	if (io->eng->copy_on_read && plt_copies_on_read(io)) {
+		io->step = plt_copy_on_read_step;
+		plt_copy_on_read_step(io);
+		return;
+	}
 	if (io->pending || !plt_io_enter(io))
 		return;
 	io->pending++; /* so that completions inside the loop do not finish the frame */
 	while (io->pos < end && !io->result) {
+		uint64_t upto = end;
+
+		if (io->eng->rescue) {
+			upto = plt_rescue_upto(io, end);
+			if (io->pos >= upto)
+				continue; /* it has failed, or is through */
+		}
 		io->runs.n = 0;
-		r = map_here(io, end);
+		r = map_here(io, upto);
 		if (r == -EAGAIN) {
 			/* a need is met with nothing under way: then the frame waits for one thing only */
 			if (--io->pending == 0)

@@ -17,7 +17,7 @@
 
 #include "block/engine.h"
 
-enum { START, GATE, DRAIN, GROW, ZERO, COMMIT, TAIL_LOOK, TAIL_ZERO, TAIL_DONE, END };
+enum { START, GROW, ZERO, COMMIT, TAIL_LOOK, TAIL_ZERO, TAIL_DONE, END };
 
 static int grow(struct plt_io *io, struct plt_io_op *iop)
 {
@@ -96,6 +96,8 @@ static bool refused(struct plt_io *io)
 /* io->len: the new size; io->pos: the old one, once the gate is closed. */
 void plt_resize_step(struct plt_io *io)
 {
+	int r;
+
 	while (!io->pending) {
 		if (io->result && io->state == TAIL_ZERO)
 			io->state = TAIL_DONE;
@@ -105,28 +107,10 @@ void plt_resize_step(struct plt_io *io)
 		case START:
 			if (refused(io))
 				break;
-			if (!plt_io_may_change(io)) {
-				if (io->pending || io->woken)
-					return;
-				break;
-			}
-			io->state = GATE;
-			if (!io->limbo_tried) { /* the space in it may be needed; comes back to START */
-				io->limbo_tried = true;
-				plt_io_drain_limbo(io);
+			r = plt_io_take_image(io, 2, true, true);
+			if (r == 0)
 				return;
-			}
-			break;
-		case GATE:
-			if (!plt_gate_close(io->eng, io, 2))
-				return;
-			io->owns_gate = true;
-			io->state = DRAIN;
-			break;
-		case DRAIN:
 			io->state = GROW;
-			if (!plt_epoch_drained(io->eng, io))
-				return;
 			break;
 		case GROW:
 			io->pos = atomic_load(&io->img->size);

@@ -39,7 +39,7 @@ int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_op
 	struct plt_store *st = NULL;
 	int r;
 
-	base_opts.flags &= ~(unsigned)(PLT_OPEN_WRITE | PLT_OPEN_SCRATCH);
+	base_opts.flags &= ~(unsigned)(PLT_OPEN_WRITE | PLT_OPEN_SCRATCH | PLT_OPEN_COPY_ON_READ);
 	r = plt_image_open(ctx, tree, &base_opts, 0, &base, err);
 	if (r < 0)
 		return r;
@@ -57,6 +57,7 @@ int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_op
 		return r;
 	}
 	plt_image_attach_backing(top, base);
+	top->engine->copy_on_read = opts->flags & PLT_OPEN_COPY_ON_READ;
 	*ret = top;
 	return 0;
 }

@@ -184,6 +184,34 @@ static int add_absent(struct walk *w, struct plt_image *img, const struct plt_ru
 	return r;
 }
 
+static void add_damaged(struct walk *w, uint64_t off, uint64_t len, unsigned depth)
+{
+	struct plt_extent x = { .off = off, .len = len, .depth = depth,
+				.flags = PLT_EXTENT_PRESENT | PLT_EXTENT_DATA | PLT_EXTENT_DAMAGED };
+
+	add(w, &x);
+}
+
+/* What is lost from @off on, whatever the map says there; *upto: where more of it begins. */
+static uint64_t add_lost(struct walk *w, struct plt_image *img, uint64_t off, uint64_t *upto, unsigned depth)
+{
+	struct plt_doubt d;
+
+	while (off < *upto && !w->full && plt_rescue_find(img, off, *upto - off, &d)) {
+		if (d.off > off) {
+			*upto = d.off;
+			break;
+		}
+		if (d.kind == PLT_LOST)
+			add_damaged(w, off, d.len, depth);
+		else /* (of a donor) */
+			add(w, &(struct plt_extent){ .off = off, .len = d.len, .depth = depth,
+						     .flags = PLT_EXTENT_PRESENT | PLT_EXTENT_DATA });
+		off += d.len;
+	}
+	return off;
+}
+
 static int add_run(struct walk *w, struct plt_image *img, const struct plt_run *run, unsigned depth,
 		   struct plt_error *err)
 {
@@ -191,6 +219,16 @@ static int add_run(struct walk *w, struct plt_image *img, const struct plt_run *
 
 	switch (run->kind) {
 	case PLT_RUN_DATA:
+		if (img->engine->rescue) {
+			struct plt_run part = *run;
+			int r;
+
+			part.len = plt_rescue_there(img, run);
+			r = part.len ? add_data(w, img, &part, depth, err) : 0;
+			if (r == 0)
+				add_damaged(w, run->off + part.len, run->len - part.len, depth);
+			return r;
+		}
 		return add_data(w, img, run, depth, err);
 	case PLT_RUN_COMPRESSED:
 		x.flags |= PLT_EXTENT_DATA | PLT_EXTENT_COMPRESSED;
@@ -223,8 +261,24 @@ static int walk_layer(struct walk *w, struct plt_image *img, uint64_t off, uint6
 		return plt_error_set(err, ENOMEM, "out of memory");
 	while (off < end && !w->full) {
 		struct plt_runs runs = { v, 0, RUNS };
-		int r = plt_image_map_wait(img, off, end - off, &runs, err);
+		uint64_t upto = end;
+		int r;
 
+		if (img->engine->rescue) {
+			off = add_lost(w, img, off, &upto, depth);
+			if (off >= upto)
+				continue;
+		}
+		r = plt_image_map_wait(img, off, upto - off, &runs, err);
+		if (r < 0 && r != -ENOMEM && r != -ENOTSUP && img->engine->rescue) {
+			/* to be found out unit by unit */
+			uint64_t next = plt_align_down(off, PLT_MAX(img->alloc_unit, 1u)) + PLT_MAX(img->alloc_unit, 1u);
+
+			add_damaged(w, off, PLT_MIN(next, upto) - off, depth);
+			off = PLT_MIN(next, upto);
+			w->full = w->full || ++w->maps > MAPS;
+			continue;
+		}
 		if (w->n && ++w->maps > MAPS)
 			w->full = true; /* what has been found is an answer */
 		for (unsigned i = 0; r == 0 && i < runs.n && !w->full; i++) {
@@ -248,7 +302,7 @@ int plt_status(struct plt_disk *disk, uint64_t off, uint64_t len, unsigned flags
 	if (!max || !plt_in_range(off, len, size))
 		return plt_error_set(err, EINVAL, "'%s': the range %" PRIu64 "+%" PRIu64 " is beyond the disk's end (%"
 				     PRIu64 ")", disk->top->name, off, len, size);
-	r = walk_layer(&w, disk->top, off, len, 0, err);
+	r = walk_layer(&w, plt_image_shown(disk->top), off, len, 0, err);
 	*ret_n = w.n;
 	/* what was found before a failure is still an answer; the failure comes with the next call */
 	return w.n ? 0 : r;

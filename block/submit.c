@@ -83,8 +83,20 @@ static void complete(struct plt_slot *s, int result)
 static void frame_done(struct plt_io *io)
 {
 	struct plt_slot *s = io->arg;
-	struct plt_io *flush;
+	struct plt_io *flush, *again;
 
+	if (io->result && io->result != -ENOMEM && io->step == plt_read_step && plt_rescue_helps(s->img) &&
+	    (again = plt_io_new(s->q, NULL, s->img, PLT_IO_READ_REQ))) {
+		again->step = plt_rescue_step;
+		again->off = again->pos = io->off;
+		again->len = io->len;
+		again->iov = io->iov;
+		again->niov = io->niov;
+		again->done = frame_done;
+		again->arg = s;
+		plt_io_wake(again);
+		return;
+	}
 	if (io->result && s->err) {
 		if (io->err.code)
 			*s->err = io->err;

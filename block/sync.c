@@ -87,8 +87,11 @@ static int transfer(struct plt_image *img, enum plt_io_kind kind, uint64_t off, 
 
 	if (r < 0 || !len)
 		return r;
-	return plt_run_request(img, &(struct plt_request){ .kind = kind, .off = off, .len = len, .iov = iov,
-							   .niov = niov }, err);
+	r = plt_run_request(img, &(struct plt_request){ .kind = kind, .off = off, .len = len, .iov = iov,
+							.niov = niov }, err);
+	if (r < 0 && r != -ENOMEM && plt_rescue_helps(img))
+		return plt_rescue_read(img, off, len, iov, niov, err);
+	return r;
 }
 
 int plt_readv(struct plt_disk *disk, uint64_t off, const struct iovec *iov, int niov, struct plt_error *err)

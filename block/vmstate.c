@@ -9,7 +9,7 @@
  */
 #include "block/engine.h"
 
-enum { START, GATE, DRAIN, ROOM, MOVE, MOVED, END };
+enum { START, ROOM, MOVE, MOVED, END };
 
 static uint64_t vmstate_end(const struct plt_io *io)
 {
@@ -38,29 +38,17 @@ static void move(struct plt_io *io)
 void plt_vmstate_step(struct plt_io *io)
 {
 	bool write = io->flags & PLT_IO_VMSTATE_WRITE;
+	int r;
 
 	while (!io->pending) {
 		if (io->result && io->state < MOVED)
 			io->state = io->shown ? MOVED : END;
 		switch (io->state) {
 		case START:
-			if (write && !plt_io_may_change(io)) {
-				if (io->pending || io->woken)
-					return;
-				break;
-			}
-			io->state = GATE;
-			break;
-		case GATE:
-			if (!plt_gate_close(io->eng, io, 2))
+			r = plt_io_take_image(io, 2, write, false);
+			if (r == 0)
 				return;
-			io->owns_gate = true;
-			io->state = DRAIN;
-			break;
-		case DRAIN:
 			io->state = ROOM;
-			if (!plt_epoch_drained(io->eng, io))
-				return;
 			break;
 		case ROOM:
 			io->state = MOVE;

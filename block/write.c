@@ -8,7 +8,8 @@
  * lock and the epoch.  Readers see the old mapping until publish.  A failure before publish is
  * withdrawn and changes nothing that a reader could see.
  *
- * A compressed unit takes the same way, with its compressed bytes as the data.
+ * A compressed unit takes the same way, with its compressed bytes as the data; a piece of what lies below,
+ * too, which a read brings in: it is fetched when the range lock is held, and placed only where nothing is.
  */
 #include <string.h>
 
@@ -19,8 +20,11 @@
 #include "crypt/cipher.h"
 #include "formats/probe.h"
 
-/* SECTORS and IN_PLACE: writes in place to an encrypted image, which hold the lock of their sectors. */
-enum { START, LOCK, PLACE, COPY, DATA, SECTORS, IN_PLACE };
+/*
+ * SECTORS and IN_PLACE: writes in place to an encrypted image, which hold the lock of their sectors.
+ * FETCH to ZEROED: what is brought in from below.
+ */
+enum { START, LOCK, PLACE, COPY, DATA, SECTORS, IN_PLACE, FETCH, FETCHED, ZEROED };
 
 /* ---- before the first change ----------------------------------------------------------------- */
 
@@ -91,7 +95,7 @@ bool plt_io_may_change(struct plt_io *io)
 		plt_io_call(io, first_write, NULL);
 		return false;
 	}
-	if (!io->eng->guard_probe || io->off >= PLT_PROBE_LEN || io->guard_passed ||
+	if (!io->eng->guard_probe || !plt_io_changes_guest(io) || io->off >= PLT_PROBE_LEN || io->guard_passed ||
 	    (io->parent && io->parent->guarded && io->parent->eng == io->eng))
 		return true;
 	io->guarded = true;
@@ -299,6 +303,8 @@ static int do_place(struct plt_io *io)
 
 		req.len = PLT_MIN(req.len, cut - io->pos);
 	}
+	if (io->kind == PLT_IO_COPY_REQ)
+		req.kind = PLT_PLACE_IF_ABSENT;
 	if (io->comp_buf)
 		req = (struct plt_place_req){ PLT_PLACE_COMPRESSED, io->off, io->len, (uint32_t)io->comp_len };
 	/* what earlier tries found may be of no use any more: others have taken what was free there */
@@ -350,7 +356,7 @@ void plt_write_step(struct plt_io *io)
 					plt_io_finish(io);
 				return;
 			}
-			if (io->comp_buf) {
+			if (io->comp_buf || io->kind == PLT_IO_COPY_REQ) {
 				io->state = LOCK;
 				break;
 			}
@@ -398,7 +404,7 @@ void plt_write_step(struct plt_io *io)
 			}
 			break;
 		case LOCK:
-			io->state = PLACE;
+			io->state = io->kind == PLT_IO_COPY_REQ ? FETCH : PLACE;
 			if (!io->guarded && !plt_range_lock(io, io->pos, end - io->pos)) {
 				/* the holder may be in need of a slot */
 				if (io->pins.privileged)
@@ -424,6 +430,33 @@ void plt_write_step(struct plt_io *io)
 				break;
 			}
 			start_copy(io);
+			break;
+		case FETCH:
+			if (!plt_io_enter(io)) {
+				io->state = START;
+				return;
+			}
+			end = io->off + io->len; /* it may be cut short */
+			io->state = io->pos < end ? FETCHED : START;
+			if (!io->result && io->pos < end)
+				plt_copy_fetch(io);
+			break;
+		case FETCHED:
+			io->state = io->result ? START : ZEROED;
+			if (!io->result)
+				plt_copy_zero(io);
+			break;
+		case ZEROED:
+			io->state = io->result ? START : PLACE;
+			if (io->result || io->units_result == -ENOTSUP)
+				break;
+			io->state = START;
+			if (io->units_result == -EAGAIN) {
+				plt_io_leave(io);
+				plt_io_meet(io);
+				return;
+			}
+			io->pos = end;
 			break;
 		case COPY:
 			if (io->result) {

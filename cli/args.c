@@ -42,6 +42,29 @@ const struct cli_opt cli_open_opts[] = {
 	IMAGE_OPTS,
 	{ 'U', "force-share", NULL, "open the image even if another program is writing to it",
 	  CLI_ANY },
+	{ OPT_RESCUE, "rescue", NULL,
+	  "look through the repair of a damaged image: what repair would write is shown and not written. What is "
+	  "lost is named on stderr; the exit status is 2 if something is lost, inferred or still wrong, 3 for lost "
+	  "space",
+	  CLI_ANY },
+	{ OPT_REPORT, "report", "file",
+	  "with --rescue: write all findings, and the ranges of the disk that are lost or inferred, as JSON; "
+	  "what is in neither list is right",
+	  CLI_FILE },
+	{ OPT_PLAN, "plan", "file", "with --rescue: follow this plan, which repair --dry-run --plan has written", CLI_FILE },
+	{ OPT_TRUST, "trust", "strong|likely",
+	  "with --rescue: put pieces of a lost map where they are likely to belong, too, and list them as inferred "
+	  "(strong: only where the evidence is)", CLI_ANY },
+	{ OPT_DONOR, "donor", "image",
+	  "with --rescue: an older copy or a clone of the disk, of the same size; what is lost and this one has is "
+	  "taken from it, and listed as inferred", CLI_FILE },
+	{ OPT_ZERO_LOST, "zero-lost", NULL,
+	  "with --rescue: what is lost reads as zeros (elsewhere than in convert, dd and hash it is an error)", CLI_ANY },
+	{ 0 },
+};
+
+const struct cli_opt cli_strict_opts[] = {
+	{ OPT_STRICT, "strict", NULL, "with --rescue: fail at what is lost (convert, dd and hash give zeros)", CLI_ANY },
 	{ 0 },
 };
 
@@ -109,6 +132,8 @@ static bool prepare(struct cli_args *a)
 /* Take a common option; false: it is not one (or an error, with a->status set). */
 static bool take_common(struct cli_args *a, int c)
 {
+	if (cli_rescue_take(a, c))
+		return true;
 	switch (c) {
 	case OPT_OBJECT:
 		if (a->nobjects == CLI_OBJECTS_MAX) {

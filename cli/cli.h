@@ -64,6 +64,17 @@ enum {
 	OPT_ENABLE,
 	OPT_DISABLE,
 	OPT_MERGE,
+	OPT_CARVE,
+	OPT_MAP,
+	OPT_RESCUE,
+	OPT_REPORT,
+	OPT_STRICT,
+	OPT_ZERO_LOST,
+	OPT_PLAN,
+	OPT_TRUST,
+	OPT_DONOR,
+	OPT_DEEP,
+	OPT_INTERACTIVE,
 };
 
 struct cli_opt {
@@ -85,14 +96,17 @@ struct cli_command {
 	const char *const *examples; /* a command line, what it does, ...; NULL-terminated */
 	const struct cli_opt *const *groups; /* tables ending with .val == 0; NULL-terminated */
 	int (*run)(struct cli_args *a);	     /* returns the exit status */
+	bool makes_result; /* of what it reads: under --rescue it goes on where something is lost */
+	bool makes_plan;   /* --plan and --report are its own */
 };
 
 extern const struct cli_command *const cli_commands[]; /* main.c; NULL-terminated */
 const struct cli_command *cli_command_find(const char *name);
 
-/* Tables that several commands have; every command that opens an image has cli_open_opts. */
+/* Tables that several commands have; every command that only reads an image has cli_open_opts. */
 extern const struct cli_opt cli_object_opts[];	 /* --object */
-extern const struct cli_opt cli_open_opts[];	 /* --image-opts, -U */
+extern const struct cli_opt cli_open_opts[];	 /* --image-opts, -U, --rescue and its company: commands that read */
+extern const struct cli_opt cli_strict_opts[];	 /* --strict, for all of those but compare, which has its own */
 extern const struct cli_opt cli_image_opts_opts[]; /* --image-opts alone, for commands that write */
 extern const struct cli_opt cli_policy_opts[];	 /* --untrusted, --allow-dir, --no-backing */
 extern const struct cli_opt cli_quiet_opts[];	 /* -q */
@@ -121,6 +135,7 @@ struct cli_args {
 	unsigned nobjects;
 	const char *allow_dirs[CLI_DIRS_MAX + 1];
 	unsigned nallow_dirs;
+	struct cli_rescue *rescue; /* rescue.c; NULL: none of its options was given */
 };
 
 enum { CLI_END = -1, CLI_STOP = -2 };
@@ -168,6 +183,24 @@ int cli_open(const struct cli_args *a, struct plt_ctx *ctx, const char *name,
 /* Fill in .flags and refuse what excludes each other, for calls that open by themselves. */
 int cli_open_flags(const struct cli_args *a, struct plt_open_options *opts);
 
+/* ---- rescue: rescue.c ------------------------------------------------------------------------ */
+
+/* Is it one of its options?  Takes it, as take_common() does. */
+bool cli_rescue_take(struct cli_args *a, int c);
+bool cli_rescue_is_on(const struct cli_args *a);
+/* For whoever opens disks without cli_open(). */
+int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts);
+/* What of a disk that was read (NULL allowed) is lost, before it is closed; and close it. */
+void cli_rescue_tell(const struct cli_args *a, struct plt_disk *disk);
+void cli_close(const struct cli_args *a, struct plt_disk *disk);
+void cli_report_finding(const struct cli_args *a, const struct plt_check_finding *f);
+bool cli_trusts_likely(const struct cli_args *a); /* --trust */
+const char *cli_plan_file(const struct cli_args *a); /* --plan; NULL: not given */
+/* What the plan of a repair leaves: into the report; whether there is any doubt. */
+bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const char *name, const char *format);
+/* After the command: the report is written; the exit status. */
+int cli_rescue_end(struct cli_args *a, int status);
+
 /* ---- messages: text.c ------------------------------------------------------------------------ */
 
 extern const char *cli_program; /* basename of argv[0] */
@@ -201,6 +234,7 @@ struct cli_findings {
 };
 /* For plt_check(): @arg is a struct cli_findings. */
 void cli_found(void *arg, const struct plt_check_finding *f);
+void cli_findings_flush(void); /* before anything else is printed */
 
 /* ---- progress: progress.c -------------------------------------------------------------------- */
 
@@ -231,8 +265,9 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 
 /* ---- commands -------------------------------------------------------------------------------- */
 
-extern const struct cli_command cli_amend, cli_bench, cli_bitmap, cli_chain, cli_check, cli_commit, cli_compare, cli_convert, cli_create,
-	cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_rebase, cli_repair, cli_resize,
+extern const struct cli_command cli_amend, cli_bench, cli_bitmap, cli_chain, cli_check, cli_commit, cli_compare,
+	cli_convert, cli_create, cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_rebase, cli_repair,
+	cli_resize, cli_scan,
 	cli_snapshot, cli_undo;
 
 #endif

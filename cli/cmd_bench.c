@@ -55,7 +55,7 @@ const struct cli_command cli_bench = {
 		NULL,
 	},
 	.groups = (const struct cli_opt *const[]){
-		opts, cli_object_opts, cli_open_opts, cli_quiet_opts, cli_policy_opts, NULL,
+		opts, cli_object_opts, cli_open_opts, cli_strict_opts, cli_quiet_opts, cli_policy_opts, NULL,
 	},
 	.run = run,
 };
@@ -175,6 +175,7 @@ static int bench(struct cli_args *a, struct job *j, const char *name)
 			printf("Run completed in %3.3f seconds.\n", seconds);
 		else
 			cli_error("%s", err.text);
+		cli_rescue_tell(a, disk);
 		closed = plt_disk_close(disk, &err);
 		if (r == 0 && closed < 0) {
 			cli_error("%s", err.text);

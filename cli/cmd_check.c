@@ -21,6 +21,9 @@ static const struct cli_opt opts[] = {
 	{ 'f', "format", "fmt", "format of the image", CLI_FORMAT },
 	{ 'r', "repair", "leaks|all", "put right: counts that are too high, or all that can be", CLI_REPAIR },
 	{ OPT_UNDO_FILE, "undo-file", "file", "where -r keeps what it changes until it is done", CLI_FILE },
+	{ OPT_DEEP, "deep", NULL,
+	  "decode every compressed cluster, examine the chain and data files, and hold the guest's own metadata "
+	  "against where it lies", CLI_ANY },
 	{ 'T', "cache", "src_cache", "how to read the image: " CLI_CACHE_WORDS " (writeback)", CLI_CACHE },
 	{ 0 },
 };
@@ -40,6 +43,8 @@ const struct cli_command cli_check = {
 		"only what is safe at every moment. Clusters that nothing reaches and that may be what is left of a "
 		"lost map are not given free: the exit status is 2 then, or 3 where it cannot be told. Nothing is "
 		"ever punched out of the file.",
+		"\\fB--deep\\fR opens the disk: it decodes every compressed cluster, those of snapshots too, examines the images "
+		"below and data files, and verifies what the guest's filesystems have checksums for where it lies.",
 		"Exit status, after a repair of what is left: 0 no damage; 1 the check could not be made; 2 damage; 3 lost space "
 		"only; 63 the format has nothing to check.",
 		NULL,
@@ -47,10 +52,11 @@ const struct cli_command cli_check = {
 	.examples = (const char *const[]){
 		"platter check disk.qcow2", "for a person",
 		"platter check --output=json disk.qcow2", "for a program",
+		"platter check --deep disk.qcow2", "the data as well",
 		NULL,
 	},
 	.groups = (const struct cli_opt *const[]){
-		opts, cli_object_opts, cli_open_opts, cli_output_opts, cli_quiet_opts,
+		opts, cli_object_opts, cli_open_opts, cli_strict_opts, cli_output_opts, cli_quiet_opts,
 		cli_policy_opts, NULL,
 	},
 	.run = run,
@@ -122,6 +128,7 @@ struct job {
 	struct plt_open_options open;
 	const char *repair;    /* NULL, "leaks" or "all" */
 	const char *undo_file;
+	bool deep;
 };
 
 /* What a repair has fixed is not among what is left, which a second look finds. */
@@ -135,10 +142,12 @@ static int repair(struct cli_args *a, struct plt_ctx *ctx, struct job *j, struct
 	ro.flags = strcmp(j->repair, "leaks") ? 0 : PLT_REPAIR_LEAKS;
 	ro.undo_file = j->undo_file;
 	r = plt_check_repair(ctx, j->name, &j->open, &ro, cli_found, rep, res, err);
+	cli_findings_flush();
 	if (r == -ENOSYS) {
 		struct plt_error why = *err;
 
 		r = plt_check(ctx, j->name, &j->open, cli_found, rep, res, err);
+		cli_findings_flush();
 		if (r == 0 && (res->corruptions || res->added || res->leaks))
 			cli_error("%s", why.text);
 		return r;
@@ -167,12 +176,24 @@ static int check(struct cli_args *a, struct plt_ctx *ctx, struct job *j)
 
 	if (cli_open_flags(a, &j->open) < 0)
 		return 1;
+	if (j->repair && j->deep) {
+		cli_error("-r and --deep exclude each other");
+		return 1;
+	}
+	if (j->repair && cli_rescue_is_on(a)) {
+		cli_error("-r writes to the image, and --rescue does not");
+		return 1;
+	}
 	if (j->repair && a->force_share) {
 		cli_error("Could not open '%s': force-share=on can only be used with read-only images", j->name);
 		return 1;
 	}
 	rep.beyond = a->json ? json_array() : NULL;
-	r = j->repair ? repair(a, ctx, j, &rep, &res, &err) : plt_check(ctx, j->name, &j->open, cli_found, &rep, &res, &err);
+	if (j->repair)
+		r = repair(a, ctx, j, &rep, &res, &err);
+	else
+		r = (j->deep ? plt_check_deep : plt_check)(ctx, j->name, &j->open, cli_found, &rep, &res, &err);
+	cli_findings_flush();
 	if (r == 0 && !a->quiet) {
 		if (a->json)
 			print_json(j->name, &res, &rep);
@@ -193,6 +214,18 @@ static int check(struct cli_args *a, struct plt_ctx *ctx, struct job *j)
 		return 1;
 	}
 	return res.corruptions || res.added ? 2 : res.leaks ? 3 : 0;
+}
+
+/* What is looked at is the image as repair would make it; then its disk, for what is not known of that. */
+static bool rescued(const struct cli_args *a, struct plt_ctx *ctx, struct job *j)
+{
+	struct plt_disk *disk;
+
+	j->open.flags |= PLT_OPEN_NO_KEY;
+	if (cli_open(a, ctx, j->name, &j->open, &disk) < 0)
+		return false;
+	cli_close(a, disk);
+	return true;
 }
 
 static int run(struct cli_args *a)
@@ -220,6 +253,9 @@ static int run(struct cli_args *a)
 		case 'T':
 			cache = a->arg;
 			break;
+		case OPT_DEEP:
+			j.deep = true;
+			break;
 		case OPT_UNDO_FILE:
 			j.undo_file = a->arg;
 			break;
@@ -235,6 +271,8 @@ static int run(struct cli_args *a)
 		return 1;
 	j.name = a->argv[optind];
 	status = check(a, ctx, &j);
+	if (cli_rescue_is_on(a) && status != 1 && !rescued(a, ctx, &j))
+		status = 1;
 	plt_ctx_free(ctx);
 	return status;
 }

@@ -142,9 +142,8 @@ static int run(struct cli_args *a)
 			status = NOT_OPENED;
 	if (status == SAME)
 		status = compare(a, disk, strict);
-	/* Opened for reading: closing cannot lose anything. */
-	(void)plt_disk_close(disk[1], NULL);
-	(void)plt_disk_close(disk[0], NULL);
+	cli_close(a, disk[1]);
+	cli_close(a, disk[0]);
 	plt_ctx_free(ctx);
 	return status;
 }

@@ -91,10 +91,11 @@ const struct cli_command cli_convert = {
 		NULL,
 	},
 	.groups = (const struct cli_opt *const[]){
-		opts, cli_object_opts, cli_open_opts, cli_progress_opts, cli_quiet_opts,
+		opts, cli_object_opts, cli_open_opts, cli_strict_opts, cli_progress_opts, cli_quiet_opts,
 		cli_policy_opts, NULL,
 	},
 	.run = run,
+	.makes_result = true,
 };
 
 struct job {
@@ -315,7 +316,7 @@ static int convert(struct cli_args *a, struct job *j, char **names, unsigned n, 
 	if (r < 0 && r != -ECANCELED && progress.shown)
 		cli_error("%s", err.text);
 	for (unsigned i = 0; i < j->ndisks; i++)
-		(void)plt_disk_close(j->disks[i], NULL); /* opened for reading */
+		cli_close(a, j->disks[i]);
 	plt_ctx_free(ctx);
 	if (r < 0)
 		cli_die_if_cancelled();

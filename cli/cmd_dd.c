@@ -39,9 +39,10 @@ const struct cli_command cli_dd = {
 		NULL,
 	},
 	.groups = (const struct cli_opt *const[]){
-		opts, cli_object_opts, cli_open_opts, cli_policy_opts, NULL,
+		opts, cli_object_opts, cli_open_opts, cli_strict_opts, cli_policy_opts, NULL,
 	},
 	.run = run,
+	.makes_result = true,
 };
 
 struct job {
@@ -125,7 +126,7 @@ static int copy(struct cli_args *a, const struct job *j, struct plt_open_options
 	if (r == 0 && !cli_format_exists(dst->format)) {
 		cli_error("Unknown file format");
 		r = -EINVAL;
-		(void)plt_disk_close(disk, NULL); /* opened for reading */
+		cli_close(a, disk);
 	} else if (r == 0) {
 		cli_progress_begin(&progress, a, 1);
 		dst->progress = cli_progress_tick;
@@ -135,7 +136,7 @@ static int copy(struct cli_args *a, const struct job *j, struct plt_open_options
 		cli_progress_end(&progress);
 		if (r < 0 && r != -ECANCELED)
 			print_error(j, dst->format, err.text);
-		(void)plt_disk_close(disk, NULL); /* opened for reading */
+		cli_close(a, disk);
 	}
 	plt_ctx_free(ctx);
 	if (r < 0)

@@ -44,10 +44,11 @@ const struct cli_command cli_hash = {
 		NULL,
 	},
 	.groups = (const struct cli_opt *const[]){
-		opts, cli_object_opts, cli_open_opts, cli_progress_opts, cli_quiet_opts,
+		opts, cli_object_opts, cli_open_opts, cli_strict_opts, cli_progress_opts, cli_quiet_opts,
 		cli_policy_opts, NULL,
 	},
 	.run = run,
+	.makes_result = true,
 };
 
 static int hash_one(struct cli_args *a, struct plt_ctx *ctx, const char *name,
@@ -69,7 +70,7 @@ static int hash_one(struct cli_args *a, struct plt_ctx *ctx, const char *name,
 	if (r == 0)
 		cli_progress_done(&progress);
 	cli_progress_end(&progress);
-	(void)plt_disk_close(disk, NULL); /* opened for reading */
+	cli_close(a, disk);
 	if (r < 0) {
 		cli_die_if_cancelled();
 		cli_error("%s", err.text);

@@ -44,7 +44,7 @@ const struct cli_command cli_info = {
 		NULL,
 	},
 	.groups = (const struct cli_opt *const[]){
-		opts, cli_object_opts, cli_open_opts, cli_output_opts, cli_policy_opts, NULL,
+		opts, cli_object_opts, cli_open_opts, cli_strict_opts, cli_output_opts, cli_policy_opts, NULL,
 	},
 	.run = run,
 };
@@ -124,7 +124,16 @@ static int describe(const struct cli_args *a, struct plt_ctx *ctx, struct plt_op
 	int r;
 
 	o->flags |= PLT_OPEN_INSPECT;
-	r = cli_open(a, ctx, l->name, o, &l->disk);
+	if (cli_rescue_is_on(a)) /* the maps of the chain are looked at then, the data is not */
+		o->flags |= PLT_OPEN_NO_KEY;
+	if (o->flags & PLT_OPEN_REFERENCE && cli_rescue_is_on(a)) { /* the first disk tells for all of its chain */
+		o->flags |= PLT_OPEN_RESCUE;
+		r = plt_disk_open(ctx, l->name, o, &l->disk, &err);
+		if (r < 0)
+			cli_error("%s", err.text);
+	} else {
+		r = cli_open(a, ctx, l->name, o, &l->disk);
+	}
 	if (r < 0)
 		return r;
 	r = plt_disk_info(l->disk, &l->info, &err);
@@ -175,6 +184,38 @@ static int collect(struct cli_args *a, struct plt_ctx *ctx, const char *name,
 	return 0;
 }
 
+static int sum_doubts(void *arg, const struct plt_doubt_range *d)
+{
+	uint64_t *sums = arg;
+
+	sums[d->lost] += d->len;
+	return 0;
+}
+
+/* What was planned so that this is shown. */
+static json_t *rescue_info(const struct link *l)
+{
+	uint64_t sums[2] = { 0 };
+	struct plt_rescue_info r;
+
+	if (plt_disk_rescue_info(l->disk, 0, &r) < 0 || plt_disk_doubts(l->disk, sum_doubts, sums, NULL) < 0)
+		return NULL;
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "errors-put-right", (json_int_t)r.fixed, "errors-left",
+			 (json_int_t)r.left, "leaks-left", (json_int_t)r.leaks, "edits", (json_int_t)r.edits, "edited-bytes",
+			 (json_int_t)r.bytes, "lost-bytes", (json_int_t)sums[1], "inferred-bytes", (json_int_t)sums[0]);
+}
+
+static void print_rescue(const struct link *l)
+{
+	json_t *v = rescue_info(l);
+
+	if (v) {
+		puts("Rescue:");
+		cli_print_specific(v, 1);
+		json_decref(v);
+	}
+}
+
 static void print(const struct cli_args *a, const struct chain *chain, bool whole_chain, bool limits)
 {
 	json_t *list;
@@ -184,6 +225,7 @@ static void print(const struct cli_args *a, const struct chain *chain, bool whol
 			if (i)
 				putchar('\n');
 			print_human(chain->v[i].info, limits);
+			print_rescue(&chain->v[i]);
 		}
 		return;
 	}
@@ -191,6 +233,10 @@ static void print(const struct cli_args *a, const struct chain *chain, bool whol
 	for (unsigned i = 0; i < chain->n; i++) {
 		json_t *o = cli_json_info(chain->v[i].info);
 
+		json_t *rescue = rescue_info(&chain->v[i]);
+
+		if (rescue)
+			json_object_set_new(o, "rescue", rescue);
 		if (limits)
 			json_object_set_new(o, "limits", cli_json_limits(chain->v[i].info));
 		json_array_append_new(list, o);
@@ -237,7 +283,10 @@ static int run(struct cli_args *a)
 		print(a, &chain, whole_chain, limits);
 	for (unsigned i = 0; i < chain.n; i++) {
 		plt_info_free(chain.v[i].info);
-		(void)plt_disk_close(chain.v[i].disk, NULL); /* opened for reading */
+		if (i)
+			(void)plt_disk_close(chain.v[i].disk, NULL); /* opened for reading */
+		else
+			cli_close(a, chain.v[i].disk);
 		free(chain.v[i].name);
 	}
 	free(chain.v);

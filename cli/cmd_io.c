@@ -34,7 +34,7 @@ static const struct cli_opt opts[] = {
 	{ 's', "snapshot", NULL,
 	  "what is written goes to a temporary file, and is gone when the image is closed", CLI_ANY },
 	{ 'n', "nocache", NULL, "as -t none", CLI_ANY },
-	{ 'C', "copy-on-read", NULL, "refused: this release has no copy-on-read", CLI_ANY },
+	{ 'C', "copy-on-read", NULL, "what is read from a layer below is written to the image too", CLI_ANY },
 	{ 'm', "misalign", NULL, "use memory that is not aligned for O_DIRECT", CLI_ANY },
 	{ 'k', "native-aio", NULL, "as -i native", CLI_ANY },
 	{ 'i', "aio", "mode",
@@ -72,7 +72,7 @@ const struct cli_command cli_io = {
 		NULL,
 	},
 	.groups = (const struct cli_opt *const[]){
-		opts, cli_object_opts, cli_open_opts, cli_policy_opts, NULL,
+		opts, cli_object_opts, cli_open_opts, cli_strict_opts, cli_policy_opts, NULL,
 	},
 	.run = run,
 };
@@ -215,8 +215,8 @@ static int parse(struct io *io, struct cli_args *a, struct io_how *how, struct s
 			ok = io_discard_mode(a->arg, &how->no_discard);
 			break;
 		case 'C':
-			cli_error("-C: copy-on-read is not supported");
-			return 1;
+			how->copy_on_read = true;
+			break;
 		case 'T':
 			cli_usage_error("tracing (--trace) is not supported");
 			return 1;

@@ -34,7 +34,7 @@ const struct cli_command cli_map = {
 		"The JSON form lists everything: \\fIdata\\fR (some layer stores bytes), "
 		"\\fIzero\\fR (reads as zeros for certain), \\fIpresent\\fR (some layer has an "
 		"entry), \\fIdepth\\fR (which layer; 0 is the image itself) and, where there is "
-		"one, \\fIoffset\\fR.",
+		"one, \\fIoffset\\fR. Under \\fB--rescue\\fR what is lost is marked (\\fIlost\\fR).",
 		NULL,
 	},
 	.examples = (const char *const[]){
@@ -43,13 +43,14 @@ const struct cli_command cli_map = {
 		NULL,
 	},
 	.groups = (const struct cli_opt *const[]){
-		opts, cli_object_opts, cli_open_opts, cli_output_opts, cli_policy_opts, NULL,
+		opts, cli_object_opts, cli_open_opts, cli_strict_opts, cli_output_opts, cli_policy_opts, NULL,
 	},
 	.run = run,
 };
 
 struct printer {
 	bool json;
+	bool rescue;
 	bool any; /* something has been printed */
 	bool pending;
 	struct plt_extent cur;
@@ -58,9 +59,11 @@ struct printer {
 /* Only what is printed decides what may be joined. */
 #define SHOWN (PLT_EXTENT_DATA | PLT_EXTENT_ZERO | PLT_EXTENT_PRESENT | PLT_EXTENT_OFFSET)
 
-static bool mergeable(const struct plt_extent *a, const struct plt_extent *b)
+static bool mergeable(const struct printer *p, const struct plt_extent *a, const struct plt_extent *b)
 {
-	if ((a->flags & SHOWN) != (b->flags & SHOWN) || a->depth != b->depth ||
+	unsigned shown = SHOWN | (p->rescue ? PLT_EXTENT_DAMAGED : 0);
+
+	if ((a->flags & shown) != (b->flags & shown) || a->depth != b->depth ||
 	    a->off + a->len != b->off)
 		return false;
 	if ((a->flags & PLT_EXTENT_OFFSET) && a->host_off + a->len != b->host_off)
@@ -84,12 +87,18 @@ static int print_extent(struct printer *p, const struct plt_extent *e)
 		       truth(e->flags & PLT_EXTENT_DATA));
 		if (e->flags & PLT_EXTENT_OFFSET)
 			printf(", \"offset\": %" PRIu64, e->host_off);
+		if (p->rescue && e->flags & PLT_EXTENT_DAMAGED)
+			printf(", \"lost\": true");
 		putchar('}');
 		p->any = true;
 		return 0;
 	}
 	if (!(e->flags & PLT_EXTENT_DATA))
 		return 0;
+	if (p->rescue && e->flags & PLT_EXTENT_DAMAGED) {
+		printf("%#-16" PRIx64 "%#-16" PRIx64 "lost\n", e->off, e->len);
+		return 0;
+	}
 	if (!(e->flags & PLT_EXTENT_OFFSET)) {
 		cli_error("File contains external, encrypted or compressed clusters.");
 		return -1;
@@ -104,7 +113,7 @@ static int add(struct printer *p, const struct plt_extent *e)
 {
 	int r = 0;
 
-	if (p->pending && mergeable(&p->cur, e)) {
+	if (p->pending && mergeable(p, &p->cur, e)) {
 		p->cur.len += e->len;
 		return 0;
 	}
@@ -183,9 +192,10 @@ static int run(struct cli_args *a)
 	if (r == 0) {
 		size = plt_disk_size(disk);
 		p.json = a->json;
+		p.rescue = cli_rescue_is_on(a);
 		r = print_map(disk, start, max < size && start < size - max ? start + max : size,
 			      &p);
-		(void)plt_disk_close(disk, NULL); /* opened for reading */
+		cli_close(a, disk);
 	}
 	plt_ctx_free(ctx);
 	return r < 0;

@@ -47,7 +47,7 @@ const struct cli_command cli_measure = {
 		NULL,
 	},
 	.groups = (const struct cli_opt *const[]){
-		opts, cli_object_opts, cli_open_opts, cli_output_opts, cli_policy_opts, NULL,
+		opts, cli_object_opts, cli_open_opts, cli_strict_opts, cli_output_opts, cli_policy_opts, NULL,
 	},
 	.run = run,
 };
@@ -100,7 +100,7 @@ static int measure(struct cli_args *a, const char *name, struct plt_open_options
 				cli_error("%s", second);
 		}
 	}
-	(void)plt_disk_close(disk, NULL); /* opened for reading */
+	cli_close(a, disk);
 	plt_ctx_free(ctx);
 	return r < 0;
 }

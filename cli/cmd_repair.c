@@ -24,6 +24,11 @@ static const struct cli_opt opts[] = {
 	{ OPT_YES, "yes", NULL, "do not ask", CLI_ANY },
 	{ OPT_DRY_RUN, "dry-run", NULL, "show the plan; the image is opened read-only", CLI_ANY },
 	{ OPT_COPY, "output", "new", "repair a copy under this name; the image itself stays as it is", CLI_FILE },
+	{ OPT_PLAN, "plan", "file", "follow this plan; with --dry-run: write the plan into this file", CLI_FILE },
+	{ OPT_TRUST, "trust", "strong|likely",
+	  "put pieces of a lost map where they are likely to belong, too (strong: only where the evidence is)", CLI_ANY },
+	{ OPT_INTERACTIVE, "interactive", NULL, "ask about each piece of a lost map whose place is not sure", CLI_ANY },
+	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON", CLI_FILE },
 	{ OPT_UNDO_FILE, "undo-file", "file", "the undo journal (the image's name and \".platter-undo\")", CLI_FILE },
 	{ 0 },
 };
@@ -45,6 +50,7 @@ const struct cli_command cli_repair = {
 	.examples = (const char *const[]){
 		"platter repair disk.qcow2", "look, then ask",
 		"platter repair --dry-run disk.qcow2", "only look",
+		"platter repair --dry-run --plan plan.json disk.qcow2", "write the plan down, to be followed later",
 		"platter undo disk.qcow2.platter-undo", "take it back",
 		NULL,
 	},
@@ -52,14 +58,23 @@ const struct cli_command cli_repair = {
 		opts, cli_object_opts, cli_image_opts_opts, cli_quiet_opts, cli_policy_opts, NULL,
 	},
 	.run = run,
+	.makes_plan = true,
 };
 
 struct job {
+	const struct cli_args *args;
 	const char *name, *copy;
 	struct plt_open_options open;
 	struct plt_repair_options options;
-	bool yes, dry_run, quiet;
+	bool yes, dry_run, quiet, interactive;
 	uint64_t shown, kept_back;
+	struct answer *answers; /* what has been asked is not asked again */
+	size_t nanswers;
+};
+
+struct answer {
+	uint64_t host_off, guest_off;
+	bool yes;
 };
 
 static void found(void *arg, const struct plt_check_finding *f)
@@ -67,6 +82,7 @@ static void found(void *arg, const struct plt_check_finding *f)
 	struct job *j = arg;
 	bool first = !strncmp(f->text, "Repairing ", 10);
 
+	cli_report_finding(j->args, f);
 	if (j->quiet)
 		return;
 	if (j->shown++ >= SHOWN_MAX) {
@@ -103,9 +119,9 @@ static void print_left(const char *when, const struct plt_check_result *res)
 		       res->corruptions + res->added + res->check_errors, res->leaks);
 }
 
-static int exit_status(const struct plt_check_result *res)
+static int exit_status(const struct plt_check_result *res, bool doubts)
 {
-	return res->corruptions || res->added || res->check_errors ? 2 : res->leaks ? 3 : 0;
+	return res->corruptions || res->added || res->check_errors || doubts ? 2 : res->leaks ? 3 : 0;
 }
 
 static bool ask(void)
@@ -121,12 +137,36 @@ static bool ask(void)
 	return fgets(answer, sizeof(answer), stdin) && (*answer == 'y' || *answer == 'Y');
 }
 
+/* A piece whose place is not sure. */
+static bool offered(void *arg, const struct plt_placement_offer *o)
+{
+	struct job *j = arg;
+	struct answer *grown;
+	char answer[16];
+	bool yes;
+
+	for (size_t i = 0; i < j->nanswers; i++)
+		if (j->answers[i].host_off == o->host_off && j->answers[i].guest_off == o->guest_off)
+			return j->answers[i].yes;
+	printf("The table at offset %#" PRIx64 " in the file may map guest offset %#" PRIx64 ", %" PRIu64
+	       " bytes (%s: %s).\nPut it there? [y/N] ", o->host_off, o->guest_off, o->guest_len, o->certainty, o->why);
+	fflush(stdout);
+	yes = fgets(answer, sizeof(answer), stdin) && (*answer == 'y' || *answer == 'Y');
+	grown = realloc(j->answers, (j->nanswers + 1) * sizeof(*grown));
+	if (grown) {
+		j->answers = grown;
+		grown[j->nanswers++] = (struct answer){ o->host_off, o->guest_off, yes };
+	}
+	return yes;
+}
+
 static int repair(struct job *j, struct plt_repair *rep)
 {
 	struct plt_error err = PLT_ERROR_INIT;
 	struct plt_check_result left = { 0 };
 	struct sum sum = { 0 };
 	char *journal = NULL, size[CLI_SIZE_MAX];
+	bool doubts;
 	int r = plt_repair_check(rep, NULL, NULL, &left, &err);
 
 	if (r < 0) {
@@ -134,12 +174,20 @@ static int repair(struct job *j, struct plt_repair *rep)
 		return 1;
 	}
 	plt_repair_each(rep, add_up, &sum);
+	doubts = cli_report_plan(j->args, rep, j->name, plt_repair_before(rep)->format);
+	if (j->dry_run && cli_plan_file(j->args)) {
+		r = plt_repair_save(rep, cli_plan_file(j->args), &err);
+		if (r < 0) {
+			cli_error("%s", err.text);
+			return 1;
+		}
+	}
 	if (!j->quiet && j->kept_back)
 		printf("... and %" PRIu64 " more\n", j->kept_back);
 	if (!sum.edits) {
 		if (!j->quiet)
 			print_left("There is nothing that can be repaired;", &left);
-		return exit_status(&left);
+		return exit_status(&left, doubts);
 	}
 	cli_human_size(sum.bytes, size);
 	if (!j->quiet) {
@@ -152,7 +200,7 @@ static int repair(struct job *j, struct plt_repair *rep)
 		print_left("After it", &left);
 	}
 	if (j->dry_run)
-		return exit_status(&left);
+		return exit_status(&left, doubts);
 	if (!j->yes && !ask())
 		return 1;
 	if (j->copy)
@@ -168,7 +216,7 @@ static int repair(struct job *j, struct plt_repair *rep)
 	else if (!j->quiet)
 		printf("Repaired. '%s' takes it back: %s undo '%s'\n", journal, cli_program, journal);
 	free(journal);
-	return exit_status(&left);
+	return exit_status(&left, doubts);
 }
 
 static int run(struct cli_args *a)
@@ -189,6 +237,9 @@ static int run(struct cli_args *a)
 		case OPT_YES:
 			j.yes = true;
 			break;
+		case OPT_INTERACTIVE:
+			j.interactive = true;
+			break;
 		case OPT_DRY_RUN:
 			j.dry_run = true;
 			break;
@@ -205,6 +256,15 @@ static int run(struct cli_args *a)
 	if (cli_context(a, &ctx) < 0)
 		return 1;
 	j.name = a->argv[optind];
+	j.args = a;
+	if (!j.dry_run)
+		j.options.plan = cli_plan_file(a);
+	if (cli_trusts_likely(a))
+		j.options.flags |= PLT_REPAIR_TRUST_LIKELY;
+	if (j.interactive) {
+		j.options.offered = offered;
+		j.options.offered_arg = &j;
+	}
 	j.quiet = a->quiet;
 	if (j.dry_run || j.copy)
 		j.options.flags |= PLT_REPAIR_NO_WRITE;
@@ -217,6 +277,7 @@ static int run(struct cli_args *a)
 	status = r < 0 ? 1 : repair(&j, rep);
 	if (r == 0)
 		plt_repair_free(rep);
+	free(j.answers);
 	plt_ctx_free(ctx);
 	return status;
 }

@@ -5,14 +5,57 @@
  * Findings, as check and repair print them.  What qemu-img finds too has its words and goes to stderr, where
  * scripts look for it; the rest is marked with the name of its kind, and kept apart in JSON.
  */
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/checked.h"
 #include "cli/cli.h"
 
 /* Memory for findings in JSON is bounded: a damaged image may have one a cluster. */
 #define FINDINGS_MAX 10000
+
+/*
+ * A damaged image may have a million findings, and a system call for each would take longer than the check.  What is
+ * pending is said before anything else is.
+ */
+static char pending[32 << 10];
+static size_t npending;
+
+void cli_findings_flush(void)
+{
+	if (npending)
+		fwrite(pending, 1, npending, stderr);
+	npending = 0;
+}
+
+static void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+static bool on_terminal(void)
+{
+	static int answer = -1;
+
+	if (answer < 0)
+		answer = isatty(STDERR_FILENO);
+	return answer;
+}
+
+static void say(const char *fmt, ...)
+{
+	va_list ap;
+	int n;
+
+	if (sizeof(pending) - npending < 2048) /* more than a finding's text is long */
+		cli_findings_flush();
+	va_start(ap, fmt);
+	n = vsnprintf(pending + npending, sizeof(pending) - npending, fmt, ap);
+	va_end(ap);
+	if (n > 0)
+		npending += PLT_MIN((size_t)n, sizeof(pending) - npending - 1);
+	if (on_terminal())
+		cli_findings_flush();
+}
 
 static void put_range(json_t *o, const char *name, uint64_t off, uint64_t len)
 {
@@ -29,13 +72,13 @@ void cli_found(void *arg, const struct plt_check_finding *f)
 
 	/* As qemu-img, findings go to stderr in any form: stdout is the summary's. */
 	if (!f->beyond_qemu) {
-		fprintf(stderr, "%s\n", f->text);
+		say("%s\n", f->text);
 		return;
 	}
-	if (!rep->json && !strcmp(f->severity, "note") && !isatty(STDERR_FILENO))
+	if (!rep->json && !strcmp(f->severity, "note") && !on_terminal())
 		return; /* worth knowing for a person; for a script stderr means trouble */
 	if (!rep->json) {
-		fprintf(stderr, "%s: %s [%s]\n", f->severity, f->text, f->id);
+		say("%s: %s [%s]\n", f->severity, f->text, f->id);
 		return;
 	}
 	if (json_array_size(rep->beyond) == FINDINGS_MAX) {

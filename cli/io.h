@@ -24,7 +24,7 @@ struct io_how {
 	unsigned noptions;
 	const char *cache; /* of the file */
 	bool sync;      /* every write is durable when it completes */
-	bool read_only, scratch, force_share, image_opts, no_discard, threads;
+	bool read_only, scratch, copy_on_read, force_share, image_opts, no_discard, threads;
 };
 
 struct io {

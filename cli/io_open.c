@@ -179,8 +179,14 @@ static int open_with(struct io *io, const struct io_how *how, struct plt_disk **
 	o.flags = how->scratch ? PLT_OPEN_SCRATCH : how->read_only ? 0 : PLT_OPEN_WRITE;
 	if (how->force_share)
 		o.flags |= PLT_OPEN_FORCE_SHARE;
+	if (how->copy_on_read)
+		o.flags |= PLT_OPEN_COPY_ON_READ;
 	if (io->args->no_backing)
 		o.flags |= PLT_OPEN_NO_BACKING;
+	if (cli_rescue_flags(io->args, &o) < 0)
+		return -EINVAL;
+	if (o.flags & PLT_OPEN_RESCUE)
+		o.flags &= ~(unsigned)PLT_OPEN_WRITE;
 	if (!name) { /* the options are the name */
 		o.flags |= PLT_OPEN_IMAGE_OPTS;
 		for (unsigned i = 0; i < how->noptions; i++) {
@@ -225,7 +231,8 @@ int io_open_disk(struct io *io, struct io_how *how)
 	io_how_release(&io->how);
 	io->how = *how;
 	*how = (struct io_how){ 0 };
-	if (!io->how.format && !io->how.read_only && !io->how.scratch && io->how.name && !io->how.noptions &&
+	if (!io->how.format && !io->how.read_only && !cli_rescue_is_on(io->args) && !io->how.scratch && io->how.name &&
+	    !io->how.noptions && strncmp(io->how.name, "json:", 5) &&
 	    !strcmp(plt_disk_format(io->disk), "raw"))
 		cli_warn("the format of '%s' was not given and it looks raw: a write that puts the header of another "
 			 "format at its beginning is refused (-f raw takes it)", io->how.name);
@@ -242,6 +249,7 @@ int io_close_disk(struct io *io)
 	(void)plt_debug(io->disk, PLT_DEBUG_RELEASE, NULL, NULL);
 	io_drain(io);
 	plt_queue_close(io->queue);
+	cli_rescue_tell(io->args, io->disk);
 	r = plt_disk_close(io->disk, &err);
 	if (r < 0)
 		cli_error("%s", err.text);
@@ -284,8 +292,8 @@ static bool open_option(struct io *io, struct io_how *how, int c)
 		how->force_share = true;
 		return true;
 	case 'C':
-		cli_error("-C: copy-on-read is not supported");
-		return false;
+		how->copy_on_read = true;
+		return true;
 	case 'o':
 		if (io->image_opts) {
 			printf("--image-opts and 'open -o' are mutually exclusive\n");
@@ -342,7 +350,7 @@ const struct io_command io_open = {
 		"  -i  threads, or the kernel's asynchronous requests: native, io_uring; -k: as -i native\n"
 		"  -U  even if another program is writing to it; for reading only\n"
 		"  -o  options of the image and the nodes below it: driver=qcow2,file.driver=...\n"
-		"  -C  copy on read: refused\n",
+		"  -C  what is read from a layer below is written to the image too\n",
 	.run = run_open,
 };
 

@@ -22,6 +22,7 @@ platter_SOURCES += \
 	cli/cmd_rebase.c \
 	cli/cmd_repair.c \
 	cli/cmd_resize.c \
+	cli/cmd_scan.c \
 	cli/cmd_snapshot.c \
 	cli/cmd_undo.c \
 	cli/findings.c \
@@ -40,6 +41,7 @@ platter_SOURCES += \
 	cli/main.c \
 	cli/open.c \
 	cli/progress.c \
+	cli/rescue.c \
 	cli/text.c \
 	$(NULL)
 

@@ -33,8 +33,9 @@ static const struct cli_command cli_help = {
 };
 
 const struct cli_command *const cli_commands[] = {
-	&cli_amend, &cli_bench, &cli_bitmap, &cli_chain, &cli_check, &cli_commit, &cli_compare, &cli_convert, &cli_create, &cli_dd, &cli_hash,
-	&cli_help, &cli_info, &cli_io, &cli_map, &cli_measure, &cli_rebase, &cli_repair, &cli_resize,
+	&cli_amend, &cli_bench, &cli_bitmap, &cli_chain, &cli_check, &cli_commit, &cli_compare, &cli_convert,
+	&cli_create, &cli_dd, &cli_hash, &cli_help, &cli_info, &cli_io, &cli_map, &cli_measure, &cli_rebase,
+	&cli_repair, &cli_resize, &cli_scan,
 	&cli_snapshot, &cli_undo, NULL,
 };
 
@@ -80,7 +81,7 @@ static int run_command(const char *name, int argc, char **argv)
 
 	if (!a.cmd)
 		return cli_usage_error("Command not found: %s", name);
-	status = a.cmd->run(&a);
+	status = cli_rescue_end(&a, a.cmd->run(&a));
 	free(a.shorts);
 	free(a.longs);
 	return status;

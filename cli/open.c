@@ -60,7 +60,7 @@ int cli_open_flags(const struct cli_args *a, struct plt_open_options *opts)
 		opts->flags |= PLT_OPEN_FORCE_SHARE;
 	if (a->no_backing)
 		opts->flags |= PLT_OPEN_NO_BACKING;
-	return 0;
+	return cli_rescue_flags(a, opts);
 }
 
 int cli_open(const struct cli_args *a, struct plt_ctx *ctx, const char *name,

@@ -10,6 +10,12 @@ libplatter_core_la_SOURCES += \
 	convert/hold.c \
 	convert/measure.c \
 	convert/replace.c \
+	convert/scan.c \
+	convert/scan.h \
+	convert/scan_carve.c \
+	convert/scan_find.c \
+	convert/scan_images.c \
+	convert/scan_map.c \
 	convert/source.c \
 	convert/target.c \
 	convert/verify.c \

@@ -61,6 +61,11 @@ struct plt_meta_type {
 	 */
 	int (*validate)(struct plt_image *img, uint64_t host_off, const void *data, size_t len,
 			struct plt_error *err);
+	/*
+	 * Where the table ends of which the slice at @host_off, which is in use, is a part: what follows in it is
+	 * read ahead when it is gone through in order.  Inside an epoch.  NULL: read one by one.
+	 */
+	uint64_t (*table_end)(const struct plt_image *img, uint64_t host_off);
 };
 
 enum plt_need_kind {
@@ -104,7 +109,7 @@ int plt_meta_get(struct plt_image *img, struct plt_pins *pins, const struct plt_
 /* The same, blocking: meets its own needs (pins are PLT_PINS_BLOCKING).  Never with the image lock held. */
 int plt_meta_get_wait(struct plt_image *img, struct plt_pins *pins, const struct plt_meta_type *type,
 		      uint64_t host_off, struct plt_block **ret, struct plt_error *err);
-/* Blocking: meet PLT_NEED_LOAD. */
+/* Blocking: meet PLT_NEED_LOAD.  The block is pinned; the errno of its load if that failed. */
 int plt_meta_load_wait(struct plt_image *img, struct plt_block *b, struct plt_error *err);
 /*
  * A block whose content is new: zeroed, valid and not read from the file.  Image lock held.
@@ -283,6 +288,8 @@ struct plt_image {
 	uint32_t slice;                /* metadata slice length, <= PLT_SLICE, a power of two >= 512 */
 	char *backing_name;            /* as recorded; NULL: none.  Owned, malloc */
 	char *backing_format;          /* as recorded; NULL: not recorded */
+	uint64_t file_end;             /* what was behind it is lost (plt_file_part()); UINT64_MAX: nothing */
+	uint32_t disk;                 /* which of its disks is shown: PLT_DISK_ACTIVE, or a snapshot's position */
 	bool has_backing;              /* recorded or given by the user: absent may not mean zeros.  block/ sets it */
 
 	/*
@@ -293,6 +300,17 @@ struct plt_image {
 
 	struct plt_engine *engine;     /* block/'s */
 };
+
+/*
+ * How many of the @len bytes at @host_off of its file an image has: under rescue what lies behind the end of a
+ * file that is too short is not there, and a driver calls the mapping damaged that it would read there.
+ */
+uint64_t plt_file_part_planned(const struct plt_image *img, uint64_t host_off, uint64_t len);
+static inline uint64_t plt_file_part(const struct plt_image *img, uint64_t host_off, uint64_t len)
+{
+	return host_off <= img->file_end && len <= img->file_end - host_off ? len :
+	       plt_file_part_planned(img, host_off, len);
+}
 
 /* ---- references to other files --------------------------------------------------------------- */
 
@@ -327,7 +345,7 @@ enum {
 	PLT_DRIVER_NO_HEADER = 1 << 4,  /* raw: nothing marks an incomplete image */
 	PLT_DRIVER_HOST_HOLES = 1 << 5, /* a hole in the file is known to be zero (raw): status asks */
 	PLT_DRIVER_NOT_ZEROED = 1 << 6, /* a new image reads as anything (what zeros are decrypted to) */
-	PLT_DRIVER_MENDS = 1 << 7,      /* examine looks at ex->mend */
+	PLT_DRIVER_MENDS = 1 << 7,      /* examine looks at ex->mend; with NO_HEADER: what the guest keeps is mended */
 };
 
 struct plt_open_how {
@@ -518,6 +536,12 @@ struct plt_driver {
 	 * open.  Findings go to ex->emit().  -ENOTSUP where a format has nothing to check.
 	 */
 	int (*examine)(struct plt_examine *ex, struct plt_error *err);
+	/*
+	 * Is @file an image of this format though its header is gone?  Looks through the whole file, at the speed of the
+	 * medium and in bounded memory.  1, 0 or an errno.  Asked only of what nobody's probe knows, and what has no
+	 * partition table or filesystem of its own at its beginning.  NULL: an image without a header is not known.
+	 */
+	int (*recognise)(struct plt_ctx *ctx, struct plt_store *file, struct plt_error *err);
 	/*
 	 * Make the image in @overlay show piece i of @p at the guest offset i * p->span, and nothing else: what is in
 	 * them can be read then, whatever encodes it.

@@ -10,6 +10,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 void plt_emit(struct plt_examine *ex, const struct plt_finding *proto, const char *fmt, ...)
 {
@@ -33,4 +34,13 @@ void plt_emit(struct plt_examine *ex, const struct plt_finding *proto, const cha
 		ex->leaks += f.count;
 	if (ex->emit)
 		ex->emit(ex, &f);
+}
+
+void plt_mend_release(struct plt_mend *mend)
+{
+	free(mend->unplaced.v);
+	free(mend->unplaced.gaps);
+	mend->unplaced = (struct plt_orphans){ 0 };
+	plt_doubts_release(&mend->doubts);
+	plt_extents_release(&mend->left);
 }

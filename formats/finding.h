@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/extents.h"
 #include "formats/doubt.h"
 #include "io/store.h"
 #include "platter.h"
@@ -51,8 +52,8 @@ enum {
 };
 
 /*
- * A part of the map that nothing names any more (an L2 table), or once it is placed, where it belongs.  The
- * guest's bytes that it covers are plt_pieces.span; places are multiples of that.
+ * A part of the map that nothing names any more (an L2 table), or of the guest's data (a cluster); once it is
+ * placed, where it belongs.  The guest's bytes that it covers are plt_orphans.span; places are multiples of that.
  */
 struct plt_orphan {
 	uint64_t host_off;
@@ -69,6 +70,12 @@ struct plt_orphans {
 	uint64_t *gaps;           /* places at which a piece is missing, ascending */
 	size_t ngaps;
 };
+
+/*
+ * What is handed over to be placed: large pieces before small ones, for each of them that has its place makes more
+ * of the disk known.  In the last stage what found no place is given up: it is named lost.
+ */
+enum plt_mend_stage { PLT_MEND_TABLES, PLT_MEND_CLUSTERS, PLT_MEND_SETTLE };
 
 /*
  * Mending: the examined stores are then overlays (io/overlay.c), and what is written to them is a plan.  The
@@ -89,7 +96,22 @@ struct plt_mend {
 	 * that finds it, and set anew or cleared by the round that places something there.
 	 */
 	struct plt_doubts doubts;
+	/*
+	 * The caller goes on to the next stage when a round has changed nothing, nothing that was handed over could be
+	 * placed, and the driver says that it has more for later stages.
+	 */
+	enum plt_mend_stage stage;
+	bool more;
+	uint64_t file_size;       /* of the image before the plan: set in the first round */
+	/*
+	 * Tables that the plan has replaced, and left where they were: nothing that lies there is a piece of the map
+	 * or a cluster of the guest's.  Kept across rounds.
+	 */
+	struct plt_extents left;
 };
+
+/* All that it holds but placements, which are the caller's. */
+void plt_mend_release(struct plt_mend *mend);
 
 struct plt_examine {
 	struct plt_ctx *ctx;

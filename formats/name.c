@@ -128,6 +128,32 @@ static int nest(const json_t *obj, unsigned depth, json_t **ret, struct plt_erro
 /* The children that name other nodes.  A text there is the name of a node that exists elsewhere. */
 static const char *const child_keys[] = { "file", "backing", "data-file", "image" };
 
+/* A file name that was given to fault rules is that of what they lie over: the node's image, or that image's file. */
+static int lower_filename(json_t *node)
+{
+	json_t *name = json_object_get(node, "filename"), *image = json_object_get(node, "image"), *file;
+	const char *driver = json_string_value(json_object_get(image, "driver"));
+	int r;
+
+	if (!json_is_string(name) || (image && !json_is_object(image)))
+		return 0;
+	if (!image) {
+		image = json_object();
+		if (json_object_set_new(node, "image", image) < 0)
+			return -ENOMEM;
+	}
+	file = image;
+	if (driver && !plt_name_is_protocol(driver)) {
+		if (json_object_get(image, "file"))
+			return 0;
+		file = json_object();
+		if (json_object_set_new(image, "file", file) < 0)
+			return -ENOMEM;
+	}
+	r = json_object_get(file, "filename") ? 0 : json_object_set(file, "filename", name);
+	return r < 0 || json_object_del(node, "filename") < 0 ? -ENOMEM : 0;
+}
+
 /*
  * Check the shape of one node and complete it: a leaf that has a file name and no driver is a file.
  * @leaf: it stands where a protocol is expected.
@@ -142,6 +168,8 @@ static int settle(json_t *node, bool leaf, unsigned depth, struct plt_error *err
 	if (driver && !json_is_string(driver))
 		return plt_error_set(err, EINVAL,
 				     "Invalid parameter type for 'driver', expected: string");
+	if (driver && !strcmp(json_string_value(driver), "blkdebug") && lower_filename(node) < 0)
+		return plt_error_errno(err, ENOMEM, "name");
 	for (size_t i = 0; i < PLT_ARRAY_SIZE(child_keys); i++) {
 		const char *key = child_keys[i];
 

@@ -5,9 +5,11 @@
  * Finding out an image's format: every driver scores the beginning of the file, the highest score
  * wins, the first in the table among equals.  Reads PLT_PROBE_LEN bytes and nothing else.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/endian.h"
 #include "base/error.h"
 #include "formats/probe.h"
 
@@ -66,4 +68,66 @@ int plt_probe(struct plt_store *st, const struct plt_driver **ret, struct plt_er
 		return plt_error_set(err, ENOTSUP, "'%s' is a %s image, a format that this release cannot read (as its "
 				     "bytes are, it can be read by giving the format raw)", st->name, foreign);
 	return 0;
+}
+
+/* ---- images whose header is gone ------------------------------------------------------------------------- */
+
+/* A partition table of the kind that PCs have: flags that can be, and some partition that is not empty. */
+static bool is_mbr(const uint8_t *p)
+{
+	bool some = false;
+
+	if (p[510] != 0x55 || p[511] != 0xaa)
+		return false;
+	for (unsigned i = 446; i < 510; i += 16) {
+		if (p[i] & 0x7f)
+			return false;
+		some |= p[i + 4] && plt_get_le32(p + i + 12);
+	}
+	return some;
+}
+
+/* Does the disk begin as one with content of its own does? */
+static bool is_whole_disk(struct plt_store *st, uint64_t size)
+{
+	static const struct {
+		const char *mark;
+		uint32_t at, n;
+	} marks[] = {
+		{ "EFI PART", 512, 8 },  { "EFI PART", 4096, 8 },  { "XFSB", 0, 4 },       { "\x53\xef", 1080, 2 },
+		{ "NTFS    ", 3, 8 },    { "EXFAT   ", 3, 8 },     { "FAT16   ", 54, 8 },  { "FAT12   ", 54, 8 },
+		{ "FAT32   ", 82, 8 },   { "LABELONE", 512, 8 },   { "_BHRfS_M", 65600, 8 }, { "SWAPSPACE2", 4086, 10 },
+		{ "LUKS\xba\xbe", 0, 6 }, { "CD001", 32769, 5 },    { "NXSB", 32, 4 },      { "H+", 1024, 2 },
+	};
+	uint8_t buf[512];
+
+	if (plt_store_read(st, 0, buf, sizeof(buf), PLT_IO_OTHER, NULL) < 0 || is_mbr(buf))
+		return true;
+	for (unsigned i = 0; i < PLT_ARRAY_SIZE(marks); i++)
+		if (plt_in_range(marks[i].at, marks[i].n, size) &&
+		    plt_store_read(st, marks[i].at, buf, marks[i].n, PLT_IO_OTHER, NULL) == 0 &&
+		    !memcmp(buf, marks[i].mark, marks[i].n))
+			return true;
+	return false;
+}
+
+int plt_probe_lost(struct plt_ctx *ctx, struct plt_store *st, const struct plt_driver **ret, struct plt_error *err)
+{
+	uint64_t size;
+	int r = plt_store_size(st, &size, err);
+
+	if (r < 0)
+		return r;
+	if (is_whole_disk(st, size))
+		return -ENOENT;
+	for (unsigned i = 0; plt_drivers[i]; i++) {
+		r = plt_drivers[i]->recognise ? plt_drivers[i]->recognise(ctx, st, err) : 0;
+		if (r < 0)
+			return r;
+		if (r > 0) {
+			*ret = plt_drivers[i];
+			return 0;
+		}
+	}
+	return -ENOENT;
 }

@@ -12,5 +12,7 @@ libplatter_core_la_SOURCES += \
 	guestfs/marks.c \
 	guestfs/ntfs.c \
 	guestfs/parts.c \
+	guestfs/supers.c \
+	guestfs/supers.h \
 	guestfs/xfs.c \
 	$(NULL)

@@ -86,7 +86,33 @@ enum {
 	PLT_OPEN_OWN_REFS = 1 << 11,   /* the caller has made the image: what it names itself is the caller's word, and
 					* the context's policy decides about what that names in turn */
 	PLT_OPEN_NO_KEY = 1 << 12,     /* no data will be read: what is encrypted opens without its key */
+	PLT_OPEN_COPY_ON_READ = 1 << 13, /* what is read from a layer below is written to the image too; with WRITE */
+	PLT_OPEN_RESCUE = 1 << 14,     /* look through a plan: see plt_rescue_options.  Read-only */
+	PLT_OPEN_ZERO_LOST = 1 << 15,  /* with RESCUE: what is lost reads as zeros, and is noted, instead of EIO */
 };
+
+struct plt_check_finding;
+
+/*
+ * Rescue: each image file of the chain is opened read-only and examined; what a repair would write is laid over
+ * it in memory, and the disk is what shows then.  No file is changed.  What the right content of is not known
+ * plt_disk_doubts() tells.
+ */
+struct plt_rescue_options {
+	size_t size;
+	/* Each finding, of any layer (.image names it), while the disk is being opened; NULL: not wanted. */
+	void (*found)(void *arg, const struct plt_check_finding *f);
+	void *found_arg;
+	bool trust_likely;      /* placements that are likely go into the plan, too */
+	/* These are of the image that is named, not of those it stands on: */
+	const char *plan;       /* a file that plt_repair_save() has written (and somebody changed); NULL: make a plan */
+	/*
+	 * An older copy or a clone of the disk, of the same size: what is lost and this one has at the same place is
+	 * read from it, and inferred.
+	 */
+	const char *donor;
+};
+#define PLT_RESCUE_OPTIONS_INIT { .size = sizeof(struct plt_rescue_options) }
 
 struct plt_open_options {
 	size_t size;
@@ -97,8 +123,9 @@ struct plt_open_options {
 	const char *snapshot_id;   /* more exact than .snapshot: both must match where both are given */
 	const char *snapshot_name;
 	const char *const *options; /* NULL-terminated "key=value,..." texts that are added to the name's; NULL: none */
+	const struct plt_rescue_options *rescue; /* with PLT_OPEN_RESCUE; NULL: defaults */
 };
-#define PLT_OPEN_OPTIONS_INIT { sizeof(struct plt_open_options), NULL, 0, NULL, NULL, NULL, NULL, NULL }
+#define PLT_OPEN_OPTIONS_INIT { sizeof(struct plt_open_options), NULL, 0, NULL, NULL, NULL, NULL, NULL, NULL }
 
 /*
  * @name: a path, "file:path", "json:{...}" with nested drivers, or (PLT_OPEN_IMAGE_OPTS) a
@@ -265,6 +292,33 @@ enum {
  */
 int plt_status(struct plt_disk *disk, uint64_t off, uint64_t len, unsigned flags, struct plt_extent *v,
 	       unsigned max, unsigned *ret_n, struct plt_error *err);
+
+/* ---- what is not known of a rescued disk ------------------------------------------------------- */
+
+struct plt_doubt_range {
+	uint64_t off, len;      /* guest bytes of the disk */
+	bool lost;              /* could not be recovered; or else inferred: recovered on less than proof, */
+	const char *certainty;  /* "guess" "likely" "strong" "proven"; NULL if lost */
+	const char *why;
+	unsigned depth;         /* of which layer: 0 the active one */
+};
+/*
+ * Of a disk that was opened with PLT_OPEN_RESCUE: the ranges, ascending and disjoint, of which the content is lost
+ * or inferred, where that layer is what shows.  What lies in none of them is right.  With what reading has
+ * come upon so far (a bad sector, a damaged compressed cluster).  Until @fn returns something else than 0.
+ */
+int plt_disk_doubts(struct plt_disk *disk, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg,
+		    struct plt_error *err);
+
+/* What was planned for one layer of a rescued disk. */
+struct plt_rescue_info {
+	const char *filename, *format;
+	uint64_t fixed;                  /* findings that the plan puts right */
+	uint64_t left, leaks;            /* and what it leaves */
+	uint64_t edits, bytes;           /* of the plan */
+};
+/* -ENOENT: there is no such layer; -EINVAL: the disk was not opened with PLT_OPEN_RESCUE. */
+int plt_disk_rescue_info(struct plt_disk *disk, unsigned depth, struct plt_rescue_info *ret);
 
 /* ---- a virtual machine's state ------------------------------------------------------------------- */
 
@@ -516,6 +570,7 @@ struct plt_check_finding {
 	bool beyond_qemu;         /* qemu-img does not count this one */
 	bool mended;              /* a plan that is being made puts it right */
 	uint64_t host_off, host_len, guest_off, guest_len; /* len 0: not given */
+	const char *image;        /* of which file; NULL: the one that was named */
 };
 struct plt_check_result {
 	uint64_t corruptions, leaks, check_errors;   /* as qemu-img counts */
@@ -533,6 +588,15 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 	      void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 	      struct plt_check_result *ret, struct plt_error *err);
 
+/*
+ * The same, and what structure does not show: every compressed cluster is decoded (snapshots' too), the layers
+ * below and data files are examined, and the guest's own metadata is held against where it lies.  Opens the
+ * disk; what it finds counts in .added.  Formats that have nothing to check are looked into as well.
+ */
+int plt_check_deep(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		   void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		   struct plt_check_result *ret, struct plt_error *err);
+
 /* ---- repair ---------------------------------------------------------------------------------- */
 
 /*
@@ -544,14 +608,29 @@ struct plt_repair;
 enum {
 	PLT_REPAIR_LEAKS = 1 << 0,    /* counts that are too high and nothing else, as `check -r leaks` */
 	PLT_REPAIR_NO_WRITE = 1 << 1, /* the plan is looked at only: the image is opened read-only */
+	PLT_REPAIR_TRUST_LIKELY = 1 << 2, /* placements that are likely go into the plan, too */
+};
+
+struct plt_placement_offer {
+	uint64_t host_off;             /* where it lies in the file */
+	uint64_t guest_off, guest_len; /* what it would map */
+	const char *certainty;         /* "likely" "guess" */
+	const char *why;
 };
 
 struct plt_repair_options {
 	size_t size;
 	unsigned flags;        /* PLT_REPAIR_* */
 	const char *undo_file; /* the journal; NULL: beside the image, its name and ".platter-undo" */
+	const char *plan;      /* a file that says what to do (and stays valid as long as the plan); NULL: found out */
+	/*
+	 * A part of the map (a table) for which the guest's data speaks, and not strongly enough: is it to be put
+	 * there?  NULL: no.
+	 */
+	bool (*offered)(void *arg, const struct plt_placement_offer *offer);
+	void *offered_arg;
 };
-#define PLT_REPAIR_OPTIONS_INIT { sizeof(struct plt_repair_options), 0, NULL }
+#define PLT_REPAIR_OPTIONS_INIT { .size = sizeof(struct plt_repair_options) }
 
 /*
  * Examine and plan.  @found hears of everything: first what is wrong (.mended: the plan puts it right), and
@@ -570,6 +649,14 @@ int plt_repair_check(struct plt_repair *rep, void (*found)(void *arg, const stru
 /* The edits, in ascending order; @bytes NULL: zeros.  Until @fn returns something else than 0. */
 int plt_repair_each(struct plt_repair *rep, int (*fn)(void *arg, uint64_t off, const void *bytes, uint64_t len),
 		    void *arg);
+/*
+ * Write the plan to a file, durably, for a person to read and change: docs/formats/plan.md.  It replaces a file of
+ * that name, if it is not the image.
+ */
+int plt_repair_save(struct plt_repair *rep, const char *path, struct plt_error *err);
+/* What it leaves lost or inferred, as plt_disk_doubts() says of the disk that the image has then (without a chain). */
+int plt_repair_doubts(struct plt_repair *rep, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg,
+		      struct plt_error *err);
 /* By how much the file grows. */
 uint64_t plt_repair_growth(const struct plt_repair *rep);
 /*
@@ -683,6 +770,57 @@ struct plt_hash_options {
 #define PLT_HASH_OPTIONS_INIT { .size = sizeof(struct plt_hash_options) }
 int plt_hash(struct plt_disk *disk, const struct plt_hash_options *opts, uint8_t ret[64], size_t *ret_len,
 	     struct plt_error *err);
+
+/* What a scan comes upon. */
+enum plt_scan_class {
+	PLT_SCAN_IMAGE,       /* the header (or footer) of an image of some format */
+	PLT_SCAN_STRUCTURE,   /* tables or blocks that belong to no image that is found: .count of them */
+	PLT_SCAN_TABLE,       /* a partition table */
+	PLT_SCAN_PARTITION,
+	PLT_SCAN_FILESYSTEM,  /* or volume: LVM, LUKS, swap, md, VMFS */
+};
+
+struct plt_scan_object {
+	enum plt_scan_class kind;
+	const char *what;       /* "qcow2", "vpc", "L2 tables", "gpt", "ext4": static */
+	uint64_t offset;        /* where it begins */
+	uint64_t length;        /* as far as it says; 0: it does not */
+	uint64_t size;          /* of an image: its virtual size */
+	uint64_t count;         /* of structures */
+	int inside;             /* the smallest object that it lies in (its place in the list), -1: none */
+	bool copy;              /* recognised by a copy of its superblock only: its beginning is damaged */
+	bool carvable;          /* .length bytes from .offset are all of it, if it lies in one piece */
+	unsigned errors;        /* that a check of it finds, as far as there is a check */
+	const char *detail;     /* a line for a person, "" none */
+	const char *carved;     /* the file that it was carved into; NULL: not */
+};
+
+struct plt_scan_options {
+	size_t size;
+	const char *carve;      /* a folder in which to write what can be carved; NULL: only look */
+	const char *map;        /* a map of ddrescue: ranges that it calls bad are not read; written anew; NULL: none */
+	plt_progress_fn progress;
+	void *progress_arg;
+};
+#define PLT_SCAN_OPTIONS_INIT { .size = sizeof(struct plt_scan_options) }
+
+struct plt_scan;
+/*
+ * Look through all of @disk, once and in order, for images, partitions, filesystems and what is left of them.
+ * Holes are not read; sectors that cannot be read are passed over.  Nothing of @disk is changed.  A file in the folder
+ * .carve is never written over (-EEXIST is said of the object, .carved stays NULL).
+ */
+int plt_scan(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_scan_options *opts, struct plt_scan **ret,
+	     struct plt_error *err);
+/* The i-th object, by offset; NULL behind the last.  Valid until plt_scan_free(). */
+const struct plt_scan_object *plt_scan_object(const struct plt_scan *scan, unsigned i);
+struct plt_scan_totals {
+	uint64_t read, holes;   /* bytes */
+	uint64_t bad, skipped;  /* bytes that could not be read; that were not tried: the map called them bad, or so many beside them were */
+	uint64_t omitted;       /* objects that were found and not kept: there are too many */
+};
+void plt_scan_totals(const struct plt_scan *scan, struct plt_scan_totals *ret);
+void plt_scan_free(struct plt_scan *scan); /* NULL allowed */
 
 struct plt_bench_options {
 	size_t size;

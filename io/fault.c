@@ -272,6 +272,11 @@ void plt_fault_set_judge(struct plt_store *st, const struct plt_fault_judge *jud
 	f->judge = *judge;
 }
 
+struct plt_store *plt_fault_below(struct plt_store *st)
+{
+	return st->ops == &fault_ops ? ((struct fault *)st->priv)->below : NULL;
+}
+
 const struct plt_fault_judge *plt_fault_judge(struct plt_store *st)
 {
 	struct fault *f = st->ops == &fault_ops ? st->priv : NULL;

@@ -416,6 +416,18 @@ static int read_head(struct plt_store *file, struct head *h, struct plt_error *e
 	return 0;
 }
 
+/* A cut while it was being written may have lost its first sector, and kept some of what lies behind that. */
+static bool is_headless(struct plt_store *file)
+{
+	uint8_t b[SECTOR + 4] = { 0 };
+	uint64_t size;
+
+	if (plt_store_size(file, &size, NULL) < 0 ||
+	    plt_store_read(file, 0, b, PLT_MIN(size, (uint64_t)sizeof(b)), PLT_IO_HEADER, NULL) < 0)
+		return false;
+	return plt_is_zero(b, SECTOR) && (plt_is_zero(b + SECTOR, 4) || !memcmp(b + SECTOR, "REC1", 4));
+}
+
 int plt_journal_peek(struct plt_store *file, enum plt_journal_state *ret, struct plt_error *err)
 {
 	struct head h;
@@ -423,6 +435,10 @@ int plt_journal_peek(struct plt_store *file, enum plt_journal_state *ret, struct
 
 	if (r == 0)
 		*ret = plt_le32_get(h.state);
+	if (r == -ENOENT && is_headless(file)) {
+		*ret = PLT_JOURNAL_WRITING;
+		r = 0;
+	}
 	return r;
 }
 

@@ -433,8 +433,26 @@ int plt_overlay_new(struct plt_store *below, bool writable, struct plt_store **r
 		abort(); /* takes no resources on Linux */
 	o->below = plt_store_ref(below);
 	o->below_end = UINT64_MAX;
+	/* as it is now: asking each time would cost more than what is asked for */
+	if (plt_store_size(below, &o->size, NULL) == 0) {
+		o->sized = true;
+		o->below_end = o->size;
+	}
 	*ret = &o->st;
 	return 0;
+}
+
+uint64_t plt_overlay_edited(struct plt_store *st, uint64_t off, uint64_t len)
+{
+	struct overlay *o = st->priv;
+	uint64_t done = 0, n;
+	bool hidden;
+
+	pthread_rwlock_rdlock(&o->lock);
+	while (done < len && look(o, off + done, len - done, &hidden, &n))
+		done += n;
+	pthread_rwlock_unlock(&o->lock);
+	return done;
 }
 
 int plt_overlay_edit(struct plt_store *st, uint64_t off, const void *bytes, uint64_t len)

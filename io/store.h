@@ -226,6 +226,8 @@ int plt_window_new(struct plt_store *below, uint64_t off, uint64_t len, struct p
 int plt_overlay_new(struct plt_store *below, bool writable, struct plt_store **ret);
 int plt_overlay_edit(struct plt_store *st, uint64_t off, const void *bytes /* NULL: zeros */, uint64_t len);
 int plt_overlay_set_size(struct plt_store *st, uint64_t size);
+/* How many bytes from @off on are edits; 0: what lies below shows there. */
+uint64_t plt_overlay_edited(struct plt_store *st, uint64_t off, uint64_t len);
 /* The edits in ascending order (@bytes NULL: zeros), until @fn returns something else than 0. */
 int plt_overlay_each(struct plt_store *st, int (*fn)(void *arg, uint64_t off, const void *bytes, uint64_t len),
 		     void *arg);
@@ -255,6 +257,7 @@ int plt_fault_add(struct plt_store *st, const struct plt_fault_rule *rule); /* r
 void plt_fault_clear(struct plt_store *st);
 /* Operations seen that match PLT_FAULT_* in @ops since the store was made. */
 uint64_t plt_fault_seen(struct plt_store *st, unsigned ops);
+struct plt_store *plt_fault_below(struct plt_store *st); /* NULL: it is no such store */
 /*
  * Somebody who judges each operation before the rules do: before() returns the errno to fail with or
  * 0, and may take its time (it runs on the thread of the operation); after() is called when one that

@@ -11,8 +11,8 @@
 
 #define SLICES_PER_CALL 4
 
-const struct plt_meta_type qcow_l2_type = { "L2 table", 0, PLT_IO_L2, NULL };
-const struct plt_meta_type qcow_l1_type = { "L1 table", 1, PLT_IO_L1, NULL };
+const struct plt_meta_type qcow_l2_type = { .name = "L2 table", .rank = 0, .tag = PLT_IO_L2 };
+const struct plt_meta_type qcow_l1_type = { .name = "L1 table", .rank = 1, .tag = PLT_IO_L1 };
 
 int qcow_l1_check(const struct plt_image *img, uint64_t index, uint64_t entry, struct plt_error *err)
 {
@@ -87,6 +87,8 @@ static int map_slice(struct plt_image *img, struct plt_pins *pins, uint64_t off,
 	uint64_t index = off >> shift, at = s->l1_offset + index * 8, l1, l2_index, start = off;
 	struct plt_run gap = { .kind = PLT_RUN_ABSENT, .off = off };
 	struct plt_block *b;
+	unsigned have;
+	bool lost;
 	int r;
 
 	*done = 0;
@@ -94,9 +96,10 @@ static int map_slice(struct plt_image *img, struct plt_pins *pins, uint64_t off,
 	if (r < 0)
 		return r;
 	l1 = plt_block_get64(b, (unsigned)(at % img->slice / 8));
+	lost = plt_file_part(img, at, 8) < 8;
 	len = PLT_MIN(len, ((index + 1) << shift) - off);
-	if (!l1 || qcow_l1_check(img, index, l1, NULL) < 0) {
-		gap.kind = l1 ? PLT_RUN_DAMAGED : PLT_RUN_ABSENT;
+	if (lost || !l1 || qcow_l1_check(img, index, l1, NULL) < 0) {
+		gap.kind = lost || l1 ? PLT_RUN_DAMAGED : PLT_RUN_ABSENT;
 		gap.len = len;
 		*full = !plt_runs_add(runs, &gap);
 		*done = len;
@@ -106,10 +109,12 @@ static int map_slice(struct plt_image *img, struct plt_pins *pins, uint64_t off,
 	r = plt_meta_get(img, pins, &qcow_l2_type, l1 + l2_index * 8, &b, need, err);
 	if (r < 0)
 		return r;
+	have = (unsigned)(plt_file_part(img, plt_block_host_off(b), img->slice) / 8); /* if the file has lost its end */
 	for (unsigned i = (unsigned)(l2_index % per_slice); len && i < per_slice && !*full; i++) {
 		uint64_t n = PLT_MIN(len, s->cluster_size - (off & (s->cluster_size - 1)));
 
-		*full = !add_run(img, runs, plt_block_get64(b, i), off, n);
+		gap = (struct plt_run){ .kind = PLT_RUN_DAMAGED, .off = off, .len = n };
+		*full = i >= have ? !plt_runs_add(runs, &gap) : !add_run(img, runs, plt_block_get64(b, i), off, n);
 		if (*full)
 			break;
 		off += n;

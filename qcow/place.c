@@ -89,7 +89,7 @@ static int place_new(struct plt_image *img, const struct plt_place_req *req, str
 	for (want = PLT_MIN(want, img->slice / 8 - index); n < want; n++) {
 		uint64_t e = plt_block_get64(l2, index + (unsigned)n);
 
-		if (qcow_l2_bad(img, e) || (e && !(e & QCOW_COMPRESSED)))
+		if (qcow_l2_bad(img, e) || (e && (!(e & QCOW_COMPRESSED) || req->kind == PLT_PLACE_IF_ABSENT)))
 			break;
 	}
 	r = take(img, n * cs, cs, &at, err);

@@ -18,7 +18,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "qcow2/check.h"
+#include "qcow2/find.h"
 
 #define MAX_OVERLAPS 1000 /* more add nothing */
 #define MAX_OVERFLOWS 100 /* one by one for each cluster */
@@ -153,15 +153,27 @@ static int load_snapshots(struct qcow2_exam *x, struct plt_error *err)
 {
 	struct qcow2_state *q = &x->q;
 	struct plt_error e = PLT_ERROR_INIT;
-	int r;
+	int r = x->ex->mend ? qcow2_mend_snapcount(x) : 0;
 
+	if (r < 0)
+		return plt_error_errno(err, -r, "The examination failed");
 	if (q->nb_snapshots > QCOW2_MAX_SNAPSHOTS)
-		return plt_error_set(err, EFBIG, "ERROR snapshot table too large");
-	if (q->nb_snapshots &&
-	    (q->snapshots_offset & (q->cluster_size - 1) || q->snapshots_offset > INT64_MAX / 2))
-		return plt_error_set(err, EINVAL, "ERROR snapshot table offset invalid");
-	r = qcow2_snaptable_read(x->c.file, x->c.file_size, q, &e);
-	if (r == -EUCLEAN) {
+		r = plt_error_set(&e, EFBIG, "snapshot table too large");
+	else if (q->nb_snapshots &&
+		 (q->snapshots_offset & (q->cluster_size - 1) || q->snapshots_offset > INT64_MAX / 2))
+		r = plt_error_set(&e, EINVAL, "snapshot table offset invalid");
+	if (r < 0 && !x->ex->mend)
+		return plt_error_set(err, -r, "ERROR %s", e.text);
+	if (r == 0)
+		r = qcow2_snaptable_read(x->c.file, x->c.file_size, q, &e);
+	if (r == 0 && x->ex->mend && qcow2_snaptable_is_none(x)) {
+		uint32_t n = q->nb_snapshots;
+
+		qcow2_snapshots_release(q);
+		q->nb_snapshots = n;
+		r = plt_error_set(&e, EUCLEAN, "no entry of the snapshot table at offset %#" PRIx64 " can be", q->snapshots_offset);
+	}
+	if (r == -EUCLEAN || (x->ex->mend && (r == -EFBIG || r == -EINVAL))) {
 		/*
 		 * The active disk needs none of it: go on, and let nobody take the rest for free
 		 * space.
@@ -557,8 +569,18 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	report_overflow(x);
 	/* before anything is lowered; otherwise only where there is something to judge */
 	r = x->ex->mend || x->refs_bad ? qcow2_judge_orphans(x, !x->refs_bad) : 0;
+	if (!r && x->ex->mend)
+		r = qcow2_name_cut(x);
+	if (!r && x->ex->mend)
+		r = qcow2_mend_tables(x);
+	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_snapshots(x);
+	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_snap_l1(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_map(x);
+	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_clusters(x);
 	if (!r && x->map_changed) /* the next round counts what is there now */
 		return 0;
 	if (!r)
@@ -591,17 +613,62 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	return r < 0 ? plt_error_errno(err, -r, "The examination failed") : 0;
 }
 
+static int read_header(struct qcow2_exam *x, struct plt_error *err)
+{
+	char *backing = NULL, *format = NULL;
+	int r = qcow2_header_read(x->ex->file, x->ex->name, true, &x->q, &backing, &format, err);
+
+	x->backing = backing != NULL;
+	free(backing);
+	free(format);
+	return r;
+}
+
+/*
+ * The header as it is, or one that is mended by what the rest of the file shows, in an overlay: ex->mend's, or
+ * *ret_scratch, in which case the rest is examined as if it had been whole.
+ */
+static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, struct plt_error *err)
+{
+	struct plt_examine *ex = x->ex;
+	struct plt_store *file = ex->file;
+	int r = read_header(x, err);
+
+	if (r == 0 && ex->mend && (ex->mend->what & PLT_MEND_MAP) && !ex->mend->file_size &&
+	    (qcow2_leads_nowhere(ex->file, &x->q) || qcow2_crypt_is_wrong(ex->file, &x->q)) &&
+	    qcow2_mend_header(ex, 0, NULL) == 0) {
+		qcow2_state_release(&x->q);
+		x->q = (struct qcow2_state){0};
+		return read_header(x, err);
+	}
+	if (r == 0 || r == -ENOMEM || r == -EIO || (ex->mend && !(ex->mend->what & PLT_MEND_MAP)))
+		return r;
+	if (!ex->mend) {
+		if (plt_overlay_new(file, true, ret_scratch) < 0)
+			return plt_error_set(err, ENOMEM, "Out of memory");
+		ex->file = *ret_scratch;
+	}
+	if (qcow2_mend_header(ex, r, NULL) == 0) {
+		x->q = (struct qcow2_state){0};
+		r = read_header(x, err);
+	}
+	return r;
+}
+
 int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 {
 	struct qcow2_exam x = {.ex = ex};
-	char *backing = NULL, *format = NULL;
-	int r = qcow2_header_read(ex->file, ex->name, true, &x.q, &backing, &format, err);
+	struct plt_store *scratch = NULL, *file = ex->file;
+	int r = find_header(&x, &scratch, err);
 
-	free(backing);
-	free(format);
-	if (r < 0)
+	if (r < 0) {
+		ex->file = file;
+		plt_store_unref(scratch);
 		return r;
+	}
 	r = qcow2_recount_init(&x.c, ex->ctx, ex->file, &x.q, err);
+	if (!r && ex->mend && !ex->mend->file_size)
+		ex->mend->file_size = x.c.file_size;
 	if (!r)
 		r = examine(&x, err);
 	qcow2_recount_release(&x.c);
@@ -609,8 +676,12 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 	free(x.overlaps);
 	free(x.block);
 	free(x.pieces);
+	free(x.strays);
+	free(x.l1s);
 	qcow2_bitmaps_release(&x.q);
 	qcow2_snapshots_release(&x.q);
 	qcow2_state_release(&x.q);
+	ex->file = file;
+	plt_store_unref(scratch);
 	return r;
 }

@@ -26,6 +26,7 @@ struct qcow2_l2ref {
 	bool flagged;		 /* something in it wants a second look */
 	bool empty;		 /* it lies in a hole */
 	uint8_t shape;		 /* QCOW2_SHAPE_*: see qcow2_l2_shape() */
+	uint64_t moved;		 /* mending: a new table has its sound entries */
 	uint32_t walk, seen;	 /* how often the present walk of an L1 has looked at it */
 };
 
@@ -144,6 +145,11 @@ struct qcow2_exam {
 	uint64_t orphan_clusters, orphan_tables; /* with content and without explanation */
 	struct qcow2_piece *pieces; /* when mending */
 	uint32_t npieces;
+	uint64_t *strays;   /* when mending the map: places of orphans with content, ascending */
+	uint32_t nstrays, strays_cap;
+	uint64_t *l1s;	    /* when mending the map: orphans of the shape of L1 tables that name L2 tables */
+	uint32_t nl1s;
+	bool backing;	    /* the header names a backing file */
 	bool map_changed;	  /* what was counted is not the map that is there now */
 	bool counts_left;	  /* a stored count is wrong and stays so */
 	bool leaked;		  /* some cluster is counted, and nothing reaches it */
@@ -182,8 +188,12 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 int qcow2_exam_copied(struct qcow2_exam *x);
 /* Clusters that the active tree maps behind the end of the disk. */
 int qcow2_exam_beyond_end(struct qcow2_exam *x);
+/* mend_header.c: clusters are mapped up to @mapped_end, behind the end of the disk: does the guest say where it ends? */
+int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_mended);
 /* The file ends @rest bytes into the data cluster at @off. */
 int qcow2_exam_cut(struct qcow2_exam *x, uint64_t off, uint64_t rest);
+/* Before the plan lets the file grow: what of its last cluster is not there is named lost. */
+int qcow2_name_cut(struct qcow2_exam *x);
 
 /* check_refs.c: cells and stored counts */
 int qcow2_recount_init(struct qcow2_recount *c, struct plt_ctx *ctx, struct plt_store *file,
@@ -231,6 +241,7 @@ struct qcow2_table {
 	uint32_t index; /* in @times */
 };
 #define QCOW2_ASTRAY UINT32_MAX
+int qcow2_by_value(const void *a, const void *b); /* compares two uint64_t */
 void qcow2_tables_group(struct qcow2_table *v, uint32_t n, uint32_t *times);
 /* How many of the @len bytes at @off are known to begin with a hole?  @h: what was asked before; zeroed. */
 struct qcow2_host {
@@ -259,6 +270,11 @@ bool qcow2_exam_overlaps(const struct qcow2_exam *x, uint64_t off, uint64_t len)
  */
 int qcow2_judge_orphans(struct qcow2_exam *x, bool counted);
 
+#define QCOW2_MAX_STRAYS (UINT32_C(1) << 20) /* more are not placed */
+
+/* Could @e be an entry of an L2 table?  *ret_off: the cluster that it names, or 0. */
+bool qcow2_entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t *ret_off);
+
 /* What a table that is named looks like; it is read once.  @buf: one cluster. */
 enum {
 	QCOW2_SHAPE_FULL = 1 << 0,    /* some of each 512 bytes is used */
@@ -275,6 +291,44 @@ bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *table);
  * the caller does; the others become ex->mend->unplaced.
  */
 int qcow2_mend_map(struct qcow2_exam *x);
+
+/*
+ * mend_tables.c: what of L1 and L2 tables cannot be is taken out, and named lost; the sound rest of a table goes
+ * into a new one behind the end of the file.
+ */
+int qcow2_mend_tables(struct qcow2_exam *x);
+/* A tree of tables: the active one, or a snapshot's. */
+struct qcow2_tree {
+	uint32_t disk; /* PLT_DISK_ACTIVE, or which snapshot */
+	uint64_t l1_offset, size; /* size: of the disk */
+	uint32_t l1_size;
+};
+/* Where the next table goes that the plan adds. */
+int qcow2_fresh_place(struct qcow2_exam *x, uint64_t *ret);
+/* The L1 entry of @t names the table at @off now. */
+int qcow2_l1_set(struct qcow2_exam *x, const struct qcow2_tree *t, uint32_t index, uint64_t off);
+/* Is it a table that this plan has added, and may be changed where it lies? */
+bool qcow2_is_added(const struct qcow2_exam *x, uint64_t off);
+/* The table at @off has been replaced. */
+int qcow2_leave_behind(struct qcow2_exam *x, uint64_t off);
+bool qcow2_left_behind(const struct qcow2_exam *x, uint64_t cluster);
+/* Name [off, off+len), as far as it lies on the disk. */
+int qcow2_doubt(struct qcow2_exam *x, const struct qcow2_tree *t, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
+		enum plt_certainty certainty, const char *why);
+extern const char qcow2_why_overwritten[], qcow2_why_entry[], qcow2_why_beyond[], qcow2_why_zero[];
+
+/* mend_snap.c: the snapshot table: before it is read, after it could not be, an L1 table of one */
+int qcow2_mend_snapcount(struct qcow2_exam *x);
+bool qcow2_snaptable_is_none(const struct qcow2_exam *x); /* not one entry that was read makes sense */
+int qcow2_mend_snapshots(struct qcow2_exam *x);
+int qcow2_mend_snap_l1(struct qcow2_exam *x);
+
+/* mend_clusters.c: single clusters back into the map, and what is given up. */
+int qcow2_mend_clusters(struct qcow2_exam *x);
+
+/*
+ * show.c: an image of nothing but orphans, for the search for their places.
+ */
 int qcow2_show_pieces(struct plt_store *overlay, const struct plt_orphans *p, struct plt_error *err);
 
 /*

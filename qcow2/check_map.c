@@ -68,6 +68,13 @@ int qcow2_l1_each(struct qcow2_recount *c, uint64_t l1_off, uint32_t l1_size,
 	return r;
 }
 
+int qcow2_by_value(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
 /* ---- tables in one place --------------------------------------------------------------------- */
 
 static int by_place(const void *a, const void *b)

@@ -137,31 +137,8 @@ static void report_allocated(struct qcow2_exam *x, uint64_t e, uint64_t bitmap, 
 	}
 }
 
-/*
- * A preallocated cluster that cannot be: its zeros do not need it, so the entry becomes one of plain zeros, as
- * qemu-img does it.
- */
-static bool mend_zero(struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t at)
-{
-	const struct qcow2_state *q = &x->q;
-	bool data = q->extl2 ? (uint32_t)bitmap != 0 : !(e & QCOW2_L2_ZERO);
-	plt_be64 v = plt_be64_make(q->extl2 ? 0 : QCOW2_L2_ZERO);
-	uint64_t off = e & QCOW2_L2_OFFSET;
-
-	if (!x->ex->mend || !(x->ex->mend->what & PLT_MEND_MAP) || data || !(off & (q->cluster_size - 1)) ||
-	    qcow2_exam_overlaps(x, plt_align_down(at, q->cluster_size), q->cluster_size) ||
-	    plt_store_write(x->c.file, at, &v, sizeof(v), PLT_IO_L2, NULL) < 0)
-		return false;
-	x->map_changed = x->ex->mend->changed = true;
-	plt_emit(x->ex,
-		 &(struct plt_finding){.id = "Q-ENT-ALIGN-ZERO", .severity = PLT_CORRUPTION, .count = 1, .mended = true,
-				       .host_off = off, .host_len = q->cluster_size},
-		 "Repairing offset=%" PRIx64 ": Preallocated cluster is not properly aligned; L2 entry corrupted.", off);
-	return true;
-}
-
-/* The entries of one table, in order.  @at: where it lies. */
-static void report_table(struct qcow2_exam *x, const uint8_t *table, uint64_t at, uint64_t guest, bool active)
+/* The entries of one table, in order. */
+static void report_table(struct qcow2_exam *x, const uint8_t *table, uint64_t guest, bool active)
 {
 	const struct qcow2_state *q = &x->q;
 	unsigned n = 1U << q->l2_bits;
@@ -192,8 +169,7 @@ static void report_table(struct qcow2_exam *x, const uint8_t *table, uint64_t at
 			QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-SUBCLUSTER", 0, 0,
 				  "ERROR: Unallocated cluster has non-zero "
 				  "subcluster allocation map");
-		else if ((type == QCOW2_ENTRY_NORMAL || type == QCOW2_ENTRY_ZERO_ALLOC) &&
-			 !mend_zero(x, e, bitmap, at + (uint64_t)i * q->l2_entry_size))
+		else if (type == QCOW2_ENTRY_NORMAL || type == QCOW2_ENTRY_ZERO_ALLOC)
 			report_allocated(x, e, bitmap, guest, active);
 	}
 }
@@ -251,7 +227,7 @@ static int report_l1_entry(void *arg, uint32_t index, uint64_t e)
 		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", off, q->cluster_size,
 			  "ERROR: I/O error in check_refcounts_l2");
 	else
-		report_table(x, w->table, off, (uint64_t)index << (q->cluster_bits + q->l2_bits),
+		report_table(x, w->table, (uint64_t)index << (q->cluster_bits + q->l2_bits),
 			     w->active);
 	return 0;
 }
@@ -280,14 +256,18 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 
 /* ---- COPIED ---------------------------------------------------------------------------------- */
 
-/* May COPIED of an entry be put right?  Not where it would follow a count that is wrong. */
+/* May COPIED of an entry be put right?  Not where it would follow a count that is wrong about there being others. */
 static bool mends_copied(const struct qcow2_exam *x, uint64_t off, uint64_t stored)
 {
 	const struct plt_mend *m = x->ex->mend;
+	uint64_t n;
 
 	if (!m || !(m->what & PLT_MEND_MARKS) || (!(m->what & PLT_MEND_RAISE) && x->ex->corruptions))
 		return false;
-	return x->c.external || stored == PLT_MIN(qcow2_references(&x->c, off >> x->q.cluster_bits), x->q.refcount_max);
+	if (x->c.external)
+		return true;
+	n = PLT_MIN(qcow2_references(&x->c, off >> x->q.cluster_bits), x->q.refcount_max);
+	return stored == n || (stored > 1 && n > 1);
 }
 
 static void say_copied(struct qcow2_exam *x, bool mended, const char *id, uint64_t off, const char *what)
@@ -427,6 +407,7 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
 	struct beyond b = {.x = x, .size = q->virtual_size};
+	bool mended = false;
 	uint32_t l1_size = q->l1_size;
 	int r;
 
@@ -453,7 +434,7 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 	    (b.vm_first || grown_for_state(qcow2_l1_entries(q, b.size), q->l1_size)))
 		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-VMSTATE", 0, 0, b.vm_start, b.last + q->cluster_size - b.vm_start,
 				 "%" PRIu64 " clusters hold the state of a VM that no snapshot names", b.found);
-	else if (b.found)
+	else if (b.found && r == 0 && (r = qcow2_mend_size(x, b.last + q->cluster_size, &mended)) == 0 && !mended)
 		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-HDR-SIZE", 24, 8, b.size,
 				 b.last + q->cluster_size - b.size,
 				 "ERROR %" PRIu64
@@ -512,26 +493,56 @@ static int cut_entry(void *arg, uint32_t index, uint64_t e)
 	return 0;
 }
 
+static int find_cut(struct qcow2_exam *x, uint64_t off, uint64_t rest, struct cut *ret)
+{
+	const struct qcow2_state *q = &x->q;
+	int r;
+
+	*ret = (struct cut){.x = x, .off = off, .rest = rest, .table = plt_alloc_io(q->cluster_size)};
+	if (!ret->table)
+		return -ENOMEM;
+	x->walks++;
+	r = qcow2_l1_each(&x->c, q->l1_offset, q->l1_size, cut_entry, ret);
+	free(ret->table);
+	ret->found &= ret->lost < q->virtual_size;
+	return r;
+}
+
+/* The first guest byte that is not there, and how many with it. */
+static uint64_t lost_by_cut(const struct qcow2_state *q, const struct cut *c)
+{
+	return PLT_MIN((c->lost | (q->cluster_size - 1)) + 1, q->virtual_size) - c->lost;
+}
+
 /*
  * The file ends inside the data cluster at @off, @rest bytes into it.  Compressed clusters end where
  * they end; of a plain one the guest has lost the rest, unless that lies behind the disk's end.
  */
 int qcow2_exam_cut(struct qcow2_exam *x, uint64_t off, uint64_t rest)
 {
+	struct cut c;
+	int r = find_cut(x, off, rest, &c);
+
+	if (r == 0 && c.found)
+		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-TRUNC-LAST", off, x->q.cluster_size, c.lost, lost_by_cut(&x->q, &c),
+				 "ERROR the last cluster is cut short by the end of the file (%" PRIu64 " of %" PRIu32
+				 " bytes are there)", rest, x->q.cluster_size);
+	return r;
+}
+
+int qcow2_name_cut(struct qcow2_exam *x)
+{
 	const struct qcow2_state *q = &x->q;
-	struct cut c = {.x = x, .off = off, .rest = rest};
+	uint64_t rest = x->c.file_size & (q->cluster_size - 1);
+	struct cut c;
 	int r;
 
-	c.table = plt_alloc_io(q->cluster_size);
-	if (!c.table)
-		return -ENOMEM;
-	x->walks++;
-	r = qcow2_l1_each(&x->c, q->l1_offset, q->l1_size, cut_entry, &c);
-	free(c.table);
-	if (r == 0 && c.found && c.lost < q->virtual_size)
-		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-TRUNC-LAST", off, q->cluster_size, c.lost,
-				 PLT_MIN((c.lost | (q->cluster_size - 1)) + 1, q->virtual_size) - c.lost,
-				 "ERROR the last cluster is cut short by the end of the file (%" PRIu64 " of %" PRIu32
-				 " bytes are there)", rest, q->cluster_size);
-	return r;
+	if (!(x->ex->mend->what & PLT_MEND_MAP) || x->c.file_size != x->ex->mend->file_size || !rest || x->c.external ||
+	    !qcow2_references(&x->c, x->c.file_size >> q->cluster_bits))
+		return 0;
+	r = find_cut(x, x->c.file_size - rest, rest, &c);
+	if (r == 0 && c.found)
+		r = qcow2_doubt(x, &(struct qcow2_tree){.disk = PLT_DISK_ACTIVE, .size = q->virtual_size}, PLT_LOST, c.lost,
+				lost_by_cut(q, &c), PLT_GUESS, qcow2_why_beyond);
+	return r == -ENOMEM ? r : 0;
 }

@@ -8,7 +8,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "qcow2/check.h"
+#include "qcow2/find.h"
 #include "qcow2/mapping.h"
 
 /*
@@ -168,6 +168,7 @@ const struct plt_driver qcow2_driver = {
 	.bitmap_read = qcow2_bitmap_read,
 	.bitmaps_set = qcow2_bitmaps_set,
 	.examine = qcow2_examine,
+	.recognise = qcow2_recognise,
 	.show_pieces = qcow2_show_pieces,
 	.luks = qcow2_luks,
 	.make_empty = qcow2_make_empty,

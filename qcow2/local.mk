@@ -14,13 +14,20 @@ libplatter_core_la_SOURCES += \
 	qcow2/create_opts.c \
 	qcow2/driver.c \
 	qcow2/encrypt.c \
+	qcow2/find.c \
+	qcow2/find.h \
+	qcow2/find_tables.c \
 	qcow2/guard.c \
 	qcow2/header.c \
 	qcow2/header_write.c \
 	qcow2/map.c \
 	qcow2/mapping.h \
 	qcow2/mend.c \
+	qcow2/mend_clusters.c \
+	qcow2/mend_header.c \
 	qcow2/mend_map.c \
+	qcow2/mend_snap.c \
+	qcow2/mend_tables.c \
 	qcow2/ondisk.h \
 	qcow2/open.c \
 	qcow2/orphans.c \
@@ -29,7 +36,9 @@ libplatter_core_la_SOURCES += \
 	qcow2/recover.c \
 	qcow2/recount.c \
 	qcow2/refcount.c \
+	qcow2/rows.c \
 	qcow2/resize.c \
+	qcow2/show.c \
 	qcow2/snapshot.c \
 	qcow2/snaptable.c \
 	qcow2/snaptree.c \

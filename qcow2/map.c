@@ -18,10 +18,17 @@
 
 #define SLICES_PER_CALL 4 /* each call pins at most one L1 and one L2 slice for each */
 
-const struct plt_meta_type qcow2_refblock_type = { "refcount block", 0, PLT_IO_REFBLOCK, NULL };
-const struct plt_meta_type qcow2_reftable_type = { "refcount table", 1, PLT_IO_REFTABLE, NULL };
-const struct plt_meta_type qcow2_l2_type = { "L2 table", 2, PLT_IO_L2, NULL };
-const struct plt_meta_type qcow2_l1_type = { "L1 table", 3, PLT_IO_L1, NULL };
+static uint64_t cluster_end(const struct plt_image *img, uint64_t host_off)
+{
+	uint64_t cs = qcow2_of(img)->cluster_size;
+
+	return plt_align_down(host_off, cs) + cs;
+}
+
+const struct plt_meta_type qcow2_refblock_type = { .name = "refcount block", .rank = 0, .tag = PLT_IO_REFBLOCK };
+const struct plt_meta_type qcow2_reftable_type = { .name = "refcount table", .rank = 1, .tag = PLT_IO_REFTABLE };
+const struct plt_meta_type qcow2_l2_type = { .name = "L2 table", .rank = 2, .tag = PLT_IO_L2, .table_end = cluster_end };
+const struct plt_meta_type qcow2_l1_type = { .name = "L1 table", .rank = 3, .tag = PLT_IO_L1 };
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 
@@ -271,7 +278,7 @@ static int map_slice(struct plt_image *img, struct plt_pins *pins, uint64_t off,
 		     uint64_t *done, bool *full, struct plt_need *need, struct plt_error *err)
 {
 	const struct qcow2_state *q = qcow2_of(img);
-	unsigned l1_shift = q->cluster_bits + q->l2_bits, word, per_slice = img->slice / q->l2_entry_size;
+	unsigned l1_shift = q->cluster_bits + q->l2_bits, word, per_slice = img->slice / q->l2_entry_size, have;
 	uint64_t index = off >> l1_shift, l1_end = (index + 1) << l1_shift, l2_index, l1, start = off;
 	struct plt_block *b;
 	int r;
@@ -287,6 +294,8 @@ static int map_slice(struct plt_image *img, struct plt_pins *pins, uint64_t off,
 	if (r < 0)
 		return r;
 	l1 = plt_block_get64(b, word);
+	if (plt_file_part(img, q->view_l1_offset + index * 8, 8) < 8)
+		l1 = QCOW2_L1_RESERVED; /* the file has lost it */
 	len = PLT_MIN(len, l1_end - off);
 	if (!(l1 & QCOW2_L1_OFFSET) || qcow2_l1_check(img, index, l1, NULL) < 0) {
 		struct plt_run run = { .off = off, .len = len,
@@ -300,11 +309,14 @@ static int map_slice(struct plt_image *img, struct plt_pins *pins, uint64_t off,
 	r = plt_meta_get(img, pins, &qcow2_l2_type, (l1 & QCOW2_L1_OFFSET) + l2_index * q->l2_entry_size, &b, need, err);
 	if (r < 0)
 		return r;
+	have = (unsigned)(plt_file_part(img, plt_block_host_off(b), img->slice) / q->l2_entry_size);
 	for (unsigned i = (unsigned)(l2_index % per_slice), same; len && i < per_slice; i += same) {
 		struct qcow2_entry e = qcow2_entry_get(q, b, i);
 		uint64_t n = q->cluster_size - (off & (q->cluster_size - 1));
 
-		same = q->extl2 ? 1 : alike(img, b, i, per_slice, e.word, off);
+		if (i >= have) /* the file has lost these */
+			e = (struct qcow2_entry){ QCOW2_L2_RESERVED, 0 };
+		same = q->extl2 || i >= have ? 1 : alike(img, b, i, have, e.word, off);
 		n = PLT_MIN(len, n + (uint64_t)(same - 1) * q->cluster_size);
 		if (same > 1) {
 			if (!add_run(img, runs, e, qcow2_entry_kind(img, e, off, 0), off, n)) {

@@ -149,6 +149,10 @@ int qcow2_before_sync(struct plt_image *img, struct plt_error *err);
 
 /* Blocking parts of QCOW2_WORK_NEW_REFBLOCK and QCOW2_WORK_GROW_REFTABLE. */
 int qcow2_new_refblock(struct plt_image *img, uint64_t index, struct plt_error *err);
+/* A block of zeros except for the counts of [first, first+n) within it, which are 1; written, not cached. */
+int qcow2_write_refblock(struct plt_image *img, uint64_t host_off, uint64_t first, uint64_t n, struct plt_error *err);
+uint64_t qcow2_table_entries(const struct qcow2_state *q); /* of the refcount table */
+uint64_t qcow2_cluster_limit(struct plt_image *img); /* clusters that the file has, or may have, room for */
 int qcow2_grow_reftable(struct plt_image *img, uint64_t entries, struct plt_error *err);
 
 #endif

@@ -24,14 +24,25 @@ static bool wants(const struct qcow2_exam *x, unsigned what)
 	return x->ex->mend && x->ex->mend->what & what;
 }
 
-bool qcow2_mend_rebuilds(const struct qcow2_exam *x)
-{
-	return wants(x, PLT_MEND_REBUILD) && x->refs_bad;
-}
-
 static bool may_lower(const struct qcow2_exam *x)
 {
 	return wants(x, PLT_MEND_LOWER) && x->orphans == QCOW2_ORPHANS_LEFT && !x->snapshots_bad;
+}
+
+bool qcow2_left_behind(const struct qcow2_exam *x, uint64_t cluster)
+{
+	return x->ex->mend && plt_extents_overlaps(&x->ex->mend->left, cluster << x->q.cluster_bits, x->q.cluster_size);
+}
+
+/* What nothing reaches keeps its count unless it is known why. */
+static bool may_lower_at(const struct qcow2_exam *x, uint64_t cluster)
+{
+	return may_lower(x) || (wants(x, PLT_MEND_LOWER) && qcow2_left_behind(x, cluster));
+}
+
+bool qcow2_mend_rebuilds(const struct qcow2_exam *x)
+{
+	return wants(x, PLT_MEND_REBUILD) && x->refs_bad;
 }
 
 /* ---- where they are -------------------------------------------------------------------------- */
@@ -81,7 +92,7 @@ bool qcow2_mend_count(struct qcow2_exam *x, uint64_t cluster, uint64_t stored, u
 	bool lower = stored > refs;
 	uint64_t at;
 
-	if (!x->ex->mend || (lower ? !may_lower(x) : !wants(x, PLT_MEND_RAISE)))
+	if (!x->ex->mend || (lower ? !may_lower_at(x, cluster) : !wants(x, PLT_MEND_RAISE)))
 		return false;
 	if (qcow2_mend_rebuilds(x))
 		return true;
@@ -117,13 +128,6 @@ struct rebuild {
 	uint64_t nplaces;
 };
 
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 /* Every reference that the old structure itself has made. */
 static int list_old(struct rebuild *b)
 {
@@ -144,7 +148,7 @@ static int list_old(struct rebuild *b)
 			b->old[n++] = off >> q->cluster_bits;
 	}
 	b->nold = n;
-	qsort(b->old, n, sizeof(*b->old), by_value);
+	qsort(b->old, n, sizeof(*b->old), qcow2_by_value);
 	return 0;
 }
 
@@ -175,7 +179,7 @@ static uint64_t new_count(const struct rebuild *b, struct qcow2_host *host, uint
 		old = times_old(b, k);
 		return PLT_MIN(refs > old ? refs - old : 0, x->q.refcount_max);
 	}
-	if (may_lower(x) || k << x->q.cluster_bits >= x->c.file_size)
+	if (may_lower_at(x, k) || k << x->q.cluster_bits >= x->c.file_size)
 		return 0;
 	/* in doubt it is not free */
 	if (qcow2_stored_count(&x->c, k, &stored) == 0 && stored)

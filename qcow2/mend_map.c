@@ -15,15 +15,12 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/checked.h"
-#include "base/cleanup.h"
-#include "base/error.h"
 #include "qcow2/check.h"
 
 #define MAX_COMPARED 65536 /* pairs of tables that are compared entry by entry */
@@ -106,11 +103,15 @@ static int put(struct mending *m, uint64_t table, struct gap *g, enum plt_certai
 	static const char *const words[] = { "guess", "likely", "strong", "proven" };
 	struct qcow2_exam *x = m->x;
 	const struct qcow2_state *q = &x->q;
+	const struct qcow2_tree tree = {PLT_DISK_ACTIVE, q->l1_offset, q->virtual_size, q->l1_size};
 	uint64_t stored = 0;
 	plt_be64 e;
 	int r;
 
 	(void)qcow2_stored_count(&x->c, table >> q->cluster_bits, &stored);
+	r = qcow2_doubt(x, &tree, PLT_INFERRED, g->index * span(q), span(q), certainty, why);
+	if (r < 0)
+		return r;
 	e = plt_be64_make(table | (stored == 1 ? QCOW2_COPIED : 0));
 	r = plt_store_write(x->c.file, q->l1_offset + (uint64_t)g->index * 8, &e, 8, PLT_IO_L1, NULL);
 	if (r < 0)
@@ -335,7 +336,7 @@ int qcow2_mend_map(struct qcow2_exam *x)
 	free(p->v);
 	free(p->gaps);
 	*p = (struct plt_orphans){0};
-	if (!(x->ex->mend->what & PLT_MEND_MAP) || !holds_l1 || (!x->npieces && !x->q.nb_snapshots))
+	if (!(x->ex->mend->what & PLT_MEND_MAP) || x->ex->mend->stage != PLT_MEND_TABLES || !holds_l1 || (!x->npieces && !x->q.nb_snapshots))
 		return 0;
 	m.table = plt_alloc_io(q->cluster_size);
 	m.other = plt_alloc_io(q->cluster_size);
@@ -357,34 +358,4 @@ int qcow2_mend_map(struct qcow2_exam *x)
 	free(m.table);
 	free(m.other);
 	return r;
-}
-
-int qcow2_show_pieces(struct plt_store *overlay, const struct plt_orphans *p, struct plt_error *err)
-{
-	PLT_AUTOFREE uint8_t *l1 = plt_alloc_capped(p->n, 8, QCOW2_MAX_L1_BYTES);
-	uint64_t end, size;
-	plt_be64 v;
-	plt_be32 n;
-	int r;
-
-	if (!l1 || plt_mul(p->n, p->span, &size) || size > INT64_MAX)
-		return plt_error_set(err, EFBIG, "%zu L2 tables are too many", p->n);
-	for (size_t i = 0; i < p->n; i++)
-		plt_put_be64(l1 + i * 8, p->v[i].host_off);
-	r = plt_store_size(overlay, &end, err);
-	if (r < 0)
-		return r;
-	end = plt_align_up(end, UINT64_C(1) << QCOW2_MAX_CLUSTER_BITS);
-	r = plt_store_write(overlay, end, l1, p->n * 8, PLT_IO_L1, err);
-	v = plt_be64_make(end);
-	if (r == 0)
-		r = plt_store_write(overlay, offsetof(struct qcow2_header, l1_table_offset), &v, 8, PLT_IO_HEADER, err);
-	v = plt_be64_make(size);
-	if (r == 0)
-		r = plt_store_write(overlay, offsetof(struct qcow2_header, size), &v, 8, PLT_IO_HEADER, err);
-	n = plt_be32_make((uint32_t)p->n);
-	if (r == 0)
-		r = plt_store_write(overlay, offsetof(struct qcow2_header, l1_size), &n, 4, PLT_IO_HEADER, err);
-	n = plt_be32_make(0); /* nor snapshots */
-	return r < 0 ? r : plt_store_write(overlay, offsetof(struct qcow2_header, nb_snapshots), &n, 4, PLT_IO_HEADER, err);
 }

@@ -224,6 +224,7 @@ static int choose_view(struct plt_image *img, const struct plt_open_how *how, ui
 		q->view_l1_offset = s->l1_offset;
 		q->view_l1_size = s->l1_size;
 		q->view_snapshot = true;
+		img->disk = (uint32_t)(s - q->snapshots);
 	}
 	atomic_store(&img->size, plt_align_down(size, 512));
 	img->alloc_unit = q->cluster_size;

@@ -57,6 +57,7 @@ struct census {
 	uint64_t *seen;             /* of one table: its targets */
 	uint64_t *l1;               /* bit i: active L1 entry i names a place in the file */
 	bool l1_any;                /* some of them does */
+	bool emptied;               /* none does, and that is what the disk was in a snapshot: it may have been applied */
 	uint64_t highest;           /* host offset behind the last cluster that is mapped; 0: none */
 	uint8_t *buf, *l1_buf;
 };
@@ -70,8 +71,7 @@ static uint8_t *mark_at(struct census *c, uint64_t off)
 
 /* ---- shapes ---------------------------------------------------------------------------------- */
 
-/* Could @e be an entry of an L2 table?  *ret_off: the cluster that it names, or 0. */
-static bool entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t *ret_off)
+bool qcow2_entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t *ret_off)
 {
 	const struct qcow2_state *q = &x->q;
 	uint64_t len;
@@ -92,13 +92,6 @@ static bool entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, 
 	if (!*ret_off)
 		return !(e & QCOW2_COPIED) || x->c.external;
 	return x->c.external || *ret_off < x->c.file_size;
-}
-
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
 }
 
 /* What is in c->seen: the place, and whether it is compressed data. */
@@ -123,14 +116,14 @@ static bool looks_like_table(struct census *c, const uint8_t *p, uint32_t len, u
 
 		if (!(e | bitmap))
 			continue;
-		if (!entry_fits(c->x, e, bitmap, &off))
+		if (!qcow2_entry_fits(c->x, e, bitmap, &off))
 			return false;
 		marked |= bitmap || e & (QCOW2_COPIED | QCOW2_COMPRESSED);
 		if (off)
 			c->seen[n++] = e & QCOW2_COMPRESSED ? off << 1 | 1 : off << 1;
 	}
 	*ret_n = n;
-	qsort(c->seen, n, sizeof(*c->seen), by_value);
+	qsort(c->seen, n, sizeof(*c->seen), qcow2_by_value);
 	for (uint32_t i = 1; i < n; i++)
 		if (c->seen[i] == c->seen[i - 1] && !(c->seen[i] & 1))
 			return false;
@@ -185,7 +178,7 @@ static void note_orphan(void *arg, uint64_t cluster, uint64_t stored, uint64_t r
 	struct gather *g = arg;
 	const struct qcow2_state *q = &g->c->x->q;
 
-	if (g->r == 0 && stored && !refs && !unreadable)
+	if (g->r == 0 && stored && !refs && !unreadable && !qcow2_left_behind(g->c->x, cluster))
 		g->r = plt_extents_add(&g->c->all, cluster << q->cluster_bits, q->cluster_size);
 	/* a count that has no place where it could be raised */
 	if (stored < refs && !qcow2_has_refblock(g->c->x, cluster >> q->rb_bits))
@@ -201,7 +194,7 @@ static int note_unreached(struct census *c)
 	int r = 0;
 
 	for (uint64_t k = 0; k < rc->nb && k << bits < rc->file_size && r == 0; k++) {
-		if (qcow2_references(rc, k))
+		if (qcow2_references(rc, k) || qcow2_left_behind(c->x, k))
 			continue;
 		if (qcow2_hole_at(rc, &host, k << bits, UINT64_C(1) << bits) != UINT64_C(1) << bits)
 			r = plt_extents_add(&c->all, k << bits, UINT64_C(1) << bits);
@@ -285,6 +278,32 @@ static bool l1_has(const struct census *c, uint64_t index)
 	return index < c->x->q.l1_size && (c->l1[index / 64] >> index % 64 & 1);
 }
 
+static int some_entry(void *arg, uint32_t index, uint64_t e)
+{
+	(void)index;
+	*(bool *)arg = e & QCOW2_L1_OFFSET;
+	return e & QCOW2_L1_OFFSET ? 1 : 0;
+}
+
+/* Is there a snapshot of a disk on which nothing had been written?  (Of many large ones not all are looked at.) */
+static bool has_empty_snapshot(const struct census *c)
+{
+	const struct qcow2_state *q = &c->x->q;
+	uint64_t left = QCOW2_MAX_L1_BYTES;
+
+	for (uint32_t i = 0; q->snapshots && i < q->nb_snapshots; i++) {
+		const struct qcow2_snapshot *s = &q->snapshots[i];
+		bool some = false;
+
+		if ((uint64_t)s->l1_size * 8 > left)
+			return true;
+		left -= (uint64_t)s->l1_size * 8;
+		if (qcow2_l1_each(&c->x->c, s->l1_offset, s->l1_size, some_entry, &some) < 0 || !some)
+			return true;
+	}
+	return false;
+}
+
 /* Behind the last of the guest's clusters; where they lie in another file, behind the last L2 table. */
 static uint64_t behind_mapped(const struct census *c)
 {
@@ -329,6 +348,19 @@ static void tell_l1s(struct census *c)
 		}
 		t->l1 &= some;
 	}
+}
+
+static int keep_l1s(struct census *c)
+{
+	struct qcow2_exam *x = c->x;
+
+	if (!x->ex->mend)
+		return 0;
+	x->l1s = calloc((size_t)c->n + 1, sizeof(*x->l1s));
+	for (uint32_t i = 0; i < c->n && x->l1s; i++)
+		if (c->v[i].l1)
+			x->l1s[x->nl1s++] = c->v[i].off;
+	return x->l1s ? 0 : -ENOMEM;
 }
 
 static void explain(struct census *c, uint64_t off)
@@ -404,9 +436,21 @@ bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *p)
 		uint64_t e = plt_get_be64(p + at), bitmap = q->extl2 ? plt_get_be64(p + at + 8) : 0;
 
 		all += (e | bitmap) != 0;
-		bad += (e | bitmap) && !entry_fits(x, e, bitmap, &off);
+		bad += (e | bitmap) && !qcow2_entry_fits(x, e, bitmap, &off);
 	}
 	return bad * 4 < all;
+}
+
+/*
+ * 512 bytes of a table that name no place: unallocated, or zeros without one, which is also what a repair
+ * leaves of entries that are lost.
+ */
+static bool says_nothing(const struct qcow2_state *q, const uint8_t *sector)
+{
+	for (uint32_t at = 0; at < 512; at += q->l2_entry_size)
+		if (plt_get_be64(sector + at) & ~(q->extl2 ? UINT64_C(0) : QCOW2_L2_ZERO))
+			return false;
+	return true;
 }
 
 unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *buf)
@@ -426,7 +470,7 @@ unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *bu
 	} else {
 		l->shape = QCOW2_SHAPE_FULL;
 		for (uint32_t at = 0; at < cs; at += 512)
-			if (plt_is_zero(buf + at, 512))
+			if (says_nothing(&x->q, buf + at))
 				l->shape = QCOW2_SHAPE_SPARSE;
 	}
 	return l->shape;
@@ -473,6 +517,9 @@ static struct lost lost_tables(struct census *c)
 	struct lost l = {0};
 	bool gap = false, keep = c->x->ex->mend && c->x->ex->mend->what & PLT_MEND_MAP;
 	uint32_t n;
+
+	if (c->emptied)
+		return l;
 
 	for (uint32_t i = 0; i < q->l1_size && !gap; i++)
 		gap = !l1_has(c, i);
@@ -530,25 +577,58 @@ static int judge_rest(struct census *c, uint64_t below, uint64_t first, enum qco
 	return 0;
 }
 
+static int keep_stray(struct qcow2_exam *x, uint64_t off)
+{
+	if (x->nstrays == x->strays_cap) {
+		uint32_t cap = x->strays_cap ? 2 * x->strays_cap : 256;
+		void *v = realloc(x->strays, cap * sizeof(*x->strays));
+
+		if (!v)
+			return -ENOMEM;
+		x->strays = v;
+		x->strays_cap = cap;
+	}
+	x->strays[x->nstrays++] = off;
+	return 0;
+}
+
+/* Part of the guest's disk is known to be lost: what nothing reaches may be that part. */
+static bool known_lost(const struct qcow2_exam *x)
+{
+	const struct plt_doubts *d = x->ex->mend ? &x->ex->mend->doubts : NULL;
+
+	for (size_t i = 0; d && i < d->n; i++)
+		if (d->v[i].kind == PLT_LOST)
+			return true;
+	return false;
+}
+
 static int judge(struct census *c, bool counted)
 {
 	struct qcow2_exam *x = c->x;
+	const bool keep = x->ex->mend && x->ex->mend->what & PLT_MEND_MAP && !c->emptied;
 	uint64_t below = 0, rest = 0, first = 0;
 	int r = 0;
 
-	for (size_t i = 0; i < c->all.n; i++)
-		for (uint64_t off = c->all.v[i].off; off < c->all.v[i].off + c->all.v[i].len; off += x->q.cluster_size)
+	for (size_t i = 0; i < c->all.n && r == 0; i++)
+		for (uint64_t off = c->all.v[i].off; off < c->all.v[i].off + c->all.v[i].len && r == 0; off += x->q.cluster_size)
 			if ((*mark_at(c, off) & (CONTENT | EXPLAINED)) == CONTENT) {
 				if (!rest++)
 					first = off;
 				below += off < c->highest;
+				if (keep && x->nstrays < QCOW2_MAX_STRAYS)
+					r = keep_stray(x, off);
 			}
+	if (r < 0)
+		return r;
 	x->orphan_clusters = rest;
 	if (rest)
 		r = judge_rest(c, below, first, &x->orphans);
 	/* without counts what is free cannot be told from what is not: only what is certain counts */
 	if (!counted && x->orphans == QCOW2_ORPHANS_UNDECIDED)
 		x->orphans = QCOW2_ORPHANS_LEFT;
+	if (rest && known_lost(x))
+		x->orphans = QCOW2_ORPHANS_LOST;
 	return r;
 }
 
@@ -575,11 +655,15 @@ int qcow2_judge_orphans(struct qcow2_exam *x, bool counted)
 	if (r == -ENOMEM)
 		goto out;
 	c.highest = behind_mapped(&c);
+	c.emptied = !c.l1_any && has_empty_snapshot(&c);
 	r = look_at_all(&c);
 	if (r == 0) {
 		tell_l1s(&c);
-		follow_l1s(&c);
-		r = judge(&c, counted);
+		r = keep_l1s(&c);
+		if (!c.emptied && !x->snapshots_bad) /* (then neither says anything: they may be left, or lost) */
+			follow_l1s(&c);
+		if (r == 0)
+			r = judge(&c, counted);
 	}
 out:
 	plt_extents_release(&c.all);

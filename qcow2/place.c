@@ -153,6 +153,31 @@ static uint64_t count_new(struct plt_image *img, const struct spot *s, uint64_t 
 	return n;
 }
 
+/* Is nothing said of the unit at @off?  @first: the offset of the spot's first entry. */
+static bool is_absent(struct plt_image *img, const struct spot *s, uint64_t first, uint64_t off)
+{
+	struct qcow2_state *q = qcow2_of(img);
+	uint64_t n = (off >> q->cluster_bits) - (first >> q->cluster_bits);
+	enum qcow2_kind k = qcow2_entry_kind(img, qcow2_entry_get(q, s->l2, s->index + (unsigned)n), off,
+					     (unsigned)((off & (q->cluster_size - 1)) >> q->sub_bits));
+
+	return k == QCOW2_ABSENT || k == QCOW2_ABSENT_KEPT;
+}
+
+/* How far from the request's beginning the units are all absent, or all not, as far as the slice shows. */
+static uint64_t alike(struct plt_image *img, const struct spot *s, const struct plt_place_req *req)
+{
+	struct qcow2_state *q = qcow2_of(img);
+	uint64_t unit = UINT64_C(1) << q->sub_bits, off = plt_align_down(req->off, unit) + unit;
+	uint64_t end = PLT_MIN(req->off + req->len, plt_align_down(req->off, q->cluster_size) +
+						    s->entries * q->cluster_size);
+	bool absent = is_absent(img, s, req->off, req->off);
+
+	while (off < end && is_absent(img, s, req->off, off) == absent)
+		off += unit;
+	return PLT_MIN(off, end) - req->off;
+}
+
 /* Does the old content have to be copied whole (it cannot be left below in its place)? */
 static bool copy_whole(const struct qcow2_state *q, struct qcow2_entry e)
 {
@@ -290,12 +315,13 @@ int qcow2_place(struct plt_image *img, struct plt_pins *pins, const struct plt_p
 		struct plt_place *ret, struct plt_need *need, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
+	struct plt_place_req part;
 	struct qcow2_entry e;
 	uint64_t table;
 	struct spot s;
 	int r;
 
-	if (atomic_load(&qcow2_of(img)->corrupt))
+	if (atomic_load(&q->corrupt))
 		return qcow2_refuse_corrupt(img, err);
 	r = find_spot(img, pins, req->off, &s, need, err);
 	if (r < 0)
@@ -310,17 +336,14 @@ int qcow2_place(struct plt_image *img, struct plt_pins *pins, const struct plt_p
 	if (qcow2_entry_bad(img, e, req->off))
 		return bad_entry(img, req->off, e, err);
 	if (req->kind == PLT_PLACE_IF_ABSENT) {
-		enum qcow2_kind k = qcow2_entry_kind(img, e, req->off,
-						     (unsigned)((req->off & (q->cluster_size - 1)) >> q->sub_bits));
-
-		if (k != QCOW2_ABSENT && k != QCOW2_ABSENT_KEPT) {
-			uint64_t unit = UINT64_C(1) << q->sub_bits;
-
-			ret->skip = true;
-			ret->off = req->off;
-			ret->len = PLT_MIN(req->len, unit - (req->off & (unit - 1)));
+		ret->skip = !is_absent(img, &s, req->off, req->off);
+		ret->off = req->off;
+		ret->len = alike(img, &s, req);
+		if (ret->skip)
 			return 0;
-		}
+		part = *req;
+		part.len = ret->len;
+		req = &part;
 	}
 	if (req->kind == PLT_PLACE_COMPRESSED)
 		return place_packed(img, pins, req, &s, ret, need, err);

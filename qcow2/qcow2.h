@@ -254,7 +254,7 @@ int qcow2_write_zeroes(struct plt_image *img, uint64_t off, uint64_t len, bool u
 int qcow2_discard(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done,
 		  struct plt_need *need, struct plt_error *err);
 
-/* refcount.c: counts, free-space search, growth of the refcount table */
+/* refcount.c, rows.c: counts, free-space search, rows of clusters, growth of the refcount table */
 /*
  * Blocking allocation of @n contiguous clusters (counts raised to 1 in the cache), for tables and
  * whole-image work.  Never with the image lock held.

@@ -75,7 +75,7 @@ void qcow2_count_write(const struct plt_image *img, struct plt_block *b, uint64_
 	}
 }
 
-static uint64_t table_entries(const struct qcow2_state *q)
+uint64_t qcow2_table_entries(const struct qcow2_state *q)
 {
 	return (uint64_t)q->reftable_clusters << (q->cluster_bits - 3);
 }
@@ -88,7 +88,7 @@ int qcow2_count_block(struct plt_image *img, struct plt_pins *pins, uint64_t clu
 	int r;
 
 	*ret_refblock = NULL;
-	if (index >= table_entries(q))
+	if (index >= qcow2_table_entries(q))
 		return 0;
 	r = plt_meta_get(img, pins, &qcow2_reftable_type, at, ret_reftable, need, err);
 	if (r < 0)
@@ -154,7 +154,7 @@ bool qcow2_counts_at_least(struct plt_image *img, uint64_t n)
 
 	if (plt_store_size(img->file, &size, NULL) < 0)
 		return false;
-	last = PLT_MIN(plt_div_up(size, q->cluster_size), table_entries(q) << q->rb_bits);
+	last = PLT_MIN(plt_div_up(size, q->cluster_size), qcow2_table_entries(q) << q->rb_bits);
 	for (uint64_t c = 0; c < last && counted < n;) {
 		struct plt_pins pins = PLT_PINS_BLOCKING;
 		uint64_t end = PLT_MIN((c | (slice - 1)) + 1, last);
@@ -217,8 +217,7 @@ bool qcow2_is_fresh(const struct plt_image *img, uint64_t cluster)
 	return cluster >= qcow2_of(img)->file_clusters && img->file->limits.new_is_zero;
 }
 
-/* Clusters that a store which cannot grow has room for. */
-static uint64_t cluster_limit(struct plt_image *img)
+uint64_t qcow2_cluster_limit(struct plt_image *img)
 {
 	const struct qcow2_state *q = qcow2_of(img);
 	uint64_t size, most = QCOW2_MAX_HOST_OFFSET >> q->cluster_bits;
@@ -232,14 +231,14 @@ int qcow2_find_free(struct plt_image *img, struct plt_pins *pins, uint64_t n, st
 		    struct plt_need *need, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
-	uint64_t slice = per_slice(img), limit = cluster_limit(img), c = q->free_hint;
+	uint64_t slice = per_slice(img), limit = qcow2_cluster_limit(img), c = q->free_hint;
 
 	while (c < limit) {
 		uint64_t end = PLT_MIN((c | (slice - 1)) + 1, limit), first;
 		struct plt_block *rb, *rt;
 		int r;
 
-		if (c >> q->rb_bits >= table_entries(q)) {
+		if (c >> q->rb_bits >= qcow2_table_entries(q)) {
 			*need = (struct plt_need){ .kind = PLT_NEED_WORK, .code = QCOW2_WORK_GROW_REFTABLE,
 						   .arg = (c >> q->rb_bits) + 1, .exclusive = true };
 			return -EAGAIN;
@@ -299,76 +298,9 @@ void qcow2_give_back(struct plt_image *img, const struct qcow2_found *f)
 	q->free_hint = PLT_MIN(q->free_hint, f->cluster);
 }
 
-int qcow2_alloc(struct plt_image *img, uint64_t n, uint64_t *ret_host_off, struct plt_error *err)
-{
-	struct qcow2_state *q = qcow2_of(img);
-	struct plt_pins pins = PLT_PINS_BLOCKING;
-	uint64_t start = 0, have = 0; /* a row of free clusters that may cross slices */
-	int r = qcow2_guard_load(img, err);
-
-	if (r < 0)
-		return r;
-	for (;;) {
-		struct plt_need need = { 0 };
-		struct qcow2_found f;
-		uint64_t hint;
-
-		pthread_mutex_lock(&img->lock);
-		hint = q->free_hint;
-		if (have)
-			q->free_hint = start + have;
-		r = qcow2_find_free(img, &pins, n - have, &f, &need, err);
-		if (have && q->free_hint == start + have)
-			q->free_hint = hint;
-		if (r == 0) {
-			if (have && f.cluster != start + have) { /* a gap: the row starts anew */
-				struct qcow2_found one = { start, 0, NULL, NULL };
-
-				pthread_mutex_unlock(&img->lock);
-				plt_pins_drop(&pins);
-				r = qcow2_count_add(img, one.cluster << q->cluster_bits, have << q->cluster_bits, -1,
-						    err);
-				if (r < 0)
-					return r;
-				have = 0;
-				pthread_mutex_lock(&img->lock);
-				q->free_hint = PLT_MAX(q->free_hint, f.cluster);
-				pthread_mutex_unlock(&img->lock);
-				continue;
-			}
-			if (!have)
-				start = f.cluster;
-			qcow2_take(img, &f);
-			have += f.n;
-		}
-		pthread_mutex_unlock(&img->lock);
-		if (r == -EAGAIN && need.kind == PLT_NEED_LOAD) { /* while the block is still pinned */
-			r = plt_meta_load_wait(img, need.block, err);
-			plt_pins_drop(&pins);
-			if (r == 0)
-				continue;
-		}
-		plt_pins_drop(&pins);
-		if (r == 0 && have == n) {
-			*ret_host_off = start << q->cluster_bits;
-			return 0;
-		}
-		if (r == -EAGAIN && need.kind == PLT_NEED_WORK)
-			r = qcow2_work(img, need.code, need.arg, err);
-		else if (r == -EAGAIN)
-			r = plt_error_set(err, ENOSPC, "'%s': no free cluster is left", img->name);
-		if (r < 0) {
-			if (have)
-				(void)qcow2_count_add(img, start << q->cluster_bits, have << q->cluster_bits, -1, NULL);
-			return r;
-		}
-	}
-}
-
 /* ---- growing --------------------------------------------------------------------------------- */
 
-/* A refcount block of zeros except for the counts of [first, first+n) within it. */
-static int write_refblock(struct plt_image *img, uint64_t host_off, uint64_t first, uint64_t n, struct plt_error *err)
+int qcow2_write_refblock(struct plt_image *img, uint64_t host_off, uint64_t first, uint64_t n, struct plt_error *err)
 {
 	const struct qcow2_state *q = qcow2_of(img);
 	PLT_AUTOFREE uint8_t *buf = calloc(1, q->cluster_size);
@@ -400,7 +332,7 @@ int qcow2_new_refblock(struct plt_image *img, uint64_t index, struct plt_error *
 		goto out;
 	if (plt_block_get64(rt, (unsigned)(at % img->slice / 8)))
 		goto out; /* somebody was faster */
-	if (cluster >= cluster_limit(img)) {
+	if (cluster >= qcow2_cluster_limit(img)) {
 		r = plt_error_set(err, ENOSPC, "'%s': no room for a refcount block", img->name);
 		goto out;
 	}
@@ -412,7 +344,7 @@ int qcow2_new_refblock(struct plt_image *img, uint64_t index, struct plt_error *
 		goto out;
 	}
 	plt_meta_forget(img, host_off, q->cluster_size);
-	r = write_refblock(img, host_off, 0, 1, err);
+	r = qcow2_write_refblock(img, host_off, 0, 1, err);
 	if (r < 0)
 		goto out;
 	pthread_mutex_lock(&img->lock);
@@ -438,7 +370,7 @@ out:
 int qcow2_grow_reftable(struct plt_image *img, uint64_t entries, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
-	uint64_t old_entries = table_entries(q), start = old_entries << q->rb_bits;
+	uint64_t old_entries = qcow2_table_entries(q), start = old_entries << q->rb_bits;
 	uint64_t old_off = q->reftable_offset, old_len = (uint64_t)q->reftable_clusters << q->cluster_bits;
 	uint64_t per_cluster = q->cluster_size / 8, table_clusters, blocks = 0, table_off;
 	PLT_AUTOFREE uint8_t *table = NULL;
@@ -453,7 +385,7 @@ int qcow2_grow_reftable(struct plt_image *img, uint64_t entries, struct plt_erro
 		table_clusters = PLT_MAX(table_clusters, plt_div_up(old_entries + blocks + 1, per_cluster));
 	}
 	if (table_clusters << q->cluster_bits > QCOW2_MAX_REFTABLE_BYTES ||
-	    start + blocks + table_clusters > cluster_limit(img))
+	    start + blocks + table_clusters > qcow2_cluster_limit(img))
 		return plt_error_set(err, ENOSPC, "'%s': the refcount table cannot grow beyond %" PRIu64 " entries",
 				     img->name, old_entries);
 	r = qcow2_guard_reserve(img, blocks, err);
@@ -474,7 +406,7 @@ int qcow2_grow_reftable(struct plt_image *img, uint64_t entries, struct plt_erro
 		uint64_t n = PLT_MIN(left, UINT64_C(1) << q->rb_bits), off = (start + i) << q->cluster_bits;
 
 		plt_put_be64(table + (old_entries + i) * 8, off);
-		r = write_refblock(img, off, 0, n, err);
+		r = qcow2_write_refblock(img, off, 0, n, err);
 		left -= n;
 	}
 	table_off = (start + blocks) << q->cluster_bits;

@@ -358,11 +358,16 @@ static int check_resize(struct plt_image *img, uint64_t size, struct plt_error *
 int qcow2_vm_state_room(struct plt_image *img, uint64_t end, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
-	uint64_t entries = qcow2_l1_entries(q, end);
+	uint64_t entries = qcow2_l1_entries(q, end), more = PLT_MAX(q->l1_size, 1u);
 
 	if (entries * 8 > QCOW2_MAX_L1_BYTES)
 		return plt_error_set(err, EFBIG, "'%s': an L1 table of %" PRIu64 " entries is too large", img->name, entries);
-	return entries > q->l1_size ? grow_l1(img, entries, err) : 0;
+	if (entries <= q->l1_size)
+		return 0;
+	/* in QEMU's steps, by which a check tells it from a disk that was larger once (qcow2_exam_beyond_end) */
+	while (more < entries)
+		more = plt_div_up(more * 3, 2);
+	return grow_l1(img, more * 8 <= QCOW2_MAX_L1_BYTES ? more : entries, err);
 }
 
 int qcow2_grow(struct plt_image *img, uint64_t size, struct plt_error *err)

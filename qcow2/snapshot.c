@@ -8,11 +8,11 @@
  *
  *	create   COPIED off in the active tree -> its counts +1; {counts, copy of the L1, new table} -> header ->
  *	         the old table is freed
- *	delete   new table -> header -> counts of the snapshot's tree -1, its L1 and the old table freed -> COPIED on
+ *	delete   new table -> header -> counts of the snapshot's tree -1 -> its L1 and the old table freed -> COPIED on
  *	apply    {counts of the snapshot's tree +1, COPIED off in it, a fresh L1} -> header (size and L1 in one write)
- *	         -> counts of the old tree -1, the old L1 freed -> COPIED on
+ *	         -> counts of the old tree -1 -> the old L1 freed -> COPIED on
  *
- *	empty    a fresh L1 of zeros -> header -> counts of the old tree -1, the old L1 freed -> COPIED on
+ *	empty    a fresh L1 of zeros -> header -> counts of the old tree -1 -> the old L1 freed -> COPIED on
  *
  * So a power cut leaves the state before or the one after, and besides it clusters that nothing names, or COPIED=0 on
  * a count of 1, which costs a needless copy.  All that could refuse is found out before the first write.
@@ -76,6 +76,17 @@ static int begin(struct plt_image *img, struct plt_error *err)
 	if (r == 0)
 		r = plt_meta_flush(img, true, err);
 	return r < 0 ? r : qcow2_guard_load(img, err);
+}
+
+/*
+ * The L1 table stays until the counts of what it names are durable: to a repair after a cut it is what tells tables
+ * that were dropped from tables whose L1 entry was lost.
+ */
+static int lower_tree(struct plt_image *img, const struct qcow2_tree *t, struct plt_error *err)
+{
+	int r = qcow2_tree_lower(img, t, err);
+
+	return r < 0 ? r : plt_meta_flush(img, true, err);
 }
 
 /*
@@ -329,7 +340,7 @@ static int delete_tree(struct plt_image *img, const struct qcow2_tree *t, const 
 	int r = qcow2_guard_renew(img) < 0 ? plt_error_set(err, ENOMEM, "out of memory") : 0;
 
 	if (r == 0)
-		r = qcow2_tree_lower(img, t, err);
+		r = lower_tree(img, t, err);
 	if (r == 0 && l1_bytes)
 		r = qcow2_release(img, s->l1_offset, l1_bytes, QCOW2_LIMBO_CLUSTERS, err);
 	if (r == 0)
@@ -468,7 +479,7 @@ static int drop_active(struct plt_image *img, const struct qcow2_tree *t, const 
 {
 	const struct qcow2_state *q = qcow2_of(img);
 	uint64_t l1_bytes = plt_align_up((uint64_t)old->l1_size * 8, q->cluster_size);
-	int r = qcow2_tree_lower(img, t, err);
+	int r = lower_tree(img, t, err);
 
 	if (r == 0 && l1_bytes) {
 		plt_meta_forget(img, old->l1_offset, l1_bytes);

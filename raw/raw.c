@@ -161,7 +161,7 @@ static const struct plt_opt_desc raw_open_opts[] = {
 extern const struct plt_driver raw_driver;
 const struct plt_driver raw_driver = {
 	.name = "raw",
-	.flags = PLT_DRIVER_NO_HEADER | PLT_DRIVER_HOST_HOLES,
+	.flags = PLT_DRIVER_NO_HEADER | PLT_DRIVER_HOST_HOLES | PLT_DRIVER_MENDS,
 	.create_opts = raw_create_opts,
 	.open_opts = raw_open_opts,
 	.probe = raw_probe,

@@ -36,8 +36,8 @@ static int write_edit(void *arg, uint64_t off, const void *bytes, uint64_t len)
 {
 	struct job *job = arg;
 
-	return bytes ? plt_store_write(job->rep->img->file, off, bytes, len, PLT_IO_OTHER, job->err) :
-		       plt_store_zero(job->rep->img->file, off, len, 0, PLT_IO_OTHER, job->err);
+	return bytes ? plt_store_write(job->rep->file, off, bytes, len, PLT_IO_OTHER, job->err) :
+		       plt_store_zero(job->rep->file, off, len, 0, PLT_IO_OTHER, job->err);
 }
 
 int plt_repair_write(struct plt_repair *rep, struct plt_error *err)
@@ -45,7 +45,7 @@ int plt_repair_write(struct plt_repair *rep, struct plt_error *err)
 	struct job job = { .rep = rep, .err = err };
 	int r = plt_repair_each(rep, write_edit, &job);
 
-	return r < 0 ? r : plt_store_sync(rep->img->file, err);
+	return r < 0 ? r : plt_store_sync(rep->file, err);
 }
 
 /* The name for the journal, and the one before it. */
@@ -59,10 +59,10 @@ static int choose_place(struct plt_repair *rep, char **ret, char **ret_before, s
 		*ret = strdup(rep->undo_file);
 		return *ret ? 0 : plt_error_set(err, ENOMEM, "out of memory");
 	}
-	if (strcmp(rep->img->file->ops->kind, "file"))
+	if (strcmp(rep->file->ops->kind, "file"))
 		return plt_error_set(err, ENOTSUP, "'%s' is not a file: there is no place for an undo journal beside it "
 				     "(--undo-file names one)", rep->name);
-	r = plt_beside_find(rep->img->file->name, &b, err);
+	r = plt_beside_find(rep->file->name, &b, err);
 	if (r < 0)
 		return r;
 	*ret = b.next;
@@ -114,16 +114,16 @@ static int fill_journal(struct plt_repair *rep, struct plt_store *file, const ch
 	if (RAND_bytes(info.id, sizeof(info.id)) != 1)
 		return plt_error_set(err, EIO, "no random numbers");
 	info.stores[0].role = "image";
-	info.stores[0].name = realpath(rep->img->file->name, real) ? real : rep->img->file->name;
-	r = plt_journal_begin(file, &info, &rep->img->file, ret, err);
+	info.stores[0].name = realpath(rep->file->name, real) ? real : rep->file->name;
+	r = plt_journal_begin(file, &info, &rep->file, ret, err);
 	if (r < 0)
 		return r;
 	if (!strcmp(rep->format, "qcow2"))
-		r = plt_store_read(rep->img->file, 0, version, sizeof(version), PLT_IO_HEADER, err);
+		r = plt_store_read(rep->file, 0, version, sizeof(version), PLT_IO_HEADER, err);
 	if (r == 0 && !strcmp(rep->format, "qcow2") && !memcmp(version, "QFI\xfb\0\0\0\3", 8)) {
 		uint8_t mark;
 
-		r = plt_store_read(rep->img->file, QCOW2_MARK, &mark, 1, PLT_IO_HEADER, err);
+		r = plt_store_read(rep->file, QCOW2_MARK, &mark, 1, PLT_IO_HEADER, err);
 		if (r == 0)
 			r = plt_journal_add_mark(*ret, QCOW2_MARK, mark | 2, err);
 	}
@@ -141,11 +141,11 @@ static int fill_journal(struct plt_repair *rep, struct plt_store *file, const ch
 static int make_room(struct plt_repair *rep, struct plt_error *err)
 {
 	uint64_t n = plt_repair_growth(rep);
-	int r = n ? plt_store_allocate(rep->img->file, rep->size, n, err) : 0;
+	int r = n ? plt_store_allocate(rep->file, rep->size, n, err) : 0;
 
 	if (r == -ENOTSUP || r == 0)
 		return 0;
-	(void)plt_store_truncate(rep->img->file, rep->size, NULL);
+	(void)plt_store_truncate(rep->file, rep->size, NULL);
 	plt_error_prefix(err, "the repair needs %" PRIu64 " bytes behind the end of the image; nothing has been changed", n);
 	return r;
 }
@@ -194,7 +194,7 @@ int plt_repair_apply(struct plt_repair *rep, char **ret_journal, struct plt_erro
 	if (r == 0) {
 		r = apply(rep, j, path, &keep, err);
 		if (r < 0 && !keep)
-			(void)plt_store_truncate(rep->img->file, rep->size, NULL);
+			(void)plt_store_truncate(rep->file, rep->size, NULL);
 	}
 	plt_journal_free(j);
 	plt_store_unref(file);

@@ -73,7 +73,7 @@ int plt_repair_copy(struct plt_repair *rep, const char *path, struct plt_error *
 
 	if (r < 0)
 		return r;
-	r = copy_all(j.to, rep->img->file, rep->size, err);
+	r = copy_all(j.to, rep->file, rep->size, err);
 	if (r == 0)
 		r = plt_store_size(rep->overlay, &size, err);
 	if (r == 0)

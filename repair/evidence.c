@@ -180,6 +180,9 @@ struct weigh {
 	struct ev *ev;
 	struct plt_guestfs *fs;
 	uint64_t good, bad, left;
+	void (*tell)(void *arg, const struct plt_weighed *w);
+	void *arg;
+	struct plt_weighed of; /* the filesystem at hand */
 };
 
 static bool weigh_fact(void *arg, const struct plt_fact *fact)
@@ -200,15 +203,24 @@ static bool weigh_fact(void *arg, const struct plt_fact *fact)
 		verdict = w->fs->ops->verify(w->fs, fact, fact->off + at, block);
 		w->good += verdict > 0;
 		w->bad += verdict < 0;
+		w->of.good += verdict > 0;
+		if (verdict < 0 && !w->of.bad++)
+			w->of.first = fact->off + at;
 	}
 	return true;
 }
 
 int plt_evidence_weigh(const struct plt_puzzle *p, uint64_t *ret_good, uint64_t *ret_bad, struct plt_error *err)
 {
+	return plt_evidence_weigh_each(p, NULL, NULL, ret_good, ret_bad, err);
+}
+
+int plt_evidence_weigh_each(const struct plt_puzzle *p, void (*tell)(void *arg, const struct plt_weighed *w), void *arg,
+			    uint64_t *ret_good, uint64_t *ret_bad, struct plt_error *err)
+{
 	struct plt_puzzle known = *p;
 	struct ev ev = { .p = &known };
-	struct weigh w = { .ev = &ev, .left = UINT64_C(16) << 20 };
+	struct weigh w = { .ev = &ev, .left = UINT64_C(16) << 20, .tell = tell, .arg = arg };
 	int r = check_puzzle(p, err);
 
 	if (r)
@@ -218,7 +230,10 @@ int plt_evidence_weigh(const struct plt_puzzle *p, uint64_t *ret_good, uint64_t 
 	r = plt_ev_find_fs(&ev);
 	for (unsigned i = 0; !r && i < ev.nfs; i++) {
 		w.fs = ev.fs[i].fs;
+		w.of = (struct plt_weighed){ .name = w.fs->ops->name, .start = w.fs->start };
 		r = w.fs->ops->survey(w.fs, weigh_fact, &w);
+		if (!r && tell)
+			tell(arg, &w.of);
 	}
 	release(&ev);
 	if (r)

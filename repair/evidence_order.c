@@ -17,6 +17,8 @@
 
 #define HABIT_BRIDGE 500 /* of 1000 */
 #define HABIT_STEP 997
+#define HABIT_STRONG 800 /* what is in between two strong ones is strong, too, */
+#define MAX_STRONG 64    /* if it is not more than that */
 #define SURE_STEPS 985   /* a chain of steps is right this often at least */
 #define SURE_RULE 990    /* and so is the rule of one break, tried on what is known */
 #define SURE_LONG 997    /* the more depends on one decision */
@@ -150,15 +152,25 @@ static bool fits(const struct ev *ev, uint32_t object, uint32_t slot, struct ev_
 	return ret->score >= 0;
 }
 
-static void grow_one(struct ev *ev, const struct ev_pair *pair, unsigned hops, uint32_t *ret_n)
+static void grow_one(struct ev *ev, const struct ev_pair *pair, unsigned hops, enum plt_certainty certainty, uint32_t *ret_n)
 {
 	struct ev_pair grown = *pair;
 
 	grown.kinds |= EV_ORDER;
-	plt_ev_put(ev, &grown, PLT_LIKELY, 0);
+	plt_ev_put(ev, &grown, certainty, 0);
 	/* A file that ends where it should renews the anchor. */
 	ev->hops[pair->object] = pair->tails || pair->kinds & (EV_META | EV_SELF) ? 1 : (uint16_t)PLT_MIN(hops, 60000u);
 	(*ret_n)++;
+}
+
+/*
+ * Strong is what lies between two that are strong themselves, as far apart in the guest as on the host, in an image
+ * that was seen to be written in runs, if the guest says that files or metadata are there: order alone is not.
+ */
+static bool both_strong(const struct ev *ev, uint32_t left, uint32_t right)
+{
+	return ev->habit >= HABIT_STRONG && ev->place[ev->slot_of[left]].certainty >= PLT_STRONG &&
+	       ev->place[ev->slot_of[right]].certainty >= PLT_STRONG;
 }
 
 static void bridge(struct ev *ev, uint32_t *ret_n)
@@ -167,7 +179,7 @@ static void bridge(struct ev *ev, uint32_t *ret_n)
 
 	for (uint32_t left = 0; left < p->nobjects; left++) {
 		uint32_t o, n = 0;
-		bool ok = true;
+		bool ok = true, strong;
 		uint64_t at;
 
 		if (ev->slot_of[left] == EV_NONE)
@@ -179,6 +191,7 @@ static void bridge(struct ev *ev, uint32_t *ret_n)
 		if (!n || o == EV_NONE || ev->slot_of[o] == EV_NONE ||
 		    p->slots[ev->slot_of[o]] != at + (uint64_t)(n + 1) * p->span)
 			continue;
+		strong = both_strong(ev, left, o) && n <= MAX_STRONG;
 		for (unsigned pass = 0; pass < 2 && ok; pass++) {
 			o = left;
 			for (uint32_t k = 1; k <= n && ok; k++) {
@@ -187,7 +200,9 @@ static void bridge(struct ev *ev, uint32_t *ret_n)
 				o = beside(ev, o, 1);
 				ok = fits(ev, o, plt_ev_slot_at(ev, at + (uint64_t)k * p->span), &pair);
 				if (pass && ok)
-					grow_one(ev, &pair, PLT_MAX(ev->hops[left], 1u), ret_n);
+					grow_one(ev, &pair, PLT_MAX(ev->hops[left], 1u),
+						 strong && pair.kinds & (EV_PATTERN | EV_TAIL | EV_META) ? PLT_STRONG : PLT_LIKELY,
+						 ret_n);
 			}
 		}
 	}
@@ -220,7 +235,7 @@ static void step_on(struct ev *ev, int step, unsigned hops_max, uint32_t *ret_n)
 				continue;
 		}
 		if (fits(ev, o, slot, &pair))
-			grow_one(ev, &pair, hops, ret_n);
+			grow_one(ev, &pair, hops, PLT_LIKELY, ret_n);
 	}
 }
 
@@ -365,13 +380,13 @@ static void split(struct ev *ev, uint32_t *ret_n)
 		for (uint32_t k = 1; k <= g.n - g.reach_right; k++) {
 			o = beside(ev, o, 1);
 			if (fits(ev, o, plt_ev_slot_at(ev, p->slots[ev->slot_of[left]] + k * p->span), &pair))
-				grow_one(ev, &pair, 2, ret_n);
+				grow_one(ev, &pair, 2, PLT_LIKELY, ret_n);
 		}
 		o = g.right;
 		for (uint32_t k = 1; k <= g.n - g.reach_left; k++) {
 			o = beside(ev, o, -1);
 			if (fits(ev, o, plt_ev_slot_at(ev, p->slots[ev->slot_of[g.right]] - k * p->span), &pair))
-				grow_one(ev, &pair, 2, ret_n);
+				grow_one(ev, &pair, 2, PLT_LIKELY, ret_n);
 		}
 	}
 }

@@ -110,8 +110,19 @@ static int open_both(struct plt_repair *rep, const struct plt_driver *drv, struc
 	return r;
 }
 
-/* Only what is sure enough to be done unasked. */
-static int keep_sure(const struct plt_orphans *o, const struct plt_placement *v, uint32_t n, struct plt_orphan **ret,
+/* Less than that somebody has to say yes to. */
+static bool wanted(const struct plt_repair *rep, const struct plt_orphans *o, const struct plt_placement *p)
+{
+	const struct plt_placement_offer offer = {
+		.host_off = o->v[p->object].host_off, .guest_off = p->slot, .guest_len = o->span, .why = p->why,
+		.certainty = p->certainty < PLT_LIKELY ? "guess" : "likely",
+	};
+
+	return p->certainty >= rep->trust || (rep->offered && rep->offered(rep->offered_arg, &offer));
+}
+
+/* Only what is sure enough to be done unasked, and what was asked for. */
+static int keep_sure(const struct plt_repair *rep, const struct plt_orphans *o, const struct plt_placement *v, uint32_t n, struct plt_orphan **ret,
 		     size_t *ret_n)
 {
 	*ret = calloc((size_t)n + 1, sizeof(**ret));
@@ -121,7 +132,7 @@ static int keep_sure(const struct plt_orphans *o, const struct plt_placement *v,
 	for (uint32_t i = 0; i < n; i++) {
 		struct plt_orphan *t = &(*ret)[*ret_n];
 
-		if (v[i].certainty < PLT_STRONG || v[i].object >= o->n)
+		if (v[i].object >= o->n || !wanted(rep, o, &v[i]))
 			continue;
 		*t = o->v[v[i].object];
 		t->guest_off = v[i].slot;
@@ -158,7 +169,7 @@ int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct
 		r = plt_evidence_place(&puzzle, &v, &n, err);
 	}
 	if (r == 0)
-		r = keep_sure(o, v, n, ret, ret_n);
+		r = keep_sure(rep, o, v, n, ret, ret_n);
 	free(v);
 	if (p.orphans)
 		plt_disk_close(p.orphans, NULL);

@@ -10,16 +10,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "repair/repair.h"
+#include "repair/guest.h"
 
-#define MAX_ROUNDS 16
+#define MAX_ROUNDS 64
+#define MAX_REMEMBERED 4096 /* of what is put right */
+
+void plt_repair_forget(struct plt_repair *rep)
+{
+	for (size_t i = 0; i < rep->nmended; i++)
+		free(rep->mended[i].text);
+	free(rep->mended);
+	rep->mended = NULL;
+	rep->nmended = 0;
+}
+
 
 void plt_repair_free(struct plt_repair *rep)
 {
 	if (!rep)
 		return;
 	plt_store_unref(rep->overlay);
+	plt_store_unref(rep->file);
 	plt_doubts_release(&rep->doubts);
+	plt_repair_forget(rep);
 	plt_image_close(rep->img, NULL);
 	free(rep->name);
 	free(rep->format);
@@ -31,9 +44,9 @@ int plt_repair_reset(struct plt_repair *rep, struct plt_error *err)
 {
 	plt_store_unref(rep->overlay);
 	rep->overlay = NULL;
-	if (plt_overlay_new(rep->img->file, true, &rep->overlay) < 0)
+	if (plt_overlay_new(rep->file, true, &rep->overlay) < 0)
 		return plt_error_set(err, ENOMEM, "out of memory");
-	return plt_store_size(rep->img->file, &rep->size, err);
+	return plt_store_size(rep->file, &rep->size, err);
 }
 
 /* Only what is being mended is of interest in the rounds behind the first. */
@@ -50,6 +63,19 @@ static void later_found(void *arg, const struct plt_check_finding *f)
 		l->found(l->arg, f);
 }
 
+int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
+		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		       struct plt_check_result *ret, struct plt_error *err)
+{
+	const struct plt_driver *drv = plt_driver_find(rep->format);
+
+	if (drv && drv->flags & PLT_DRIVER_NO_HEADER)
+		return plt_guest_examine(rep->overlay, mend, found, arg, ret, err);
+	if (!mend)
+		return plt_check_store(rep->ctx, rep->overlay, rep->name, rep->format, found, arg, ret, err);
+	return plt_mend_store(rep->ctx, rep->overlay, rep->name, rep->format, mend, found, arg, ret, err);
+}
+
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
@@ -57,7 +83,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	struct later l = { found, arg };
 	struct plt_orphan *place = NULL;
 	struct plt_check_result res;
-	size_t placed = 1;
+	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
 	int r = 0;
 
 	for (unsigned i = 0; r == 0 && mend.changed; i++) {
@@ -66,32 +92,40 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 					  rep->name, i);
 			break;
 		}
-		mend.changed = false;
-		r = plt_mend_store(rep->ctx, rep->overlay, rep->name, rep->format, &mend, i ? later_found : found,
-				   i ? (void *)&l : arg, &res, err);
+		mend.changed = mend.more = false;
+		r = plt_repair_examine(rep, &mend, i ? later_found : found, i ? (void *)&l : arg, &res, err);
 		if (!i)
 			rep->before = res;
 		else if (r == 0) {
 			rep->before.corruptions_fixed += res.corruptions_fixed;
 			rep->before.leaks_fixed += res.leaks_fixed;
 		}
+		if (r < 0 || mend.changed) {
+			asked &= !mend.changed || mend.stage == PLT_MEND_CLUSTERS;
+			continue;
+		}
 		/* the guest is asked when nothing else has an answer; what it says may tell more */
-		if (r == 0 && !mend.changed && placed && mend.unplaced.n && mend.unplaced.ngaps) {
+		if (!asked && mend.unplaced.n && mend.unplaced.ngaps) {
 			free(place);
 			place = NULL;
 			r = plt_repair_place(rep, &mend.unplaced, &place, &mend.nplace, NULL);
 			if (r < 0)
 				r = 0; /* (an encrypted disk without its key, ...): they stay where they are */
 			mend.place = place;
-			placed = mend.nplace;
-			mend.changed = placed;
+			mend.changed = asked = mend.nplace;
+		}
+		if (!mend.changed && mend.more && mend.stage < PLT_MEND_SETTLE) {
+			mend.stage++;
+			mend.nplace = 0;
+			mend.changed = true;
+			asked = false;
 		}
 	}
 	free(place);
-	free(mend.unplaced.v);
-	free(mend.unplaced.gaps);
 	plt_doubts_release(&rep->doubts);
 	rep->doubts = mend.doubts;
+	mend.doubts = (struct plt_doubts)PLT_DOUBTS_INIT;
+	plt_mend_release(&mend);
 	return r;
 }
 
@@ -99,7 +133,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 static int finish_pending(struct plt_repair *rep, bool write, struct plt_error *err)
 {
 	struct plt_beside b = { 0 };
-	const char *kind = rep->img->file->ops->kind;
+	const char *kind = rep->file->ops->kind;
 	int r = 0;
 
 	if (rep->undo_file) {
@@ -114,18 +148,76 @@ static int finish_pending(struct plt_repair *rep, bool write, struct plt_error *
 		}
 		r = 0;
 	} else if (!strcmp(kind, "file")) {
-		r = plt_beside_find(rep->img->file->name, &b, err);
+		r = plt_beside_find(rep->file->name, &b, err);
 	}
 	if (r == 0 && b.pending && !write)
 		r = plt_error_set(err, EBUSY, "'%s': a repair was interrupted; 'repair' or 'check -r' finishes it, 'undo %s' "
 				  "takes it back", rep->name, b.pending);
 	if (r == 0 && b.pending) {
-		r = plt_journal_finish(b.pending, rep->img->file, err);
+		r = plt_journal_finish(b.pending, rep->file, err);
 		if (r == 0)
 			plt_ctx_warn(rep->ctx, "'%s': a repair that was interrupted has been finished; '%s' can undo it",
 				     rep->name, b.pending);
 	}
 	plt_beside_release(&b);
+	return r;
+}
+
+/* What is put right is remembered: the plan's file says so beside its edits. */
+struct hear {
+	struct plt_repair *rep;
+	void (*found)(void *arg, const struct plt_check_finding *f);
+	void *arg;
+};
+
+static void hear(void *arg, const struct plt_check_finding *f)
+{
+	struct hear *h = arg;
+	struct plt_repair *rep = h->rep;
+	struct plt_mended *grown;
+
+	if (h->found)
+		h->found(h->arg, f);
+	if (!f->mended || !f->host_len || rep->nmended == MAX_REMEMBERED)
+		return;
+	grown = realloc(rep->mended, (rep->nmended + 1) * sizeof(*grown));
+	if (!grown)
+		return; /* it is only for a person to read */
+	rep->mended = grown;
+	grown[rep->nmended] = (struct plt_mended){ f->id, strdup(f->text), f->host_off, f->host_len };
+	if (grown[rep->nmended].text)
+		rep->nmended++;
+}
+
+/* As a file says: the image is examined as it is, so that its findings are known. */
+static int follow(struct plt_repair *rep, struct hear *h, struct plt_error *err)
+{
+	int r = plt_repair_load(rep, rep->plan, err);
+
+	if (r == 0)
+		(void)plt_check_store(rep->ctx, rep->file, rep->name, rep->format, hear, h, &rep->before, NULL);
+	return r;
+}
+
+int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
+		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
+{
+	struct hear h = { rep, found, arg };
+	const struct plt_driver *drv;
+	int r = finish_pending(rep, write, err);
+
+	if (r == 0)
+		r = plt_repair_reset(rep, err);
+	if (r == 0 && rep->plan)
+		return follow(rep, &h, err);
+	if (r == 0 && !rep->format)
+		return plt_repair_recognize(rep, what, hear, &h, err);
+	drv = r == 0 ? plt_driver_find(rep->format) : NULL;
+	if (r == 0 && !(drv && drv->flags & PLT_DRIVER_MENDS))
+		r = plt_error_set(err, ENOSYS, "'%s': images of the format %s cannot be repaired in this release", rep->name,
+				  rep->format);
+	if (r == 0)
+		r = plt_repair_mend(rep, what, hear, &h, err);
 	return r;
 }
 
@@ -139,6 +231,7 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 	bool write = !(o->flags & PLT_REPAIR_NO_WRITE);
 	struct plt_repair *rep = calloc(1, sizeof(*rep));
 	const struct plt_driver *drv;
+	bool told = opts && opts->format;
 	int r;
 
 	if (!rep)
@@ -148,20 +241,23 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 	if (r < 0)
 		plt_error_prefix(err, "Could not open '%s'", name);
 	drv = r == 0 && rep->format ? plt_driver_find(rep->format) : NULL;
-	if (r == 0 && !(drv && drv->flags & PLT_DRIVER_MENDS))
-		r = plt_error_set(err, ENOSYS, "'%s': images of the format %s cannot be repaired in this release", name,
-				  rep->format ? rep->format : "raw");
+	if (drv && drv->flags & PLT_DRIVER_NO_HEADER && !told) { /* nothing says so yet */
+		free(rep->format);
+		rep->format = NULL;
+	}
 	rep->name = r == 0 ? strdup(rep->img->name) : NULL;
 	rep->undo_file = o->undo_file ? strdup(o->undo_file) : NULL;
 	if (r == 0 && (!rep->name || (o->undo_file && !rep->undo_file)))
 		r = plt_error_set(err, ENOMEM, "out of memory");
-	if (r == 0)
-		r = finish_pending(rep, write, err);
-	if (r == 0)
-		r = plt_repair_reset(rep, err);
-	if (r == 0)
-		r = plt_repair_mend(rep, o->flags & PLT_REPAIR_LEAKS ? PLT_MEND_LOWER | PLT_MEND_MARKS : PLT_MEND_ALL, found,
-				    arg, err);
+	if (r == 0) {
+		rep->file = plt_store_ref(rep->img->file);
+		rep->plan = o->plan;
+		rep->trust = o->flags & PLT_REPAIR_TRUST_LIKELY ? PLT_LIKELY : PLT_STRONG;
+		rep->offered = o->offered;
+		rep->offered_arg = o->offered_arg;
+		r = plt_repair_make(rep, o->flags & PLT_REPAIR_LEAKS ? PLT_MEND_LOWER | PLT_MEND_MARKS : PLT_MEND_ALL, write,
+				    found, arg, err);
+	}
 	if (r < 0) {
 		plt_repair_free(rep);
 		return r;
@@ -178,7 +274,7 @@ const struct plt_check_result *plt_repair_before(const struct plt_repair *rep)
 int plt_repair_check(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		     struct plt_check_result *ret, struct plt_error *err)
 {
-	return plt_check_store(rep->ctx, rep->overlay, rep->name, rep->format, found, arg, ret, err);
+	return plt_repair_examine(rep, NULL, found, arg, ret, err);
 }
 
 int plt_repair_each(struct plt_repair *rep, int (*fn)(void *arg, uint64_t off, const void *bytes, uint64_t len),

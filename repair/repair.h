@@ -9,6 +9,10 @@
  * applied under an undo journal, or be thrown away.
  *
  *	plan.c    making it
+ *	guest.c   what the guest has on a disk that is nothing but its bytes
+ *	planfile.c  as a file
+ *	recognize.c  of an image that has lost what says which format it is
+ *	rescue.c  for those who only look through it
  *	place.c   what the driver could not place, by evidence (evidence.h)
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
@@ -21,25 +25,53 @@
 #include "block/internal.h"
 #include "io/journal.h"
 
+/* A finding that the plan puts right. */
+struct plt_mended {
+	const char *id;
+	char *text;
+	uint64_t host_off, host_len;
+};
+
 struct plt_repair {
 	struct plt_ctx *ctx;
-	struct plt_image *img;       /* the bytes; writable unless it is only looked at */
-	struct plt_store *overlay;   /* over img->file */
+	struct plt_image *img;       /* what holds the file open; NULL: the caller */
+	struct plt_store *file;      /* the bytes; writable unless it is only looked at.  Own reference */
+	struct plt_store *overlay;   /* over file */
 	char *name, *format;
 	char *undo_file;             /* as asked for; NULL: beside */
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
+	enum plt_certainty trust;    /* placements that are less sure are only offered */
+	bool (*offered)(void *arg, const struct plt_placement_offer *offer); /* NULL: declined */
+	void *offered_arg;
+	const char *plan;            /* a file that says what to do; NULL: found out */
+	struct plt_mended *mended;   /* why, for the plan's file: bounded */
+	size_t nmended;
 	struct plt_doubts doubts;    /* lost and inferred, as the plan leaves them */
 };
 
+/* The plan of a file, instead of one that is made. */
+int plt_repair_load(struct plt_repair *rep, const char *path, struct plt_error *err);
+/* rep->file and rep->name are set, and rep->format, unless that is to be found out: plan. */
+int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
+		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/* Where only a repair shows which format it is: sets rep->format and mends. */
+int plt_repair_recognize(struct plt_repair *rep, unsigned what,
+			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
 /* Examine and mend as far as @what says, until nothing changes. */
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/* One look: at the format's structure, or at what the guest has on a disk that has none.  @mend NULL: only look. */
+int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
+		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		       struct plt_check_result *ret, struct plt_error *err);
 /* Placements of orphans that are sure enough; malloc. */
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err);
 /* Write the edits into the image as they are, durably: for those that are safe in any order. */
 int plt_repair_write(struct plt_repair *rep, struct plt_error *err);
+/* Forget why. */
+void plt_repair_forget(struct plt_repair *rep);
 /* Forget the edits. */
 int plt_repair_reset(struct plt_repair *rep, struct plt_error *err);
 bool plt_repair_is_empty(struct plt_repair *rep);

@@ -118,6 +118,16 @@ requires() {
 	done
 }
 
+# settled STATUS FILE: the status with which a repair has ended; 0 for 2 if nothing is wrong or lost by what it has said
+# (in FILE), but not all of it is proven.
+settled() {
+	if [ "$1" = 2 ] && grep -q 'rest on less than proof' "$2" && ! grep -q -e ': lost: ' -e ' are left' "$2"; then
+		echo 0
+	else
+		echo "$1"
+	fi
+}
+
 # ok DESCRIPTION COMMAND...: it exits 0.  Its output is shown if it does not.
 ok() {
 	local text=$1 out status

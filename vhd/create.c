@@ -223,7 +223,7 @@ static int create_fixed(struct plan *p, struct plt_error *err)
 		r = plt_store_truncate(file, p->size, err);
 	if (r == 0 && p->preallocation && !p->how->trial)
 		r = !strcmp(p->preallocation, "falloc") ? plt_store_allocate(file, 0, p->size, err) :
-							  plt_store_zero(file, 0, p->size, 0, PLT_IO_DATA, err);
+							  plt_store_zero(file, 0, p->size, PLT_ZERO_WRITTEN, PLT_IO_DATA, err);
 	return r < 0 ? r : put(p, at, &p->footer, sizeof(p->footer), err);
 }
 

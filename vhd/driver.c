@@ -4,7 +4,7 @@
 /* The VHD driver's table: nothing but the list of what the other files do. */
 #include <string.h>
 
-#include "vhd/vhd.h"
+#include "vhd/check.h"
 
 /*
  * As QEMU by the first bytes alone, so a fixed VHD, which starts with what its guest wrote, is never
@@ -24,7 +24,7 @@ static uint32_t cluster_size(struct plt_image *img)
 const struct plt_driver vhd_driver = {
 	.name = "vpc",
 	.alias = "vhd",
-	.flags = PLT_DRIVER_BACKING,
+	.flags = PLT_DRIVER_BACKING | PLT_DRIVER_MENDS,
 	.create_opts = vhd_create_opts,
 	.open_opts = vhd_open_opts,
 	.probe = vhd_probe,
@@ -48,4 +48,5 @@ const struct plt_driver vhd_driver = {
 	.info = vhd_info,
 	.cluster_size = cluster_size,
 	.examine = vhd_examine,
+	.show_pieces = vhd_show_pieces,
 };

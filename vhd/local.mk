@@ -3,13 +3,20 @@
 
 libplatter_core_la_SOURCES += \
 	vhd/batmap.c \
+	vhd/census.c \
 	vhd/check.c \
+	vhd/check.h \
+	vhd/check_bits.c \
 	vhd/create.c \
 	vhd/driver.c \
 	vhd/footer.c \
 	vhd/info.c \
 	vhd/locator.c \
 	vhd/map.c \
+	vhd/mend.c \
+	vhd/mend_bat.c \
+	vhd/mend_bits.c \
+	vhd/mend_header.c \
 	vhd/ondisk.h \
 	vhd/open.c \
 	vhd/parent.c \

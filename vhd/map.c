@@ -12,8 +12,17 @@
 
 #define PER_CALL 256 /* blocks, or pieces of the table that are alike */
 
+static uint64_t table_end(const struct plt_image *img, uint64_t host_off)
+{
+	const struct vhd_state *v = vhd_of(img);
+
+	(void)host_off;
+	return plt_align_up(v->table_off + (uint64_t)v->entries * 4, VHD_SECTOR);
+}
+
 const struct plt_meta_type vhd_bitmap_type = { .name = "sector bitmap", .rank = 1, .tag = PLT_IO_BITMAP };
-const struct plt_meta_type vhd_bat_type = { .name = "block allocation table", .rank = 2, .tag = PLT_IO_L1 };
+const struct plt_meta_type vhd_bat_type = { .name = "block allocation table", .rank = 2, .tag = PLT_IO_L1,
+					    .table_end = table_end };
 
 /* ---- entries --------------------------------------------------------------------------------- */
 
@@ -148,8 +157,13 @@ static int map_bits(struct plt_image *img, struct plt_pins *pins, uint64_t start
 /* Blocks from @block on whose entries are this one, as far as the slice shows. */
 static uint64_t alike(const struct vhd_state *v, const struct plt_block *b, uint64_t block, uint32_t entry)
 {
-	uint64_t n = 1, most = VHD_SECTOR / 4 - (v->table_off + block * 4) % VHD_SECTOR / 4;
+	uint64_t at = (v->table_off + block * 4) % VHD_SECTOR / 4, most = VHD_SECTOR / 4 - at, n = 1;
+	uint64_t two = (uint64_t)entry << 32 | entry;
 
+	while (n < most && (at + n) % 2 && vhd_entry_peek(v, b, block + n) == entry)
+		n++;
+	while (n + 1 < most && (at + n) % 2 == 0 && plt_block_get64(b, (unsigned)((at + n) / 2)) == two)
+		n += 2;
 	while (n < most && vhd_entry_peek(v, b, block + n) == entry)
 		n++;
 	return n;

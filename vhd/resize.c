@@ -68,7 +68,7 @@ static int preallocate(struct plt_image *img, uint64_t from, uint64_t to, const 
 		return 0;
 	if (!strcmp(how, "falloc"))
 		return plt_store_allocate(img->file, from, to - from, err);
-	return plt_store_zero(img->file, from, to - from, 0, PLT_IO_DATA, err);
+	return plt_store_zero(img->file, from, to - from, PLT_ZERO_WRITTEN, PLT_IO_DATA, err);
 }
 
 /* The old footer at @footer counts again, if the store lets it: what is behind it goes. */

@@ -28,3 +28,6 @@ tsan_tests += tests/block/test-queue
 unit_tests += tests/block/test-resize
 tests_block_test_resize_SOURCES = tests/block/test-resize.c tests/block/lab.c tests/block/lab.h
 tsan_tests += tests/block/test-resize
+
+unit_tests += tests/block/test-rescue
+tests_block_test_rescue_SOURCES = tests/block/test-rescue.c tests/block/lab.c tests/block/lab.h

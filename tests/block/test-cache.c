@@ -32,11 +32,19 @@ static int validate(struct plt_image *img, uint64_t host_off, const void *data, 
 	return 0;
 }
 
+static bool ahead; /* tables are read ahead */
+
+static uint64_t table_end(const struct plt_image *img, uint64_t host_off)
+{
+	(void)img;
+	return ahead ? plt_align_down(host_off, 1 << 16) + (1 << 16) : 0; /* a cluster */
+}
+
 static const struct plt_meta_type types[] = {
-	{ "test table 0", 0, PLT_IO_OTHER, validate },
-	{ "test table 1", 1, PLT_IO_OTHER, validate },
-	{ "test table 2", 2, PLT_IO_OTHER, validate },
-	{ "test table 3", 3, PLT_IO_OTHER, validate },
+	{ "test table 0", 0, PLT_IO_OTHER, validate, table_end },
+	{ "test table 1", 1, PLT_IO_OTHER, validate, table_end },
+	{ "test table 2", 2, PLT_IO_OTHER, validate, table_end },
+	{ "test table 3", 3, PLT_IO_OTHER, validate, table_end },
 };
 
 struct bed {
@@ -72,6 +80,7 @@ static struct bed *bed_new(bool logged)
 	uint8_t *zero = calloc(1, DATA_LEN);
 
 	refuse = 0;
+	ahead = false;
 	b->seed = plt_unit_seed();
 	b->ctx = lab_ctx(1);
 	ck_assert_int_eq(plt_memory_new(NULL, 0, 0, &b->memory), 0);
@@ -191,10 +200,12 @@ START_TEST(no_dirty_block_is_lost)
 {
 	struct bed *b = bed_new(false);
 	struct plt_error err = PLT_ERROR_INIT;
+	unsigned last = 0;
 
+	ahead = _i;
 	for (unsigned n = 0; n < 30000; n++) {
 		struct plt_pins pins = PLT_PINS_INIT;
-		unsigned i = rnd(b, 8) ? rnd(b, BLOCKS) : rnd(b, 32);
+		unsigned i = ahead && rnd(b, 4) ? (last + 1) % BLOCKS : rnd(b, 8) ? rnd(b, BLOCKS) : rnd(b, 32);
 		struct plt_block *blk = get(b, &pins, 0, i);
 
 		lab_expect(plt_block_get64(blk, 0) == b->model[i], "block %u says %" PRIu64 ", not %" PRIu64, i,
@@ -202,6 +213,7 @@ START_TEST(no_dirty_block_is_lost)
 		if (rnd(b, 2))
 			change(b, blk, 0, ++b->model[i]);
 		plt_pins_drop(&pins);
+		last = i;
 		if (!rnd(b, 2000))
 			lab_must(plt_meta_flush(b->img, rnd(b, 2), &err), &err);
 	}
@@ -569,6 +581,101 @@ START_TEST(refused_blocks_are_reported)
 }
 END_TEST
 
+static unsigned reads;
+
+static int count_reads(void *arg, enum lab_event ev, uint64_t off, uint64_t len, enum plt_io_tag tag)
+{
+	(void)arg;
+	(void)off;
+	(void)len;
+	reads += ev == LAB_READ && tag == PLT_IO_OTHER;
+	return 0;
+}
+
+/* What is gone through in order takes few reads, what is not takes as many as it did. */
+START_TEST(tables_are_read_ahead)
+{
+	struct bed *b = bed_new(false);
+	struct failing f = { LAB_READ, -EIO, 0, 1, PLT_IO_OTHER };
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_pins pins = PLT_PINS_INIT;
+
+	for (unsigned i = 0; i < 128; i++)
+		write_word(b, i, 500 + i);
+	lab_must(plt_meta_flush(b->img, true, &err), &err);
+	press(b, 0, 256);
+	ahead = true;
+	b->hook = (struct lab_hook){ count_reads, NULL };
+	reads = 0;
+	for (unsigned i = 0; i < 128; i++) {
+		ck_assert_uint_eq(plt_block_get64(get(b, &pins, 0, i), 0), 500 + i);
+		plt_pins_drop(&pins);
+	}
+	ck_assert_uint_ge(reads, 128 / 16);
+	ck_assert_uint_le(reads, 128 / 16 + 12); /* (a window ends where its cluster does) */
+	press(b, 0, 256);
+	reads = 0;
+	for (unsigned i = 0; i < 128; i++) {
+		unsigned k = i * 37 % 128;
+
+		ck_assert_uint_eq(plt_block_get64(get(b, &pins, 0, k), 0), 500 + k);
+		plt_pins_drop(&pins);
+	}
+	ck_assert_uint_eq(reads, 128);
+	/* a failed read of several is none of the others' failure: each is read again, by whoever needs it */
+	press(b, 0, 256);
+	(void)get(b, &pins, 0, 0);
+	plt_pins_drop(&pins);
+	b->hook = (struct lab_hook){ fail_some, &f };
+	for (unsigned i = 1; i < 128; i++) {
+		ck_assert_uint_eq(plt_block_get64(get(b, &pins, 0, i), 0), 500 + i);
+		plt_pins_drop(&pins);
+	}
+	ck_assert_int_eq(f.count, 0);
+	b->hook.fn = NULL;
+	bed_free(b);
+}
+END_TEST
+
+/* A block that is being taken along is loaded, changed and written by another: what was read is old. */
+START_TEST(what_is_read_ahead_is_not_older)
+{
+	struct bed *b = bed_new(false);
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_pins pins = PLT_PINS_INIT;
+	struct plt_need need = { 0 };
+	struct plt_ahead *a;
+	struct plt_block *blk;
+	uint8_t *buf;
+	size_t len;
+
+	press(b, 0, 256);
+	ahead = true;
+	b->img->engine->ahead_at = b->host[16];
+	b->img->engine->ahead_n = 4;
+	ck_assert_int_eq(plt_meta_get(b->img, &pins, &types[0], b->host[16], &blk, &need, &err), -EAGAIN);
+	len = plt_ahead_begin(b->img, need.block, &a);
+	ck_assert_uint_eq(len, 8 * PLT_SLICE);
+	buf = malloc(len);
+	lab_must(plt_store_read(b->img->file, b->host[16], buf, len, PLT_IO_OTHER, &err), &err);
+	write_word(b, 17, 1234);
+	write_word(b, 18, 1235);
+	lab_must(plt_meta_flush(b->img, true, &err), &err);
+	write_word(b, 18, 1236);
+	press(b, 16, 32);
+	plt_meta_forget(b->img, b->host[19], PLT_SLICE);
+	plt_ahead_end(b->img, need.block, a, buf, 0, NULL);
+	plt_pins_drop(&pins);
+	for (unsigned i = 16; i < 24; i++) {
+		lab_expect(plt_block_get64(get(b, &pins, 0, i), 0) == b->model[i], "block %u", i);
+		plt_pins_drop(&pins);
+	}
+	free(buf);
+	free(a);
+	bed_free(b);
+}
+END_TEST
+
 /* Two requests wait for one load; it fails; both say so, and the next one reads again. */
 START_TEST(waiters_of_a_failed_load)
 {
@@ -843,7 +950,7 @@ static Suite *suite(void)
 	TCase *t = tcase_create("cache");
 
 	tcase_set_timeout(t, 60);
-	tcase_add_test(t, no_dirty_block_is_lost);
+	tcase_add_loop_test(t, no_dirty_block_is_lost, 0, 2);
 	tcase_add_test(t, pinned_blocks_stay);
 	tcase_add_test(t, budget_and_privilege);
 	tcase_add_loop_test(t, edges_are_obeyed, 0, 2);
@@ -855,6 +962,8 @@ static Suite *suite(void)
 	tcase_add_test(t, forget_a_pinned_block);
 	tcase_add_test(t, failed_loads_are_retried);
 	tcase_add_test(t, refused_blocks_are_reported);
+	tcase_add_test(t, tables_are_read_ahead);
+	tcase_add_test(t, what_is_read_ahead_is_not_older);
 	tcase_add_test(t, waiters_of_a_failed_load);
 	tcase_add_test(t, failed_write_back_keeps_blocks);
 	tcase_add_test(t, failed_sync_keeps_what_was_written);

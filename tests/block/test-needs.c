@@ -175,7 +175,7 @@ static void stage_free(struct stage *st)
 	plt_ctx_free(st->ctx);
 }
 
-static const struct plt_meta_type low_type = { "test table", 0, PLT_IO_OTHER, NULL };
+static const struct plt_meta_type low_type = { .name = "test table", .tag = PLT_IO_OTHER };
 
 /* Where the guest's byte @off lies. */
 static uint64_t host_of(struct plt_disk *disk, uint64_t off)
@@ -726,7 +726,7 @@ static void guessed_order(struct lab_order *o)
 		uint64_t off, len;
 	} what[] = {
 		{ PLT_IO_WRITE_REQ, 0, 4 }, { PLT_IO_WRITE_REQ, 4, 4 }, { PLT_IO_ZERO_REQ, 512, 4096 },
-		{ PLT_IO_WRITE_REQ, 100000, 100 },
+		{ PLT_IO_WRITE_REQ, 100000, 100 }, { PLT_IO_RESIZE_REQ, 0, 2 << 20 },
 	};
 	struct plt_open_options oo = PLT_OPEN_OPTIONS_INIT;
 	struct lab_req req[PLT_ARRAY_SIZE(what)] = { 0 };

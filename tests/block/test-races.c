@@ -56,7 +56,7 @@ struct scene {
 	const struct layout *l;
 	uint64_t from, piece, size; /* the range looked at: two clusters from @from */
 	enum state state[2];
-	bool shared, backed;
+	bool shared, backed, copies; /* copies: with copy-on-read */
 	struct plt_store *file, *base;
 	uint8_t value[2 * PIECES];
 	struct plt_ctx *ctx;
@@ -181,7 +181,7 @@ struct plan {
 	unsigned flags;
 };
 
-static const char *const kinds[] = { "read", "write", "compressed", "zero", "discard", "flush", "resize" };
+static const char *const kinds[] = { "read", "write", "compressed", "copy", "zero", "discard", "flush", "resize" };
 
 /* A resize is to the end of piece @to, or to the disk's first size. */
 static uint64_t new_size(const struct scene *s, const struct plan *p)
@@ -300,9 +300,10 @@ struct run {
 static const char *describe(const struct run *r)
 {
 	static char text[2048];
-	size_t n = (size_t)sprintf(text, "%s at %" PRIu64 " (%s, %s%s%s):", r->s->l->options, r->s->from,
+	size_t n = (size_t)sprintf(text, "%s at %" PRIu64 " (%s, %s%s%s%s):", r->s->l->options, r->s->from,
 				   state_names[r->s->state[0]], state_names[r->s->state[1]],
-				   r->s->shared ? ", shared" : "", r->s->backed ? ", backed" : "");
+				   r->s->shared ? ", shared" : "", r->s->backed ? ", backed" : "",
+				   r->s->copies ? ", copy-on-read" : "");
 
 	for (unsigned i = 0; i < r->n; i++)
 		n += (size_t)sprintf(text + n, " %s[%u,%u)%s", kinds[r->plan[i].kind], r->plan[i].from,
@@ -365,6 +366,7 @@ static void run_once(struct scene *s, const struct plan *given, unsigned n, stru
 	struct lab_queue lq;
 	unsigned started = 0, done;
 
+	img->engine->copy_on_read = s->copies;
 	lab_queue_new(&lq, s->ctx);
 	for (unsigned i = 0; i < n; i++) {
 		plan[i] = given[i];
@@ -467,6 +469,16 @@ static const struct plan known[][REQS] = {
 	  { PLT_IO_RESIZE_REQ, 0, PIECES / 2, PLT_RESIZE_SHRINK }, { PLT_IO_READ_REQ, 0, PIECES, 0 } },
 	{ { PLT_IO_COMPRESSED_REQ, 0, PIECES, 0 }, { PLT_IO_READ_REQ, 0, PIECES, 0 },
 	  { PLT_IO_ZERO_REQ, 0, PIECES, PLT_ZERO_UNMAP }, { PLT_IO_FLUSH_REQ, 0, 0, 0 } },
+	/* what a read brings in beside what is written */
+	{ { PLT_IO_READ_REQ, 0, 2 * PIECES, 0 }, { PLT_IO_WRITE_REQ, 5, 6, 0 } },
+	{ { PLT_IO_READ_REQ, 4, PIECES + 4, 0 }, { PLT_IO_WRITE_REQ, PIECES / 2, PIECES + PIECES / 4, 0 },
+	  { PLT_IO_WRITE_REQ, 5, 6, 0 } },
+	{ { PLT_IO_READ_REQ, 0, PIECES, 0 }, { PLT_IO_WRITE_REQ, 20, 40, 0 }, { PLT_IO_WRITE_REQ, 30, 32, 0 } },
+	{ { PLT_IO_READ_REQ, 0, PIECES / 4, 0 }, { PLT_IO_RESIZE_REQ, 0, PIECES / 2, PLT_RESIZE_SHRINK } },
+	{ { PLT_IO_READ_REQ, PIECES, 2 * PIECES, 0 }, { PLT_IO_ZERO_REQ, PIECES, 2 * PIECES, 0 },
+	  { PLT_IO_WRITE_REQ, 2 * PIECES - 3, 2 * PIECES - 2, 0 } },
+	{ { PLT_IO_READ_REQ, 0, 2 * PIECES, 0 }, { PLT_IO_RESIZE_REQ, 0, PIECES / 2, PLT_RESIZE_SHRINK },
+	  { PLT_IO_RESIZE_REQ, 0, 2 * PIECES, 0 } },
 };
 
 static unsigned count_reqs(const struct plan *p)
@@ -492,7 +504,9 @@ START_TEST(known_sets)
 			if (l->v2 && (st == PLAIN_ZERO || st == KEPT_ZERO))
 				continue;
 			scene_new(&s, l, l->edge[k % 2], st, (st + k) % 3 ? st : DATA, shared, backed);
-			total += run_orders(&s, known[k], count_reqs(known[k]), 12 * effort(), 4 * effort(), &seed);
+			s.copies = backed && known[k][0].kind == PLT_IO_READ_REQ;
+			total += run_orders(&s, known[k], count_reqs(known[k]), 12 * effort(),
+					    4 * effort(), &seed);
 			scene_free(&s);
 		}
 	printf("# %u orders\n", total);
@@ -516,6 +530,7 @@ START_TEST(random_sets)
 		if (!edge)
 			continue;
 		scene_new(&s, l, edge, a, b, shared, backed);
+		s.copies = backed && plt_unit_random(&seed) % 2;
 		for (unsigned n = 2; n <= REQS; n++) {
 			struct plan plan[REQS];
 
@@ -528,6 +543,77 @@ START_TEST(random_sets)
 		scene_free(&s);
 	}
 	printf("# %u orders\n", total);
+}
+END_TEST
+
+static void start(struct lab_queue *lq, struct scene *s, struct plt_image *img, struct lab_req *r,
+		  enum plt_io_kind kind, unsigned from, unsigned to, uint8_t value)
+{
+	*r = (struct lab_req){ .kind = kind, .off = s->from + from * s->piece, .len = (to - from) * s->piece };
+	r->buf = malloc(r->len);
+	paint(r->buf, r->off, r->len, value);
+	lab_start(lq->q, img, r, &lq->clock);
+}
+
+/* Complete the newest operation that waits, or the oldest, until @r has ended. */
+static void finish(struct lab_queue *lq, const struct lab_req *r, bool newest)
+{
+	for (unsigned n; !r->done && (n = lab_settle(lq));)
+		lab_complete(lq, newest ? n - 1 : 0);
+	lab_expect(r->done, "it has not ended");
+}
+
+/*
+ * A read finds a cluster absent that is written meanwhile; and when it has fetched what it wants to bring
+ * in, after @fetched operations, there is another write to the same place, in place.  Neither is undone.
+ */
+static void bring_in_late(struct scene *s, unsigned fetched)
+{
+	struct plt_store *file = lab_copy(s->file);
+	struct plt_disk *disk = lab_open(s->ctx, file, s->base);
+	struct plt_image *img = plt_disk_image(disk);
+	struct lab_req a, b, r;
+	struct lab_queue lq;
+	uint8_t end[2 * PIECES];
+
+	img->engine->copy_on_read = true;
+	lab_queue_new(&lq, s->ctx);
+	start(&lq, s, img, &b, PLT_IO_WRITE_REQ, PIECES, PIECES + 1, FIRST); /* the table is there */
+	finish(&lq, &b, false);
+	free(b.buf);
+	start(&lq, s, img, &a, PLT_IO_WRITE_REQ, 20, 40, FIRST);
+	lab_settle(&lq);
+	start(&lq, s, img, &r, PLT_IO_READ_REQ, 0, PIECES, TORN); /* waits for the range */
+	finish(&lq, &a, false);
+	for (unsigned i = 0; i < fetched && lab_settle(&lq); i++)
+		lab_complete(&lq, 0);
+	start(&lq, s, img, &b, PLT_IO_WRITE_REQ, 30, 32, FIRST + 1);
+	finish(&lq, &b, true);
+	finish(&lq, &r, false);
+	lab_queue_free(&lq);
+	read_values(s, disk, end);
+	for (unsigned p = 0; p < PIECES; p++) {
+		uint8_t want = p >= 30 && p < 32 ? FIRST + 1 : p >= 20 && p < 40 ? FIRST : BASE;
+
+		lab_expect(end[p] == want, "%s, %u operations: piece %u holds %u, not %u", s->l->options, fetched, p,
+			   end[p], want);
+	}
+	lab_close(disk);
+	lab_check(s->ctx, file, s->l->options);
+	free(a.buf);
+	free(b.buf);
+	free(r.buf);
+	plt_store_unref(file);
+}
+
+START_TEST(copies_undo_no_write)
+{
+	struct scene s;
+
+	scene_new(&s, &layouts[_i], layouts[_i].edge[0], FRESH, FRESH, false, true);
+	for (unsigned fetched = 0; fetched < 8; fetched++)
+		bring_in_late(&s, fetched);
+	scene_free(&s);
 }
 END_TEST
 
@@ -569,6 +655,7 @@ static Suite *suite(void)
 	tcase_set_timeout(t, 300);
 	tcase_add_test(t, judge_judges);
 	tcase_add_loop_test(t, known_sets, 0, PLT_ARRAY_SIZE(layouts));
+	tcase_add_loop_test(t, copies_undo_no_write, 0, PLT_ARRAY_SIZE(layouts));
 	tcase_add_loop_test(t, random_sets, 0, PLT_ARRAY_SIZE(layouts));
 	suite_add_tcase(s, t);
 	return s;

@@ -166,6 +166,31 @@ rest() {
 	c 'read -P 1 0 64k' -- -f qcow2 a.qcow2
 }
 
+# Nodes that change how the ones below them are used.
+nodes() {
+	images
+	"$IMG" create -q -f qcow2 -o cluster_size=4k base.qcow2 1M
+	"$QIO" -c 'write -qP 5 128k 10k' -f qcow2 base.qcow2
+	"$IMG" create -q -f qcow2 -b base.qcow2 -F qcow2 -o cluster_size=16k child.qcow2 2M
+	"$IMG" create -q -f qcow2 -b base.qcow2 -F qcow2 -o cluster_size=16k,extended_l2=on subs.qcow2 2M
+	"$IMG" create -q -f qcow2 -b base.qcow2 -F qcow2 -o compat=0.10 second.qcow2 1M
+	for i in child subs second; do
+		c 'read -P 5 130k 1k' 'write -qP 6 131k 1k' 'read -P 6 131k 1k' 'read -P 0 512k 20k' map -- -C -f qcow2 $i.qcow2
+		c 'open -C '$i'.qcow2' 'read -P 5 128k 2k' 'read -P 0 1000k 24k' 'read 2M 1' 'read 0 0' map 'alloc 0 512k' --
+	done
+	c 'read -P 0 1M 512' map -- -C -s -f qcow2 child.qcow2
+	c 'open -C -r child.qcow2' 'read 0 1' --
+	c 'read 0 1' -- -C -r -f qcow2 child.qcow2
+	c 'read -P 0 1M 512' map -- --image-opts driver=copy-on-read,file.driver=qcow2,file.file.filename=child.qcow2
+	c 'open -o driver=copy-on-read,file.driver=qcow2 child.qcow2' 'write -P 7 0 512' 'read -P 0 1600k 512' map --
+	c 'open -r -o driver=copy-on-read,file.driver=qcow2 child.qcow2' map --
+	c map 'alloc 0 2M' -- 'json:{"driver":"raw","file":{"driver":"qcow2","file":{"driver":"file","filename":"child.qcow2"}}}'
+	c map 'alloc 128k 1M' 'alloc 1 1' -- --image-opts driver=blkdebug,align=4k,image.driver=qcow2,image.file.filename=child.qcow2
+	c 'open -C -o driver=blkdebug,image.driver=qcow2 child.qcow2' 'read -P 0 1800k 512' map --
+	c 'open -o driver=blkdebug,image.driver=raw r.raw' 'read -P 0 0 512' length --
+	"$IMG" check -q child.qcow2 && "$IMG" check -q subs.qcow2 && "$IMG" check -q second.qcow2 && echo 'checked'
+}
+
 # same NAME FUNCTION
 same() {
 	local want=$srcdir/tests/cli/io-$1.out program name=$1 fn=$2 got
@@ -189,6 +214,7 @@ same data data
 same aio aio
 same image image
 same rest rest
+same nodes nodes
 
 # By its own name, and what qemu-io does not say.
 truncate -s 1M r.raw
@@ -207,7 +233,8 @@ is "$("$PLATTER" io -c 'aio_write -q 0 64k' -c 'alloc 0 64k' -c 'aio_write -q 64
 128 KiB (0x20000) bytes     allocated at offset 0 bytes (0x0)
 896 KiB (0xe0000) bytes not allocated at offset 128 KiB (0x20000)
 196608/2097152 bytes allocated at offset 0 bytes' 'map, alloc and truncate see what is under way'
-fails 1 'copy-on-read is refused by name' "$PLATTER" io -C -c 'read 0 1' r.raw
+fails 1 'an option of a node that is not here' "$PLATTER" io -c 'read 0 1' \
+	'json:{"driver":"copy-on-read","bottom":"x","file":{"driver":"qcow2","file":{"driver":"file","filename":"a.qcow2"}}}'
 fails 1 'so is tracing' "$PLATTER" io -T x -c 'read 0 1' r.raw
 fails 1 'a wait that could not end' "$PLATTER" io -f raw -c 'wait_break A' r.raw
 fails 1 'a policy holds here too' "$PLATTER" io --untrusted -c length "$SCRATCH/none"

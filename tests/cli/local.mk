@@ -47,6 +47,7 @@ EXTRA_DIST += \
 	tests/cli/io-aio.out \
 	tests/cli/io-data.out \
 	tests/cli/io-image.out \
+	tests/cli/io-nodes.out \
 	tests/cli/io-rest.out \
 	tests/cli/map.out \
 	tests/cli/measure-refused.out \

@@ -16,6 +16,7 @@ script_tests += \
 	tests/convert/refused.sh \
 	tests/convert/roundtrip.sh \
 	tests/convert/salvage.sh \
+	tests/convert/scan.sh \
 	tests/convert/target.sh \
 	$(NULL)
 

@@ -28,6 +28,15 @@ unit_tests += tests/fault/test-failing
 tests_fault_test_failing_SOURCES = tests/fault/test-failing.c
 tests_fault_test_failing_LDADD = $(fault_ldadd)
 
+unit_tests += tests/fault/test-sound
+tests_fault_test_sound_SOURCES = tests/fault/test-sound.c
+tests_fault_test_sound_LDADD = $(fault_ldadd)
+
+# A sound image is never touched: 10,000 of them.
+sound-images: tests/fault/test-sound$(EXEEXT)
+	PLT_SOUND=10000 tests/fault/test-sound
+.PHONY: sound-images
+
 unit_tests += tests/fault/test-races
 tests_fault_test_races_SOURCES = tests/fault/test-races.c
 tests_fault_test_races_LDADD = $(fault_ldadd)

@@ -35,6 +35,7 @@ struct rig_layout {
 	bool bitmap;	      /* with a persistent bitmap that records */
 	bool encrypted;	      /* .options ask for it, with the secret "k" */
 	bool writethrough;    /* while recording, each write is followed by a sync */
+	bool copies;	      /* with copy-on-read */
 	uint64_t cache_bytes; /* 0: the smallest */
 };
 
@@ -130,6 +131,7 @@ int rig_zero(struct rig *r, uint64_t off, uint64_t len, unsigned flags);
 int rig_discard(struct rig *r, uint64_t off, uint64_t len);
 int rig_compressed(struct rig *r, uint64_t off);
 int rig_flush(struct rig *r);
+int rig_read(struct rig *r, uint64_t off, uint64_t len); /* what it saw is not judged */
 int rig_resize(struct rig *r, uint64_t size);
 /* Snapshots by their number, in the order in which they were made. */
 int rig_snapshot(struct rig *r);

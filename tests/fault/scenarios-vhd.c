@@ -230,6 +230,9 @@ const struct scenario scenarios_vhd[] = {
 	  NULL, run_random_vhd, 0 },
 	{ "vhd random, child", { VHD, .options = OPT "block_size=4096", .size = 64 * KIB, .backing = true },
 	  NULL, run_random_vhd, 0 },
+	{ "vhd random, child, copy on read",
+	  { VHD, .options = OPT "block_size=4096", .size = 64 * KIB, .backing = true, .copies = true },
+	  NULL, run_random_vhd, 0 },
 	{ "vhd random, tap", { VHD, .options = OPT "block_size=1024", .size = 32 * KIB }, prepare_tap, run_random_vhd, 0 },
 };
 /* clang-format on */

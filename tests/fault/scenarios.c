@@ -92,6 +92,25 @@ static int run_growth(struct rig *r)
 	return rig_flush(r);
 }
 
+/* Reads bring in what lies below, and marks for zeros; what was written meanwhile stays. */
+static int run_copies(struct rig *r)
+{
+	uint64_t cs = rig_cluster(r), half = r->size / 2;
+
+	TRY(rig_write(r, cs + 64, 64));
+	TRY(rig_read(r, 64, 3 * cs)); /* around a cluster that is here */
+	TRY(rig_read(r, half, 64));
+	TRY(rig_flush(r));
+	TRY(rig_write(r, 2 * cs + 128, 64)); /* in place now */
+	TRY(rig_read(r, r->size - cs - 64, cs + 64)); /* below lies nothing */
+	TRY(rig_discard(r, half, cs));
+	TRY(rig_read(r, half - cs, 3 * cs));
+	TRY(rig_flush(r));
+	TRY(rig_zero(r, 5 * cs, cs / 2, 0));
+	TRY(rig_read(r, 4 * cs, 4 * cs));
+	return rig_write(r, 6 * cs, cs);
+}
+
 /* ---- freeing --------------------------------------------------------------------------------- */
 
 static void prepare_full(struct rig *r)
@@ -413,6 +432,17 @@ static int run_grow(struct rig *r)
 	return rig_flush(r);
 }
 
+/* The new L1 table is longer than what a block of counts covers. */
+static int run_long_table(struct rig *r)
+{
+	TRY(rig_write(r, 64, 2 * KIB));
+	TRY(rig_flush(r));
+	TRY(rig_resize(r, r->size));
+	TRY(rig_write(r, r->size - 4 * KIB, 2 * KIB));
+	TRY(rig_write(r, 8 * KIB, 3 * KIB));
+	return rig_flush(r);
+}
+
 /* To within a cluster, so that what was behind the end lies where the disk grows again. */
 static int run_shrink(struct rig *r)
 {
@@ -592,6 +622,9 @@ const struct scenario scenarios[] = {
 	  { .options = "cluster_size=512,refcount_bits=64", .size = 160 * KIB, .first_size = 40 * KIB,
 	    .backing = true },
 	  NULL, run_grow, 0 },
+	{ "grow, long table",
+	  { .options = "cluster_size=512,refcount_bits=64", .size = 136 * 1024 * KIB, .first_size = 40 * KIB },
+	  NULL, run_long_table, 24 },
 	{ "shrink", { .options = "cluster_size=4096", .size = 128 * KIB },
 	  prepare_full, run_shrink, 0 },
 	{ "shrink, backing", { .options = "cluster_size=1024", .size = 96 * KIB, .backing = true },
@@ -623,6 +656,20 @@ const struct scenario scenarios[] = {
 	{ "random snapshots, bitmap", { .options = "cluster_size=1024", .size = 64 * KIB, .bitmap = true },
 	  NULL, run_random_snapshots, 0 },
 	{ "random", { .options = "cluster_size=512", .size = 32 * KIB, .backing = true },
+	  NULL, run_random, 0 },
+	{ "copy on read", { .options = "cluster_size=512", .size = 96 * KIB, .backing = true, .copies = true },
+	  NULL, run_copies, 0 },
+	{ "copy on read, synced",
+	  { .options = "cluster_size=4096", .size = 96 * KIB, .backing = true, .copies = true, .writethrough = true },
+	  NULL, run_copies, 0 },
+	{ "copy on read, subclusters",
+	  { .options = "cluster_size=16384,extended_l2=on", .size = 256 * KIB, .backing = true, .copies = true },
+	  NULL, run_copies, 0 },
+	{ "copy on read, version 2",
+	  { .options = "cluster_size=1024,compat=0.10", .size = 64 * KIB, .backing = true, .copies = true },
+	  NULL, run_copies, 0 },
+	{ "random, copy on read",
+	  { .options = "cluster_size=512", .size = 32 * KIB, .backing = true, .copies = true },
 	  NULL, run_random, 0 },
 	{ "random, writethrough",
 	  { .options = "cluster_size=1024,refcount_bits=64", .size = 32 * KIB, .backing = true,

@@ -38,6 +38,7 @@ static const struct kind kinds[] = {
 	{"zero EIO", PLT_FAULT_ZERO, EIO, 0, false, false},
 	{"discard EIO", PLT_FAULT_DISCARD, EIO, 0, false, false},
 	{"read EIO", PLT_FAULT_READ, EIO, 0, false, false},
+	{"every read EIO", PLT_FAULT_READ, EIO, 0, true, false},
 	{"sync EIO", PLT_FAULT_SYNC, EIO, 0, false, false},
 	{"sync ENOSPC", PLT_FAULT_SYNC, ENOSPC, 0, false, false},
 	{"below: write EIO", PLT_FAULT_WRITE, EIO, 0, false, true},
@@ -450,6 +451,32 @@ START_TEST(test_size_in_doubt)
 }
 END_TEST
 
+/* Counts that cannot be read, however often: whoever allocates says so, and does not go on trying. */
+START_TEST(test_unreadable_counts)
+{
+	static const struct rig_layout layout = {.options = "cluster_size=512", .size = 96 * 1024, .first_size = 30 * 1024};
+	static const struct plt_fault_rule rule = {.ops = PLT_FAULT_READ, .tag = PLT_IO_REFBLOCK, .error = EIO};
+	struct rig *r = rig_new(&layout, 1);
+	struct plt_store *fault;
+
+	rig_open(r);
+	rig_must(r, rig_write(r, 0, 20 * 1024));
+	rig_close(r);
+	ck_assert_int_eq(plt_fault_new(r->file, &fault), 0);
+	rig_must(r, rig_open_on(r, fault, NULL, 0));
+	ck_assert_int_ge(plt_fault_add(fault, &rule), 0);
+	ck_assert_int_eq(plt_resize(r->disk, 80 << 20, 0, NULL, &r->err), -EIO);
+	ck_assert_int_eq(plt_write_vmstate(r->disk, 0, "x", 1, &r->err), -EIO);
+	ck_assert_int_eq(rig_write(r, 25 * 1024, 1024), -EIO);
+	plt_fault_clear(fault);
+	rig_must(r, rig_write(r, 25 * 1024, 1024));
+	rig_must(r, rig_flush(r));
+	plt_store_unref(fault);
+	rig_close(r);
+	rig_free(r);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("fault/failing");
@@ -459,6 +486,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(t, test_create, 0, 6);
 	tcase_add_loop_test(t, test_table_in_doubt, 0, 6);
 	tcase_add_loop_test(t, test_size_in_doubt, 0, 6);
+	tcase_add_test(t, test_unreadable_counts);
 	suite_add_tcase(s, t);
 	return s;
 }

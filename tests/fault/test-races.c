@@ -277,6 +277,10 @@ static void *writer(void *arg)
 		off = plt_align_down(plt_unit_random(&w->seed) % w->len, grain);
 		len = plt_align_up(1 + plt_unit_random(&w->seed) % (3 * cs), grain);
 		len = PLT_MIN(len, w->len - off);
+		if (w->r->l->copies && plt_unit_random(&w->seed) % 3 == 0) {
+			rig_must(w->r, rig_read(w->r, w->off + off, len));
+			continue;
+		}
 		switch (plt_unit_random(&w->seed) % 8) {
 		case 0:
 			rig_must(w->r, rig_zero(w->r, w->off + off, len, PLT_ZERO_UNMAP));
@@ -285,8 +289,11 @@ static void *writer(void *arg)
 			rig_must(w->r, rig_discard(w->r, w->off + off, len));
 			break;
 		case 2:
-			rig_must(w->r, rig_compressed(w->r, w->off + plt_align_down(off, cs)));
-			break;
+			if (plt_disk_can_compress(w->r->disk)) {
+				rig_must(w->r, rig_compressed(w->r, w->off + plt_align_down(off, cs)));
+				break;
+			}
+			/* fall through */
 		case 3:
 			rig_must(w->r, rig_flush(w->r));
 			break;
@@ -302,6 +309,11 @@ static const struct rig_layout shared_layouts[] = {
 	{.options = "cluster_size=512,refcount_bits=64", .size = 96 * 1024},
 	{.options = "cluster_size=1024,lazy_refcounts=on", .size = 96 * 1024, .backing = true},
 	{.options = "cluster_size=4096", .size = 384 * 1024, .backing = true},
+	{.options = "cluster_size=4096", .size = 384 * 1024, .backing = true, .copies = true},
+	{.format = "vpc", .options = "force_size=on,block_size=1024", .size = 96 * 1024},
+	{.format = "vpc", .options = "force_size=on,block_size=4096", .size = 192 * 1024, .backing = true},
+	{.format = "vpc", .options = "force_size=on,block_size=2048", .size = 96 * 1024, .backing = true,
+	 .copies = true},
 };
 
 /* So that they meet. */

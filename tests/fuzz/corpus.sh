@@ -30,12 +30,14 @@ replay() {
 
 requires prlimit timeout
 [ -x "$builddir/tests/fuzz/fuzz-open" ] || skip_all "the fuzz targets were not built"
-plan 8
+plan 10
 replay probe image
 replay open image
 replay map image
 replay read image
 replay check image
+replay mend image
+replay scan image
 replay write image
 replay name name
 replay options option

@@ -25,11 +25,13 @@ endif
 fuzz_targets += \
 	tests/fuzz/fuzz-check \
 	tests/fuzz/fuzz-map \
+	tests/fuzz/fuzz-mend \
 	tests/fuzz/fuzz-name \
 	tests/fuzz/fuzz-open \
 	tests/fuzz/fuzz-options \
 	tests/fuzz/fuzz-probe \
 	tests/fuzz/fuzz-read \
+	tests/fuzz/fuzz-scan \
 	tests/fuzz/fuzz-write \
 	$(NULL)
 
@@ -39,6 +41,9 @@ tests_fuzz_fuzz_check_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_map_SOURCES = tests/fuzz/fuzz-map.c tests/fuzz/fuzz.h
 tests_fuzz_fuzz_map_LDADD = $(fuzz_ldadd)
 tests_fuzz_fuzz_map_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_mend_SOURCES = tests/fuzz/fuzz-mend.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_mend_LDADD = $(fuzz_ldadd)
+tests_fuzz_fuzz_mend_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_name_SOURCES = tests/fuzz/fuzz-name.c tests/fuzz/fuzz.h
 tests_fuzz_fuzz_name_LDADD = $(fuzz_ldadd)
 tests_fuzz_fuzz_name_LDFLAGS = $(fuzz_ldflags)
@@ -54,6 +59,9 @@ tests_fuzz_fuzz_probe_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_read_SOURCES = tests/fuzz/fuzz-read.c tests/fuzz/fuzz.h
 tests_fuzz_fuzz_read_LDADD = $(fuzz_ldadd)
 tests_fuzz_fuzz_read_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_scan_SOURCES = tests/fuzz/fuzz-scan.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_scan_LDADD = $(fuzz_ldadd)
+tests_fuzz_fuzz_scan_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_write_SOURCES = tests/fuzz/fuzz-write.c tests/fuzz/fuzz.h
 tests_fuzz_fuzz_write_LDADD = $(fuzz_ldadd)
 tests_fuzz_fuzz_write_LDFLAGS = $(fuzz_ldflags)

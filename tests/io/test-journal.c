@@ -283,6 +283,32 @@ START_TEST(damaged)
 }
 END_TEST
 
+/* What a cut leaves of a journal whose first sector never arrived; nothing else is taken for that. */
+START_TEST(headless)
+{
+	enum plt_journal_state state = PLT_JOURNAL_APPLIED;
+	uint64_t seed = plt_unit_seed();
+	uint8_t zero[1024] = { 0 };
+	struct plt_journal *j;
+	struct rig g;
+
+	set_up(&g, &seed);
+	j = make(&g, g.journal, &seed);
+	plt_journal_free(j);
+	ck_assert_int_eq(plt_store_write(g.journal, 0, zero, 512, PLT_IO_OTHER, NULL), 0);
+	ck_assert_int_eq(plt_journal_peek(g.journal, &state, NULL), 0);
+	ck_assert_int_eq(state, PLT_JOURNAL_WRITING);
+	ck_assert_int_eq(plt_store_write(g.journal, 0, zero, 1024, PLT_IO_OTHER, NULL), 0);
+	ck_assert_int_eq(plt_journal_peek(g.journal, &state, NULL), 0);
+	ck_assert_int_eq(plt_store_write(g.journal, 512, "text", 4, PLT_IO_OTHER, NULL), 0);
+	ck_assert_int_eq(plt_journal_peek(g.journal, &state, NULL), -ENOENT);
+	ck_assert_int_eq(plt_store_write(g.journal, 0, "x", 1, PLT_IO_OTHER, NULL), 0);
+	ck_assert_int_eq(plt_store_write(g.journal, 512, "REC1", 4, PLT_IO_OTHER, NULL), 0);
+	ck_assert_int_eq(plt_journal_peek(g.journal, &state, NULL), -ENOENT);
+	tear_down(&g);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("journal");
@@ -293,6 +319,7 @@ static Suite *suite(void)
 	tcase_add_test(tc, interrupted);
 	tcase_add_test(tc, changed_since);
 	tcase_add_test(tc, damaged);
+	tcase_add_test(tc, headless);
 	suite_add_tcase(s, tc);
 	return s;
 }

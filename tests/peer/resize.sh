@@ -46,6 +46,17 @@ for options in '' cluster_size=512 cluster_size=4k,refcount_bits=64 cluster_size
 	done
 done
 
+# Tables longer than what one block of counts covers: no row of clusters lies between two such blocks.
+for options in cluster_size=512 cluster_size=512,refcount_bits=64 cluster_size=1k,refcount_bits=64; do
+	"$PLATTER" create -q -f qcow2 -o $options long.qcow2 1M
+	ok "$options: to 4 GiB" timeout 60 "$PLATTER" resize -q long.qcow2 4G
+	ok "$options: writes at the new end" "$PLATTER" io -f qcow2 -c 'write -q -P 5 4095M 1M' \
+		-c 'write -q -b 0 512k' long.qcow2
+	ok "$options: qemu-img finds no fault" qemu-img check -q -f qcow2 long.qcow2
+	is "$(qemu-io -r -f qcow2 -c 'read -P 5 4095M 1M' -c 'read -P 0 0 4095M' long.qcow2 | grep -c verif)" 0 \
+		"$options: content"
+done
+
 # Preallocation of what is new.
 for mode in off metadata falloc full; do
 	for options in '' cluster_size=4k extended_l2=on data_file=d.raw; do

@@ -4,10 +4,39 @@
 unit_tests += tests/repair/test-evidence
 tests_repair_test_evidence_SOURCES = tests/repair/test-evidence.c
 
-check_helpers += tests/repair/evidence-lab
+check_helpers += tests/repair/evidence-lab tests/repair/mend-lab
 tests_repair_evidence_lab_SOURCES = tests/repair/evidence-lab.c
+tests_repair_mend_lab_SOURCES = tests/repair/mend-lab.c
 
 script_tests += \
+	tests/repair/deep.sh \
 	tests/repair/evidence.sh \
+	tests/repair/guest-disks.sh \
+	tests/repair/lost-blocks.sh \
+	tests/repair/lost-clusters.sh \
+	tests/repair/lost-header.sh \
+	tests/repair/lost-snapshots.sh \
 	tests/repair/lost-tables.sh \
+	tests/repair/plan-file.sh \
+	tests/repair/recovery.sh \
+	tests/repair/rescue.sh \
+	tests/repair/sound.sh \
+	tests/repair/trust.sh \
 	$(NULL)
+
+EXTRA_DIST += \
+	tests/repair/blocks.py \
+	tests/repair/cuts.py \
+	tests/repair/damage.py \
+	tests/repair/recovery.expected \
+	tests/repair/recovery.py \
+	tests/repair/recovery_table.py \
+	tests/repair/sound.py \
+	$(NULL)
+
+# What comes back of damaged images, by class: rewrites docs/recovery.md.  Minutes.
+RECOVERY = --seed 7 --times 4
+recovery-report: platter$(EXEEXT)
+	PLATTER=$(abs_top_builddir)/platter python3 -B $(srcdir)/tests/repair/recovery.py $(RECOVERY) \
+		--markdown $(srcdir)/docs/recovery.md
+.PHONY: recovery-report

@@ -48,7 +48,7 @@ struct plt_disk *try_open(struct plt_store *st, unsigned flags, const char *opti
 struct plt_disk *must_open(struct plt_store *st, unsigned flags);
 void must_close(struct plt_disk *disk);
 
-/* What check says: the ids, each once with its worst severity as "V-BAT:corruption". */
+/* What check says: the ids, each once with its worst severity as "V-BAT-1:corruption". */
 struct made_check {
 	struct plt_check_result n;
 	char ids[1024], texts[4096];

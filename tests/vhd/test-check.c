@@ -40,29 +40,29 @@ static const struct {
 	const char *ids, *text;
 } cases[] = {
 	{ NOTHING, 0, 0, "", "" },
-	{ BEYOND, 1, 1, "V-BAT:corruption V-LEAK:leak ", "BAT entry 5 (sector 0x186a0) points beyond the end of the file" },
-	{ FAR, 1, 1, "V-BAT:corruption V-LEAK:leak ", "BAT entry 5 (sector 0xfffffffe) points beyond the end of the file" },
-	{ INTO_FOOTER, 1, 1, "V-BAT:corruption V-LEAK:leak ", "BAT entry 5 (sector 0) points into headers" },
-	{ INTO_HEADER, 1, 1, "V-BAT:corruption V-LEAK:leak ", "BAT entry 5 (sector 0x2) points into headers" },
-	{ INTO_TABLE, 1, 1, "V-BAT:corruption V-LEAK:leak ", "BAT entry 5 (sector 0x3) points into headers" },
-	{ OVERLAP, 2, 0, "V-OVERLAP:corruption ", "blocks 0 (sector 0x85) and 5 (sector 0x86) share bytes" },
-	{ SAME, 1, 1, "V-OVERLAP:corruption V-LEAK:leak ", "blocks 0 (sector 0x85) and 5 (sector 0x85) share bytes" },
+	{ BEYOND, 1, 1, "V-BAT-6:corruption V-LEAK:leak ", "BAT entry 5 (sector 0x186a0) points beyond the end of the file" },
+	{ FAR, 1, 1, "V-BAT-6:corruption V-LEAK:leak ", "BAT entry 5 (sector 0xfffffffe) points beyond the end of the file" },
+	{ INTO_FOOTER, 1, 1, "V-BAT-1:corruption V-LEAK:leak ", "BAT entry 5 (sector 0) points into headers" },
+	{ INTO_HEADER, 1, 1, "V-BAT-3:corruption V-LEAK:leak ", "BAT entry 5 (sector 0x2) points into headers" },
+	{ INTO_TABLE, 1, 1, "V-BAT-3:corruption V-LEAK:leak ", "BAT entry 5 (sector 0x3) points into headers" },
+	{ OVERLAP, 2, 0, "V-BAT-5:corruption ", "blocks 0 (sector 0x85) and 5 (sector 0x86) share bytes" },
+	{ SAME, 1, 1, "V-BAT-5:corruption V-LEAK:leak ", "blocks 0 (sector 0x85) and 5 (sector 0x85) share bytes" },
 	{ LEAKED, 0, 1, "V-LEAK:leak ", "room for 1 blocks is taken by nothing" },
 	{ BEHIND, 0, 1, "V-BAT-BEHIND:leak ", "BAT entry 5 (sector 0x106) lies behind the disk's end" },
-	{ CUT, 1, 0, "V-TAIL:corruption V-BLOCK-CUT:note ", "block 5 at sector 0x106 is cut short by 1000 bytes" },
-	{ NO_TAIL, 1, 0, "V-TAIL:corruption ", "the file ends with no footer" },
-	{ BITS, 0, 0, "V-BITS:note ", "block 0: 8 sectors hold something" },
+	{ CUT, 1, 0, "V-FTR-2:corruption V-TRUNC-4:note ", "block 5 at sector 0x106 is cut short by 1000 bytes" },
+	{ NO_TAIL, 1, 0, "V-FTR-2:corruption ", "the file ends with no footer" },
+	{ BITS, 0, 0, "V-BMP-1:note ", "block 0: 8 sectors hold something" },
 	{ BITS_ZERO, 0, 0, "", "" },
 	{ CHS, 0, 0, "V-CHS:note ", "footer: geometry 3/4/17 does not belong to a size of 523776 bytes" },
 	{ FEATURES, 0, 0, "V-FIELD:note ", "features 0" },
 	{ RESERVED, 0, 0, "V-FIELD:note ", "reserved bytes are not zero" },
 	{ ODD_SIZE, 0, 0, "V-FIELD:note ", "a size of 523777 bytes" },
 	{ HEADER_FIELD, 0, 0, "V-FIELD:note ", "a data offset of 0 (all ones are expected)" },
-	{ UNDER_THE_FOOTER, 0, 0, "V-BLOCK-CUT:note ", "block 5 at sector 0x107 is cut short by 512 bytes" },
+	{ UNDER_THE_FOOTER, 0, 0, "V-TRUNC-4:note ", "block 5 at sector 0x107 is cut short by 512 bytes" },
 	{ LOCATOR_BEYOND, 1, 0, "V-LOCATOR:corruption ", "parent locator 3: 20 bytes at 0xffffffffffffff00" },
 	{ LOCATOR_LONG, 1, 0, "V-LOCATOR:corruption ", "parent locator 3: 65538 bytes at 0x1000, which is too long" },
 	{ LOCATOR_TIGHT, 0, 0, "V-LOCATOR:note ", "parent locator 3: 513 bytes in a room of 512" },
-	{ TWO_BEYOND, 2, 2, "V-BAT:corruption V-LEAK:leak ", "BAT entry 0 (sector 0x186a0) points beyond" },
+	{ TWO_BEYOND, 2, 2, "V-BAT-6:corruption V-LEAK:leak ", "BAT entry 0 (sector 0x186a0) points beyond" },
 };
 
 static void locator(struct plt_store *st, uint32_t space, uint32_t length, uint64_t offset)
@@ -261,7 +261,7 @@ START_TEST(a_table_in_a_hole)
 	ck_assert_int_eq(plt_overlay_set_size(sparse, UINT64_C(1) << 40), 0);
 	ck_assert_int_eq(plt_overlay_edit(sparse, (UINT64_C(1) << 40) - 512, &f, sizeof(f)), 0);
 	make_check(sparse, &c);
-	ck_assert_str_eq(c.ids, "V-BAT:corruption ");
+	ck_assert_str_eq(c.ids, "V-BAT-1:corruption ");
 	ck_assert_uint_eq(c.n.corruptions, (UINT64_C(2000) << 30) / 65536);
 	ck_assert_msg(strstr(c.texts, "BAT entries 0 to 32767999 lie in a hole") != NULL, "%s", c.texts);
 	plt_store_unref(sparse);

@@ -149,7 +149,7 @@ static void random_work(const struct kind *k, uint64_t *seed)
 		same(disk, model, size, k->text);
 		must_close(disk);
 		make_check(st, &c);
-		ck_assert_msg(!c.n.corruptions && !c.n.check_errors && !strstr(c.ids, "V-BITS"), "%s: %s", k->text, c.texts);
+		ck_assert_msg(!c.n.corruptions && !c.n.check_errors && !strstr(c.ids, "V-BMP-1"), "%s: %s", k->text, c.texts);
 	}
 	free(model);
 	free(now);
@@ -274,7 +274,8 @@ START_TEST(batmaps)
 		ck_assert_uint_eq(at(disk, BS), v[i].believed ? 0x22 : 0);
 		must_close(disk);
 		make_check(st, &c);
-		ck_assert_str_eq(c.ids, v[i].believed ? "V-BATMAP-WRONG:corruption " : "V-BATMAP:note ");
+		ck_assert_str_eq(c.ids, v[i].believed ? "V-BATMAP-WRONG:corruption " :
+				 "V-BATMAP:note V-BMP-2:corruption ");
 		/* a block that gets a place anew is no longer complete, and the map says so before */
 		put_entry(st, 1, UINT32_MAX);
 		disk = must_open(st, PLT_OPEN_WRITE);
@@ -406,6 +407,32 @@ START_TEST(gaps_are_used)
 }
 END_TEST
 
+/* preallocation=full, when it is made and when it grows: each byte is written, none left to the host as zeros. */
+START_TEST(written_once)
+{
+	static const char *const full[] = { "subformat=fixed", "preallocation=full", "force_size=on", NULL };
+	struct plt_create_options c = PLT_CREATE_OPTIONS_INIT;
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_store *memory, *st;
+	struct plt_disk *disk;
+
+	ck_assert_int_eq(plt_memory_new(NULL, 0, 0, &memory), 0);
+	ck_assert_int_eq(plt_fault_new(memory, &st), 0);
+	c.format = "vpc";
+	c.virtual_size = 1 << 20;
+	c.options = full;
+	ck_assert_msg(plt_create_store(make_ctx(), st, "full", &c, NULL, &err) == 0, "%s", err.text);
+	disk = must_open(st, PLT_OPEN_WRITE);
+	ck_assert_msg(plt_resize(disk, 2 << 20, 0, "full", &err) == 0, "%s", err.text);
+	must_close(disk);
+	/* (but for the zeros where the old footer was) */
+	ck_assert_uint_le(plt_fault_seen(st, PLT_FAULT_ZERO), 1);
+	ck_assert_uint_ge(plt_fault_seen(st, PLT_FAULT_WRITE), 2);
+	plt_store_unref(st);
+	plt_store_unref(memory);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("vhd-data");
@@ -418,6 +445,7 @@ static Suite *suite(void)
 	tcase_add_test(t, encrypted_by_xenserver);
 	tcase_add_test(t, aligned);
 	tcase_add_test(t, gaps_are_used);
+	tcase_add_test(t, written_once);
 	suite_add_tcase(s, t);
 	return s;
 }

@@ -236,7 +236,7 @@ START_TEST(one_end_damaged)
 			put_footer(st, tail, f, i != 1);
 			reads(st, BS, 0x5a);
 			make_check(st, &check);
-			ck_assert_msg(!strcmp(check.ids, tail ? "V-TAIL:corruption " : "V-HEAD:corruption "), "%s %d: %s",
+			ck_assert_msg(!strcmp(check.ids, tail ? "V-FTR-2:corruption " : "V-FTR-1:corruption "), "%s %d: %s",
 				      how[i], tail, check.texts);
 			disk = must_open(st, PLT_OPEN_WRITE);
 			ck_assert_int_eq(plt_write(disk, 3 * BS, "x", 1, &err), 0);
@@ -264,7 +264,7 @@ START_TEST(both_ends_damaged)
 	put_footer(st, true, f, false);
 	open_fails(st, "both its footers are damaged: the file starts with a footer whose checksum is");
 	make_check(st, &check);
-	ck_assert_str_eq(check.ids, "V-FOOTERS:corruption ");
+	ck_assert_str_eq(check.ids, "V-FTR-3:corruption ");
 	plt_store_unref(st);
 }
 END_TEST
@@ -405,7 +405,7 @@ START_TEST(fixed_that_does_not_fit)
 	put_footer(st, true, f, true);
 	open_fails(st, "the file is truncated");
 	make_check(st, &check);
-	ck_assert_str_eq(check.ids, "V-SHORT:corruption ");
+	ck_assert_str_eq(check.ids, "V-TRUNC-4:corruption ");
 	f.current_size = plt_be64_make(SIZE - 512);
 	put_footer(st, true, f, true);
 	make_check(st, &check);
@@ -480,21 +480,21 @@ START_TEST(headers)
 		uint64_t value;
 		const char *says, *id;
 	} v[] = {
-		{ 0, 1, 'C', "'cxsparse' is missing", "V-HEADER:corruption " },
-		{ 16, 8, 0, "block allocation table at 0 ", "V-HEADER:corruption " },
-		{ 16, 8, 1537, "block allocation table at 0x601 ", "V-HEADER:corruption " },
-		{ 16, 8, 1 << 20, "lies beyond the end of the file", "V-HEADER:corruption " },
-		{ 16, 8, UINT64_MAX - 511, "lies beyond the end of the file", "V-HEADER:corruption " },
-		{ 24, 4, 0x00020000, "version 0x20000", "V-HEADER:corruption " },
-		{ 28, 4, 5, "a table of 5 entries for blocks of 16384 bytes", "V-ENTRIES:corruption " },
-		{ 28, 4, 0, "a table of 0 entries", "V-ENTRIES:corruption " },
-		{ 28, 4, 0x1fffffff, "lies beyond the end of the file", "V-HEADER:corruption " },
-		{ 28, 4, 0x20000000, "Max Table Entries too large (536870912)", "V-HEADER:corruption " },
-		{ 28, 4, UINT32_MAX, "Max Table Entries too large (4294967295)", "V-HEADER:corruption " },
-		{ 32, 4, 0, "Invalid block size 0", "V-HEADER:corruption " },
-		{ 32, 4, 256, "Invalid block size 256", "V-HEADER:corruption " },
-		{ 32, 4, 3 * BS, "Invalid block size 49152", "V-HEADER:corruption " },
-		{ 32, 4, UINT32_C(512) << 20, "Invalid block size 536870912", "V-HEADER:corruption " },
+		{ 0, 1, 'C', "'cxsparse' is missing", "V-HDR-1:corruption " },
+		{ 16, 8, 0, "block allocation table at 0 ", "V-HDR-3:corruption " },
+		{ 16, 8, 1537, "block allocation table at 0x601 ", "V-HDR-3:corruption " },
+		{ 16, 8, 1 << 20, "lies beyond the end of the file", "V-HDR-3:corruption " },
+		{ 16, 8, UINT64_MAX - 511, "lies beyond the end of the file", "V-HDR-3:corruption " },
+		{ 24, 4, 0x00020000, "version 0x20000", "V-HDR-3:corruption " },
+		{ 28, 4, 5, "a table of 5 entries for blocks of 16384 bytes", "V-HDR-3:corruption " },
+		{ 28, 4, 0, "a table of 0 entries", "V-HDR-3:corruption " },
+		{ 28, 4, 0x1fffffff, "lies beyond the end of the file", "V-HDR-3:corruption " },
+		{ 28, 4, 0x20000000, "Max Table Entries too large (536870912)", "V-HDR-3:corruption " },
+		{ 28, 4, UINT32_MAX, "Max Table Entries too large (4294967295)", "V-HDR-3:corruption " },
+		{ 32, 4, 0, "Invalid block size 0", "V-HDR-3:corruption " },
+		{ 32, 4, 256, "Invalid block size 256", "V-HDR-3:corruption " },
+		{ 32, 4, 3 * BS, "Invalid block size 49152", "V-HDR-3:corruption " },
+		{ 32, 4, UINT32_C(512) << 20, "Invalid block size 536870912", "V-HDR-3:corruption " },
 	};
 	struct made_check check;
 

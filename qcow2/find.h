@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+#ifndef PLT_QCOW2_FIND_H
+#define PLT_QCOW2_FIND_H
+
+/*
+ * What a file shows of itself when its header is not believed: find.c looks through all of it once, find_tables.c says
+ * what that can be, mend_header.c makes a header of it.
+ */
+#include "qcow2/check.h"
+
+/* 512 bytes that could be part of a table. */
+struct qcow2_sight {
+	uint64_t off;
+	uint32_t n;     /* entries */
+	uint8_t align;  /* what they name lies at multiples of 1 << align */
+	bool pairs;     /* only as a table of extended entries */
+};
+
+/* A table of one cluster, by shape. */
+struct qcow2_found_table {
+	uint64_t off;
+	uint32_t n;       /* entries */
+	uint32_t tables;  /* of them, that name tables */
+	bool l1;          /* and all of them do */
+	bool zeros, compressed;
+};
+
+/* At most 72 MiB of memory, and 1 MiB a thread: what is seen beyond that is not noted. */
+#define QCOW2_MAX_SIGHTS (UINT32_C(4) << 20)
+
+struct qcow2_find {
+	struct plt_ctx *ctx;
+	struct plt_store *file;
+	uint64_t file_size;
+	uint64_t bound;           /* no entry names a place behind it: much may have been cut off the file */
+	unsigned hint;            /* cluster size that the header has, if it can be; 0: none */
+	unsigned hint_order;      /* width of the counts by the header; 4: it says none */
+	struct qcow2_exam x;      /* as much of one as the shape of tables needs: cluster size, version, file size */
+
+	/* find.c */
+	struct qcow2_sight *v;
+	uint32_t n, cap;
+	uint64_t part;            /* of the file, that is looked through in one go */
+	pthread_mutex_t lock;
+	uint64_t luks;            /* places of the first LUKS header, and of ...; UINT64_MAX: none */
+	uint64_t gpt;             /* ... the cluster that holds a disk's first GPT header */
+	uint64_t gpt_size;        /* of the disk, as that says; 0: none, or several that differ */
+	bool gpt_several;
+
+	/* find_tables.c */
+	struct qcow2_found_table *t;
+	uint32_t nt;
+	bool is_qcow2;            /* there are tables enough */
+	uint64_t l1_offset;       /* 0: not found */
+	uint32_t l1_size;         /* entries up to the end of its last cluster */
+	uint32_t l1_used;         /* up to the last that is used */
+	uint64_t reftable_offset; /* 0: not found */
+	uint32_t reftable_clusters;
+	unsigned refcount_order;
+	uint64_t mapped_end;      /* of the guest's last cluster that is mapped */
+	uint64_t guest_start;     /* host place of the guest's first cluster, 0: not mapped or compressed */
+	bool zstd;
+};
+
+uint64_t qcow2_find_bound(uint64_t file_size);
+/* One pass over the file. */
+int qcow2_find_sights(struct qcow2_find *f);
+/* What it adds up to: cluster size, tables, which is which. */
+int qcow2_find_tables(struct qcow2_find *f);
+/* Does some table name the cluster at @off? */
+bool qcow2_find_maps(struct qcow2_find *f, uint64_t off);
+/* Does nothing that the header says, of the beginning of the L1 table, lead to a table that can be? */
+bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q);
+void qcow2_find_release(struct qcow2_find *f);
+
+/*
+ * mend_header.c: the header cannot be read (@read_error), or nothing that it says leads to a table.  0: it is whole again,
+ * in the overlay; -ENOENT: there is nothing to go by, or no reason to.
+ */
+int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *err);
+/* The header says AES, but the guest's disk begins as one that is not encrypted. */
+bool qcow2_crypt_is_wrong(struct plt_store *file, const struct qcow2_state *q);
+/* Is this a qcow2 image whose header is gone?  1, 0 or an errno. */
+int qcow2_recognise(struct plt_ctx *ctx, struct plt_store *file, struct plt_error *err);
+
+#endif

@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+/*
+ * What a file without a header shows of tables, put together.  The cluster size is the largest at which the tables are
+ * whole: at a larger one what lies beside them is no table, and what they name is not aligned.  An L1 table names
+ * tables and nothing else; a refcount table names blocks that count what is known to be in use.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/zero.h"
+#include "qcow2/find.h"
+
+#define MAX_GROUPS 4096 /* clusters that are read to tell a cluster size */
+#define NOWHERE 4096   /* of the L1 table, and of each table, that is looked at before all of the file is */
+#define MAX_SAMPLES 256 /* clusters whose counts a refcount table must know */
+
+static void assume(struct qcow2_find *f, unsigned cluster_bits, bool extl2)
+{
+	struct qcow2_state *q = &f->x.q;
+
+	*q = (struct qcow2_state){.cluster_bits = cluster_bits, .version = 3, .refcount_order = 4};
+	q->incompatible = extl2 ? QCOW2_INCOMPAT_EXTL2 : 0;
+	qcow2_state_derive(q);
+	f->x.c.q = q;
+	f->x.c.file = f->file;
+	f->x.c.file_size = f->bound;
+}
+
+/* The cluster at @off as a table; false: it is none.  @seen: room for its entries. */
+static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t *seen, struct qcow2_found_table *ret)
+{
+	const struct qcow2_state *q = &f->x.q;
+	uint32_t n = 0;
+
+	*ret = (struct qcow2_found_table){.off = off};
+	if (off + q->cluster_size > f->file_size ||
+	    plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_L2, NULL) < 0)
+		return false;
+	for (uint32_t at = 0; at < q->cluster_size; at += q->l2_entry_size) {
+		uint64_t e = plt_get_be64(buf + at), bitmap = q->extl2 ? plt_get_be64(buf + at + 8) : 0, to;
+
+		if (!(e | bitmap))
+			continue;
+		if (!qcow2_entry_fits(&f->x, e, bitmap, &to))
+			return false;
+		ret->n++;
+		ret->zeros |= e & QCOW2_L2_ZERO;
+		ret->compressed |= !!(e & QCOW2_COMPRESSED);
+		if (to && !(e & QCOW2_COMPRESSED))
+			seen[n++] = to;
+	}
+	qsort(seen, n, sizeof(*seen), qcow2_by_value);
+	for (uint32_t i = 1; i < n; i++)
+		if (seen[i] == seen[i - 1])
+			return false;
+	return ret->n > 0;
+}
+
+/* How many sights lie in whole tables at this cluster size?  @least: entries of one that counts. */
+static uint64_t covered(struct qcow2_find *f, unsigned bits, bool extl2, uint32_t least, uint8_t *buf, uint64_t *seen)
+{
+	uint64_t sum = 0;
+	uint32_t groups = 0;
+
+	assume(f, bits, extl2);
+	for (uint32_t i = 0, k; i < f->n && groups < MAX_GROUPS; i = k) {
+		struct qcow2_found_table t;
+		uint32_t n = 0;
+		bool may = true;
+
+		for (k = i; k < f->n && f->v[k].off >> bits == f->v[i].off >> bits; k++) {
+			may &= !f->v[k].align || f->v[k].align >= bits || f->v[k].align < QCOW2_MIN_CLUSTER_BITS;
+			n += f->v[k].n >= least;
+		}
+		if (!may || !n)
+			continue;
+		groups++;
+		if (is_table(f, f->v[i].off >> bits << bits, buf, seen, &t))
+			sum += n;
+	}
+	return sum;
+}
+
+static int choose_size(struct qcow2_find *f, uint8_t *buf, uint64_t *seen)
+{
+	uint64_t got[2][QCOW2_MAX_CLUSTER_BITS + 1] = {0}, most[2] = {0};
+	uint32_t least = 1, some = 0;
+	bool extl2;
+
+	for (uint32_t i = 0; i < f->n; i++)
+		some += f->v[i].n >= 2;
+	if (some >= 2)
+		least = 2;
+	for (unsigned ext = 0; ext < 2; ext++)
+		for (unsigned bits = ext ? 14 : QCOW2_MIN_CLUSTER_BITS; bits <= QCOW2_MAX_CLUSTER_BITS; bits++) {
+			got[ext][bits] = covered(f, bits, ext, least, buf, seen);
+			most[ext] = PLT_MAX(most[ext], got[ext][bits]);
+		}
+	extl2 = most[1] > most[0] + most[0] / 2; /* (much of a plain table passes as pairs, not the other way round) */
+	if (!most[extl2])
+		return -ENOENT;
+	for (unsigned bits = QCOW2_MAX_CLUSTER_BITS; bits >= QCOW2_MIN_CLUSTER_BITS; bits--)
+		if (got[extl2][bits] * 2 >= most[extl2] && (!extl2 || bits >= 14)) {
+			/* Tables that are damaged are whole in small pieces only: the header is right if some are. */
+			if (f->hint > bits && got[extl2][f->hint] * 4 >= most[extl2])
+				bits = f->hint;
+			assume(f, bits, extl2);
+			return 0;
+		}
+	return -ENOENT;
+}
+
+/* ---- which is which -------------------------------------------------------------------------------------- */
+
+static struct qcow2_found_table *table_find(const struct qcow2_find *f, uint64_t off)
+{
+	uint32_t lo = 0, hi = f->nt;
+
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (f->t[mid].off < off)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < f->nt && f->t[lo].off == off ? &f->t[lo] : NULL;
+}
+
+static int gather(struct qcow2_find *f, uint8_t *buf, uint64_t *seen)
+{
+	const struct qcow2_state *q = &f->x.q;
+	uint32_t cap = 0;
+
+	for (uint32_t i = 0; i < f->n; i++) {
+		uint64_t off = f->v[i].off >> q->cluster_bits << q->cluster_bits;
+		struct qcow2_found_table t;
+
+		if ((f->nt && f->t[f->nt - 1].off == off) || (i && f->v[i - 1].off >> q->cluster_bits == off >> q->cluster_bits) ||
+		    off == 0 || !is_table(f, off, buf, seen, &t))
+			continue;
+		if (f->nt == cap) {
+			void *v = realloc(f->t, (cap ? 2 * cap : 256) * sizeof(*f->t));
+
+			if (!v)
+				return -ENOMEM;
+			f->t = v;
+			cap = cap ? 2 * cap : 256;
+		}
+		f->t[f->nt++] = t;
+	}
+	return 0;
+}
+
+/* Words of a plain table: is each 0 or the place of a cluster?  *ret_tables of them are L2 tables by shape. */
+static bool names_only(const struct qcow2_find *f, const uint8_t *buf, uint32_t *ret_n, uint32_t *ret_tables, bool *ret_marked)
+{
+	const struct qcow2_state *q = &f->x.q;
+
+	*ret_n = *ret_tables = 0;
+	*ret_marked = false;
+	for (uint32_t at = 0; at < q->cluster_size; at += 8) {
+		uint64_t e = plt_get_be64(buf + at), off = e & QCOW2_L1_OFFSET;
+
+		if (!e)
+			continue;
+		if ((e & QCOW2_L1_RESERVED) || !off || (off & (q->cluster_size - 1)) || off >= f->bound)
+			return false;
+		++*ret_n;
+		*ret_tables += table_find(f, off) != NULL;
+		*ret_marked |= !!(e & QCOW2_COPIED);
+	}
+	return *ret_n > 0;
+}
+
+struct run {
+	uint64_t off;
+	uint32_t clusters, tables, used;
+};
+
+static void end_run(struct run *run, struct run *best)
+{
+	if (run->tables > best->tables)
+		*best = *run;
+	*run = (struct run){0};
+}
+
+/* Nothing but zeros from @off to @end: a part of an L1 table that is not used? */
+static bool is_blank(struct qcow2_find *f, uint64_t off, uint64_t end, uint8_t *buf)
+{
+	if (end - off > QCOW2_MAX_L1_BYTES)
+		return false;
+	for (uint64_t n; off < end; off += n) {
+		n = PLT_MIN(end - off, (uint64_t)1 << QCOW2_MAX_CLUSTER_BITS);
+		if (plt_store_read(f->file, off, buf, n, PLT_IO_L1, NULL) < 0 || !plt_is_zero(buf, n))
+			return false;
+	}
+	return true;
+}
+
+/* The L1 table that names most tables; of alike ones the first, for a snapshot's is made later. */
+static int find_l1(struct qcow2_find *f, uint8_t *buf)
+{
+	const struct qcow2_state *q = &f->x.q;
+	struct run run = {0}, best = {0};
+
+	for (uint32_t i = 0; i < f->n; i++) {
+		uint64_t off = f->v[i].off >> q->cluster_bits << q->cluster_bits;
+		uint32_t n, tables, last = 0;
+		bool marked;
+
+		if (!off || (i && f->v[i - 1].off >> q->cluster_bits == off >> q->cluster_bits) ||
+		    off + q->cluster_size > f->file_size || plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_L1, NULL) < 0)
+			continue;
+		/* (tables of zeros are none by shape, nor are damaged ones) */
+		if (!names_only(f, buf, &n, &tables, &marked) || !tables ||
+		    (tables != n && (n < 4 || tables * 2 < n))) {
+			end_run(&run, &best);
+			continue;
+		}
+		if (run.tables) {
+			uint64_t end = run.off + ((uint64_t)run.clusters << q->cluster_bits);
+
+			if (end == off || is_blank(f, end, off, buf))
+				run.clusters += (uint32_t)((off - end) >> q->cluster_bits);
+			else
+				end_run(&run, &best);
+			if (end != off && plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_L1, NULL) < 0)
+				continue;
+		}
+		for (uint32_t k = 0; k < q->cluster_size / 8; k++)
+			if (plt_get_be64(buf + (size_t)k * 8))
+				last = k + 1;
+		if (!run.tables)
+			run.off = off;
+		run.tables += tables;
+		run.used = run.clusters * (q->cluster_size / 8) + last;
+		run.clusters++;
+	}
+	end_run(&run, &best);
+	if (!best.tables)
+		return 0;
+	f->l1_offset = best.off;
+	f->l1_used = best.used;
+	f->l1_size = (uint32_t)PLT_MIN((uint64_t)best.clusters << (q->cluster_bits - 3), QCOW2_MAX_L1_BYTES / 8);
+	return 0;
+}
+
+/* How many of the clusters that are known to be in use does the refcount table in @table count, of 1000? */
+static unsigned counts_used(struct qcow2_find *f, const uint8_t *table, uint64_t off, unsigned order)
+{
+	const struct qcow2_state *q = &f->x.q;
+	unsigned rb_bits = q->cluster_bits + 3 - order, all = 0, right = 0;
+	uint32_t step = f->nt / MAX_SAMPLES + 1;
+	struct qcow2_state as = *q;
+	uint8_t word[16];
+
+	as.refcount_order = order;
+	qcow2_state_derive(&as);
+	for (uint32_t i = 0; i < f->nt + 3; i += i < 3 ? 1 : step) {
+		uint64_t k = (i == 0 ? 0 : i == 1 ? off : i == 2 ? f->l1_offset : f->t[i - 3].off) >> q->cluster_bits, block, at;
+
+		all++;
+		if (k >> rb_bits >= q->cluster_size / 8)
+			continue;
+		block = plt_get_be64(table + (k >> rb_bits) * 8);
+		at = (k & ((UINT64_C(1) << rb_bits) - 1)) << order >> 3; /* the byte at which its count begins */
+		if (!block || plt_store_read(f->file, block + plt_align_down(at, 8), word, 8, PLT_IO_REFBLOCK, NULL) < 0)
+			continue;
+		at = (k & ((UINT64_C(1) << rb_bits) - 1)) - (plt_align_down(at, 8) << 3 >> order);
+		right += qcow2_count_at(&as, word, at) - 1 < 1024; /* (of one that is too wide they are huge) */
+	}
+	return right * 1000 / all;
+}
+
+static int find_reftable(struct qcow2_find *f, uint8_t *buf)
+{
+	const struct qcow2_state *q = &f->x.q;
+	/* (of a small image several may fit: then what the header says is right) */
+	const unsigned orders[] = { f->hint_order, 4, 5, 6, 3, 2, 1, 0 };
+	unsigned best = 899;
+
+	for (uint32_t i = 0; i < f->n; i++) {
+		uint64_t off = f->v[i].off >> q->cluster_bits << q->cluster_bits;
+		uint32_t n, tables;
+		bool marked;
+
+		if (!off || off == f->l1_offset || (i && f->v[i - 1].off >> q->cluster_bits == off >> q->cluster_bits) ||
+		    off + q->cluster_size > f->file_size ||
+		    plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_REFTABLE, NULL) < 0 ||
+		    !names_only(f, buf, &n, &tables, &marked) || marked)
+			continue;
+		for (unsigned k = 0; k < PLT_ARRAY_SIZE(orders); k++) {
+			unsigned got = counts_used(f, buf, off, orders[k]);
+
+			if (got <= best)
+				continue;
+			best = got;
+			f->reftable_offset = off;
+			f->refcount_order = orders[k];
+		}
+	}
+	if (f->reftable_offset) {
+		uint64_t per = UINT64_C(1) << (q->cluster_bits + 3 - f->refcount_order),
+			 want = plt_div_up(plt_div_up(f->file_size, q->cluster_size), per) * 8;
+
+		f->reftable_clusters = (uint32_t)PLT_MIN(PLT_MAX(plt_div_up(want, q->cluster_size), UINT64_C(1)),
+							 QCOW2_MAX_REFTABLE_BYTES >> q->cluster_bits);
+		f->reftable_clusters = PLT_MAX(f->reftable_clusters, 1u);
+	}
+	return 0;
+}
+
+/* ---- what the map says ------------------------------------------------------------------------------------ */
+
+static uint64_t l1_at(struct qcow2_find *f, uint32_t i)
+{
+	plt_be64 e;
+
+	return plt_store_read(f->file, f->l1_offset + (uint64_t)i * 8, &e, 8, PLT_IO_L1, NULL) < 0 ? 0 :
+	       plt_be64_get(e) & QCOW2_L1_OFFSET;
+}
+
+static void look_at_map(struct qcow2_find *f, uint8_t *buf)
+{
+	const struct qcow2_state *q = &f->x.q;
+	unsigned bits = q->cluster_bits + q->l2_bits;
+
+	if (!f->l1_offset)
+		return;
+	for (uint32_t i = f->l1_used; i-- && !f->mapped_end;) {
+		uint64_t off = l1_at(f, i);
+
+		if (!off || plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_L2, NULL) < 0)
+			continue;
+		for (uint32_t k = 1U << q->l2_bits; k-- && !f->mapped_end;)
+			if (!plt_is_zero(buf + (size_t)k * q->l2_entry_size, q->l2_entry_size))
+				f->mapped_end = ((uint64_t)i << bits) + ((uint64_t)(k + 1) << q->cluster_bits);
+	}
+	if (l1_at(f, 0) && plt_store_read(f->file, l1_at(f, 0), buf, q->cluster_size, PLT_IO_L2, NULL) == 0 &&
+	    !(plt_get_be64(buf) & (QCOW2_COMPRESSED | QCOW2_L2_ZERO)))
+		f->guest_start = plt_get_be64(buf) & QCOW2_L2_OFFSET;
+}
+
+/* By what do compressed clusters begin? */
+static void tell_codec(struct qcow2_find *f, uint8_t *buf)
+{
+	static const uint8_t frame[4] = { 0x28, 0xb5, 0x2f, 0xfd };
+	const struct qcow2_state *q = &f->x.q;
+	unsigned zstd = 0, all = 0;
+
+	for (uint32_t i = 0; i < f->nt && all < 64; i++) {
+		if (!f->t[i].compressed || plt_store_read(f->file, f->t[i].off, buf, q->cluster_size, PLT_IO_L2, NULL) < 0)
+			continue;
+		for (uint32_t at = 0; at < q->cluster_size && all < 64; at += q->l2_entry_size) {
+			uint64_t e = plt_get_be64(buf + at), off;
+			uint8_t mark[4];
+
+			if (!(e & QCOW2_COMPRESSED))
+				continue;
+			qcow2_compressed_range(q, e, &off);
+			if (plt_store_read(f->file, off, mark, sizeof(mark), PLT_IO_COMPRESSED, NULL) < 0)
+				continue;
+			all++;
+			zstd += !memcmp(mark, frame, sizeof(frame));
+		}
+	}
+	f->zstd = zstd * 2 > all;
+}
+
+bool qcow2_find_maps(struct qcow2_find *f, uint64_t off)
+{
+	const struct qcow2_state *q = &f->x.q;
+	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(q->cluster_size);
+
+	for (uint32_t i = 0; buf && i < f->nt; i++) {
+		if (plt_store_read(f->file, f->t[i].off, buf, q->cluster_size, PLT_IO_L2, NULL) < 0)
+			continue;
+		for (uint32_t at = 0; at < q->cluster_size; at += q->l2_entry_size)
+			if (!(plt_get_be64(buf + at) & QCOW2_COMPRESSED) && (plt_get_be64(buf + at) & QCOW2_L2_OFFSET) == off)
+				return true;
+	}
+	return false;
+}
+
+bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
+{
+	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE), *part = plt_alloc_io(NOWHERE);
+	struct qcow2_find f = {.file = file};
+	uint32_t n = PLT_MIN(q->l1_size, (uint32_t)NOWHERE / 8), least = PLT_MIN((uint32_t)NOWHERE, q->cluster_size);
+
+	if (!l1 || !part || plt_store_size(file, &f.file_size, NULL) < 0)
+		return false;
+	f.bound = qcow2_find_bound(f.file_size);
+	assume(&f, q->cluster_bits, q->extl2);
+	f.x.c.external = q->external;
+	if ((q->l1_offset & (q->cluster_size - 1)) || q->l1_offset >= f.file_size)
+		return q->virtual_size != 0;
+	if (plt_store_read(file, q->l1_offset, l1, NOWHERE, PLT_IO_L1, NULL) < 0)
+		return false;
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t e = plt_get_be64(l1 + (size_t)i * 8), off = e & QCOW2_L1_OFFSET, to;
+		bool sound = true;
+
+		if (!off || (e & QCOW2_L1_RESERVED) || (off & (q->cluster_size - 1)) || off >= f.file_size ||
+		    plt_store_read(file, off, part, least, PLT_IO_L2, NULL) < 0)
+			continue;
+		for (uint32_t at = 0; at < least && sound; at += q->l2_entry_size) {
+			uint64_t entry = plt_get_be64(part + at), bitmap = q->extl2 ? plt_get_be64(part + at + 8) : 0;
+
+			sound = !(entry | bitmap) || qcow2_entry_fits(&f.x, entry, bitmap, &to);
+		}
+		if (sound)
+			return false;
+	}
+	return true;
+}
+
+int qcow2_find_tables(struct qcow2_find *f)
+{
+	PLT_AUTOFREE uint8_t *buf = plt_alloc_io((size_t)1 << QCOW2_MAX_CLUSTER_BITS);
+	PLT_AUTOFREE uint64_t *seen = calloc((size_t)1 << (QCOW2_MAX_CLUSTER_BITS - 3), sizeof(*seen));
+	uint32_t large = 0;
+	int r = buf && seen ? choose_size(f, buf, seen) : -ENOMEM;
+
+	if (r == 0)
+		r = gather(f, buf, seen);
+	if (r == 0)
+		r = find_l1(f, buf);
+	if (r == 0)
+		r = find_reftable(f, buf);
+	if (r < 0)
+		return r;
+	for (uint32_t i = 0; i < f->nt; i++)
+		large += f->t[i].n >= 16;
+	/* Tables of an image that is a guest's file name places in that file, and lead nowhere here. */
+	f->is_qcow2 = f->l1_offset && (f->reftable_offset || large >= 2);
+	look_at_map(f, buf);
+	tell_codec(f, buf);
+	return 0;
+}

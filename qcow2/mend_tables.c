@@ -1,0 +1,677 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+/*
+ * Entries that cannot be, in L1 and L2 tables: overwritten sectors, single entries with a bit turned, places
+ * behind the end of the file.  They are taken out before anything is counted by them or added to the file, and what
+ * they stood for is named lost; whatever finds its place later takes it off that list.  A snapshot that shared the
+ * cluster, or the one orphan whose place differs by one bit, gives an entry back at once.
+ *
+ * The invariant: a table that is changed is written anew behind the end of the file, its sound entries with it;
+ * the old one stays where it was, uncounted.  A table in which nothing is impossible is not touched.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "base/zero.h"
+#include "qcow2/check.h"
+
+#define MAX_DONORS 16   /* snapshots, the newest first, that are asked for a table's entries */
+#define MAX_REBUILT 16384 /* tables that one round writes anew; the next goes on */
+#define MAX_LOOKS (1 << 20) /* at tables, in a round */
+
+const char qcow2_why_overwritten[] = "its part of the L2 table was overwritten";
+const char qcow2_why_entry[] = "its L2 entry is damaged";
+const char qcow2_why_beyond[] = "the file ends before it";
+const char qcow2_why_zero[] = "its L2 entry is zero, and clusters are left that nothing reaches";
+static const char why_twice[] = "another place of the disk names the same cluster";
+static const char why_l1[] = "its L1 entry is damaged";
+
+enum verdict {
+	EMPTY,
+	FINE,
+	BEYOND, /* well formed, but behind the end of the file */
+	ZEROS,  /* it reads as zeros whatever place it names; that cannot be */
+	BAD,
+};
+
+struct tables {
+	struct qcow2_exam *x;
+	const struct qcow2_tree *t;
+	uint64_t far;          /* no entry of this image ever named a place behind this */
+	uint8_t *table, *fresh, *other;
+	bool *lost;            /* of the table at hand, by entry: taken out */
+	uint32_t rebuilt, looks;
+};
+
+/* ---- shared with the other parts of mending ------------------------------------------------------------- */
+
+int qcow2_fresh_place(struct qcow2_exam *x, uint64_t *ret)
+{
+	uint64_t size;
+	int r = plt_store_size(x->c.file, &size, NULL);
+
+	if (r == 0 && size > QCOW2_MAX_HOST_OFFSET / 2)
+		r = -EFBIG;
+	if (r == 0)
+		*ret = plt_align_up(size, x->q.cluster_size);
+	return r;
+}
+
+int qcow2_l1_set(struct qcow2_exam *x, const struct qcow2_tree *t, uint32_t index, uint64_t off)
+{
+	plt_be64 e = plt_be64_make(off);
+
+	x->map_changed = x->ex->mend->changed = true;
+	return plt_store_write(x->c.file, t->l1_offset + (uint64_t)index * 8, &e, 8, PLT_IO_L1, NULL);
+}
+
+bool qcow2_is_added(const struct qcow2_exam *x, uint64_t off)
+{
+	return off >= plt_align_up(x->ex->mend->file_size, x->q.cluster_size);
+}
+
+int qcow2_leave_behind(struct qcow2_exam *x, uint64_t off)
+{
+	return plt_extents_add(&x->ex->mend->left, off, x->q.cluster_size);
+}
+
+int qcow2_doubt(struct qcow2_exam *x, const struct qcow2_tree *t, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
+		enum plt_certainty certainty, const char *why)
+{
+	struct plt_doubt d = {.kind = kind, .disk = t->disk, .off = off, .certainty = certainty};
+
+	if (off >= t->size)
+		return 0;
+	d.len = PLT_MIN(len, t->size - off);
+	if (kind == PLT_INFERRED && certainty == PLT_PROVEN)
+		return plt_doubts_clear(&x->ex->mend->doubts, t->disk, d.off, d.len);
+	snprintf(d.why, sizeof(d.why), "%s", why);
+	return plt_doubts_set(&x->ex->mend->doubts, &d);
+}
+
+/* ---- entries -------------------------------------------------------------------------------------------- */
+
+static uint64_t entry_at(const struct qcow2_state *q, const uint8_t *table, uint32_t i, uint64_t *ret_bitmap)
+{
+	const uint8_t *p = table + (size_t)i * q->l2_entry_size;
+
+	*ret_bitmap = q->extl2 ? plt_get_be64(p + 8) : 0;
+	return plt_get_be64(p);
+}
+
+static void entry_put(const struct qcow2_state *q, uint8_t *table, uint32_t i, uint64_t e, uint64_t bitmap)
+{
+	uint8_t *p = table + (size_t)i * q->l2_entry_size;
+
+	plt_put_be64(p, e);
+	if (q->extl2)
+		plt_put_be64(p + 8, bitmap);
+}
+
+/*
+ * Is the refcount block at @off one by its content?  It says of most clusters what is true.  Where data lies in the
+ * same place, the refcount structure is written anew; the data cannot be.
+ */
+static bool is_refblock(const struct qcow2_exam *x, uint64_t off, bool *ret_content)
+{
+	const struct qcow2_state *q = &x->q;
+	uint64_t i = 0, first, n, same = 0;
+	uint8_t buf[512];
+
+	while (i < x->c.nrt && (x->c.rt[i] & QCOW2_REFTABLE_OFFSET) != off)
+		i++;
+	if (i == x->c.nrt)
+		return false;
+	*ret_content = true;
+	first = i << q->rb_bits;
+	n = PLT_MIN(UINT64_C(4096) >> q->refcount_order, first < x->c.nb ? x->c.nb - first : 0);
+	if (!n || plt_store_read(x->c.file, off, buf, sizeof(buf), PLT_IO_REFBLOCK, NULL) < 0)
+		return true;
+	for (uint64_t k = 0; k < n; k++)
+		same += qcow2_count_at(q, buf, k) == PLT_MIN(qcow2_references(&x->c, first + k), q->refcount_max);
+	*ret_content = same * 2 >= n;
+	return true;
+}
+
+/* Does what the entry names lie in metadata? */
+static bool in_metadata(const struct qcow2_exam *x, uint64_t e, uint64_t off)
+{
+	uint64_t len = x->q.cluster_size;
+
+	if (x->c.external || !off)
+		return false;
+	if (e & QCOW2_COMPRESSED)
+		len = qcow2_compressed_range(&x->q, e, &off);
+	for (uint64_t k = off >> x->q.cluster_bits; k <= (off + len - 1) >> x->q.cluster_bits; k++)
+		if (qcow2_is_metadata(&x->c, k)) {
+			bool content;
+
+			if (!is_refblock(x, k << x->q.cluster_bits, &content) || content)
+				return true;
+		}
+	return false;
+}
+
+static enum verdict judge(const struct tables *t, uint64_t e, uint64_t bitmap)
+{
+	const struct qcow2_state *q = &t->x->q;
+	const bool zero = q->version >= 3 && !q->extl2 && (e & QCOW2_L2_ZERO) && !(e & QCOW2_COMPRESSED);
+	uint64_t off;
+
+	if (!(e | bitmap))
+		return EMPTY;
+	if (qcow2_entry_fits(t->x, e, bitmap, &off))
+		return !in_metadata(t->x, e, off) ? FINE : zero ? ZEROS : BAD;
+	if (e & QCOW2_COMPRESSED) {
+		uint64_t len = qcow2_compressed_range(q, e & ~QCOW2_COPIED, &off);
+
+		return !(e & QCOW2_COPIED) && !bitmap && !t->x->c.external && off >= q->cluster_size && off + len <= t->far ?
+		       BEYOND : BAD;
+	}
+	off = e & QCOW2_L2_OFFSET;
+	if ((e & QCOW2_L2_RESERVED) || (q->extl2 && (bitmap >> 32 & bitmap)) || off >= t->far)
+		return BAD;
+	if (zero)
+		return ZEROS;
+	return off >= t->x->c.file_size && !(off & (q->cluster_size - 1)) ? BEYOND : BAD;
+}
+
+/*
+ * Is this sector of a table none any more?  At least two entries and a quarter of them cannot be: one alone is an
+ * entry with a bit turned.
+ */
+static bool is_overwritten(const struct tables *t, const uint8_t *table, uint32_t first)
+{
+	const struct qcow2_state *q = &t->x->q;
+	uint32_t n = 512 / q->l2_entry_size, bad = 0, used = 0;
+	uint64_t before = 0;
+
+	for (uint32_t i = first; i < first + n; i++) {
+		uint64_t bitmap, e = entry_at(q, table, i, &bitmap), place = e & QCOW2_L2_OFFSET;
+		enum verdict v = judge(t, e, bitmap);
+
+		used += v != EMPTY;
+		/* (no two clusters of a disk lie in one place; a flag alone is no place) */
+		bad += v == BAD || (v == ZEROS && place >= t->far) || (place && place == before && !(e & QCOW2_COMPRESSED));
+		before = place;
+	}
+	return bad >= 2 && bad * 4 >= used;
+}
+
+static bool is_stray(const struct qcow2_exam *x, uint64_t off)
+{
+	return x->nstrays && bsearch(&off, x->strays, x->nstrays, sizeof(off), qcow2_by_value);
+}
+
+/*
+ * The entry that became this one by one bit: it names a cluster that nothing else reaches; or only
+ * a reserved bit is too many, and the cluster is its own.  0: none, or several.
+ */
+static uint64_t unturn(const struct tables *t, uint64_t e, uint64_t bitmap)
+{
+	struct qcow2_exam *x = t->x;
+	uint64_t found = 0, off;
+
+	if (x->c.external)
+		return 0;
+	for (unsigned bit = 0; bit < 64; bit++) {
+		uint64_t f = e ^ UINT64_C(1) << bit, mask = UINT64_C(1) << bit;
+
+		if ((f & QCOW2_COMPRESSED) || !qcow2_entry_fits(x, f, bitmap, &off) || !off || in_metadata(x, f, off))
+			continue;
+		if (!is_stray(x, off) && !((mask & (QCOW2_L2_RESERVED | QCOW2_COMPRESSED)) && qcow2_references(&x->c, off >> x->q.cluster_bits) == 1))
+			continue;
+		if (found)
+			return 0;
+		found = f;
+	}
+	return found;
+}
+
+/* A cluster that is named more often than it is counted: one of those that name it may mean another. */
+static bool is_claimed_twice(const struct tables *t, uint64_t e)
+{
+	struct qcow2_exam *x = t->x;
+	uint64_t k = (e & QCOW2_L2_OFFSET) >> x->q.cluster_bits, stored;
+
+	if (!(e & QCOW2_L2_OFFSET) || (e & QCOW2_COMPRESSED) || x->c.external || qcow2_references(&x->c, k) < 2)
+		return false;
+	if (x->refs_bad)
+		return !x->q.nb_snapshots;
+	return qcow2_stored_count(&x->c, k, &stored) == 0 && stored < qcow2_references(&x->c, k);
+}
+
+/* How many of its neighbours in the table go on to this place? */
+static unsigned support(const struct tables *t, uint32_t i, uint64_t e)
+{
+	const struct qcow2_state *q = &t->x->q;
+	uint64_t off = e & QCOW2_L2_OFFSET, bitmap;
+	unsigned n = 0;
+
+	if (i)
+		n += (entry_at(q, t->table, i - 1, &bitmap) & QCOW2_L2_OFFSET) + q->cluster_size == off;
+	if (i + 1 < 1U << q->l2_bits)
+		n += (entry_at(q, t->table, i + 1, &bitmap) & QCOW2_L2_OFFSET) == off + q->cluster_size;
+	return n;
+}
+
+/* ---- one table ------------------------------------------------------------------------------------------ */
+
+static int note_entry(void *arg, uint32_t index, uint64_t e)
+{
+	uint64_t *ret = arg;
+
+	(void)index;
+	*ret = e & QCOW2_L1_OFFSET;
+	return 0;
+}
+
+/* What a snapshot's table has in the places that are lost, as long as nothing newer was written there. */
+static int fill_from(struct tables *t, const uint8_t *table, uint64_t guest, uint32_t *ret_n)
+{
+	struct qcow2_exam *x = t->x;
+	const struct qcow2_state *q = &x->q;
+	int r = 0;
+
+	for (uint32_t i = 0; i < 1U << q->l2_bits && r == 0; i++) {
+		uint64_t bitmap, off, stored, e = t->lost[i] ? entry_at(q, table, i, &bitmap) : 0;
+
+		if (!t->lost[i] || judge(t, e, bitmap) != FINE || !qcow2_entry_fits(x, e, bitmap, &off) || !off ||
+		    qcow2_stored_count(&x->c, off >> q->cluster_bits, &stored) < 0 ||
+		    stored <= qcow2_references(&x->c, off >> q->cluster_bits))
+			continue;
+		entry_put(q, t->fresh, i, e & ~QCOW2_COPIED, bitmap);
+		t->lost[i] = false;
+		++*ret_n;
+		r = qcow2_doubt(x, t->t, PLT_INFERRED, guest + ((uint64_t)i << q->cluster_bits), q->cluster_size, PLT_PROVEN, "");
+	}
+	return r;
+}
+
+static int fill_from_snapshots(struct tables *t, uint32_t index, uint64_t old, uint64_t guest, uint32_t *ret_n)
+{
+	struct qcow2_exam *x = t->x;
+	int r = 0;
+
+	for (uint32_t k = x->q.nb_snapshots; k-- && k + MAX_DONORS >= x->q.nb_snapshots && !x->refs_bad && r == 0;) {
+		const struct qcow2_snapshot *s = &x->q.snapshots[k];
+		uint64_t from = 0;
+
+		if (k == t->t->disk || x->snapshot_times[k] == QCOW2_ASTRAY || s->l1_size <= index ||
+		    s->l1_size > QCOW2_MAX_L1_BYTES / 8 || s->l1_offset > INT64_MAX / 2)
+			continue;
+		if (qcow2_l1_each(&x->c, s->l1_offset + (uint64_t)index * 8, 1, note_entry, &from) < 0 ||
+		    !from || from == old || (from & (x->q.cluster_size - 1)) || from >= x->c.file_size ||
+		    qcow2_l2_read(&x->c, from, t->other) < 0 || !qcow2_l2_well_formed(x, t->other))
+			continue;
+		r = fill_from(t, t->other, guest, ret_n);
+	}
+	return r;
+}
+
+struct damage {
+	uint32_t sectors, entries, zeros, turned, beyond, given;
+	uint64_t first; /* guest offset */
+};
+
+static int note_lost(struct tables *t, uint64_t guest, uint32_t i, const char *why, struct damage *d)
+{
+	const struct qcow2_state *q = &t->x->q;
+	uint64_t at = guest + ((uint64_t)i << q->cluster_bits);
+
+	if (!t->lost[i] && !d->first)
+		d->first = at;
+	t->lost[i] = true;
+	return qcow2_doubt(t->x, t->t, PLT_LOST, at, q->cluster_size, PLT_GUESS, why);
+}
+
+/* Overwritten sectors, and where there are any, sectors of zeros: out of t->fresh. */
+static int clear_sectors(struct tables *t, uint64_t guest, struct damage *d)
+{
+	const struct qcow2_state *q = &t->x->q;
+	const uint32_t per = 512 / q->l2_entry_size, n = 1U << q->l2_bits;
+	int r = 0;
+
+	for (uint32_t i = 0; i < n; i += per)
+		d->sectors += is_overwritten(t, t->table, i);
+	for (uint32_t i = 0; i < n && d->sectors && r == 0; i += per) {
+		uint8_t *p = t->fresh + (size_t)i * q->l2_entry_size;
+
+		if (!plt_is_zero(p, 512) && !is_overwritten(t, t->table, i))
+			continue;
+		memset(p, 0, 512);
+		for (uint32_t k = i; k < i + per && r == 0; k++)
+			r = note_lost(t, guest, k, qcow2_why_overwritten, d);
+	}
+	return r;
+}
+
+/* Does the file, as it was found, end within the table at @off? */
+static bool is_cut(const struct qcow2_exam *x, uint64_t off)
+{
+	return !qcow2_is_added(x, off) && off < x->ex->mend->file_size &&
+	       off + x->q.cluster_size > x->ex->mend->file_size;
+}
+
+/* What the file has lost of the table itself, with its end, does not say that nothing was there. */
+static int clear_cut(struct tables *t, uint64_t old, uint64_t guest, struct damage *d)
+{
+	const struct qcow2_state *q = &t->x->q;
+	uint64_t size = t->x->ex->mend->file_size;
+	int r = 0;
+
+	if (!is_cut(t->x, old))
+		return 0;
+	for (uint32_t i = (uint32_t)((size - old) / q->l2_entry_size); i < 1U << q->l2_bits && r == 0; i++) {
+		entry_put(q, t->fresh, i, 0, 0);
+		d->beyond++;
+		r = note_lost(t, guest, i, qcow2_why_beyond, d);
+	}
+	return r;
+}
+
+static int clear_entries(struct tables *t, uint64_t guest, struct damage *d)
+{
+	const struct qcow2_state *q = &t->x->q;
+	int r = 0;
+
+	for (uint32_t i = 0; i < 1U << q->l2_bits && r == 0; i++) {
+		uint64_t bitmap, e = entry_at(q, t->fresh, i, &bitmap), was;
+		enum verdict v = judge(t, e, bitmap);
+
+		if (v == EMPTY || (v == FINE && !is_claimed_twice(t, e)))
+			continue;
+		was = v == ZEROS ? 0 : unturn(t, e, bitmap);
+		if (v == FINE && (!was || support(t, i, was) <= support(t, i, e))) {
+			r = qcow2_doubt(t->x, t->t, PLT_INFERRED, guest + ((uint64_t)i << q->cluster_bits), q->cluster_size,
+					PLT_GUESS, why_twice);
+			continue;
+		}
+		if (v == ZEROS) {
+			entry_put(q, t->fresh, i, QCOW2_L2_ZERO, 0);
+			d->zeros++;
+		} else if (was) {
+			entry_put(q, t->fresh, i, was & ~QCOW2_COPIED, bitmap);
+			d->turned++;
+			r = qcow2_doubt(t->x, t->t, PLT_INFERRED, guest + ((uint64_t)i << q->cluster_bits), q->cluster_size,
+					PLT_STRONG, "one bit of its L2 entry was turned");
+		} else {
+			entry_put(q, t->fresh, i, 0, 0);
+			d->beyond += v == BEYOND;
+			d->entries += v != BEYOND;
+			r = note_lost(t, guest, i, v == BEYOND ? qcow2_why_beyond : qcow2_why_entry, d);
+		}
+	}
+	return r;
+}
+
+/*
+ * A zero flag that hides data is what writing zeros leaves, and what a turned bit does, too: in a table
+ * that is damaged it is not sure any more.
+ */
+static int doubt_flags(struct tables *t, uint64_t guest)
+{
+	struct qcow2_exam *x = t->x;
+	const struct qcow2_state *q = &x->q;
+	int r = 0;
+
+	for (uint32_t i = 0; i < 1U << q->l2_bits && !q->extl2 && !x->c.external && r == 0; i++) {
+		uint64_t bitmap, e = entry_at(q, t->fresh, i, &bitmap), off = e & QCOW2_L2_OFFSET;
+
+		if (!(e & QCOW2_L2_ZERO) || (e & QCOW2_COMPRESSED) || !off || off >= x->c.file_size ||
+		    plt_store_read(x->c.file, off, t->other, q->cluster_size, PLT_IO_DATA, NULL) < 0 ||
+		    plt_is_zero(t->other, q->cluster_size))
+			continue;
+		r = qcow2_doubt(x, t->t, PLT_INFERRED, guest + ((uint64_t)i << q->cluster_bits), q->cluster_size, PLT_LIKELY,
+				"a zero flag hides data, in a damaged table");
+	}
+	return r;
+}
+
+static void say(struct tables *t, uint32_t index, uint64_t old, uint64_t now, const struct damage *d)
+{
+	const struct qcow2_state *q = &t->x->q;
+	char where[64] = "";
+
+	for (uint32_t i = 0; i < d->zeros; i++)
+		plt_emit(t->x->ex, &(struct plt_finding){.id = "Q-ENT-ALIGN-ZERO", .severity = PLT_CORRUPTION, .count = 1,
+							 .mended = true, .host_off = old, .host_len = q->cluster_size},
+			 "Repairing L2 table %" PRIu32 ": a preallocated cluster of zeros lies where none can; its zeros stay",
+			 index);
+	if (!d->sectors && !d->entries && !d->turned && !d->beyond && !d->given)
+		return;
+	if (t->t->disk != PLT_DISK_ACTIVE)
+		snprintf(where, sizeof(where), " of snapshot %.20s", q->snapshots[t->t->disk].info.id);
+	plt_emit(t->x->ex,
+		 &(struct plt_finding){.id = d->sectors ? "Q-L2" : d->beyond ? "Q-TRUNC" : "Q-ENT", .severity = PLT_CORRUPTION,
+				       .count = 1, .beyond_qemu = true, .mended = true, .host_off = old,
+				       .host_len = q->cluster_size,
+				       .guest_off = (uint64_t)index << (q->cluster_bits + q->l2_bits),
+				       .guest_len = UINT64_C(1) << (q->cluster_bits + q->l2_bits)},
+		 "Repairing L2 table %" PRIu32 "%s at offset %#" PRIx64 ": %" PRIu32 " of %u sectors were overwritten, %" PRIu32
+		 " single entries cannot be, %" PRIu32 " name places behind the end of the file; %" PRIu32 " were a bit wrong, %"
+		 PRIu32 " are a snapshot's as well. A new table at offset %#" PRIx64 " has what is right",
+		 index, where, old, d->sectors, q->cluster_size / 512, d->entries, d->beyond, d->turned, d->given, now);
+}
+
+/* The table at @old, which t->table holds.  *ret_now: it is another now; 0: nothing is wrong with it. */
+static int mend_table(struct tables *t, uint32_t index, uint64_t old, uint64_t *ret_now)
+{
+	struct qcow2_exam *x = t->x;
+	const struct qcow2_state *q = &x->q;
+	uint64_t guest = (uint64_t)index << (q->cluster_bits + q->l2_bits);
+	struct damage d = {0};
+	int r;
+
+	memcpy(t->fresh, t->table, q->cluster_size);
+	memset(t->lost, 0, sizeof(*t->lost) << q->l2_bits);
+	r = clear_sectors(t, guest, &d);
+	if (r == 0)
+		r = clear_cut(t, old, guest, &d);
+	if (r == 0)
+		r = clear_entries(t, guest, &d);
+	if (r < 0 || (!d.beyond && !memcmp(t->fresh, t->table, q->cluster_size)))
+		return r;
+	r = fill_from_snapshots(t, index, old, guest, &d.given);
+	if (r == 0 && d.entries + d.turned > 0)
+		r = doubt_flags(t, guest);
+	if (r < 0)
+		return r;
+	if (qcow2_is_added(x, old)) {
+		*ret_now = old;
+	} else {
+		r = qcow2_fresh_place(x, ret_now);
+		if (r == 0)
+			r = qcow2_leave_behind(x, old);
+	}
+	if (r == 0)
+		r = plt_store_write(x->c.file, *ret_now, t->fresh, q->cluster_size, PLT_IO_L2, NULL);
+	if (r == 0)
+		say(t, index, old, *ret_now, &d);
+	t->rebuilt++;
+	x->map_changed = x->ex->mend->changed = true;
+	return r;
+}
+
+/* ---- trees ---------------------------------------------------------------------------------------------- */
+
+/* What another tree lost with a table that it shares. */
+static int same_losses(struct tables *t, uint32_t index, const struct qcow2_l2ref *l)
+{
+	struct qcow2_exam *x = t->x;
+	const struct qcow2_state *q = &x->q;
+	uint64_t guest = (uint64_t)index << (q->cluster_bits + q->l2_bits), bitmap;
+	struct damage d = {0};
+	int r = qcow2_l2_read(&x->c, l->off, t->table);
+
+	if (r < 0)
+		return r;
+	memcpy(t->fresh, t->table, q->cluster_size);
+	memset(t->lost, 0, sizeof(*t->lost) << q->l2_bits);
+	r = clear_sectors(t, guest, &d);
+	if (r == 0)
+		r = clear_entries(t, guest, &d);
+	if (r == 0)
+		r = plt_store_read(x->c.file, l->moved, t->other, q->cluster_size, PLT_IO_L2, NULL);
+	for (uint32_t i = 0; i < 1U << q->l2_bits && r == 0; i++)
+		if (t->lost[i] && (entry_at(q, t->other, i, &bitmap) | bitmap))
+			r = qcow2_doubt(x, t->t, PLT_INFERRED, guest + ((uint64_t)i << q->cluster_bits), q->cluster_size,
+					PLT_PROVEN, "");
+	return r;
+}
+
+/* The L2 table, now an orphan or this entry's own, that an L1 entry named before one bit was turned; 0: none, or several. */
+static uint64_t unturn_l1(const struct tables *t, uint64_t e)
+{
+	struct qcow2_exam *x = t->x;
+	uint64_t found = 0;
+
+	for (unsigned bit = 0; bit < 64; bit++) {
+		uint64_t f = e ^ UINT64_C(1) << bit, off = f & QCOW2_L1_OFFSET;
+		bool orphan = false;
+		const struct qcow2_l2ref *l;
+
+		if ((f & QCOW2_L1_RESERVED) || !off || (off & (x->q.cluster_size - 1)) || off >= x->c.file_size)
+			continue;
+		for (uint32_t i = 0; i < x->npieces && !orphan; i++)
+			orphan = x->pieces[i].off == off;
+		l = off == (e & QCOW2_L1_OFFSET) ? qcow2_l2_find(&x->c, off) : NULL;
+		if (!orphan && !(l && l->active + l->others == 1 && qcow2_l2_read(&x->c, off, t->other) == 0 &&
+				 !plt_is_zero(t->other, x->q.cluster_size) && qcow2_l2_well_formed(x, t->other)))
+			continue;
+		if (found && found != off)
+			return 0;
+		found = off;
+	}
+	return found;
+}
+
+static void say_turned(struct tables *t, uint32_t index, uint64_t e, uint64_t now)
+{
+	plt_emit(t->x->ex,
+		 &(struct plt_finding){.id = "Q-L1", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true, .mended = true,
+				       .host_off = t->t->l1_offset + (uint64_t)index * 8, .host_len = 8},
+		 "Repairing L1 entry %" PRIu32 ": one bit of %#" PRIx64 " was turned; the L2 table lies at offset %#" PRIx64,
+		 index, e, now);
+}
+
+/* An L1 entry that names no place at which a table can be. */
+static int mend_l1_entry(struct tables *t, uint32_t index, uint64_t e)
+{
+	struct qcow2_exam *x = t->x;
+	unsigned bits = x->q.cluster_bits + x->q.l2_bits;
+	uint64_t now = unturn_l1(t, e);
+	int r;
+
+	if (now) {
+		say_turned(t, index, e, now);
+		return qcow2_l1_set(x, t->t, index, now);
+	}
+	r = qcow2_doubt(x, t->t, PLT_LOST, (uint64_t)index << bits, UINT64_C(1) << bits, PLT_GUESS,
+			    (e & QCOW2_L1_OFFSET) < t->far ? qcow2_why_beyond : why_l1);
+
+	plt_emit(x->ex,
+		 &(struct plt_finding){.id = "Q-L1", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true, .mended = true,
+				       .host_off = t->t->l1_offset + (uint64_t)index * 8, .host_len = 8,
+				       .guest_off = (uint64_t)index << bits, .guest_len = UINT64_C(1) << bits},
+		 "Repairing L1 entry %" PRIu32 ": %#" PRIx64 " is no place of an L2 table (the file has %" PRIu64
+		 " bytes); it is taken out", index, e, x->c.file_size);
+	return r < 0 ? r : qcow2_l1_set(x, t->t, index, 0);
+}
+
+static int mend_l1(void *arg, uint32_t index, uint64_t e)
+{
+	struct tables *t = arg;
+	struct qcow2_exam *x = t->x;
+	const struct qcow2_state *q = &x->q;
+	uint64_t off = e & QCOW2_L1_OFFSET, now = 0;
+	struct qcow2_l2ref *l;
+	int r;
+
+	if ((uint64_t)index << (q->cluster_bits + q->l2_bits) >= t->t->size) /* (a VM's state) */
+		return 0;
+	if ((e & QCOW2_L1_RESERVED) || (off & (q->cluster_size - 1)) || !off || off >= x->c.file_size)
+		return mend_l1_entry(t, index, e);
+	l = qcow2_l2_find(&x->c, off);
+	/* (one that several entries of a tree name is no table that was damaged, but an entry) */
+	if (!l || ((!l->flagged || l->empty) && !is_cut(x, off)) || l->active > 1 || l->others > q->nb_snapshots || ++t->looks > MAX_LOOKS)
+		return 0;
+	if (l->moved) {
+		r = same_losses(t, index, l);
+		return r < 0 ? r : qcow2_l1_set(x, t->t, index, l->moved);
+	}
+	if (t->rebuilt >= MAX_REBUILT || qcow2_l2_read(&x->c, off, t->table) < 0)
+		return 0;
+	if (qcow2_l2_shape(x, l, t->other) & QCOW2_SHAPE_GARBAGE && (now = unturn_l1(t, e)) != 0) {
+		say_turned(t, index, e, now);
+		return qcow2_l1_set(x, t->t, index, now);
+	}
+	r = mend_table(t, index, off, &now);
+	if (r == 0 && now && now != off) {
+		l->moved = now;
+		r = qcow2_l1_set(x, t->t, index, now);
+	}
+	return r;
+}
+
+static int mend_tree(struct tables *t, const struct qcow2_tree *tree)
+{
+	struct qcow2_exam *x = t->x;
+	int r;
+
+	if (!tree->l1_size || (tree->l1_offset & (x->q.cluster_size - 1)) ||
+	    !plt_in_range(tree->l1_offset, (uint64_t)tree->l1_size * 8, x->c.file_size) ||
+	    qcow2_exam_overlaps(x, tree->l1_offset, (uint64_t)tree->l1_size * 8))
+		return 0;
+	t->t = tree;
+	r = qcow2_l1_each(&x->c, tree->l1_offset, tree->l1_size, mend_l1, t);
+	return r == -EIO ? 0 : r; /* said when the table was reported */
+}
+
+/* Behind what offset is an entry garbage, and not what was cut off the file? */
+static uint64_t far_end(const struct qcow2_exam *x)
+{
+	uint64_t far = x->q.virtual_size;
+
+	if (plt_mul(far, 2 + (uint64_t)x->q.nb_snapshots, &far) || plt_add(far, UINT64_C(64) << 20, &far) ||
+	    far > QCOW2_MAX_HOST_OFFSET)
+		far = QCOW2_MAX_HOST_OFFSET;
+	return PLT_MAX(far, PLT_MIN(x->c.file_size, QCOW2_MAX_HOST_OFFSET));
+}
+
+int qcow2_mend_tables(struct qcow2_exam *x)
+{
+	const struct qcow2_state *q = &x->q;
+	struct tables t = {.x = x, .far = far_end(x)};
+	struct qcow2_tree tree = {PLT_DISK_ACTIVE, q->l1_offset, q->virtual_size, 0};
+	int r;
+
+	if (!(x->ex->mend->what & PLT_MEND_MAP))
+		return 0;
+	tree.l1_size = (uint32_t)PLT_MIN(qcow2_l1_entries(q, q->virtual_size), (uint64_t)q->l1_size);
+	t.table = plt_alloc_io(q->cluster_size);
+	t.fresh = plt_alloc_io(q->cluster_size);
+	t.other = plt_alloc_io(q->cluster_size);
+	t.lost = plt_alloc_capped(1U << q->l2_bits, sizeof(*t.lost), SIZE_MAX / 2);
+	r = t.table && t.fresh && t.other && t.lost ? mend_tree(&t, &tree) : -ENOMEM;
+	for (uint32_t i = 0; i < q->nb_snapshots && r == 0; i++) {
+		const struct qcow2_snapshot *s = &q->snapshots[i];
+		uint32_t times = x->snapshot_times[i];
+
+		if (!times || times == QCOW2_ASTRAY || s->info.disk_size > INT64_MAX)
+			continue;
+		tree = (struct qcow2_tree){i, s->l1_offset, s->info.disk_size, 0};
+		tree.l1_size = (uint32_t)PLT_MIN(qcow2_l1_entries(q, tree.size), (uint64_t)s->l1_size);
+		r = mend_tree(&t, &tree);
+	}
+	free(t.table);
+	free(t.fresh);
+	free(t.other);
+	free(t.lost);
+	return r;
+}

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * check --deep: what structure does not show.  Every compressed cluster is decoded, those that only an internal
+ * snapshot has, too; the layers below and the data files are looked at; and what the guest's own metadata says of
+ * where it lies is held against where it lies, which shows tables that are swapped and clusters that hold something
+ * else.  Nothing is written.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/extents.h"
+#include "formats/driver.h"
+#include "repair/evidence.h"
+#include "repair/repair.h"
+
+#define UNIT 65536u /* in which the disk is read */
+#define EXT_MAGIC 0xef53u
+#define EXT_RECOVER 4u
+#define EXT_BIGALLOC 0x200u /* (of which the reader does not know where its bitmaps are) */
+
+struct deep {
+	struct plt_ctx *ctx;
+	void (*found)(void *arg, const struct plt_check_finding *f);
+	void *arg;
+	struct plt_check_result *ret;
+	struct plt_disk *disk;
+	struct plt_image *img;  /* the layer that is looked at */
+	const char *snapshot;   /* of it; NULL: the active disk */
+};
+
+static void say(struct deep *d, const char *id, bool note, struct plt_check_finding where, const char *fmt, ...)
+	__attribute__((format(printf, 5, 6)));
+static void say(struct deep *d, const char *id, bool note, struct plt_check_finding where, const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	where.id = id;
+	where.severity = note ? "note" : "corruption";
+	where.text = text;
+	where.beyond_qemu = true;
+	if (!note)
+		d->ret->added++;
+	if (d->found)
+		d->found(d->arg, &where);
+}
+
+/* ---- compressed clusters ------------------------------------------------------------------------ */
+
+static int flaw(void *arg, const struct plt_run *run, size_t good)
+{
+	struct deep *d = arg;
+	struct plt_check_finding where = {
+		.host_off = run->host_off, .host_len = run->comp_len, .guest_off = run->unit_off, .guest_len = run->unit_len,
+		.image = d->img->name,
+	};
+
+	say(d, "Q-CMP", false, where, "ERROR '%s'%s%s: the compressed cluster at guest offset %#" PRIx64 " (%#" PRIx64
+	    " in the file) cannot be decoded: %zu of %" PRIu32 " bytes come out before the flaw", d->img->name,
+	    d->snapshot ? ", snapshot " : "", d->snapshot ? d->snapshot : "", run->unit_off, run->host_off, good,
+	    run->unit_len);
+	return 0;
+}
+
+/* Through each internal snapshot, what no other view has shown. */
+static int decode_snapshots(struct deep *d, struct plt_extents *seen, struct plt_error *err)
+{
+	const struct plt_snapshot_info *s;
+	struct plt_image *img = d->img;
+	unsigned n = 0;
+	int r = img->drv->snapshots ? img->drv->snapshots(img, &s, &n) : 0;
+
+	for (unsigned i = 0; i < n && r == 0; i++) {
+		struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+		struct plt_check_finding where = { .image = img->name };
+		struct plt_error why = PLT_ERROR_INIT;
+		struct plt_disk *view;
+
+		o.flags = PLT_OPEN_NO_BACKING | PLT_OPEN_NO_KEY | PLT_OPEN_FORCE_SHARE;
+		o.snapshot_id = s[i].id;
+		o.snapshot_name = s[i].name;
+		d->snapshot = s[i].name;
+		if (plt_disk_open_store(d->ctx, img->file, img->name, img->drv->name, &o, &view, &why) < 0) {
+			say(d, "Q-SNAP", false, where, "ERROR '%s': snapshot '%s' cannot be opened: %s", img->name, s[i].name,
+			    why.text);
+		} else {
+			r = plt_image_decode(plt_disk_image(view), seen, flaw, d, err);
+			plt_disk_close(view, NULL);
+		}
+		d->snapshot = NULL;
+	}
+	return r < 0 ? plt_error_default(err, -r, "'%s': its snapshots could not be looked at", img->name) : 0;
+}
+
+/* ---- data files ---------------------------------------------------------------------------------- */
+
+/* Data that the map expects in another file, behind its end. */
+static int check_data_file(struct deep *d, struct plt_error *err)
+{
+	struct plt_image *img = d->img;
+	uint64_t size = atomic_load(&img->size), have, missing = 0, first = 0;
+	struct plt_check_finding where = { .image = img->name };
+	struct plt_run v[64];
+	int r;
+
+	if (!img->data || img->data == img->file)
+		return 0;
+	r = plt_store_size(img->data, &have, err);
+	for (uint64_t off = 0; off < size && r == 0;) {
+		struct plt_runs runs = { v, 0, PLT_ARRAY_SIZE(v) };
+
+		r = plt_image_map_wait(img, off, size - off, &runs, err);
+		for (unsigned i = 0; i < runs.n && r == 0; i++) {
+			uint64_t there = v[i].host_off >= have ? 0 : PLT_MIN(v[i].len, have - v[i].host_off);
+
+			off = v[i].off + v[i].len;
+			if (v[i].kind != PLT_RUN_DATA || v[i].store != img->data || there == v[i].len)
+				continue;
+			if (!missing)
+				first = v[i].off + there;
+			missing += v[i].len - there;
+		}
+	}
+	if (missing) {
+		where.guest_off = first;
+		where.guest_len = missing;
+		say(d, "C-DATA", false, where, "ERROR '%s': %" PRIu64 " bytes, the first at guest offset %#" PRIx64
+		    ", should lie behind the end of the data file '%s' (%" PRIu64 " bytes)", img->name, missing, first,
+		    img->data->name, have);
+	}
+	return r;
+}
+
+/* ---- the chain ----------------------------------------------------------------------------------- */
+
+static void base_found(void *arg, const struct plt_check_finding *f)
+{
+	struct deep *d = arg;
+	struct plt_check_finding base = *f;
+
+	base.image = d->img->name;
+	base.beyond_qemu = true; /* (qemu-img looks at the one image only) */
+	if (d->found)
+		d->found(d->arg, &base);
+}
+
+static int check_base(struct deep *d, struct plt_error *err)
+{
+	struct plt_check_result res;
+	int r = plt_check_store(d->ctx, d->img->file, d->img->name, d->img->drv->name, base_found, d, &res, err);
+
+	if (r == -ENOTSUP) { /* (raw) */
+		if (err)
+			*err = (struct plt_error)PLT_ERROR_INIT;
+		return 0;
+	}
+	if (r == 0) {
+		d->ret->added += res.corruptions + res.added;
+		d->ret->check_errors += res.check_errors;
+	}
+	return r;
+}
+
+static int check_layer(struct deep *d, bool top, struct plt_error *err)
+{
+	struct plt_extents seen = PLT_EXTENTS_INIT;
+	int r = top ? 0 : check_base(d, err);
+
+	if (r == 0)
+		r = plt_image_decode(d->img, &seen, flaw, d, err);
+	if (r == 0)
+		r = decode_snapshots(d, &seen, err);
+	if (r == 0)
+		r = check_data_file(d, err);
+	plt_extents_release(&seen);
+	return r;
+}
+
+/* ---- what the guest says ------------------------------------------------------------------------- */
+
+static int read_disk(void *arg, uint64_t off, void *buf, size_t len)
+{
+	struct deep *d = arg;
+
+	return plt_read(d->disk, off, buf, len, NULL);
+}
+
+/*
+ * A filesystem with a journal to be replayed need not be right before that; and where metadata has no checksums
+ * a few odd pieces prove nothing.
+ */
+static bool is_unclean(struct deep *d, const struct plt_weighed *w)
+{
+	uint8_t sb[128];
+
+	return !strncmp(w->name, "ext", 3) && plt_read(d->disk, w->start + 1024, sb, sizeof(sb), NULL) == 0 &&
+	       (sb[56] | sb[57] << 8) == EXT_MAGIC && (sb[96] & EXT_RECOVER || sb[101] & EXT_BIGALLOC >> 8);
+}
+
+static void weighed(void *arg, const struct plt_weighed *w)
+{
+	struct deep *d = arg;
+	struct plt_check_finding where = { .guest_off = w->first, .guest_len = 512 };
+	bool unclean, sums = !strncmp(w->name, "ext", 3) || !strcmp(w->name, "xfs");
+
+	if (!w->bad || (!sums && w->bad < 16 && w->bad * 4 < w->good))
+		return;
+	unclean = is_unclean(d, w);
+	say(d, "G-META", unclean, where, "%sthe %s filesystem at %#" PRIx64 ": %" PRIu64 " of %" PRIu64
+	    " pieces of metadata do not belong where they lie, the first at guest offset %#" PRIx64 "%s",
+	    unclean ? "" : "ERROR ", w->name, w->start, w->bad, w->good + w->bad, w->first,
+	    unclean ? " (its journal is still to be replayed, or it allocates in clusters)" : "");
+}
+
+static int check_guest(struct deep *d, struct plt_error *err)
+{
+	uint64_t good, bad, size = plt_disk_size(d->disk);
+	struct plt_puzzle puzzle = { .disk_size = size, .unit = UNIT, .span = UNIT, .read_disk = read_disk, .arg = d,
+				     .ctx = d->ctx };
+
+	return size ? plt_evidence_weigh_each(&puzzle, weighed, d, &good, &bad, err) : 0;
+}
+
+/* -------------------------------------------------------------------------------------------------- */
+
+static int look_inside(struct deep *d, const char *name, const struct plt_open_options *opts, struct plt_error *err)
+{
+	struct plt_open_options o = *opts;
+	struct plt_check_finding where = { 0 };
+	struct plt_error why = PLT_ERROR_INIT;
+	bool locked = false, top = true;
+	int r;
+
+	o.flags = (o.flags & ~(unsigned)(PLT_OPEN_INSPECT | PLT_OPEN_CHECK | PLT_OPEN_WRITE)) | PLT_OPEN_SHARE_RAW;
+	r = plt_disk_open(d->ctx, name, &o, &d->disk, &why);
+	if (r < 0 && r != -ENOMEM) { /* for want of a key? */
+		o.flags |= PLT_OPEN_NO_KEY;
+		locked = plt_disk_open(d->ctx, name, &o, &d->disk, NULL) == 0;
+		say(d, "C-OPEN", locked, where, "%s%s", locked ? "what the guest has written is not looked at: " :
+		    "ERROR the disk cannot be opened: ", why.text);
+		r = 0;
+		if (!locked)
+			return 0;
+	} else if (r < 0) {
+		return plt_error_set(err, -r, "%s", why.text);
+	}
+	if (!d->ret->format || !*d->ret->format)
+		d->ret->format = plt_disk_image(d->disk)->drv->name;
+	for (d->img = plt_disk_image(d->disk); d->img && r == 0; d->img = plt_image_backing(d->img), top = false)
+		r = check_layer(d, top, err);
+	if (r == 0 && !locked)
+		r = check_guest(d, err);
+	plt_disk_close(d->disk, NULL);
+	return r;
+}
+
+int plt_check_deep(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		   void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		   struct plt_check_result *ret, struct plt_error *err)
+{
+	static const struct plt_open_options defaults = PLT_OPEN_OPTIONS_INIT;
+	struct deep d = { .ctx = ctx, .found = found, .arg = arg, .ret = ret };
+	int r = plt_check(ctx, name, opts, found, arg, ret, err);
+
+	if (r == -ENOTSUP) { /* the format has nothing to check, the disk may have */
+		if (err)
+			*err = (struct plt_error)PLT_ERROR_INIT;
+		r = 0;
+	}
+	return r < 0 ? r : look_inside(&d, name, opts ? opts : &defaults, err);
+}

@@ -1,0 +1,115 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+#
+# check --deep finds what structure does not show, in images that plain check calls sound: compressed clusters that
+# cannot be decoded, damaged bases, data files that are too short, clusters that lie in each other's places.  It
+# finds nothing in sound images with real filesystems.
+
+. "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
+PATH=$PATH:/usr/sbin:/sbin
+requires qemu-img qemu-io python3 mke2fs
+
+# u64 FILE OFFSET
+u64() {
+	echo $((16#$(od -An -tx1 -j "$2" -N 8 "$1" | tr -d ' \n')))
+}
+# put64 FILE OFFSET VALUE
+put64() {
+	printf "$(printf '%016x' "$3" | sed 's/../\\x&/g')" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+
+# deep STATUS PATTERN DESCRIPTION [OPTION...]: of d.qcow2, which plain check calls sound.
+deep() {
+	local status=$1 pattern=$2 name=$3 sum
+
+	shift 3
+	sum=$(sha256sum <d.qcow2)
+	"$PLATTER" check -q d.qcow2 >out 2>&1
+	is "$? $(cat out)" '0 ' "$name: plain check sees nothing"
+	"$PLATTER" check --deep "$@" d.qcow2 >out 2>&1
+	is $? "$status" "$name: exit status"
+	like "$(cat out)" "$pattern" "$name: what is found"
+	is "$(sha256sum <d.qcow2)" "$sum" "$name: nothing is written"
+}
+
+mke2fs -q -t ext4 -b 4096 -O metadata_csum -d "$srcdir/qcow2" disk.raw 64M 2>/dev/null || skip_all 'no filesystem can be made'
+qemu-img convert -c -f raw -O qcow2 disk.raw comp.qcow2
+qemu-img convert -f raw -O qcow2 -o cluster_size=4k disk.raw plain.qcow2
+
+cp plain.qcow2 d.qcow2
+deep 0 'No errors were found' 'a sound image with a filesystem'
+cp comp.qcow2 d.qcow2
+deep 0 'No errors were found' 'a sound compressed one'
+"$PLATTER" check --deep -f raw disk.raw >out 2>&1
+is "$? $(cat out)" '0 No errors were found on the image.' 'raw has no structure, and is looked into'
+
+# A compressed cluster that ends in garbage.
+python3 - d.qcow2 <<'PY'
+import struct, sys
+f = open(sys.argv[1], 'r+b')
+d = f.read()
+l1, = struct.unpack_from('>Q', d, 40)
+l2 = struct.unpack_from('>Q', d, l1)[0] & 0xfffffffffffe00
+n = 0
+for i in range(8192):
+    e, = struct.unpack_from('>Q', d, l2 + 8 * i)
+    if e >> 62 & 1 and (n := n + 1) == 3:
+        f.seek(e & (1 << 54) - 1)
+        f.write(b'\xff' * 64) # (no block of deflate begins so)
+PY
+deep 2 'corruption: ERROR .*the compressed cluster at guest offset 0x[0-9a-f]* [(]0x[0-9a-f]* in the file[)] cannot be decoded: 0 of 65536' \
+	'a compressed cluster is garbage'
+is "$(grep -c 'cannot be decoded' out)" 1 'it and no other'
+"$PLATTER" check --deep --output=json d.qcow2 >out 2>/dev/null
+is "$? $(python3 -c 'import json; print([f["id"] for f in json.load(open("out"))["platter-findings"]])')" "2 ['Q-CMP']" \
+	'in JSON'
+
+# One that only a snapshot has.
+qemu-img snapshot -c before d.qcow2
+qemu-io -c 'write -q -P 0 0 64M' d.qcow2
+deep 2 'snapshot before: the compressed cluster' 'a compressed cluster of a snapshot is garbage'
+is "$(grep -c 'cannot be decoded' out)" 1 'it and no other'
+
+# The base is damaged, the overlay is not.
+cp plain.qcow2 base.qcow2
+qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 d.qcow2
+deep 0 'No errors were found' 'a sound chain'
+l1=$(u64 base.qcow2 40)
+l2=$(($(u64 base.qcow2 "$l1") & 0x00fffffffffffe00))
+put64 base.qcow2 $((l2 + 8)) $((0x123456789abc))
+deep 2 '[^k]' 'a damaged base'
+mv base.qcow2 away
+deep 2 'ERROR the disk cannot be opened: .*No such file' 'a base that is missing'
+"$PLATTER" check --deep --no-backing d.qcow2 >/dev/null 2>&1
+is $? 0 'a base that is not asked for'
+
+# A data file that has lost its end.
+qemu-img create -q -f qcow2 -o data_file=data,data_file_raw=off d.qcow2 8M
+qemu-io -c 'write -q -P 1 0 4M' d.qcow2
+deep 0 'No errors were found' 'a whole data file'
+truncate -s 3M data
+deep 2 "1048576 bytes, the first at guest offset 0x300000, should lie behind the end of the data file 'data'" 'a short data file'
+
+# Two clusters in each other's places: both mapped, both counted, and the guest's checksums say no.
+cp plain.qcow2 d.qcow2
+python3 - d.qcow2 disk.raw <<'PY'
+import struct, sys
+f, raw = open(sys.argv[1], 'r+b'), open(sys.argv[2], 'rb').read()
+d = f.read()
+l1, = struct.unpack_from('>Q', d, 40)
+l2 = struct.unpack_from('>Q', d, l1)[0] & 0xfffffffffffe00
+# the first two blocks of the inode table
+table, = struct.unpack_from('<I', raw, 4096 + 8)
+a, b = (l2 + 8 * (table + i) for i in (0, 1))
+x, y = (struct.unpack_from('>Q', d, at)[0] for at in (a, b))
+assert x and y
+f.seek(a); f.write(struct.pack('>Q', y))
+f.seek(b); f.write(struct.pack('>Q', x))
+PY
+deep 2 'ERROR the ext filesystem at 0: 2 of [0-9]* pieces of metadata do not belong where they lie' 'swapped clusters'
+
+fails 1 '-r and --deep' "$PLATTER" check --deep -r all d.qcow2
+"$PLATTER" check --deep --rescue --report r.json d.qcow2 >/dev/null 2>&1
+is $? 2 '--deep looks through a plan, too'
+done_testing

@@ -1,0 +1,201 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+#
+# Raw disks whose partition table or superblocks are gone: what repair -f raw writes is what was there, byte for byte
+# where a copy says so; a table made from the volumes names them all, as blkid reads it; the filesystem's own checker
+# is content; undo gives the very bytes back; and sound disks of many kinds have no finding.
+
+. "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
+PATH=$PATH:/usr/sbin:/sbin
+requires python3 mke2fs debugfs e2fsck mkfs.fat mcopy blkid
+
+seed=${PLT_SEED:-7}
+guest=$srcdir/tests/fixtures/guest.py
+
+# wrap IMAGE DISK: a disk with a GPT and IMAGE in its one partition
+wrap() {
+	python3 - "$guest" "$1" "$2" <<'EOF2'
+import os, sys
+text = open(sys.argv[1]).read()
+ns = {}
+exec(text[:text.index('\ndef content')], ns)
+size = os.path.getsize(sys.argv[2]) + (4 << 20)
+with open(sys.argv[3], 'w+b') as f:
+    f.truncate(size)
+    ns['gpt'](f, size)
+    with open(sys.argv[2], 'rb') as p:
+        at = 1 << 20
+        while True:
+            b = p.read(1 << 20)
+            if not b:
+                break
+            if b.strip(b'\0'):
+                f.seek(at)
+                f.write(b)
+            at += len(b)
+EOF2
+}
+
+zero() { # FIRST COUNT
+	dd if=/dev/zero of=d.raw bs=512 seek="$1" count="$2" conv=notrunc status=none
+}
+
+# the filesystem in the first partition is sound, to its own checker
+checked() { # NAME WHAT
+	dd if=d.raw of=part bs=1M skip=1 status=none
+	case $1 in
+	ext*) ok "$2: e2fsck" sh -c 'e2fsck -fy part >/dev/null 2>&1; [ $? -le 1 ] && e2fsck -fn part >/dev/null' ;;
+	fat*) ok "$2: fsck.fat" fsck.fat -n part ;;
+	xfs) ok "$2: xfs_repair" sh -c 'xfs_repair -f part && xfs_repair -n -f part' ;;
+	ntfs)
+		truncate -s 40M part
+		ok "$2: ntfsfix" ntfsfix -n part
+		;;
+	esac
+	rm -f part
+}
+
+# damaged NAME WHAT same|fs|table ID
+damaged() {
+	local what="$1: $2" ids
+
+	cp d.raw before
+	"$PLATTER" repair -f raw --yes d.raw >out 2>&1
+	status=$?
+	case $4 in R-PT-1) is $status 0 "$what" ;; *) is $status 2 "$what: rests on less than proof" ;; esac
+	ids=$(grep -o '^to repair.*\[R-[A-Z0-9-]*\]$' out | grep -o 'R-[A-Z0-9-]*' | sort -u | tr '\n' ' ')
+	is "$ids" "$4 " "$what: as $4"
+	case $3 in
+	same) is_file_equal d.raw "$1.raw" "$what: the very bytes" ;;
+	fs) checked "$1" "$what" ;;
+	table)
+		is "$(blkid -p -o value -s PTTYPE d.raw)" "${5:-gpt}" "$what: a table to blkid"
+		checked "$1" "$what"
+		"$PLATTER" repair -f raw --dry-run d.raw >out 2>&1
+		is $? 0 "$what: is sound then"
+		;;
+	esac
+	ok "$what: undo" "$PLATTER" undo -q d.raw.platter-undo
+	is_file_equal d.raw before "$what: the damaged bytes"
+	rm -f d.raw*
+}
+
+python3 "$guest" ext4 96 "$seed" ext4.raw 1024 >/dev/null || skip_all 'no filesystem can be made'
+truncate -s 80M part && mkfs.fat -F 32 part >/dev/null && mcopy -i part "$guest" ::guest.py && wrap part fat32.raw
+disks='ext4 fat32'
+if command -v mkfs.xfs >/dev/null; then
+	truncate -s 320M part2 && mkfs.xfs -q -f part2 && wrap part2 xfs.raw && disks="$disks xfs"
+fi
+if command -v mkntfs >/dev/null; then
+	truncate -s 40M part3 && mkntfs -qFf part3 >/dev/null 2>&1 && wrap part3 ntfs.raw && disks="$disks ntfs"
+fi
+rm -f part part2 part3
+
+for d in $disks; do
+	n=$(($(stat -c %s $d.raw) / 512))
+	cp $d.raw d.raw
+	"$PLATTER" repair -f raw --yes d.raw >out 2>&1
+	is $? 0 "$d: a sound disk"
+	is_file_equal d.raw $d.raw '  stays what it is'
+	is "$(ls d.raw*)" d.raw '  and needs no journal'
+	zero 1 33
+	damaged $d 'the table at the start is gone' same R-PT-1
+	cp $d.raw d.raw
+	zero $((n - 33)) 33
+	damaged $d 'the table at the end is gone' same R-PT-1
+	cp $d.raw d.raw
+	zero 0 34
+	damaged $d 'the first 34 sectors are gone' same R-PT-1
+	cp $d.raw d.raw
+	zero 0 34
+	zero $((n - 33)) 33
+	damaged $d 'both tables are gone' table R-PT-2
+done
+
+cp ext4.raw d.raw
+zero 2048 8
+damaged ext4 'the superblock is gone' fs R-SB
+cp fat32.raw d.raw
+zero 2048 1
+damaged fat32 'the boot sector is gone' same R-SB
+if [ -e xfs.raw ]; then
+	cp xfs.raw d.raw
+	zero 2048 1
+	damaged xfs 'the superblock is gone' fs R-SB
+fi
+if [ -e ntfs.raw ]; then
+	cp ntfs.raw d.raw
+	zero 2048 16
+	damaged ntfs 'the boot sector is gone' same R-SB
+fi
+
+# Sound disks that are something else.
+truncate -s 10M empty.raw
+mke2fs -q -t ext4 whole.raw 8M >/dev/null 2>&1
+head -c 3M /dev/urandom >noise.raw
+for d in empty whole; do
+	ok "$d.raw: no finding" "$PLATTER" repair -q -f raw --yes $d.raw
+	is "$(ls $d.raw*)" $d.raw '  and no journal'
+done
+ok 'a disk of noise is not repaired' "$PLATTER" repair -q -f raw --yes noise.raw
+
+# A disk that does not begin where the file does is told, not moved.
+{ head -c 2M /dev/zero | tr '\0' 'x'; cat fat32.raw; } >d.raw
+"$PLATTER" repair -f raw --dry-run d.raw >out 2>&1
+is $? 2 'a disk behind a prefix'
+like "$(cat out)" 'the disk begins 2097152 bytes into the file' '  says where'
+rm d.raw
+
+# The end of a disk is missing: the table stays, and says so.
+head -c 40M ext4.raw >d.raw
+"$PLATTER" repair -f raw --dry-run d.raw >out 2>&1
+is $? 2 'a disk that was cut short'
+like "$(cat out)" 'the disk was cut short' '  says so'
+
+# A label of LVM, from the volume's own metadata.
+python3 - lvm.raw <<'EOF2'
+import struct, sys
+def crc(b):
+    c = 0xf597a6cf
+    for x in b:
+        c ^= x
+        for _ in range(8):
+            c = c >> 1 ^ (0xedb88320 if c & 1 else 0)
+    return struct.pack('<I', c)
+text = b'''vg {
+id = "aaaaaa-bbbb-cccc-dddd-eeee-ffff-gggggg"
+seqno = 1
+physical_volumes {
+
+pv0 {
+id = "AbCdEf-GhIj-KlMn-OpQr-StUv-WxYz-012345"
+device = "/dev/sda"
+dev_size = 16384
+pe_start = 2048
+pe_count = 7
+}
+}
+
+}
+'''
+pv = b'AbCdEfGhIjKlMnOpQrStUvWxYz012345'
+body = struct.pack('<I8s', 32, b'LVM2 001') + pv + struct.pack('<QQQQQQQQQII', 8 << 20, 1 << 20, 0, 0, 0, 4096,
+                                                                 (1 << 20) - 4096, 0, 0, 2, 1)
+body = body.ljust(492, b'\0')
+label = b'LABELONE' + struct.pack('<Q', 1) + crc(body) + body
+mda = (b' LVM2 x[5A%r0N*>' + struct.pack('<IQQQQII', 1, 4096, (1 << 20) - 4096, 512, len(text), 0, 0)).ljust(508, b'\0')
+with open(sys.argv[1], 'wb') as f:
+    f.truncate(8 << 20)
+    f.seek(512)
+    f.write(label)
+    f.seek(4096)
+    f.write(crc(mda) + mda + text)
+EOF2
+is "$(blkid -p -o value -s TYPE lvm.raw)" LVM2_member 'a physical volume'
+ok '  is sound' "$PLATTER" repair -q -f raw --yes lvm.raw
+wrap lvm.raw pv.raw
+cp pv.raw d.raw
+zero 2049 1
+damaged pv 'the label of an LVM volume is gone' same R-LVM
+done_testing

@@ -1,0 +1,117 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+#
+# qcow2 images whose header is gone, or of which one field is another: the rest of the file says what it was.  With -f and
+# without, the repaired image is clean for qemu-img and the disk what it was; a raw disk is never taken for such an
+# image, whatever lies in it; undo gives the very bytes back.
+
+. "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
+PATH=$PATH:/usr/sbin:/sbin
+requires python3 mke2fs debugfs dumpe2fs qemu-img qemu-io
+
+seed=${PLT_SEED:-7}
+echo "# PLT_SEED=$seed"
+python3 "$srcdir/tests/fixtures/guest.py" ext4 48 "$seed" disk.raw >/dev/null || skip_all 'no filesystem can be made'
+damage="$srcdir/tests/repair/damage.py"
+
+# judge KIND [f]: repair (with -f), and what the peers say of it; d.qcow2, a copy of sound.qcow2
+judge() {
+	local status what="$name, $1" format=${2:+-f qcow2}
+
+	cp sound.qcow2 d.qcow2
+	rm -f copy.qcow2 d.qcow2.*
+	what+=" $(python3 "$damage" "$1" d.qcow2 "$seed")"
+	cp d.qcow2 before
+	# shellcheck disable=SC2086 # two words or none
+	"$PLATTER" repair -q --yes $format d.qcow2 >out 2>err
+	status=$?
+	ok "$what: repair" [ $status -eq 0 -o $status -eq 3 ]
+	qemu-img check -q d.qcow2 >out 2>&1
+	like $? '^[03]$' "$what: qemu-img finds no error"
+	ok "$what: the disk is what it was" qemu-img compare -q d.qcow2 sound.qcow2
+	if [ -e d.qcow2.platter-undo ]; then
+		ok "$what: undo" "$PLATTER" undo -q d.qcow2.platter-undo
+	fi
+	is_file_equal d.qcow2 before "$what: the very bytes"
+}
+
+for options in cluster_size=64k cluster_size=512 cluster_size=4k,refcount_bits=8 cluster_size=2M \
+	cluster_size=64k,compat=0.10 cluster_size=16k,extended_l2=on cluster_size=64k,refcount_bits=64; do
+	name=$options
+	"$PLATTER" convert -O qcow2 -o $options disk.raw sound.qcow2
+	judge header
+	judge cluster f
+done
+name='compressed, zstd'
+qemu-img convert -c -O qcow2 -o compression_type=zstd disk.raw sound.qcow2
+judge cluster
+name='with a snapshot'
+"$PLATTER" convert -O qcow2 disk.raw sound.qcow2
+qemu-img snapshot -c one sound.qcow2
+qemu-io -c 'write -q -P 7 3M 300k' sound.qcow2
+judge header
+name='with a backing file'
+qemu-img create -q -f qcow2 -F raw -b disk.raw sound.qcow2
+qemu-io -c 'write -q -P 1 3M 5M' -c 'write -q -P 2 40M 1k' sound.qcow2
+judge magic
+judge field:l1_offset
+cp sound.qcow2 d.qcow2
+python3 "$damage" header d.qcow2 "$seed"
+"$PLATTER" repair -q --yes d.qcow2 >out 2>&1
+is "$(qemu-img info d.qcow2 | sed -n 's/^backing file: //p')" disk.raw 'header: the name of the backing file still stands there'
+
+name='one field'
+"$PLATTER" convert -O qcow2 disk.raw sound.qcow2
+for field in version cluster_bits size crypt l1_size l1_offset refcount_table_offset refcount_table_clusters \
+	refcount_order header_length extension_length; do
+	judge field:$field f
+done
+
+# check says so, and changes nothing.
+cp sound.qcow2 d.qcow2
+python3 "$damage" cluster d.qcow2 "$seed"
+cp d.qcow2 before
+for format in '' '-f qcow2'; do
+	# shellcheck disable=SC2086
+	"$PLATTER" check $format d.qcow2 >out 2>&1
+	is $? 2 "check $format"
+	like "$(cat out)" 'header: it is gone' '  in words'
+done
+is_file_equal d.qcow2 before '  and writes nothing'
+
+# A feature that nobody knows stays, and is refused by name.
+cp sound.qcow2 d.qcow2
+printf '\x20' | dd of=d.qcow2 bs=1 seek=78 conv=notrunc status=none
+cp d.qcow2 before
+fails 1 'an unknown incompatible feature' "$PLATTER" repair -q --yes d.qcow2
+is_file_equal d.qcow2 before '  stays'
+
+# Encrypted: the LUKS header is found by its mark.
+printf 'secret' >key
+if qemu-img create -q -f qcow2 --object secret,id=k,file=key -o encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10 \
+	sound.qcow2 64M 2>/dev/null; then
+	opts() { echo "driver=qcow2,file.filename=$1,encrypt.key-secret=k"; }
+	qemu-io --object secret,id=k,file=key --image-opts -c 'write -q -P 5 1M 3M' "$(opts sound.qcow2)"
+	cp sound.qcow2 d.qcow2
+	python3 "$damage" cluster d.qcow2 "$seed"
+	ok 'encrypted: repair' "$PLATTER" repair -q --yes d.qcow2
+	ok '  the key still fits, and the data is there' qemu-io --object secret,id=k,file=key --image-opts \
+		-c 'read -q -P 5 1M 3M' "$(opts d.qcow2)"
+fi
+
+# Raw disks are raw, whatever their guest's files are.
+"$PLATTER" convert -O qcow2 disk.raw inner.qcow2
+for at in 0 1M 1234432; do
+	rm -f r.raw
+	truncate -s 100M r.raw
+	dd if=inner.qcow2 of=r.raw bs=4096 oflag=seek_bytes seek=$at conv=notrunc status=none
+	case $at in
+	0) cp disk.raw r.raw && dd if=inner.qcow2 of=r.raw bs=1M seek=8 conv=notrunc status=none ;;
+	esac
+	cp r.raw before
+	"$PLATTER" repair --yes r.raw >out 2>&1
+	unlike "$(cat out)" 'whose header|header: it is gone|Plan:' "a raw disk with an image at $at is raw"
+	is_file_equal r.raw before '  and stays what it is'
+done
+done_testing

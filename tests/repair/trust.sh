@@ -1,0 +1,43 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+#
+# Placements that are not sure: they are done if --trust likely says so, or if a person says yes to each, and
+# not otherwise; and each is asked about once.
+
+. "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
+PATH=$PATH:/usr/sbin:/sbin
+requires python3 mke2fs debugfs dumpe2fs qemu-img
+
+python3 "$srcdir/tests/fixtures/guest.py" ext4 192 7 disk.raw >/dev/null || skip_all 'no filesystem can be made'
+"$PLATTER" convert -O qcow2 -o cluster_size=16k,extended_l2=on disk.raw d.qcow2
+python3 "$srcdir/tests/repair/damage.py" shuffle d.qcow2 16 7 >/dev/null || skip_all 'the image could not be made'
+l1=$((16#$(od -An -tx1 -j 40 -N 8 d.qcow2 | tr -d ' \n')))
+l2=$((16#$(od -An -tx1 -j $l1 -N 8 d.qcow2 | tr -d ' \n') & 0x00fffffffffffe00))
+dd if=/dev/zero of=d.qcow2 bs=4096 seek=$((l2 / 4096)) count=1 conv=notrunc status=none
+sum=$(sha256sum <d.qcow2)
+
+# back OPTION...: how many blocks are right when it is looked through
+back() {
+	"$PLATTER" convert --rescue "$@" -O raw d.qcow2 got.raw 2>/dev/null
+	python3 "$srcdir/tests/repair/blocks.py" disk.raw got.raw 4096 | cut -d' ' -f2
+}
+"$PLATTER" repair -q --dry-run --plan strong d.qcow2 2>/dev/null
+like $? '^[23]$' 'only what is sure'
+"$PLATTER" repair -q --dry-run --trust strong --plan strong2 d.qcow2 2>/dev/null
+is_file_equal strong2 strong '--trust strong is the default'
+"$PLATTER" repair -q --dry-run --trust likely --plan likely d.qcow2 2>/dev/null
+ok '--trust likely brings more back' [ "$(back --trust likely)" -gt "$(back)" ]
+yes y | "$PLATTER" repair -q --dry-run --interactive --plan yes d.qcow2 >asked 2>/dev/null
+is_file_equal yes likely 'yes to all is --trust likely'
+like "$(cat asked)" 'may map guest offset [0-9a-fx]*, [0-9]* bytes [(]likely: ' 'it is said what for'
+is "$(grep -o 'The table at offset 0x[0-9a-f]* in the file may map guest offset [0-9a-fx]*' asked | sort | uniq -d)" '' \
+	'each is asked about once'
+yes n | "$PLATTER" repair -q --dry-run --interactive --plan no d.qcow2 >asked 2>/dev/null
+is_file_equal no strong 'no to all is nothing more'
+"$PLATTER" hash --rescue --trust likely d.qcow2 >likely.sum 2>/dev/null
+is "$("$PLATTER" hash --rescue --plan likely d.qcow2 2>/dev/null)" "$(cat likely.sum)" 'looked through it is the same'
+isnt "$("$PLATTER" hash --rescue d.qcow2 2>/dev/null)" "$(cat likely.sum)" 'and without --trust it is not'
+fails 1 'other words are refused' "$PLATTER" hash --rescue --trust surely d.qcow2
+is "$(sha256sum <d.qcow2)" "$sum" 'the image is as it was'
+done_testing

@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * Mending of the dynamic header.  It says three things that matter: where the table is, how many entries it has,
+ * how large a block is.  A single wrong field is found by the stored checksum, which then verifies.  Otherwise the
+ * table is looked for at the places where writers put it, and tells the rest itself: the distances of its entries
+ * are the length of a block.
+ *
+ * The invariant: a header is written only for a table of which every entry can be right.  What a differencing disk
+ * said of its parent is kept if it is still there, and never made up.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/zero.h"
+#include "vhd/check.h"
+
+#define LARGEST_TABLE (UINT64_C(16) << 20) /* bytes of one that is looked at here: 8 TiB in blocks of 2 MiB */
+
+static uint64_t bitmap_bytes(uint64_t block_size)
+{
+	return plt_align_up(plt_div_up(block_size / VHD_SECTOR, 8), VHD_SECTOR);
+}
+
+static int ascending(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* The table's entries that are in use, sorted; -ENOENT: some cannot be right. */
+static int used_entries(struct vhd_exam *x, uint64_t table, uint64_t entries, uint64_t len, uint32_t **ret, uint64_t *ret_n)
+{
+	PLT_AUTOFREE uint32_t *v = NULL;
+	uint64_t limit = x->ends.tail.state == VHD_COPY_GOOD ? x->ends.tail.off : x->ends.file_size;
+	uint64_t behind = plt_align_up(table + entries * 4, VHD_SECTOR), n = 0;
+	int r;
+
+	if (entries * 4 > LARGEST_TABLE || !plt_in_range(table, entries * 4, limit))
+		return -ENOENT;
+	v = plt_alloc_capped(entries + 1, 4, LARGEST_TABLE + 4);
+	if (!v)
+		return -ENOMEM;
+	r = plt_store_read(x->ex->file, table, v, entries * 4, PLT_IO_L1, NULL);
+	for (uint64_t i = 0; i < entries && r == 0; i++) {
+		uint32_t e = plt_get_be32((uint8_t *)v + i * 4);
+
+		if (e == VHD_UNUSED)
+			continue;
+		if ((uint64_t)e * VHD_SECTOR < behind || (uint64_t)e * VHD_SECTOR >= limit)
+			r = -ENOENT;
+		v[n++] = e;
+	}
+	if (r < 0)
+		return r;
+	qsort(v, n, sizeof(*v), ascending);
+	for (uint64_t i = 1; i < n; i++)
+		if ((uint64_t)(v[i] - v[i - 1]) * VHD_SECTOR < len)
+			return -ENOENT;
+	*ret = v;
+	v = NULL;
+	*ret_n = n;
+	return 0;
+}
+
+bool vhd_table_fits(struct vhd_exam *x, uint64_t table, uint64_t entries, uint64_t block_size, uint64_t *ret_used)
+{
+	uint32_t *v = NULL;
+	int r = used_entries(x, table, entries, bitmap_bytes(block_size) + block_size, &v, ret_used);
+
+	free(v);
+	return r == 0;
+}
+
+/*
+ * Does the table tell that blocks are this large?  Its blocks lie as close as that, or its last one reaches to the
+ * end of the file.
+ */
+static bool says_length(struct vhd_exam *x, uint64_t table, uint64_t entries, uint64_t bs)
+{
+	uint64_t len = bitmap_bytes(bs) + bs, n, limit, least = UINT64_MAX, rest;
+	uint32_t *v = NULL;
+
+	limit = x->ends.tail.state == VHD_COPY_GOOD ? x->ends.tail.off : x->ends.file_size;
+	if (used_entries(x, table, entries, len, &v, &n) < 0 || !n) {
+		free(v);
+		return false;
+	}
+	for (uint64_t i = 1; i < n; i++)
+		least = PLT_MIN(least, (uint64_t)(v[i] - v[i - 1]) * VHD_SECTOR);
+	rest = limit - (uint64_t)v[n - 1] * VHD_SECTOR;
+	free(v);
+	return (least != UINT64_MAX && least < len + 4096) || (rest >= len && rest < len + 4096 + VHD_FOOTER);
+}
+
+/* ---- one wrong field ------------------------------------------------------------------------- */
+
+static bool believable(struct vhd_exam *x, const struct vhd_header *h)
+{
+	uint64_t bs = plt_be32_get(h->block_size), entries = plt_be32_get(h->entries), used;
+
+	return vhd_check_header(h, x->ends.file_size, NULL) == 0 && entries * bs >= x->size &&
+	       vhd_table_fits(x, plt_be64_get(h->table_offset), plt_div_up(x->size, bs), bs, &used);
+}
+
+static bool try_header(struct vhd_exam *x, struct vhd_header *h, const struct vhd_header *g, uint32_t want)
+{
+	struct vhd_header s = *g;
+
+	s.checksum = plt_be32_make(want);
+	if (vhd_checksum(&s, sizeof(s), offsetof(struct vhd_header, checksum)) != want || !believable(x, &s))
+		return false;
+	*h = s;
+	return true;
+}
+
+/* Is one field wrong, so that the stored checksum verifies once it is right? */
+static bool correct_field(struct vhd_exam *x, uint64_t header_off, struct vhd_header *h)
+{
+	const uint64_t tables[] = { header_off + VHD_HEADER, 1536, 2048, 4096, 8192 };
+	uint32_t want = plt_be32_get(h->checksum);
+	struct vhd_header g = *h;
+	uint32_t bs = plt_be32_get(h->block_size);
+
+	memcpy(g.cookie, VHD_HEADER_COOKIE, 8);
+	if (try_header(x, h, &g, want))
+		return true;
+	g = *h;
+	g.data_offset = plt_be64_make(VHD_NONE);
+	if (try_header(x, h, &g, want))
+		return true;
+	g = *h;
+	g.version = plt_be32_make(VHD_VERSION);
+	if (try_header(x, h, &g, want))
+		return true;
+	for (unsigned i = 0; i < PLT_ARRAY_SIZE(tables); i++) {
+		g = *h;
+		g.table_offset = plt_be64_make(tables[i]);
+		if (try_header(x, h, &g, want))
+			return true;
+	}
+	for (unsigned bit = 9; bit < 29; bit++) {
+		g = *h;
+		g.block_size = plt_be32_make(UINT32_C(1) << bit);
+		if (try_header(x, h, &g, want))
+			return true;
+	}
+	for (unsigned more = 0; more < 3 && plt_is_pow2(bs) && bs >= VHD_MIN_BLOCK; more++) {
+		uint64_t n = plt_div_up(x->size, bs) + more;
+
+		g = *h;
+		g.entries = plt_be32_make((uint32_t)PLT_MIN(n, (uint64_t)UINT32_MAX));
+		if (try_header(x, h, &g, want))
+			return true;
+	}
+	return false;
+}
+
+/* ---- anew ------------------------------------------------------------------------------------ */
+
+int vhd_guess_header(struct vhd_exam *x, uint64_t size, uint64_t header_off, struct vhd_header *h, const char **ret_how)
+{
+	static const uint8_t bits[] = { 21, 19, 20, 18, 17, 16, 15, 14, 13, 12, 22, 23, 24, 25, 26, 27, 28, 11, 10, 9 };
+	const uint64_t tables[] = { plt_be64_get(h->table_offset), header_off + VHD_HEADER, 1536, 2048, 4096, 8192 };
+	uint64_t used, empty = 0, table = 0, bs = 0;
+
+	for (unsigned t = 0; t < PLT_ARRAY_SIZE(tables) && !bs; t++) {
+		uint64_t off = tables[t];
+
+		if (off % VHD_SECTOR || off < VHD_FOOTER || off == header_off || off + VHD_SECTOR > x->ends.file_size)
+			continue;
+		for (unsigned i = 0; i < PLT_ARRAY_SIZE(bits) && !bs; i++) {
+			uint64_t n = plt_div_up(size, UINT64_C(1) << bits[i]);
+
+			if (says_length(x, off, n, UINT64_C(1) << bits[i])) {
+				table = off;
+				bs = UINT64_C(1) << bits[i];
+			}
+		}
+		if (!empty && vhd_table_fits(x, off, plt_div_up(size, (uint64_t)VHD_DEFAULT_BLOCK), VHD_DEFAULT_BLOCK, &used))
+			empty = off;
+	}
+	*ret_how = "the size of a block is what the table's entries are apart";
+	if (!bs && empty) {
+		table = empty;
+		bs = VHD_DEFAULT_BLOCK;
+		*ret_how = "the table does not tell how large blocks are; nearly all are of 2 MiB";
+	}
+	if (!bs)
+		return -ENOENT;
+	memcpy(h->cookie, VHD_HEADER_COOKIE, 8);
+	h->data_offset = plt_be64_make(VHD_NONE);
+	h->table_offset = plt_be64_make(table);
+	h->version = plt_be32_make(VHD_VERSION);
+	h->entries = plt_be32_make((uint32_t)plt_div_up(size, bs));
+	h->block_size = plt_be32_make((uint32_t)bs);
+	return 0;
+}
+
+/* Parts of the header that can be nothing else are kept. */
+static void keep_parent(struct vhd_exam *x, struct vhd_header *h)
+{
+	static const char codes[] = "W2ruW2kuMacXMac Wi2rWi2k";
+	bool child = x->v.type == VHD_DIFFERENCING, any = false;
+
+	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
+		struct vhd_locator *l = &h->locator[i];
+		bool known = false;
+
+		for (unsigned c = 0; c < sizeof(codes) - 1; c += 4)
+			known |= !memcmp(l->code, codes + c, 4);
+		if (!child || !known || !plt_in_range(plt_be64_get(l->offset), plt_be32_get(l->length), x->ends.file_size))
+			memset(l, 0, sizeof(*l));
+		else
+			any = true;
+	}
+	if (memcmp(h->cookie, VHD_HEADER_COOKIE, 8) && !any) { /* nothing tells that this was a header */
+		memset(h->parent_id, 0, sizeof(h->parent_id));
+		memset(h->parent_name, 0, sizeof(h->parent_name));
+		h->parent_timestamp = plt_be32_make(0);
+	}
+	h->reserved1 = plt_be32_make(0);
+	memset(h->reserved2, 0, sizeof(h->reserved2));
+}
+
+int vhd_mend_header(struct vhd_exam *x, const char *why, struct plt_error *err)
+{
+	uint64_t off = plt_be64_get(x->v.footer.data_offset);
+	struct vhd_header h = x->v.header, sealed = h;
+	const char *how, *id = "V-HDR-3";
+	int r = 0;
+
+	vhd_header_seal(&sealed);
+	if (!vhd_mends(x, PLT_MEND_MAP)) {
+		id = memcmp(h.cookie, VHD_HEADER_COOKIE, 8) ? "V-HDR-1" : vhd_check_header(&sealed, x->ends.file_size, NULL) ?
+			"V-HDR-3" : "V-HDR-2";
+		vhd_found(x, id, PLT_CORRUPTION, off, VHD_HEADER, "%s", why);
+		return 0;
+	}
+	if (correct_field(x, off, &h)) {
+		how = "one field is corrected, the checksum then verifies";
+	} else if (!memcmp(h.cookie, VHD_HEADER_COOKIE, 8) && believable(x, &sealed)) {
+		h = sealed;
+		id = "V-HDR-2";
+		how = "its fields agree with the table, the checksum is computed anew";
+	} else {
+		id = "V-HDR-1";
+		keep_parent(x, &h);
+		r = vhd_guess_header(x, x->size, off, &h, &how);
+		vhd_header_seal(&h);
+		if (r == 0 && vhd_check_header(&h, x->ends.file_size, NULL) < 0)
+			r = -ENOENT;
+	}
+	if (r == -ENOENT) {
+		vhd_found(x, id, PLT_CORRUPTION, off, VHD_HEADER, "%s; neither it nor a table that it could name can be made "
+			  "out", why);
+		return 0;
+	}
+	if (r == 0)
+		r = plt_store_write(x->ex->file, off, &h, sizeof(h), PLT_IO_HEADER, NULL);
+	if (r < 0)
+		return plt_error_set(err, -r, "mending the dynamic header");
+	vhd_mended(x, id, PLT_CORRUPTION, off, VHD_HEADER, "%s: %s", why, how);
+	return 1;
+}
+
+/* ---- a size that the table does not have ----------------------------------------------------- */
+
+int vhd_mend_size(struct vhd_exam *x, const char *why, struct plt_error *err)
+{
+	uint64_t most = (uint64_t)x->v.entries * x->v.block_size, said = vhd_gpt_size(x);
+	const struct vhd_copy *t = &x->ends.tail;
+	struct vhd_footer f = x->v.footer;
+	const char *how = "as large as its table";
+	int r;
+
+	if (said && said <= most) {
+		f.current_size = plt_be64_make(said);
+		how = "as large as its guest's partition tables say";
+	} else if (t->state == VHD_COPY_GOOD && x->ends.use != t && plt_be64_get(t->f.current_size) <= most) {
+		f = t->f;
+		how = "as large as the footer at the end says";
+	} else {
+		f.current_size = plt_be64_make(PLT_MIN(most, VHD_MAX_SECTORS * VHD_SECTOR));
+	}
+	if (!plt_be64_get(f.current_size))
+		return 0;
+	if (memcmp(&f, &t->f, sizeof(f)))
+		vhd_set_chs(&f, VHD_CHS_C, VHD_CHS_H, VHD_CHS_S);
+	vhd_footer_seal(&f);
+	r = plt_store_write(x->ex->file, 0, &f, sizeof(f), PLT_IO_HEADER, NULL);
+	if (r < 0)
+		return plt_error_set(err, -r, "mending the footer");
+	vhd_mended(x, "V-FTR-5", PLT_CORRUPTION, 0, VHD_FOOTER, "%s: the disk becomes %s (%" PRIu64 " bytes)", why, how,
+		   plt_be64_get(f.current_size));
+	return 1;
+}
