@@ -232,7 +232,8 @@ static int check(struct plt_disk *disk, const struct plt_rebase_options *opts, s
 	const struct plt_image *img = plt_disk_image(disk);
 	const char *name = opts->backing ? opts->backing : "";
 
-	if (opts->backing_format && !plt_format_is_known(opts->backing_format))
+	if (opts->backing_format && !plt_format_is_known(opts->backing_format) &&
+	    !plt_name_is_protocol(opts->backing_format))
 		return plt_error_set(err, EINVAL, "Invalid format name: '%s'", opts->backing_format);
 	if (*name && !opts->backing_format)
 		return plt_error_set(err, EINVAL, "Could not change the backing file to '%s': backing format must be "
