@@ -546,11 +546,13 @@ struct plt_rescue {
 	struct plt_disk *donor;       /* the disk's, in its active layer; NULL: none */
 	struct plt_extents donated;   /* lock: ranges that are read from it, whatever the map says */
 	bool zero;                    /* what is lost reads as zeros, and is noted; else EIO */
+	bool base_gone;               /* there is no backing file where there should be one */
 	bool decoded;                 /* what is compressed has been looked at */
 	bool short_of_memory;         /* something is not in the lists */
 };
 #define PLT_WHY_DAMAGED "the mapping is damaged"
 #define PLT_WHY_CUT "it lies behind the end of the file"
+#define PLT_WHY_BASE "it lies in the backing file, which is missing"
 #define PLT_WHY_FLAW "the compressed cluster is damaged"
 /* The options for what an image stands on: @buf, or NULL. */
 const struct plt_rescue_options *plt_rescue_below(const struct plt_rescue_options *opts,
@@ -569,6 +571,8 @@ uint64_t plt_rescue_there(const struct plt_image *img, const struct plt_run *run
  * (a frame that has failed maps nothing).
  */
 uint64_t plt_rescue_upto(struct plt_io *io, uint64_t end);
+/* A part of a read frame's range cannot be had. */
+void plt_rescue_lose(struct plt_io *io, uint64_t off, uint64_t len, const char *why);
 /* How much of a DATA or DAMAGED run is to be read; the rest is dealt with. */
 uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run);
 /* @good bytes of a compressed unit came out; the rest is filled up, or the read fails. */

@@ -530,6 +530,26 @@ static void fill_image(struct plt_image *img, struct plt_ctx *ctx, const struct 
 		img->engine->file_flags |= PLT_FILE_NO_LOCK;
 }
 
+/* Rescue: a backing file that is missing, or is another one, costs what lies in it and no more. */
+static int do_without_backing(struct plt_image *img, const struct plt_rescue_options *opts, int error, struct plt_error *err)
+{
+	struct plt_error why = PLT_ERROR_INIT;
+	struct plt_check_finding f = { .id = "C-OPEN", .severity = "corruption", .text = why.text, .beyond_qemu = true,
+				       .image = img->name };
+
+	plt_error_set(&why, -error, "'%s': what lies in its backing file is lost: %s", img->name,
+		      err && err->text[0] ? err->text : strerror(-error));
+	plt_image_close(img->engine->backing, NULL);
+	img->engine->backing = NULL;
+	img->engine->rescue->base_gone = true;
+	if (opts && opts->found)
+		opts->found(opts->found_arg, &f);
+	plt_ctx_warn(img->ctx, "%s", why.text);
+	if (err)
+		*err = (struct plt_error)PLT_ERROR_INIT;
+	return 0;
+}
+
 /* Over an open store, and the plan (NULL: none) that has made it of the file, which is taken over. */
 static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tree, const char *name,
 			const char *format, struct opening *how, struct plt_rescue_plan *plan, uint64_t file_size,
@@ -574,6 +594,8 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 		return plt_error_default(err, -r, "'%s' (%s)", name, drv->name);
 	}
 	r = open_backing(img, tree, how, err);
+	if (img->engine->rescue && (r == -ENOENT || r == -ENOTDIR || r == -ENOMEDIUM || r == -ESTALE))
+		r = do_without_backing(img, how->opts->rescue, r, err);
 	if (r == 0 && img->inactive && how->opts->flags & PLT_OPEN_FIND_BACKING && drv->find_backing)
 		r = drv->find_backing(img, err);
 	if (r < 0) {
@@ -589,6 +611,23 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 	img->has_backing = img->backing_name || img->engine->backing;
 	*ret = img;
 	return 0;
+}
+
+/* "cache": {"direct": ..., "no-flush": ...} of a node is a cache mode for what lies below it. */
+static int tree_cache(const json_t *tree, struct plt_open_options *opts, struct plt_error *err)
+{
+	const json_t *cache = json_object_get(tree, "cache");
+	bool direct, no_flush;
+	int r;
+
+	if (!json_is_object(cache))
+		return 0;
+	r = tree_bool(cache, "direct", &direct, err);
+	if (r == 0)
+		r = tree_bool(cache, "no-flush", &no_flush, err);
+	if (r == 0 && (direct || no_flush))
+		opts->cache = no_flush ? "unsafe" : "none";
+	return r;
 }
 
 /* A node that changes how the one below it is used: that one, used so. */
@@ -679,11 +718,16 @@ static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, str
 		return plt_error_set(err, ENOMEM, "out of memory");
 	if (how->depth >= PLT_MAX_DEPTH)
 		return plt_error_set(err, ELOOP, "'%s': more than %d layers", name, PLT_MAX_DEPTH);
+	if (driver && opts.format && plt_name_is_protocol(opts.format) && file && tree_string(file, "driver") &&
+	    !strcmp(tree_string(file, "driver"), opts.format))
+		opts.format = driver; /* it was meant for the bytes, which this node shows */
 	if (driver && opts.format && strcmp(driver, opts.format))
 		return plt_error_set(err, EINVAL, "Driver specified twice");
 	if (!driver)
 		driver = opts.format;
 	r = tree_bool(tree, "read-only", &readonly, err);
+	if (r == 0)
+		r = tree_cache(tree, &opts, err);
 	if (r < 0)
 		return r;
 	if (readonly && opts.flags & PLT_OPEN_WRITE)
@@ -692,8 +736,10 @@ static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, str
 		return open_filter(ctx, tree, how, ret, err);
 	if (driver && plt_name_is_protocol(driver)) { /* the bytes themselves, as a disk */
 		driver = "raw";
-		file = tree;
-		tree = NULL;
+		if (tree_string(tree, "driver") || !file) {
+			file = tree;
+			tree = NULL;
+		}
 	}
 	if (!file)
 		return plt_error_set(err, EINVAL, "A block device must be specified for \"file\"");

@@ -36,6 +36,10 @@ static void read_backing(struct plt_io *io, const struct plt_run *run)
 	uint64_t n = run->off >= size ? 0 : PLT_MIN(run->len, size - run->off);
 	struct plt_io *c;
 
+	if (!b && io->eng->rescue && io->eng->rescue->base_gone) {
+		plt_rescue_lose(io, run->off, run->len, PLT_WHY_BASE);
+		return;
+	}
 	if (n < run->len) /* beyond the end of the layer below */
 		plt_iov_zero(io->iov, io->niov, io->iov_off + (size_t)(run->off + n - io->off),
 			     (size_t)(run->len - n));

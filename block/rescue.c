@@ -156,8 +156,7 @@ uint64_t plt_rescue_upto(struct plt_io *io, uint64_t end)
 	return end;
 }
 
-/* It cannot be had. */
-static void lose(struct plt_io *io, uint64_t off, uint64_t len, const char *why)
+void plt_rescue_lose(struct plt_io *io, uint64_t off, uint64_t len, const char *why)
 {
 	if (!io->eng->rescue->zero) {
 		refuse(io, off, len, why);
@@ -172,12 +171,12 @@ uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run)
 	uint64_t there;
 
 	if (run->kind == PLT_RUN_DAMAGED) {
-		lose(io, run->off, run->len, PLT_WHY_DAMAGED);
+		plt_rescue_lose(io, run->off, run->len, PLT_WHY_DAMAGED);
 		return 0;
 	}
 	there = plt_rescue_there(io->img, run);
 	if (there < run->len)
-		lose(io, run->off + there, run->len - there, PLT_WHY_CUT);
+		plt_rescue_lose(io, run->off + there, run->len - there, PLT_WHY_CUT);
 	return there;
 }
 
@@ -318,17 +317,66 @@ static int add_shown(void *arg, uint64_t off, uint64_t len)
 	return plt_doubts_set(l->to, &l->d);
 }
 
+/*
+ * How many windows of SURVEY_SLICES slices of tables the files of a chain can fill, each with one slice at least: what
+ * is mapped in more of them is mapped by tables that are named again and again.
+ */
+#define SURVEY_SLICES 512
+
+static uint64_t survey_budget(const struct plt_disk *disk, uint64_t *ret_window)
+{
+	uint64_t windows = 2048;
+	uint32_t unit = 1 << 16;
+
+	for (const struct plt_image *img = disk->top; img; img = img->engine->backing) {
+		int64_t there = plt_store_allocated(img->file);
+		uint64_t size;
+
+		if (there < 0)
+			there = plt_store_size(img->file, &size, NULL) == 0 ? (int64_t)size : 0;
+		windows += (uint64_t)there / PLT_SLICE;
+		unit = PLT_MIN(unit, PLT_MAX(img->alloc_unit, UINT32_C(512)));
+	}
+	*ret_window = (uint64_t)unit * (PLT_SLICE / 8) * SURVEY_SLICES;
+	return windows;
+}
+
+/* Are there more errors left in some layer than its file has room for entries? */
+static bool is_hopeless(const struct plt_disk *disk)
+{
+	for (const struct plt_image *img = disk->top; img; img = img->engine->backing) {
+		const struct plt_check_result *res = img->engine->rescue ? &img->engine->rescue->plan.left : NULL;
+		int64_t there = plt_store_allocated(img->file);
+
+		if (res && there >= 0 && res->corruptions + res->added > (uint64_t)there / 8 + (1 << 20))
+			return true;
+	}
+	return false;
+}
+
 /* What the maps say is not there; reasons that are known better replace these. */
 static int survey_maps(struct plt_disk *disk, struct plt_doubts *to, struct plt_error *err)
 {
-	uint64_t size = plt_disk_size(disk);
+	uint64_t size = plt_disk_size(disk), window, left = survey_budget(disk, &window);
 	struct plt_extent x[64];
 	int r = 0;
 
+	if (is_hopeless(disk))
+		left = 0;
 	for (uint64_t off = 0; off < size && r == 0;) {
+		bool mapped = false;
 		unsigned n;
 
-		r = plt_status(disk, off, size - off, PLT_STATUS_NO_HOST, x, PLT_ARRAY_SIZE(x), &n, err);
+		if (!left) {
+			struct plt_doubt d = { .kind = PLT_INFERRED, .certainty = PLT_GUESS, .off = off, .len = size - off };
+
+			snprintf(d.why, sizeof(d.why), "%s", "not looked at: more is mapped than the file has tables for");
+			return plt_doubts_set(to, &d);
+		}
+		r = plt_status(disk, off, PLT_MIN(size - off, window), PLT_STATUS_NO_HOST, x, PLT_ARRAY_SIZE(x), &n, err);
+		for (unsigned i = 0; i < n && r == 0; i++)
+			mapped |= x[i].flags & (PLT_EXTENT_PRESENT | PLT_EXTENT_DAMAGED);
+		left -= mapped && (n < PLT_ARRAY_SIZE(x) || x[n - 1].off + x[n - 1].len >= off + PLT_MIN(size - off, window));
 		for (unsigned i = 0; i < n && r == 0; i++) {
 			struct plt_doubt d = { .kind = PLT_LOST, .disk = x[i].depth, .off = x[i].off, .len = x[i].len };
 

@@ -119,7 +119,7 @@ static int add_data(struct walk *w, struct plt_image *img, const struct plt_run 
 	struct plt_extent x = { .off = run->off, .len = run->len, .depth = depth, .host_off = run->host_off,
 				.flags = PLT_EXTENT_DATA | PLT_EXTENT_PRESENT | PLT_EXTENT_OFFSET,
 				.file = run->store->name };
-	uint64_t done = 0;
+	uint64_t done = 0, align = run->store->limits.align;
 	int r;
 
 	if (run->cipher)
@@ -134,6 +134,9 @@ static int add_data(struct walk *w, struct plt_image *img, const struct plt_run 
 		r = plt_store_extents(run->store, run->host_off + done, run->len - done, &kind, &x.len, err);
 		if (r < 0)
 			return r;
+		/* what comes in whole blocks is not told apart within one: the file may end in the middle */
+		if (kind == PLT_STORE_DATA && align > 1)
+			x.len = plt_align_up(run->host_off + done + x.len, align) - (run->host_off + done);
 		x.len = PLT_MIN(x.len, run->len - done);
 		x.off = run->off + done;
 		x.host_off = run->host_off + done;
@@ -151,6 +154,14 @@ static int add_data(struct walk *w, struct plt_image *img, const struct plt_run 
 static int walk_layer(struct walk *w, struct plt_image *img, uint64_t off, uint64_t len, unsigned depth,
 		      struct plt_error *err);
 
+static void add_damaged(struct walk *w, uint64_t off, uint64_t len, unsigned depth)
+{
+	struct plt_extent x = { .off = off, .len = len, .depth = depth,
+				.flags = PLT_EXTENT_PRESENT | PLT_EXTENT_DATA | PLT_EXTENT_DAMAGED };
+
+	add(w, &x);
+}
+
 static int add_absent(struct walk *w, struct plt_image *img, const struct plt_run *run, unsigned depth,
 		      struct plt_error *err)
 {
@@ -165,6 +176,10 @@ static int add_absent(struct walk *w, struct plt_image *img, const struct plt_ru
 		x.flags |= PLT_EXTENT_OFFSET;
 		x.host_off = run->host_off;
 		x.file = run->store->name;
+	}
+	if (!below && img->engine->rescue && img->engine->rescue->base_gone) {
+		add_damaged(w, run->off, run->len, depth);
+		return 0;
 	}
 	if (!below || w->flags & PLT_STATUS_TOP_ONLY) {
 		if (below)
@@ -182,14 +197,6 @@ static int add_absent(struct walk *w, struct plt_image *img, const struct plt_ru
 	if (r == 0)
 		add(w, &x);
 	return r;
-}
-
-static void add_damaged(struct walk *w, uint64_t off, uint64_t len, unsigned depth)
-{
-	struct plt_extent x = { .off = off, .len = len, .depth = depth,
-				.flags = PLT_EXTENT_PRESENT | PLT_EXTENT_DATA | PLT_EXTENT_DAMAGED };
-
-	add(w, &x);
 }
 
 /* What is lost from @off on, whatever the map says there; *upto: where more of it begins. */

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cli/cli.h"
 
@@ -181,6 +182,7 @@ static int run(struct cli_args *a)
 	struct plt_open_options open = PLT_OPEN_OPTIONS_INIT;
 	struct plt_scan_options o = PLT_SCAN_OPTIONS_INIT;
 	struct plt_ctx *ctx;
+	struct stat st;
 	int c, status;
 
 	while ((c = cli_next(a)) != CLI_END) {
@@ -202,6 +204,11 @@ static int run(struct cli_args *a)
 		return cli_usage_error("Expecting one file name");
 	if (!open.format && !a->image_opts && strncmp(a->argv[optind], "json:", 5))
 		open.format = "raw"; /* what is damaged is not opened by what it once was */
+	if (stat(a->argv[optind], &st) == 0 && S_ISDIR(st.st_mode)) {
+		cli_error("'%s' is a folder: disks that are split or striped over files (NAME.000 and on, rbd_data.*) are not "
+			  "put together in this release", a->argv[optind]);
+		return 1;
+	}
 	if (cli_context(a, &ctx) < 0)
 		return 1;
 	status = scan(a, ctx, a->argv[optind], &open, &o);

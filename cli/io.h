@@ -22,9 +22,10 @@ struct io_how {
 	char *format;
 	char **options; /* NULL-terminated; "key=value,..." */
 	unsigned noptions;
+	unsigned before; /* of them, those that an earlier opening had */
 	const char *cache; /* of the file */
 	bool sync;      /* every write is durable when it completes */
-	bool read_only, scratch, copy_on_read, force_share, image_opts, no_discard, threads;
+	bool read_only, scratch, copy_on_read, force_share, again /* reopened */, image_opts, no_discard, threads;
 };
 
 struct io {

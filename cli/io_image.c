@@ -71,7 +71,16 @@ static int run_info(struct io *io, int argc, char **argv)
 		cli_error("%s", err.text);
 		return r;
 	}
-	printf("format name: %s\n", info->format);
+	if (io->how.format && !strcmp(info->format, "raw") && strcmp(io->how.format, "raw")) {
+		/* a protocol, which raw shows: as the driver of an image and as that of its bytes */
+		printf("format name: %s\nformat name: %s\n", io->how.format, io->how.format);
+		if (!strncmp(io->how.format, "null-", 5)) {
+			plt_info_free(info);
+			return -ENOTSUP; /* which has no more to tell */
+		}
+	} else {
+		printf("format name: %s\n", info->format);
+	}
 	io_size_text((double)info->cluster_size, text);
 	printf("cluster size: %s\n", text);
 	io_size_text((double)info->vm_state_offset, text);

@@ -44,6 +44,7 @@ static bool how_copy(const struct io_how *from, struct io_how *to)
 			return false;
 		to->noptions++;
 	}
+	to->before = to->noptions;
 	return true;
 }
 
@@ -54,7 +55,8 @@ static int own_option(struct io_how *how, const char *key, const char *value)
 
 	if (!strcmp(key, "discard"))
 		return io_discard_mode(value, &how->no_discard) ? 1 : -EINVAL;
-	if (strcmp(key, "read-only") && strcmp(key, "force-share") && strncmp(key, "cache.", 6))
+	if (strcmp(key, "read-only") && strcmp(key, "force-share") && strcmp(key, "auto-read-only") &&
+	    strncmp(key, "cache.", 6))
 		return 0;
 	if (!is_bool) {
 		cli_error("Parameter '%s' expects 'on' or 'off'", key);
@@ -80,6 +82,19 @@ static bool add_option(struct io_how *how, char *option)
 	size_t len = strcspn(option, "=");
 	char **grown;
 
+	for (unsigned i = 0; i < how->before;) { /* an earlier "key=" gives way to "key.part=", and the reverse */
+		size_t n = strcspn(how->options[i], "=");
+
+		if ((n < len ? option[n] == '.' : n > len && how->options[i][len] == '.') &&
+		    !strncmp(how->options[i], option, PLT_MIN(n, len))) {
+			free(how->options[i]);
+			memmove(how->options + i, how->options + i + 1, (how->noptions - i) * sizeof(*how->options));
+			how->noptions--;
+			how->before--;
+		} else {
+			i++;
+		}
+	}
 	for (unsigned i = 0; i < how->noptions; i++) /* what was said before of the same */
 		if (!strncmp(how->options[i], option, len) && (how->options[i][len] == '=' || !how->options[i][len])) {
 			free(how->options[i]);
@@ -204,7 +219,10 @@ static int open_with(struct io *io, const struct io_how *how, struct plt_disk **
 	if (r < 0) {
 		if (asprintf(&prefix, "Could not open '%s': ", name) > 0 && !strncmp(text, prefix, strlen(prefix)))
 			text += strlen(prefix);
-		cli_error("can't open%s%s: %s", how->name ? " device " : "", how->name ? how->name : "", text);
+		if (how->again)
+			cli_error("%s", text);
+		else
+			cli_error("can't open%s%s: %s", how->name ? " device " : "", how->name ? how->name : "", text);
 		free(prefix);
 	}
 	free(all);
@@ -481,6 +499,7 @@ static int run_reopen(struct io *io, int argc, char **argv)
 		cli_error("out of memory");
 		return r;
 	}
+	how.again = old.again = true;
 	r = parse_reopen(io, argc, argv, &how);
 	if (r == 0 && io->how.scratch) {
 		cli_error("a disk whose changes are not kept cannot be opened again");

@@ -13,8 +13,9 @@
  *	scan_carve.c   writing to files
  *	scan_map.c     maps as ddrescue keeps them
  *
- * Memory: a piece of 4 MiB a thread, SCAN_OBJECTS_MAX objects of some 250 bytes, SCAN_ONES_MAX positions of 8 bytes, and 16 bytes for
- * each range of a map (SCAN_RANGES_MAX): less than 64 MiB beside the pieces, whatever the disk holds.
+ * Memory: a piece of 4 MiB a thread, SCAN_OBJECTS_MAX objects of some 250 bytes, SCAN_ONES_MAX positions of 8
+ * bytes, and 16 bytes for each range of a map (SCAN_RANGES_MAX): less than 64 MiB beside the pieces, whatever the
+ * disk holds.
  */
 #include "base/error.h"
 #include "base/extents.h"
@@ -57,7 +58,7 @@ struct plt_scan {
 	struct plt_guest guest;     /* the same */
 };
 
-/* scan_find.c: what begins in [buf, buf+len), at @base; @avail >= len bytes can be looked at, @before: the sector before is there, too. */
+/* scan_find.c: what begins in [buf, buf+len), at @base; @avail >= len bytes can be looked at. */
 void plt_scan_find(struct scan_hits *h, const uint8_t *buf, size_t len, size_t avail, uint64_t base);
 struct scan_item *plt_scan_add(struct scan_hits *h, enum plt_scan_class kind, const char *what, uint64_t off, uint64_t len);
 

@@ -2,8 +2,9 @@
 /* Copyright (c) the platter authors */
 
 /*
- * Carving: what lies in one piece is copied to a file of its own, named by its place.  The invariants: no file that is there
- * is written over or followed as a link, and a file that could not be completed is removed.  Zeros become holes.
+ * Carving: what lies in one piece is copied to a file of its own, named by its place.  The invariants: no file
+ * that is there is written over or followed as a link, and a file that could not be completed is removed.  Zeros
+ * become holes.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -133,7 +133,8 @@ static void look_vdi(struct scan_hits *h, const uint8_t *p, uint64_t at)
 	uint64_t data = plt_get_le32(p + 0x158), block = plt_get_le32(p + 0x178), used = plt_get_le32(p + 0x184), len;
 	struct scan_item *it;
 
-	if (plt_get_le32(p + 68) >> 16 != 1 || !block || block > 256 << 20 || plt_mul(block, used, &len) || plt_add(len, data, &len))
+	if (plt_get_le32(p + 68) >> 16 != 1 || !block || block > 256 << 20 || plt_mul(block, used, &len) ||
+	    plt_add(len, data, &len))
 		return;
 	it = plt_scan_add(h, PLT_SCAN_IMAGE, "vdi", at, len);
 	if (it)

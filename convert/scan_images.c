@@ -2,10 +2,11 @@
 /* Copyright (c) the platter authors */
 
 /*
- * From hits to objects.  A header is followed into what it says of the rest of its image, as if that lay in one piece behind
- * it; where the format has a check, the check says how much of it is there.  Superblocks that speak of one volume become
- * one object, tables that belong to an image that was found belong to it, and what cannot be told from chance is left
- * out.  Work is bounded: so many images are checked, and a check is bounded by what its image holds.
+ * From hits to objects.  A header is followed into what it says of the rest of its image, as if that lay in one
+ * piece behind it; where the format has a check, the check says how much of it is there.  Superblocks that speak of
+ * one volume become one object, tables that belong to an image that was found belong to it, and what cannot be told
+ * from chance is left out.  Work is bounded: so many images are checked, and a check is bounded by what its image
+ * holds.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -62,7 +63,8 @@ static int vhd_length(struct plt_scan *s, uint64_t off, uint64_t *ret)
 	at = plt_get_be64(h + 16);
 	n = plt_get_be32(h + 28);
 	bs = plt_get_be32(h + 32);
-	if (!plt_is_pow2(bs) || bs < SCAN_SECTOR || n > TABLE_MAX / 4 || at > s->size || !plt_in_range(off + at, 4 * (uint64_t)n, s->size))
+	if (!plt_is_pow2(bs) || bs < SCAN_SECTOR || n > TABLE_MAX / 4 || at > s->size ||
+	    !plt_in_range(off + at, 4 * (uint64_t)n, s->size))
 		return -EUCLEAN;
 	table = malloc(4 * (size_t)n + 1);
 	if (!table)

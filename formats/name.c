@@ -539,7 +539,8 @@ char *plt_name_text(const json_t *tree)
 	size_t len;
 	FILE *out;
 
-	if (json_object_size(strong) == 1u + !!json_object_get(strong, "driver"))
+	/* (a data file that was named besides is part of no plain name, as in QEMU) */
+	if (json_object_size(strong) == 1u + !!json_object_get(strong, "driver") + !!json_object_get(strong, "data-file"))
 		ret = plain_name(json_object_get(strong, "file"));
 	if (ret)
 		return ret;

@@ -189,7 +189,7 @@ static void look_btrfs(struct sink *k)
 	tell(k, &s);
 }
 
-static uint32_t lvm_crc(const uint8_t *p, size_t len)
+uint32_t plt_lvm_crc(const uint8_t *p, size_t len)
 {
 	uint32_t crc = 0xf597a6cf;
 
@@ -209,7 +209,7 @@ static void look_lvm(struct sink *k)
 	struct plt_super s = { .kind = PLT_SUPER_LVM, .name = "lvm2", .sure = true };
 
 	if (sector > 3 || sector * SECTOR > k->at || off < 32 || off > SECTOR - 40 || memcmp(p + 24, "LVM2 001", 8) ||
-	    lvm_crc(p + 20, SECTOR - 20) != plt_get_le32(p + 16))
+	    plt_lvm_crc(p + 20, SECTOR - 20) != plt_get_le32(p + 16))
 		return;
 	s.start = k->at - sector * SECTOR;
 	s.size = plt_get_le64(p + off + 32);
@@ -353,7 +353,8 @@ static int verify_exfat(const struct plt_guest *disk, const struct plt_super *s)
 	if (rd(disk, s->at, p, SECTOR))
 		return 0;
 	shift = p[108] & 15;
-	return !rd(disk, s->start + ((uint64_t)plt_get_le32(p + 80) << shift), t, 8) && !memcmp(t, "\xf8\xff\xff\xff\xff\xff\xff\xff", 8);
+	return !rd(disk, s->start + ((uint64_t)plt_get_le32(p + 80) << shift), t, 8) &&
+	       !memcmp(t, "\xf8\xff\xff\xff\xff\xff\xff\xff", 8);
 }
 
 struct same {

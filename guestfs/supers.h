@@ -52,6 +52,9 @@ bool plt_super_first(const struct plt_guest *disk, uint64_t start, struct plt_su
 int plt_super_restore(const struct plt_guest *disk, const struct plt_super *s, uint8_t *buf, size_t *ret_len,
 		      uint64_t *ret_off);
 
+/* The checksum of LVM: a CRC-32 with a start of its own. */
+uint32_t plt_lvm_crc(const uint8_t *p, size_t len);
+
 /* Of an ext superblock at @p: where the volume begins if it stands at @at; geometry.  For supers.c. */
 bool plt_ext_super_place(const uint8_t *p, uint64_t at, struct plt_super *ret);
 

@@ -816,7 +816,8 @@ int plt_scan(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_scan_o
 const struct plt_scan_object *plt_scan_object(const struct plt_scan *scan, unsigned i);
 struct plt_scan_totals {
 	uint64_t read, holes;   /* bytes */
-	uint64_t bad, skipped;  /* bytes that could not be read; that were not tried: the map called them bad, or so many beside them were */
+	uint64_t bad;           /* bytes that could not be read, or that the map calls bad */
+	uint64_t skipped;       /* bytes that were not tried: too many beside them are bad */
 	uint64_t omitted;       /* objects that were found and not kept: there are too many */
 };
 void plt_scan_totals(const struct plt_scan *scan, struct plt_scan_totals *ret);

@@ -71,6 +71,8 @@ int qcow2_find_tables(struct qcow2_find *f);
 /* Does some table name the cluster at @off? */
 bool qcow2_find_maps(struct qcow2_find *f, uint64_t off);
 /* Does nothing that the header says, of the beginning of the L1 table, lead to a table that can be? */
+/* Is there an L1 table, as far as a look at its beginning tells, of an image with clusters of that size? */
+bool qcow2_l1_fits(const struct qcow2_find *f, uint64_t l1_offset, uint32_t l1_size, unsigned cluster_bits);
 bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q);
 void qcow2_find_release(struct qcow2_find *f);
 

@@ -405,20 +405,41 @@ bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 		return false;
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t e = plt_get_be64(l1 + (size_t)i * 8), off = e & QCOW2_L1_OFFSET, to;
-		bool sound = true;
+		uint32_t used = 0, bad = 0;
 
 		if (!off || (e & QCOW2_L1_RESERVED) || (off & (q->cluster_size - 1)) || off >= f.file_size ||
 		    plt_store_read(file, off, part, least, PLT_IO_L2, NULL) < 0)
 			continue;
-		for (uint32_t at = 0; at < least && sound; at += q->l2_entry_size) {
+		for (uint32_t at = 0; at < least; at += q->l2_entry_size) {
 			uint64_t entry = plt_get_be64(part + at), bitmap = q->extl2 ? plt_get_be64(part + at + 8) : 0;
 
-			sound = !(entry | bitmap) || qcow2_entry_fits(&f.x, entry, bitmap, &to);
+			used += (entry | bitmap) != 0;
+			bad += (entry | bitmap) && !qcow2_entry_fits(&f.x, entry, bitmap, &to);
 		}
-		if (sound)
+		/* (single entries that cannot be make no other image of it) */
+		if (bad * 4 <= used)
 			return false;
 	}
 	return true;
+}
+
+bool qcow2_l1_fits(const struct qcow2_find *f, uint64_t l1_offset, uint32_t l1_size, unsigned cluster_bits)
+{
+	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE);
+	uint64_t mask = (UINT64_C(1) << cluster_bits) - 1;
+	uint32_t n = PLT_MIN(l1_size, (uint32_t)NOWHERE / 8), some = 0;
+
+	if (!l1 || !l1_offset || l1_offset & mask || l1_offset >= f->file_size ||
+	    plt_store_read(f->file, l1_offset, l1, NOWHERE, PLT_IO_L1, NULL) < 0)
+		return false;
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t e = plt_get_be64(l1 + (size_t)i * 8), off = e & QCOW2_L1_OFFSET;
+
+		if (e & QCOW2_L1_RESERVED || off & mask || off >= f->file_size)
+			return false;
+		some += off != 0;
+	}
+	return some != 0;
 }
 
 int qcow2_find_tables(struct qcow2_find *f)

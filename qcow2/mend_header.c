@@ -481,6 +481,9 @@ static int decide(struct mending *m, struct plt_error *err)
 	if (agreeing(m) >= 3) {
 		set32(m, AT(magic), QCOW2_MAGIC, "mark of the format", "it is");
 		/* (damaged tables say little of what they were: one must lead to others) */
+		if (f->hint > f->x.q.cluster_bits && get32(m, AT(cluster_bits)) == f->hint &&
+		    qcow2_l1_fits(f, get64(m, AT(l1_table_offset)), get32(m, AT(l1_size)), f->hint))
+			return -ENOENT; /* parts of damaged tables look like tables of an image with smaller clusters */
 		if (f->l1_offset || !f->hint)
 			set32(m, AT(cluster_bits), f->x.q.cluster_bits, "cluster size", "the tables are whole with");
 		mend_version(m);

@@ -196,6 +196,18 @@ static bool is_empty(struct guest_exam *x)
 	       read_disk(x, x->disk.size - n, buf, n) == 0 && plt_is_zero(buf, n);
 }
 
+static int say_unknown(struct guest_exam *x)
+{
+	const struct plt_part whole = { .len = x->disk.size };
+	bool said;
+	int r = guest_say_remains(x, &whole, &said);
+
+	if (r == 0 && !said)
+		guest_note(x, "R-PT-2", 0, x->disk.size, "no partition table, filesystem or volume is where one would begin, and "
+			   "no remains of any are found: what the disk holds is not known");
+	return r;
+}
+
 int plt_guest_examine(struct plt_store *st, struct plt_mend *mend,
 		      void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		      struct plt_check_result *ret, struct plt_error *err)
@@ -214,8 +226,7 @@ int plt_guest_examine(struct plt_store *st, struct plt_mend *mend,
 		say_foreign(x);
 		r = guest_mend_table(x);
 		if (r == 0 && !(mend && mend->changed) && x->table == GUEST_NO_TABLE && !is_empty(x))
-			guest_note(x, "R-PT-2", 0, x->disk.size, "no partition table, filesystem or volume is where one would "
-				   "begin, and no remains of any are found: what the disk holds is not known");
+			r = say_unknown(x);
 		for (unsigned i = 0; i < x->nparts && r == 0 && !(mend && mend->changed); i++)
 			r = guest_mend_volume(x, &x->parts[i]);
 		r = r < 0 ? plt_error_set(err, -r, "the disk cannot be examined") : 0;

@@ -61,6 +61,7 @@ bool guest_is_shifted(struct guest_exam *x);
 /* guest_table.c; 0: go on, 1: something was mended, look again */
 int guest_mend_table(struct guest_exam *x);
 /* guest_super.c */
+int guest_say_remains(struct guest_exam *x, const struct plt_part *part, bool *ret_said);
 int guest_mend_volume(struct guest_exam *x, const struct plt_part *part);
 
 #endif

@@ -107,18 +107,6 @@ static int restore(struct guest_exam *x, const struct plt_super *s, unsigned agr
 
 #define LVM_TEXT_MAX (1u << 20)
 
-static uint32_t lvm_crc(const uint8_t *p, size_t len)
-{
-	uint32_t crc = 0xf597a6cf;
-
-	for (size_t i = 0; i < len; i++) {
-		crc ^= p[i];
-		for (unsigned b = 0; b < 8; b++)
-			crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
-	}
-	return crc;
-}
-
 /* The number behind "key = " from @p on; 0: there is none. */
 static uint64_t number(const char *p, const char *key)
 {
@@ -154,7 +142,7 @@ static int mend_lvm(struct guest_exam *x, const struct plt_part *part, bool *ret
 	*ret_is = false;
 	if (part->len < 1 << 20 || x->disk.read(x->disk.arg, part->start + 4096, mda, sizeof(mda)) ||
 	    memcmp(mda + 4, " LVM2 x[5A%r0N*>", 16) || plt_get_le64(mda + 24) != 4096 ||
-	    lvm_crc(mda + 4, sizeof(mda) - 4) != plt_get_le32(mda))
+	    plt_lvm_crc(mda + 4, sizeof(mda) - 4) != plt_get_le32(mda))
 		return 0;
 	*ret_is = true;
 	area = plt_get_le64(mda + 32);
@@ -189,7 +177,7 @@ static int mend_lvm(struct guest_exam *x, const struct plt_part *part, bool *ret
 	plt_put_le64(label + 112, area);
 	plt_put_le32(label + 136, 2);                /* and the extension: version, flags */
 	plt_put_le32(label + 140, 1);
-	plt_put_le32(label + 16, lvm_crc(label + 20, GUEST_SECTOR - 20));
+	plt_put_le32(label + 16, plt_lvm_crc(label + 20, GUEST_SECTOR - 20));
 	r = mend ? guest_put(x, part->start + GUEST_SECTOR, label, sizeof(label), PLT_STRONG,
 			     "the label is made from the volume's own metadata") : 0;
 	guest_found(x, "R-LVM", mend, part->start + GUEST_SECTOR, GUEST_SECTOR, "the label of an LVM physical volume at %#" PRIx64
@@ -213,13 +201,14 @@ static bool count_mark(void *arg, const struct plt_mark *m)
 }
 
 /* No copy of a beginning; but is there what one would have led to? */
-static int say_remains(struct guest_exam *x, const struct plt_part *part)
+int guest_say_remains(struct guest_exam *x, const struct plt_part *part, bool *ret_said)
 {
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(1 << 20);
 	struct remains k = { 0 };
 	unsigned ext, xfs, ntfs, fat;
 	uint64_t end = part->start + PLT_MIN(part->len, REMAINS_BYTES);
 
+	*ret_said = false;
 	if (!buf)
 		return -ENOMEM;
 	for (uint64_t off = part->start, n; off < end; off += n) {
@@ -231,7 +220,8 @@ static int say_remains(struct guest_exam *x, const struct plt_part *part)
 	xfs = k.n[PLT_MARK_XFS_BLOCK] + k.n[PLT_MARK_XFS_INODE] + k.n[PLT_MARK_XFS_AG];
 	ntfs = k.n[PLT_MARK_NTFS_MFT] + k.n[PLT_MARK_NTFS_INDX];
 	fat = k.n[PLT_MARK_FAT_DIR];
-	if (ext + xfs + ntfs + fat >= REMAINS_MIN)
+	*ret_said = ext + xfs + ntfs + fat >= REMAINS_MIN;
+	if (*ret_said)
 		guest_found(x, "R-SB", false, part->start, part->len, "the volume at %#" PRIx64 " has structures of a filesystem "
 			    "(%s), but no superblock, and no copy of one is found", part->start,
 			    ext >= xfs && ext >= ntfs && ext >= fat ? "ext" : xfs >= ntfs && xfs >= fat ? "xfs" :
@@ -260,7 +250,7 @@ int guest_mend_volume(struct guest_exam *x, const struct plt_part *part)
 		if (s)
 			r = restore(x, s, agree);
 		else
-			r = say_remains(x, part);
+			r = guest_say_remains(x, part, &is);
 	}
 	free(v);
 	return r;

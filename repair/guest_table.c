@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <zlib.h>
 
 #include "base/endian.h"
@@ -291,6 +290,18 @@ static uint8_t mbr_type(const struct plt_super *s)
 	}
 }
 
+/* An id that the same volumes give again: a repair that is cut short and made anew is the same one. */
+static void make_id(uint8_t id[16], uint64_t a, uint64_t b, uint64_t c)
+{
+	uint64_t seed[4] = { a, b, c, 1 };
+
+	plt_put_le64(id, plt_fsid(seed, sizeof(seed)));
+	seed[3] = 2;
+	plt_put_le64(id + 8, plt_fsid(seed, sizeof(seed)) ^ plt_fsid(&seed[1], 16));
+	id[7] = (uint8_t)((id[7] & 0x0f) | 0x40);
+	id[8] = (uint8_t)((id[8] & 0x3f) | 0x80);
+}
+
 static int write_gpt(struct guest_exam *x, const struct vol *v, unsigned n, const char *why)
 {
 	PLT_AUTOFREE uint8_t *table = calloc(1, TABLE_BYTES);
@@ -311,14 +322,12 @@ static int write_gpt(struct guest_exam *x, const struct vol *v, unsigned n, cons
 	plt_put_le64(head + 72, 2);
 	plt_put_le32(head + 80, ENTRIES);
 	plt_put_le32(head + 84, ENTRY);
-	if (getrandom(head + 56, 16, 0) != 16)
-		return -EIO;
+	make_id(head + 56, last, v[0].s.fsid, v[0].s.start);
 	for (unsigned i = 0; i < n; i++) {
 		uint8_t *e = table + (size_t)i * ENTRY;
 
 		memcpy(e, type_of(&v[i].s), 16);
-		if (getrandom(e + 16, 16, 0) != 16)
-			return -EIO;
+		make_id(e + 16, i + 1, v[i].s.fsid, v[i].s.start);
 		plt_put_le64(e + 32, v[i].s.start / GUEST_SECTOR);
 		plt_put_le64(e + 40, (v[i].s.start + v[i].s.size - 1) / GUEST_SECTOR);
 	}

@@ -28,4 +28,5 @@ libplatter_core_la_SOURCES += \
 	repair/repair.h \
 	repair/rescue.c \
 	repair/undo.c \
+	repair/worse.c \
 	$(NULL)

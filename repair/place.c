@@ -121,10 +121,18 @@ static bool wanted(const struct plt_repair *rep, const struct plt_orphans *o, co
 	return p->certainty >= rep->trust || (rep->offered && rep->offered(rep->offered_arg, &offer));
 }
 
-/* Only what is sure enough to be done unasked, and what was asked for. */
-static int keep_sure(const struct plt_repair *rep, const struct plt_orphans *o, const struct plt_placement *v, uint32_t n, struct plt_orphan **ret,
-		     size_t *ret_n)
+/*
+ * Only what is sure enough to be done unasked; and when there is nothing of that any more, what was asked for: what
+ * is sure says more of the rest.
+ */
+static int keep_sure(struct plt_repair *rep, const struct plt_orphans *o, const struct plt_placement *v, uint32_t n,
+		     struct plt_orphan **ret, size_t *ret_n)
 {
+	uint32_t sure = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		sure += v[i].certainty >= PLT_STRONG;
+	rep->ask_again = sure && sure < n && (rep->trust < PLT_STRONG || rep->offered);
 	*ret = calloc((size_t)n + 1, sizeof(**ret));
 	*ret_n = 0;
 	if (!*ret)
@@ -132,7 +140,7 @@ static int keep_sure(const struct plt_repair *rep, const struct plt_orphans *o, 
 	for (uint32_t i = 0; i < n; i++) {
 		struct plt_orphan *t = &(*ret)[*ret_n];
 
-		if (v[i].object >= o->n || !wanted(rep, o, &v[i]))
+		if (v[i].object >= o->n || (sure ? v[i].certainty < PLT_STRONG : !wanted(rep, o, &v[i])))
 			continue;
 		*t = o->v[v[i].object];
 		t->guest_off = v[i].slot;

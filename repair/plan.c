@@ -101,7 +101,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			rep->before.leaks_fixed += res.leaks_fixed;
 		}
 		if (r < 0 || mend.changed) {
-			asked &= !mend.changed || mend.stage == PLT_MEND_CLUSTERS;
+			asked &= !mend.changed || (mend.stage == PLT_MEND_CLUSTERS && !rep->ask_again);
 			continue;
 		}
 		/* the guest is asked when nothing else has an answer; what it says may tell more */
@@ -199,6 +199,30 @@ static int follow(struct plt_repair *rep, struct hear *h, struct plt_error *err)
 	return r;
 }
 
+/* What would cost more than it brings is not done; what only concerns counts may be. */
+static int withdraw(struct plt_repair *rep, unsigned what, struct hear *h, struct plt_error *err)
+{
+	static const struct plt_check_finding said = {
+		.id = "PLAN", .severity = "error", .beyond_qemu = true,
+		.text = "less of the disk could be read after this plan than before it: it is withdrawn, save for what concerns "
+			"counts alone; what was said to be repaired is not",
+	};
+	int r;
+
+	plt_repair_forget(rep);
+	if (h->found)
+		h->found(h->arg, &said);
+	r = plt_repair_reset(rep, err);
+	if (r == 0)
+		r = plt_repair_mend(rep, what & ~(unsigned)PLT_MEND_MAP, NULL, NULL, err);
+	if (r == 0 && plt_repair_is_worse(rep)) {
+		r = plt_repair_reset(rep, err);
+		rep->before.corruptions_fixed = rep->before.leaks_fixed = 0;
+	}
+	rep->before.check_errors++;
+	return r;
+}
+
 int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
@@ -218,7 +242,7 @@ int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 				  rep->format);
 	if (r == 0)
 		r = plt_repair_mend(rep, what, hear, &h, err);
-	return r;
+	return r == 0 && !(drv->flags & PLT_DRIVER_NO_HEADER) && plt_repair_is_worse(rep) ? withdraw(rep, what, &h, err) : r;
 }
 
 int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,

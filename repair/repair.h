@@ -42,6 +42,7 @@ struct plt_repair {
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
 	enum plt_certainty trust;    /* placements that are less sure are only offered */
+	bool ask_again;              /* some of these have not been looked at yet */
 	bool (*offered)(void *arg, const struct plt_placement_offer *offer); /* NULL: declined */
 	void *offered_arg;
 	const char *plan;            /* a file that says what to do; NULL: found out */
@@ -70,6 +71,8 @@ int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct
 		     struct plt_error *err);
 /* Write the edits into the image as they are, durably: for those that are safe in any order. */
 int plt_repair_write(struct plt_repair *rep, struct plt_error *err);
+/* Would less of the disk be readable after the plan than before it? */
+bool plt_repair_is_worse(struct plt_repair *rep);
 /* Forget why. */
 void plt_repair_forget(struct plt_repair *rep);
 /* Forget the edits. */

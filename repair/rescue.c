@@ -104,7 +104,8 @@ int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char
 int plt_repair_doubts(struct plt_repair *rep, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg,
 		      struct plt_error *err)
 {
-	struct plt_rescue_plan plan = { .overlay = plt_store_ref(rep->overlay), .format = strdup(rep->format) };
+	struct plt_rescue_plan plan = { .overlay = plt_store_ref(rep->overlay), .format = strdup(rep->format),
+					.left = rep->before };
 	struct plt_disk *disk;
 	int r = plan.format ? 0 : -ENOMEM;
 

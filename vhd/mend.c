@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "base/alloc.h"
 #include "base/checked.h"
@@ -24,6 +23,7 @@
 
 #define HEADER_SEARCH (UINT64_C(1) << 20) /* bytes in which a dynamic header is looked for */
 #define SEARCH_BYTES (1u << 20)
+#define ID_BYTES 65536u
 
 static int put(struct vhd_exam *x, uint64_t off, const struct vhd_footer *f)
 {
@@ -106,26 +106,46 @@ static int cut_footer(struct vhd_exam *x, struct vhd_footer *f, uint64_t *ret_of
 
 /* ---- anew ------------------------------------------------------------------------------------ */
 
-static int new_footer(struct vhd_footer *f, enum vhd_type type, uint64_t data_offset, uint64_t size)
+/*
+ * An id made of what the file begins with, so that a repair that is cut short and made anew is the same one.  (FNV-1a,
+ * from two starts.)
+ */
+static int make_id(struct vhd_exam *x, uint64_t size, uint8_t id[16])
 {
+	PLT_AUTOFREE uint8_t *buf = malloc(ID_BYTES);
+	uint64_t h[2] = { UINT64_C(0xcbf29ce484222325) ^ size, UINT64_C(0x84222325cbf29ce4) + x->ends.file_size };
+	size_t n = PLT_MIN(x->ends.file_size - VHD_SECTOR, (uint64_t)ID_BYTES);
+	int r = buf ? plt_store_read(x->ex->file, VHD_SECTOR, buf, n, PLT_IO_HEADER, NULL) : -ENOMEM;
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < n; i++)
+		for (unsigned k = 0; k < 2; k++)
+			h[k] = (h[k] ^ buf[i]) * UINT64_C(0x100000001b3);
+	memcpy(id, h, 16);
+	id[6] = (uint8_t)((id[6] & 0x0f) | 0x40);
+	id[8] = (uint8_t)((id[8] & 0x3f) | 0x80);
+	return 0;
+}
+
+static int new_footer(struct vhd_exam *x, struct vhd_footer *f, enum vhd_type type, uint64_t data_offset, uint64_t size)
+{
+	int r;
+
 	memset(f, 0, sizeof(*f));
 	memcpy(f->cookie, VHD_COOKIE, 8);
 	f->features = plt_be32_make(VHD_FEATURE_RESERVED);
 	f->version = plt_be32_make(VHD_VERSION);
 	f->data_offset = plt_be64_make(data_offset);
-	f->timestamp = plt_be32_make(vhd_time(time(NULL)));
 	memcpy(f->creator, "win ", 4); /* of whom everybody takes the size, and not the geometry */
 	f->creator_version = plt_be32_make(0x000a0000);
 	memcpy(f->creator_os, "Wi2k", 4);
 	f->original_size = f->current_size = plt_be64_make(size);
 	vhd_set_chs(f, VHD_CHS_C, VHD_CHS_H, VHD_CHS_S);
 	f->type = plt_be32_make(type);
-	if (getrandom(f->id, sizeof(f->id), 0) != (ssize_t)sizeof(f->id))
-		return -EIO;
-	f->id[6] = (uint8_t)((f->id[6] & 0x0f) | 0x40);
-	f->id[8] = (uint8_t)((f->id[8] & 0x3f) | 0x80);
+	r = make_id(x, size, f->id);
 	vhd_footer_seal(f);
-	return 0;
+	return r;
 }
 
 /* The first dynamic header that can be believed. */
@@ -151,7 +171,7 @@ static int footer_of_header(struct vhd_exam *x, struct vhd_header *h, uint64_t o
 	uint64_t bs = plt_be32_get(h->block_size), size = PLT_MIN(plt_be32_get(h->entries) * bs, VHD_MAX_SECTORS * VHD_SECTOR),
 		 said;
 	bool child = !plt_is_zero(h->parent_id, 16) || !plt_is_zero(h->locator, sizeof(h->locator));
-	int r = new_footer(f, child ? VHD_DIFFERENCING : VHD_DYNAMIC, off, size);
+	int r = new_footer(x, f, child ? VHD_DIFFERENCING : VHD_DYNAMIC, off, size);
 
 	if (r < 0)
 		return r;
@@ -217,7 +237,7 @@ static int fixed_anew(struct vhd_exam *x, struct vhd_footer *f, uint64_t *ret_of
 			return -ENOENT;
 	}
 	*ret_off = plt_align_down(x->ends.file_size, VHD_SECTOR);
-	return size ? new_footer(f, VHD_FIXED, VHD_NONE, size) : -ENOENT;
+	return size ? new_footer(x, f, VHD_FIXED, VHD_NONE, size) : -ENOENT;
 }
 
 /* ---- no footer can be believed --------------------------------------------------------------- */

@@ -7,7 +7,8 @@
  * table is looked for at the places where writers put it, and tells the rest itself: the distances of its entries
  * are the length of a block.
  *
- * The invariant: a header is written only for a table of which every entry can be right.  What a differencing disk
+ * The invariant: a header is written only for a table of which nearly every entry can be right, and for an empty one
+ * only where no block could be.  What a differencing disk
  * said of its parent is kept if it is still there, and never made up.
  */
 #include <errno.h>
@@ -35,12 +36,12 @@ static int ascending(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* The table's entries that are in use, sorted; -ENOENT: some cannot be right. */
+/* The table's entries that are in use and can be right, sorted; -ENOENT: too many of them cannot. */
 static int used_entries(struct vhd_exam *x, uint64_t table, uint64_t entries, uint64_t len, uint32_t **ret, uint64_t *ret_n)
 {
 	PLT_AUTOFREE uint32_t *v = NULL;
 	uint64_t limit = x->ends.tail.state == VHD_COPY_GOOD ? x->ends.tail.off : x->ends.file_size;
-	uint64_t behind = plt_align_up(table + entries * 4, VHD_SECTOR), n = 0;
+	uint64_t behind = plt_align_up(table + entries * 4, VHD_SECTOR), n = 0, wrong = 0, k = 0;
 	int r;
 
 	if (entries * 4 > LARGEST_TABLE || !plt_in_range(table, entries * 4, limit))
@@ -55,15 +56,23 @@ static int used_entries(struct vhd_exam *x, uint64_t table, uint64_t entries, ui
 		if (e == VHD_UNUSED)
 			continue;
 		if ((uint64_t)e * VHD_SECTOR < behind || (uint64_t)e * VHD_SECTOR >= limit)
-			r = -ENOENT;
-		v[n++] = e;
+			wrong++;
+		else
+			v[n++] = e;
 	}
 	if (r < 0)
 		return r;
 	qsort(v, n, sizeof(*v), ascending);
-	for (uint64_t i = 1; i < n; i++)
-		if ((uint64_t)(v[i] - v[i - 1]) * VHD_SECTOR < len)
-			return -ENOENT;
+	for (uint64_t i = 0; i < n; i++) {
+		if (k && (uint64_t)(v[i] - v[k - 1]) * VHD_SECTOR < len)
+			wrong++;
+		else
+			v[k++] = v[i];
+	}
+	/* (a few may be damaged as well) */
+	if (wrong && wrong * 8 > k)
+		return -ENOENT;
+	n = k;
 	*ret = v;
 	v = NULL;
 	*ret_n = n;
@@ -184,7 +193,8 @@ int vhd_guess_header(struct vhd_exam *x, uint64_t size, uint64_t header_off, str
 				bs = UINT64_C(1) << bits[i];
 			}
 		}
-		if (!empty && vhd_table_fits(x, off, plt_div_up(size, (uint64_t)VHD_DEFAULT_BLOCK), VHD_DEFAULT_BLOCK, &used))
+		if (!empty && x->ends.file_size - off < VHD_DEFAULT_BLOCK &&
+		    vhd_table_fits(x, off, plt_div_up(size, (uint64_t)VHD_DEFAULT_BLOCK), VHD_DEFAULT_BLOCK, &used) && !used)
 			empty = off;
 	}
 	*ret_how = "the size of a block is what the table's entries are apart";

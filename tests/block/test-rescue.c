@@ -66,7 +66,8 @@ static void doubt(struct scene *s, struct plt_image *img, unsigned l)
 	struct layer *y = &s->layer[l];
 
 	for (unsigned n = any(s, 7); n; n--) {
-		struct plt_doubt d = { .kind = any(s, 2) ? PLT_LOST : PLT_INFERRED, .certainty = (enum plt_certainty)any(s, 4), .why = "a test" };
+		struct plt_doubt d = { .kind = any(s, 2) ? PLT_LOST : PLT_INFERRED,
+				       .certainty = (enum plt_certainty)any(s, 4), .why = "a test" };
 
 		d.disk = any(s, 4) ? img->disk : 1; /* not the one that is shown: nothing to do with it */
 		d.off = any(s, y->size);

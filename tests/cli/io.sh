@@ -188,6 +188,9 @@ nodes() {
 	c map 'alloc 128k 1M' 'alloc 1 1' -- --image-opts driver=blkdebug,align=4k,image.driver=qcow2,image.file.filename=child.qcow2
 	c 'open -C -o driver=blkdebug,image.driver=qcow2 child.qcow2' 'read -P 0 1800k 512' map --
 	c 'open -o driver=blkdebug,image.driver=raw r.raw' 'read -P 0 0 512' length --
+	c 'reopen' 'info' -- -f null-co null-co://
+	c 'reopen -o overlap-check=all' 'reopen -o overlap-check.template=none' 'reopen -o overlap-check=none' \
+		'reopen -o lazy-refcounts=x' 'reopen -o auto-read-only=x' 'reopen -o cache.direct=x' 'read 0 1' -- -f qcow2 a.qcow2
 	"$IMG" check -q child.qcow2 && "$IMG" check -q subs.qcow2 && "$IMG" check -q second.qcow2 && echo 'checked'
 }
 

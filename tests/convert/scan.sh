@@ -125,5 +125,6 @@ ok 'an empty one' sh -c 'truncate -s 100G e.raw && "$0" scan e.raw' "$PLATTER"
 ok 'the disk in an image' sh -c '"$0" convert -O qcow2 d.raw d.qcow2 && "$0" scan -f qcow2 d.qcow2 | grep -q ext4' "$PLATTER"
 head -c 20M /dev/urandom >noise
 is "$("$PLATTER" scan noise)" '' 'noise has nothing in it'
+like "$("$PLATTER" scan . 2>&1)" 'split or striped' 'a folder is refused by name'
 fails 1 'no such file' "$PLATTER" scan nowhere
 done_testing

@@ -1025,6 +1025,12 @@ static int judge_structure(struct rig *r, struct plt_store *st, const char *when
 	return 0;
 }
 
+/* A VHD of which all was discarded, on a store that punches nothing: its blocks cannot be told from lost ones. */
+bool rig_may_be_discarded(const struct rig *r, const struct plt_doubt *d)
+{
+	return !rig_is_qcow2(r) && !strncmp(d->why, "no block is named here", 22);
+}
+
 /*
  * As check -r all does it: what a power cut leaves is nothing but counts, so afterwards nothing is wrong; space
  * may stay lost where it cannot be told from lost data.  The disk is what it was, and so is the file.
@@ -1064,7 +1070,7 @@ static int judge_repair(struct rig *r, struct plt_store *file, struct plt_store 
 		}
 	}
 	for (size_t i = 0; ret == 0 && i < mend.doubts.n; i++)
-		if (mend.doubts.v[i].kind == PLT_LOST) {
+		if (mend.doubts.v[i].kind == PLT_LOST && !rig_may_be_discarded(r, &mend.doubts.v[i])) {
 			complain(r, "the repair calls %" PRIu64 " bytes at %#" PRIx64 " lost: %s", mend.doubts.v[i].len,
 				 mend.doubts.v[i].off, mend.doubts.v[i].why);
 			ret = -1;

@@ -150,6 +150,7 @@ uint64_t rig_random(struct rig *r);
 uint32_t rig_cluster(const struct rig *r); /* 4096 where the format has none */
 const char *rig_format(const struct rig *r);
 bool rig_is_qcow2(const struct rig *r);
+bool rig_may_be_discarded(const struct rig *r, const struct plt_doubt *d);
 
 /*
  * A closed image with clusters of 4096 bytes and 16-bit counts in one block: give it an internal

@@ -78,7 +78,7 @@ done
 for kind in head tail sums header byte-short; do
 	damaged ext4 $kind 100 0
 done
-damaged ext4 bitmap 100 2 # (it is right, and rests on less than proof)
+damaged ext4 bitmap 100 0
 damaged vfat footers 100 0
 damaged vfat front 100 0
 damaged ext4 entry-flip 100 0 2

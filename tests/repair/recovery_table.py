@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) the platter authors
 """The tables of recovery.py: a line a case, a line a class, and docs/recovery.md."""
+import re
 import subprocess
 
 import damage
@@ -148,22 +149,35 @@ def document(cases, args, tools, rescue):
     def version(*command):
         return subprocess.run(command, stdout=subprocess.PIPE).stdout.decode().splitlines()[0].split(' Copy')[0]
 
-    command = 'tests/repair/recovery.py --seed %d --times %d' % (args.seed, args.times)
+    command = 'tests/repair/recovery.py --seed %d --times %d --cuts %d' % (args.seed, args.times, args.cuts)
     text = INTRO.format(
         command=command, version=args.version, peer=version('qemu-img', '--version'),
         guests=', '.join(sorted({c.sound.guest.name for c in cases})), n=len(cases),
         undo='`undo` gave the damaged file\'s bytes back in %s.' % (
-            '%d cases only' % sum(not c.bad for c in cases) if any(c.bad for c in cases) else 'every case'),
+            '%d cases only' % sum(not undo_failed(c) for c in cases) if any(map(undo_failed, cases)) else 'every case'),
         rescue='`--rescue`: `platter convert --rescue --report`.' if rescue else
         '`--rescue`, which will name what is lost, does not exist yet: what `repair` cannot name counts as silent.')
     own = 'rescue' if rescue else 'repair'
+    own_share = Sum(cases, own)
+    goals = ('Aims: 95 %% of the surviving blocks (%s), none silently wrong (%d), at most 2 %% of what is inferred wrong '
+             '(%s).' % (percent(own_share.right, own_share.survive) + ' %', own_share.silent,
+                        percent(own_share.inferred_wrong, own_share.inferred) + ' %'))
     todo = [name for name, mine in by_class(cases) if Sum(mine, own).nwhole < len(mine)]
     done = [name for name, mine in by_class(cases) if Sum(mine, own).nwhole == len(mine)]
     return text + '\n'.join(
         ['## All together', ''] + total_table(cases, tools) +
-        ['', 'Whole in every case (%s): %s.' % (HEAD[own], ', '.join(done)), '',
+        ['', goals, '', 'Whole in every case (%s): %s.' % (HEAD[own], ', '.join(done)), '',
          'Not, or not always, whole: %s.' % ', '.join(todo), '', '## By class', ''] + class_table(cases, tools) +
-        ['', '## By shape', ''] + shape_table(cases, tools)) + '\n'
+        ['', '## By shape', ''] + shape_table(cases, tools) + bad_list(cases)) + '\n'
+
+
+def undo_failed(case):
+    return any(b.startswith('undo') for b in case.bad)
+
+
+def bad_list(cases):
+    bad = ['* %s: %s' % (' '.join(str(c).split()), re.sub(r'/\S*/', '', b.split('\n')[0])) for c in cases for b in c.bad]
+    return ['', '## What must not be', ''] + bad if bad else []
 
 
 def shape_table(cases, tools):

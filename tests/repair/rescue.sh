@@ -165,7 +165,18 @@ rescued 'a damaged overlay' 2 4096
 is $? 2 'converted over the same base: exit status'
 ok 'converted over the same base: zeros where it is lost' qemu-io -c 'read -q -P 0 4k 4k' -c 'read -q -P 5 8k 4k' thin.qcow2
 
+# The base is gone: what the overlay has is there.
+qemu-img create -q -f qcow2 -o cluster_size=4k -b base.qcow2 -F qcow2 d.qcow2
+qemu-io -c 'write -q -P 5 4k 8k' -c 'write -q -z 40k 4k' d.qcow2
 rm base.qcow2 thin.qcow2
+fails 1 'a missing base is an error without --rescue' "$PLATTER" hash d.qcow2
+qemu-img rebase -q -u -b '' d.qcow2
+qemu-img convert -O raw d.qcow2 sound.raw
+qemu-img rebase -q -u -b base.qcow2 -F qcow2 d.qcow2
+rescued 'a base that is gone' 2 $((12582912 - 12288))
+ok 'a base that is gone: a finding' grep -q C-OPEN report.json
+fails 1 'a base that is refused is no lost one' "$PLATTER" hash --rescue --untrusted d.qcow2
+
 qemu-img convert -O raw sound.qcow2 sound.raw
 
 # Compressed clusters: what comes out before the flaw is given, the rest is lost.
@@ -255,6 +266,25 @@ qemu-img convert -O raw sound.qcow2 sound.raw
 "$PLATTER" convert --rescue -l one --report report.json -O raw d.qcow2 out.raw 2>err
 is_file_equal out.raw sound.raw 'the snapshot is whole'
 is "$(python3 judge.py sound.raw out.raw report.json)" 'lost 0 wrong 0' 'the snapshot has lost nothing'
+
+# What it is says its content, where its beginning is lost; a disk with a table of its own is raw.
+cp d.qcow2 headless.qcow2
+dd if=/dev/zero of=headless.qcow2 bs=512 count=1 conv=notrunc status=none
+sums=$(sha256sum headless.qcow2)
+"$PLATTER" info --rescue --output=json headless.qcow2 >out 2>/dev/null
+is "$(python3 -c 'import json; r = json.load(open("out")); print(r["format"])')" qcow2 'a qcow2 without a header is found to be one'
+"$PLATTER" info --rescue -f raw --output=json headless.qcow2 >out 2>/dev/null
+is "$(python3 -c 'import json; r = json.load(open("out")); print(r["format"])')" raw 'unless the format is given'
+is "$(sha256sum headless.qcow2)" "$sums" 'nothing was written'
+{
+	head -c 446 /dev/zero
+	printf '\200\0\0\0\203\0\0\0\0\10\0\0\0\10\0\0'
+	head -c 48 /dev/zero
+	printf '\125\252'
+} >disk.raw
+dd if=headless.qcow2 of=disk.raw bs=1M seek=1 conv=notrunc status=none
+"$PLATTER" info --rescue --output=json disk.raw >out 2>/dev/null
+is "$(python3 -c 'import json; r = json.load(open("out")); print(r["format"])')" raw 'a disk with a partition table is raw'
 
 # What cannot be is refused.
 fails 1 'a rescued disk is not written' "$PLATTER" bench --rescue -w -c 1 d.qcow2

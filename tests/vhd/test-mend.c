@@ -6,6 +6,7 @@
  * nothing is left to say; what is lost is named; what cannot be decided stays as it is; a sound image and one that
  * other programs write in their own ways are left alone.  And any bytes at all end in an answer.
  */
+#include <errno.h>
 #include <stdio.h>
 
 #include "base/checked.h"
@@ -302,6 +303,55 @@ START_TEST(bits_of_a_child)
 }
 END_TEST
 
+/* A child's entries behind the end of a file that was cut stay bad, and do not come to life with the new footer. */
+START_TEST(bad_entries_stay_bad)
+{
+	uint64_t at[USED];
+	struct plt_store *st = sound(VHD_DIFFERENCING, at);
+	struct plt_error err = PLT_ERROR_INIT;
+	struct plt_disk *disk;
+	struct mended m;
+	uint8_t b[512];
+
+	cut_to(st, at[30] + 5000);
+	ck_assert_int_eq(run(st, &m), 0);
+	ck_assert_str_eq(m.ids, "V-FTR-2 ");
+	disk = must_open(m.overlay, 0);
+	for (unsigned i = 31; i < USED; i++) {
+		uint64_t off = (uint64_t)block_of(i) * BS;
+		const struct plt_doubt *d = plt_doubts_find(&m.doubts, PLT_DISK_ACTIVE, off);
+
+		ck_assert_int_eq(plt_read(disk, off, b, sizeof(b), &err), -EIO);
+		ck_assert(d && d->off <= off && d->kind == PLT_LOST);
+	}
+	must_close(disk);
+	done(&m);
+	plt_store_unref(st);
+}
+END_TEST
+
+/* Something lies between blocks, and the next one is found from the one behind it. */
+START_TEST(blocks_off_the_grid)
+{
+	uint64_t at[USED], end;
+	struct plt_store *st = sound(VHD_DYNAMIC, at);
+	struct vhd_footer f = get_footer(st, true);
+	struct mended m;
+
+	end = size_of(st) - 512;
+	put_fill(st, end, 0x5a, 1536);
+	put_bytes(st, end + 1536, &f, sizeof(f));
+	(void)make_block(st, 0, 0x77, 0xff);
+	(void)make_block(st, 1, 0x78, 0xff);
+	put_entry(st, 0, 0x7ffffff);
+	ck_assert_int_eq(run(st, &m), 0);
+	ck_assert_msg(!strcmp(m.ids, "V-BAT-4 "), "%s: %s", m.ids, m.texts);
+	ck_assert_uint_eq(get_entry(m.overlay, 0), (end + 1536) / 512);
+	done(&m);
+	plt_store_unref(st);
+}
+END_TEST
+
 /* ---- fixed disks ----------------------------------------------------------------------------- */
 
 #define FIXED (UINT64_C(3) << 20)
@@ -453,6 +503,8 @@ static Suite *suite(void)
 	tcase_add_test(t, lost_tables);
 	tcase_add_test(t, shared_blocks);
 	tcase_add_test(t, bits_of_a_child);
+	tcase_add_test(t, bad_entries_stay_bad);
+	tcase_add_test(t, blocks_off_the_grid);
 	tcase_add_test(t, fixed_disks);
 	tcase_add_test(t, sound_images_are_left_alone);
 	tcase_add_test(t, any_bytes);
