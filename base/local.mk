@@ -10,6 +10,8 @@ libplatter_core_la_SOURCES += \
 	base/cleanup.h \
 	base/crc.c \
 	base/crc.h \
+	base/crew.c \
+	base/crew.h \
 	base/digest.c \
 	base/digest.h \
 	base/endian.h \
@@ -25,6 +27,7 @@ libplatter_core_la_SOURCES += \
 	base/pool.h \
 	base/progress.c \
 	base/progress.h \
+	base/rate.c \
 	base/zero.c \
 	base/zero.h \
 	$(NULL)

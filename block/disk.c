@@ -5,6 +5,8 @@
  * Disks: the public handle.  It names a disk, not a layer, so that the chain below it can be changed
  * under a caller who keeps the handle.
  */
+#include <sys/stat.h>
+
 #include "block/engine.h"
 #include "formats/name.h"
 #include "formats/policy.h"
@@ -23,8 +25,8 @@ static int disk_new(struct plt_image *img, struct plt_disk **ret, struct plt_err
 	return 0;
 }
 
-int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
-		  struct plt_disk **ret, struct plt_error *err)
+static int open_disk(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts, unsigned write_layer,
+		     struct plt_disk **ret, struct plt_error *err)
 {
 	static const struct plt_open_options defaults = PLT_OPEN_OPTIONS_INIT;
 	struct plt_open_options o;
@@ -54,7 +56,7 @@ int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_o
 		if (r == 0 && opts->flags & PLT_OPEN_SCRATCH)
 			r = plt_scratch_open(ctx, tree, &o, &img, err);
 		else if (r == 0)
-			r = plt_image_open(ctx, tree, &o, 0, &img, err);
+			r = plt_image_open(ctx, tree, &o, write_layer, &img, err);
 		json_decref(tree);
 	}
 	if (r < 0) {
@@ -70,6 +72,60 @@ int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_o
 			plt_disk_close(*ret, NULL);
 	}
 	return r;
+}
+
+int plt_disk_open(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		  struct plt_disk **ret, struct plt_error *err)
+{
+	return open_disk(ctx, name, opts, 0, ret, err);
+}
+
+/* ---- layers ---------------------------------------------------------------------------------- */
+
+struct plt_image *plt_disk_layer(struct plt_disk *disk, unsigned depth)
+{
+	struct plt_image *img = disk->top;
+
+	while (img && depth--)
+		img = img->engine->backing;
+	return img;
+}
+
+bool plt_image_is_same(const struct plt_image *a, const struct plt_image *b)
+{
+	int fa = plt_store_fd(a->file), fb = plt_store_fd(b->file);
+	struct stat sa, sb;
+
+	return a->drv == b->drv && fa >= 0 && fb >= 0 && fstat(fa, &sa) == 0 && fstat(fb, &sb) == 0 &&
+	       sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino && atomic_load(&a->size) == atomic_load(&b->size);
+}
+
+int plt_disk_open_layer(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts, unsigned depth,
+			struct plt_disk **ret, struct plt_disk **ret_layer, struct plt_error *err)
+{
+	struct plt_disk *disk;
+	int r = open_disk(ctx, name, opts, depth, &disk, err);
+
+	if (r < 0)
+		return r;
+	if (!plt_disk_layer(disk, depth)) {
+		plt_disk_close(disk, NULL);
+		return plt_error_set(err, ENOENT, "'%s': the chain of backing files has become shorter", name);
+	}
+	*ret_layer = calloc(1, sizeof(**ret_layer));
+	if (!*ret_layer) {
+		plt_disk_close(disk, NULL);
+		return plt_error_set(err, ENOMEM, "out of memory");
+	}
+	(*ret_layer)->ctx = ctx;
+	(*ret_layer)->top = plt_disk_layer(disk, depth);
+	*ret = disk;
+	return 0;
+}
+
+void plt_disk_release_layer(struct plt_disk *layer)
+{
+	free(layer);
 }
 
 int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,

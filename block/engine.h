@@ -521,8 +521,8 @@ struct plt_disk {
 	struct plt_disk *donor; /* NULL: none */
 };
 
-/* image.c */
-int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, unsigned depth,
+/* image.c; the layer @write_layer below the top (0: none) is opened for writing, whatever the top is */
+int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, unsigned write_layer,
 		   struct plt_image **ret, struct plt_error *err);
 /* Over an open store (which keeps its references); @format NULL: look. */
 int plt_image_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,

@@ -107,6 +107,7 @@ struct opening {
 	ino_t ino;
 	bool have_id;
 	unsigned depth;
+	unsigned write_layer;          /* the layer so many below this one is opened for writing; 0: none */
 };
 
 static int open_tree(struct plt_ctx *ctx, json_t *tree, struct opening *how, struct plt_image **ret,
@@ -424,6 +425,10 @@ static int open_backing(struct plt_image *img, json_t *tree, struct opening *how
 	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT | PLT_OPEN_SHARE_RAW |
 					 PLT_OPEN_NO_KEY | PLT_OPEN_RESCUE | PLT_OPEN_ZERO_LOST);
 	opts.cache = how->opts->cache;
+	if (how->write_layer == 1)
+		opts.flags |= PLT_OPEN_WRITE;
+	else if (how->write_layer)
+		inner.write_layer = how->write_layer - 1;
 	opts.rescue = plt_rescue_below(how->opts->rescue, &rescue);
 	if (how->opts->flags & (PLT_OPEN_NO_BACKING | PLT_OPEN_INSPECT) || json_is_null(child) ||
 	    (json_is_string(child) && !*json_string_value(child)))
@@ -767,10 +772,10 @@ int plt_image_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, ui
 	return r;
 }
 
-int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, unsigned depth,
+int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, unsigned write_layer,
 		   struct plt_image **ret, struct plt_error *err)
 {
-	struct opening how = { .opts = opts, .depth = depth };
+	struct opening how = { .opts = opts, .write_layer = write_layer };
 
 	return open_tree(ctx, tree, &how, ret, err);
 }

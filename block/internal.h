@@ -115,6 +115,30 @@ int plt_image_decode(struct plt_image *img, struct plt_extents *seen,
 const char *plt_image_base(const struct plt_image *img);
 struct plt_image *plt_image_backing(const struct plt_image *img);
 
+/* cursor.c: block status of a disk from offset to offset; one thread at a time.  Not for going back. */
+struct plt_cursor {
+	struct plt_disk *disk;
+	uint64_t size;
+	unsigned flags;              /* PLT_STATUS_* */
+	struct plt_extent ext[64];
+	unsigned i, n;
+};
+void plt_cursor_init(struct plt_cursor *c, struct plt_disk *disk, unsigned flags);
+/* The extent that holds @off, which lies inside the disk; valid until the next call. */
+int plt_cursor_at(struct plt_cursor *c, uint64_t off, const struct plt_extent **ret, struct plt_error *err);
+
+/* Layer @depth of the disk's chain, NULL below the last; 0 is the active one. */
+struct plt_image *plt_disk_layer(struct plt_disk *disk, unsigned depth);
+/* Both are images of the same file, read alike: what one holds at a guest offset the other does. */
+bool plt_image_is_same(const struct plt_image *a, const struct plt_image *b);
+/*
+ * As plt_disk_open(), but the layer @depth (not 0) of the chain is opened for writing.  *ret_layer: a disk of that
+ * layer and what is below it, which is part of *ret: plt_disk_release_layer() before that is closed.
+ */
+int plt_disk_open_layer(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts, unsigned depth,
+			struct plt_disk **ret, struct plt_disk **ret_layer, struct plt_error *err);
+void plt_disk_release_layer(struct plt_disk *layer);
+
 /*
  * sync.c: run @fn with the image to itself: behind the gate, limbo emptied as far as possible, everybody else drained.
  * @reads_pass: those that read may come in meanwhile.

@@ -11,6 +11,7 @@ libplatter_core_la_SOURCES += \
 	block/copyread.c \
 	block/crypt.c \
 	block/create.c \
+	block/cursor.c \
 	block/decode.c \
 	block/disk.c \
 	block/donor.c \

@@ -58,6 +58,12 @@ enum {
 	OPT_DRY_RUN,
 	OPT_COPY,
 	OPT_LIMITS,
+	OPT_ADD,
+	OPT_REMOVE,
+	OPT_CLEAR,
+	OPT_ENABLE,
+	OPT_DISABLE,
+	OPT_MERGE,
 	OPT_CARVE,
 	OPT_MAP,
 	OPT_RESCUE,
@@ -259,8 +265,9 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 
 /* ---- commands -------------------------------------------------------------------------------- */
 
-extern const struct cli_command cli_amend, cli_bench, cli_check, cli_compare, cli_convert, cli_create,
-	cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_repair, cli_resize, cli_scan,
+extern const struct cli_command cli_amend, cli_bench, cli_bitmap, cli_chain, cli_check, cli_commit, cli_compare,
+	cli_convert, cli_create, cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_rebase, cli_repair,
+	cli_resize, cli_scan,
 	cli_snapshot, cli_undo;
 
 #endif

@@ -6,7 +6,10 @@ platter_SOURCES += \
 	cli/cli.h \
 	cli/cmd_amend.c \
 	cli/cmd_bench.c \
+	cli/cmd_bitmap.c \
+	cli/cmd_chain.c \
 	cli/cmd_check.c \
+	cli/cmd_commit.c \
 	cli/cmd_compare.c \
 	cli/cmd_convert.c \
 	cli/cmd_create.c \
@@ -16,6 +19,7 @@ platter_SOURCES += \
 	cli/cmd_io.c \
 	cli/cmd_map.c \
 	cli/cmd_measure.c \
+	cli/cmd_rebase.c \
 	cli/cmd_repair.c \
 	cli/cmd_resize.c \
 	cli/cmd_scan.c \

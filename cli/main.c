@@ -33,8 +33,9 @@ static const struct cli_command cli_help = {
 };
 
 const struct cli_command *const cli_commands[] = {
-	&cli_amend, &cli_bench, &cli_check, &cli_compare, &cli_convert, &cli_create, &cli_dd, &cli_hash,
-	&cli_help, &cli_info, &cli_io, &cli_map, &cli_measure, &cli_repair, &cli_resize, &cli_scan,
+	&cli_amend, &cli_bench, &cli_bitmap, &cli_chain, &cli_check, &cli_commit, &cli_compare, &cli_convert,
+	&cli_create, &cli_dd, &cli_hash, &cli_help, &cli_info, &cli_io, &cli_map, &cli_measure, &cli_rebase,
+	&cli_repair, &cli_resize, &cli_scan,
 	&cli_snapshot, &cli_undo, NULL,
 };
 
@@ -72,21 +73,12 @@ static int run_help(struct cli_args *a)
 	return 0;
 }
 
-/* Commands of qemu-img that this release does not have: whoever calls one should read why. */
-static const char *const absent[] = {
-	"bitmap", "commit", "rebase",
-};
-
 /* The command @name; argv[0] stands before its arguments. */
 static int run_command(const char *name, int argc, char **argv)
 {
 	struct cli_args a = { .argc = argc, .argv = argv, .cmd = cli_command_find(name) };
 	int status;
 
-	for (size_t i = 0; i < PLT_ARRAY_SIZE(absent); i++)
-		if (!strcmp(name, absent[i]))
-			return cli_usage_error("%s: this command is not supported in platter %s",
-					       name, plt_version());
 	if (!a.cmd)
 		return cli_usage_error("Command not found: %s", name);
 	status = cli_rescue_end(&a, a.cmd->run(&a));

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/cleanup.h"
 #include "base/error.h"
 #include "block/internal.h"
 #include "convert/convert.h"
@@ -46,7 +45,7 @@ int plt_bitmaps_check_target(struct plt_disk *source, struct plt_disk *target, s
 	const struct plt_bitmap_info *from, *to;
 	struct plt_image *img = plt_disk_image(target);
 	unsigned nfrom, nto;
-	int r = img->drv->bitmap_add ? list(target, &to, &nto) : -ENOTSUP;
+	int r = img->drv->bitmaps_set ? list(target, &to, &nto) : -ENOTSUP;
 
 	if (r < 0)
 		return plt_error_set(err, -r, "Format driver '%s' does not support bitmaps", img->drv->name);
@@ -65,32 +64,44 @@ int plt_bitmaps_check_target(struct plt_disk *source, struct plt_disk *target, s
 	return r;
 }
 
-static int copy_one(struct plt_image *from, unsigned i, const struct plt_bitmap_info *info, struct plt_image *to,
-		    struct plt_error *err)
-{
-	PLT_AUTOFREE uint64_t *bits = NULL;
-	uint64_t nbits;
-	int r = from->drv->bitmap_read(from, i, &bits, &nbits, err);
-
-	if (r == 0)
-		r = to->drv->bitmap_add(to, info, bits, nbits, err);
-	if (r < 0)
-		plt_error_prefix(err, "Failed to populate bitmap %s", info->name);
-	return r;
-}
-
 int plt_bitmaps_copy(struct plt_disk *source, struct plt_disk *target, struct plt_error *err)
 {
 	struct plt_image *from = plt_disk_image(source), *to = plt_disk_image(target);
-	const struct plt_bitmap_info *v;
-	unsigned n;
+	const struct plt_bitmap_info *v, *have;
+	struct plt_bitmap_wish *w;
+	uint64_t **bits, nbits;
+	unsigned n = 0, nhave = 0, count = 0;
 	int r = list(source, &v, &n);
 
-	for (unsigned i = n; r == 0 && i-- > 0;)
+	if (r == 0)
+		r = list(target, &have, &nhave);
+	if (r < 0)
+		return plt_error_default(err, -r, "bitmaps");
+	for (unsigned i = n; i-- > 0;)
 		if (v[i].inconsistent)
 			plt_ctx_warn(plt_disk_ctx(source), "Skipping inconsistent bitmap '%s'", v[i].name);
-	for (unsigned i = 0; r == 0 && i < n; i++)
-		if (!v[i].inconsistent)
-			r = copy_one(from, i, &v[i], to, err);
+	w = calloc((size_t)n + nhave + 1, sizeof(*w));
+	bits = calloc((size_t)n + 1, sizeof(*bits));
+	if (!w || !bits)
+		r = plt_error_set(err, ENOMEM, "Out of memory");
+	for (unsigned i = 0; r == 0 && i < nhave; i++)
+		w[count++] = (struct plt_bitmap_wish){ .info = have[i], .keep = (int)i };
+	for (unsigned i = 0; r == 0 && i < n; i++) {
+		if (v[i].inconsistent)
+			continue;
+		r = from->drv->bitmap_read(from, i, &bits[i], &nbits, err);
+		if (r < 0)
+			plt_error_prefix(err, "Failed to populate bitmap %s", v[i].name);
+		w[count++] = (struct plt_bitmap_wish){ .info = v[i], .keep = -1, .bits = bits[i] };
+	}
+	if (r == 0 && count > nhave) {
+		r = to->drv->bitmaps_set(to, w, count, err);
+		if (r < 0)
+			plt_error_prefix(err, "Failed to populate bitmap %s", w[nhave].info.name);
+	}
+	for (unsigned i = 0; bits && i < n; i++)
+		free(bits[i]);
+	free(bits);
+	free(w);
 	return plt_error_default(err, -r, "bitmaps");
 }

@@ -20,17 +20,10 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/zero.h"
+#include "block/internal.h"
 #include "convert/convert.h"
 
 #define SECTOR 512u /* differences are told to the sector, as qemu-img does */
-
-/* One disk, and what status said of the part ahead. */
-struct side {
-	struct plt_disk *disk;
-	uint64_t size;
-	struct plt_extent ext[64];
-	unsigned i, n;
-};
 
 /* What was found, at the lowest offset so far. */
 struct found {
@@ -44,7 +37,7 @@ struct found {
 
 struct job {
 	struct plt_crew crew;
-	struct side side[2];
+	struct plt_cursor side[2]; /* the two disks */
 	uint64_t pos, common, end;
 	bool strict;
 	struct found found;
@@ -83,22 +76,10 @@ static int status_error(struct job *job, uint64_t off, unsigned i, int ret, cons
 /* The extent of side @i that holds @off.  The crew's lock is held. */
 static int extent_at(struct job *job, unsigned i, uint64_t off, const struct plt_extent **ret)
 {
-	struct side *s = &job->side[i];
 	struct plt_error err = PLT_ERROR_INIT;
-	int r;
+	int r = plt_cursor_at(&job->side[i], off, ret, &err);
 
-	while (s->i < s->n && s->ext[s->i].off + s->ext[s->i].len <= off)
-		s->i++;
-	if (s->i == s->n || s->ext[s->i].off > off) {
-		s->i = s->n = 0;
-		r = plt_status(s->disk, off, s->size - off, 0, s->ext, PLT_ARRAY_SIZE(s->ext), &s->n, &err);
-		if (!r && (!s->n || s->ext[0].off > off || off - s->ext[0].off >= s->ext[0].len))
-			r = -EIO;
-		if (r)
-			return status_error(job, off, i, r, &err);
-	}
-	*ret = &s->ext[s->i];
-	return 0;
+	return r ? status_error(job, off, i, r, &err) : 0;
 }
 
 static bool has_data(const struct plt_extent *e)
@@ -242,10 +223,8 @@ int plt_compare(struct plt_disk *a, struct plt_disk *b, bool strict, plt_progres
 		free(job);
 		return plt_error_set(err, ENOMEM, "Out of memory");
 	}
-	job->side[0].disk = a;
-	job->side[1].disk = b;
-	job->side[0].size = plt_disk_size(a);
-	job->side[1].size = plt_disk_size(b);
+	plt_cursor_init(&job->side[0], a, 0);
+	plt_cursor_init(&job->side[1], b, 0);
 	job->common = PLT_MIN(job->side[0].size, job->side[1].size);
 	end = PLT_MAX(job->side[0].size, job->side[1].size);
 	job->strict = strict;

@@ -4,7 +4,7 @@
 #define PLT_CONVERT_CONVERT_H
 
 /*
- * What the files of convert/ share.  One piece of whole-image work is a *crew* of threads that take
+ * What the files of convert/ share.  One piece of whole-image work is a crew of threads (base/crew.h) that take
  * the next piece from a walk over the images' extents, under the crew's lock, and work on it alone.
  */
 #include <pthread.h>
@@ -12,44 +12,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/progress.h"
+#include "base/crew.h"
 #include "formats/options.h"
 #include "io/store.h"
 #include "platter.h"
 
 /* The unit of work, unless a target's clusters ask for more. */
 #define PLT_CHUNK (UINT64_C(1) << 20)
-#define PLT_CREW_MAX 32
-
-/* ---- crew.c: threads, the first failure, progress -------------------------------------------- */
-
-struct plt_crew {
-	pthread_mutex_t lock;          /* the walk's; also protects what is below */
-	struct plt_progress progress;
-	pthread_mutex_t progress_lock; /* innermost */
-	uint64_t told, told_ns;        /* the last callback */
-	plt_progress_fn progress_fn;
-	void *progress_arg;
-	_Atomic bool stop;             /* somebody failed: take nothing new */
-	int result;                    /* the first failure */
-	struct plt_error err;
-};
-
-int plt_crew_init(struct plt_crew *crew, plt_progress_fn fn, void *arg);
-void plt_crew_release(struct plt_crew *crew);
-/*
- * Run fn(arg, i) on @n threads, the caller being one of them, and wait.  Fewer run if threads cannot
- * be had.  Returns the first failure, with its text in @err; -ECANCELED if progress asked for that.
- */
-int plt_crew_run(struct plt_crew *crew, unsigned n, int (*fn)(void *arg, unsigned i), void *arg,
-		 struct plt_error *err);
-/* Record a failure, unless one is there already.  Any thread.  Returns @ret. */
-int plt_crew_fail(struct plt_crew *crew, int ret, const struct plt_error *err);
-/* Whether to go on; false once somebody failed or progress cancelled. */
-bool plt_crew_going(struct plt_crew *crew);
-void plt_crew_done(struct plt_crew *crew, uint64_t bytes); /* may call progress */
-/* As many as cores, at least @least; with @wanted > 0 that many, within reason. */
-unsigned plt_crew_size(unsigned wanted, unsigned least);
 
 /* ---- source.c: several disks one after the other --------------------------------------------- */
 
@@ -188,18 +157,5 @@ int plt_verify_add(struct plt_verify *v, uint64_t off, const void *buf, uint64_t
 /* Read @disk and compare.  -EIO with the place of the first difference. */
 int plt_verify_run(struct plt_verify *v, struct plt_disk *disk, unsigned threads, plt_progress_fn fn,
 		   void *arg, struct plt_error *err);
-
-/* ---- limits.c -------------------------------------------------------------------------------- */
-
-struct plt_rate {
-	pthread_mutex_t lock;
-	uint64_t bytes_per_s; /* 0: no limit */
-	uint64_t ready_ns;    /* when the bytes granted so far are paid for */
-};
-
-int plt_rate_init(struct plt_rate *r, uint64_t bytes_per_s);
-void plt_rate_release(struct plt_rate *r);
-/* Wait until @bytes may be moved; false if the crew stopped meanwhile. */
-bool plt_rate_take(struct plt_rate *r, uint64_t bytes, struct plt_crew *crew);
 
 #endif

@@ -6,10 +6,8 @@ libplatter_core_la_SOURCES += \
 	convert/compare.c \
 	convert/convert.h \
 	convert/copy.c \
-	convert/crew.c \
 	convert/hash.c \
 	convert/hold.c \
-	convert/limits.c \
 	convert/measure.c \
 	convert/replace.c \
 	convert/scan.c \

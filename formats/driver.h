@@ -381,6 +381,13 @@ struct plt_bitmap_info {
 	bool enabled;                   /* records what is written */
 };
 
+/* A persistent bitmap as it is to be. */
+struct plt_bitmap_wish {
+	struct plt_bitmap_info info;    /* .inconsistent: only with .keep */
+	int keep;                       /* its content is that of this one of bitmaps(), whose granularity is the same; -1: */
+	const uint64_t *bits;           /* what is set: bit n of word n / 64 is granule n */
+};
+
 struct plt_snapshot_info {
 	char *id, *name;
 	uint64_t vm_state_size, disk_size;
@@ -388,6 +395,8 @@ struct plt_snapshot_info {
 	uint64_t vm_clock_nsec;
 	int64_t icount;                 /* -1: none */
 };
+
+#define PLT_ID_TEXT 64
 
 enum plt_amend_phase { PLT_AMEND_FIRST, PLT_AMEND_LAST };
 
@@ -493,6 +502,8 @@ struct plt_driver {
 			       unsigned n, uint64_t *ret);
 	/* "format-specific": {"type":…, "data":{…}}, a new reference, NULL if there is nothing to say. */
 	json_t *(*info)(struct plt_image *img);
+	/* Of itself and of its parent, "" where there is none; PLT_ID_TEXT bytes each.  NULL: it records none. */
+	void (*ids)(struct plt_image *img, char *ret_own, char *ret_parent);
 	uint32_t (*cluster_size)(struct plt_image *img); /* 0: none */
 	/* Blocking: at least @n clusters of the file are in use by the format.  NULL: all that it is long. */
 	bool (*uses_at_least)(struct plt_image *img, uint64_t n);
@@ -510,14 +521,16 @@ struct plt_driver {
 	int (*snapshot_create)(struct plt_image *img, const struct plt_snapshot_info *info, struct plt_error *err);
 	int (*snapshot_delete)(struct plt_image *img, unsigned index, struct plt_error *err);
 	int (*snapshot_apply)(struct plt_image *img, unsigned index, struct plt_error *err);
-	/* Persistent dirty bitmaps; valid until one is added.  NULL, -ENOTSUP: this image can have none. */
+	/* Persistent dirty bitmaps; valid until they change.  NULL, -ENOTSUP: this image can have none. */
 	int (*bitmaps)(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 	/* What is set in the @i-th: bit n of word n / 64 is granule n.  free() it. */
 	int (*bitmap_read)(struct plt_image *img, unsigned i, uint64_t **ret, uint64_t *ret_nbits,
 			   struct plt_error *err);
-	/* Durable on return.  A failure says so if it cost the bitmaps that were there.  The caller is exclusive. */
-	int (*bitmap_add)(struct plt_image *img, const struct plt_bitmap_info *info, const uint64_t *bits,
-			  uint64_t nbits, struct plt_error *err);
+	/*
+	 * These and no others, in this order; what bitmaps() has listed is void then.  Durable on return; a
+	 * failure, or a power cut, leaves the bitmaps that there were.  The caller is exclusive.
+	 */
+	int (*bitmaps_set)(struct plt_image *img, const struct plt_bitmap_wish *v, unsigned n, struct plt_error *err);
 	/*
 	 * Find everything wrong in the structure.  Takes stores, not an open image: the image may not
 	 * open.  Findings go to ex->emit().  -ENOTSUP where a format has nothing to check.
@@ -536,7 +549,16 @@ struct plt_driver {
 	int (*show_pieces)(struct plt_store *overlay, const struct plt_orphans *p, struct plt_error *err);
 	/* The LUKS header of an open image, whose key slots may be changed; NULL: it has none, or was not read. */
 	struct plt_luks *(*luks)(struct plt_image *img);
-	/* Change what the header says of the backing file (create, rebase -u). */
+	/*
+	 * What the image has (it has been committed) goes: everything is absent.  The caller is exclusive, and what lies
+	 * below holds the same, durably: a cut may leave any part of it done.  Space is given back.  @trial: do nothing,
+	 * say only whether it could be done.
+	 */
+	int (*make_empty)(struct plt_image *img, bool trial, struct plt_error *err);
+	/*
+	 * Change what the header says of the backing file (create, rebase).  Durable on return; a failure or a power
+	 * cut leaves what it said.  The caller is exclusive.
+	 */
 	int (*set_backing)(struct plt_image *img, const char *name, const char *format, struct plt_error *err);
 };
 

@@ -416,6 +416,126 @@ int plt_snapshot_create(struct plt_disk *disk, const struct plt_snapshot *snapsh
 int plt_snapshot_delete(struct plt_disk *disk, const char *id, const char *name, struct plt_error *err);
 int plt_snapshot_apply(struct plt_disk *disk, const char *id, const char *name, struct plt_error *err);
 
+/* ---- chains ---------------------------------------------------------------------------------- */
+
+struct plt_commit_options {
+	size_t size;
+	const char *base;         /* the layer that takes it all, by its name; NULL: the image's own backing file */
+	unsigned flags;           /* PLT_COMMIT_* */
+	uint64_t rate_limit;      /* bytes a second; 0: none */
+	plt_progress_fn progress;
+	void *progress_arg;
+};
+enum {
+	PLT_COMMIT_KEEP = 1 << 0, /* -d: the image keeps what it holds.  So it does with a base further down */
+};
+#define PLT_COMMIT_OPTIONS_INIT { .size = sizeof(struct plt_commit_options) }
+/*
+ * Copy what the image @name and the layers between it and the base hold into the base, which grows if it is shorter;
+ * then the image is made empty.  Only what those layers hold is read.  It is not emptied before all of it is
+ * durable in the base: an interruption or a power cut at any moment loses nothing, and the call can be made again.
+ * @open: how the image is opened, and the others of its chain (.cache).  -ENOTSUP, before anything is written: the
+ * image cannot be emptied.  Words of qemu-img.
+ */
+int plt_commit(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+	       const struct plt_commit_options *opts, struct plt_error *err);
+
+struct plt_rebase_options {
+	size_t size;
+	const char *backing;        /* as recorded, relative to the image's folder; NULL or "": none */
+	const char *backing_format;
+	const char *backing_cache;  /* of the new one; NULL: writeback */
+	unsigned flags;             /* PLT_REBASE_* */
+	plt_progress_fn progress;
+	void *progress_arg;
+};
+enum {
+	PLT_REBASE_UNSAFE = 1 << 0,      /* -u: only what is recorded changes; no backing file is opened */
+	PLT_REBASE_COMPRESS = 1 << 1,    /* what is copied */
+	PLT_REBASE_FORCE_SHARE = 1 << 2, /* of the new backing file */
+};
+#define PLT_REBASE_OPTIONS_INIT { .size = sizeof(struct plt_rebase_options) }
+/*
+ * Give the image @name another backing file, shorter, longer or none; it shows the same afterwards.  What differs below
+ * it is copied into it, durably, and then the new one is recorded in one step: an interruption or a power cut at
+ * any moment leaves an image that shows the same, and the call can be made again.  -ELOOP: the new chain leads back
+ * to the image; -ENOTSUP: the format cannot record it.  Both, and a new one that cannot be opened, before anything is
+ * written.  Words of qemu-img.
+ */
+int plt_rebase(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+	       const struct plt_rebase_options *opts, struct plt_error *err);
+
+/* What is wrong with a layer, or between it and the one below. */
+enum {
+	PLT_LAYER_UNREADABLE = 1 << 0,   /* it does not open */
+	PLT_LAYER_LOST = 1 << 1,         /* its backing file is missing, or not the one (VHD: by its id) */
+	PLT_LAYER_LOOP = 1 << 2,         /* its chain of backing files leads in a circle */
+	PLT_LAYER_SHORT = 1 << 3,        /* its backing file is shorter than it: zeros from there on */
+	PLT_LAYER_CHANGED = 1 << 4,      /* its backing file was written after this image was made */
+	PLT_LAYER_NO_FORMAT = 1 << 5,    /* the format of its backing file is not recorded */
+	PLT_LAYER_OTHER_FORMAT = 1 << 6, /* and does not look like what is recorded */
+	/* Those that leave the disk readable, as it always was. */
+	PLT_LAYER_HARMLESS = PLT_LAYER_SHORT | PLT_LAYER_NO_FORMAT,
+};
+struct plt_layer {
+	const char *name, *format;       /* format NULL: not known, since it does not open */
+	uint64_t virtual_size;
+	int64_t actual_size;             /* on the host; -1 unknown */
+	const char *backing, *backing_format; /* as recorded; NULL: none */
+	const char *full_backing;        /* as it would be opened */
+	const char *id, *parent_id;      /* identity that the format records (VHD); NULL: none */
+	int below;                       /* its backing file among the layers; -1: none, or not found */
+	unsigned above;                  /* how many have it as their backing file */
+	int64_t made, written;           /* seconds since 1970; -1: not known */
+	unsigned trouble;                /* PLT_LAYER_* */
+	const char *why;                 /* more about it; NULL: nothing */
+	bool have_share;
+	uint64_t share;                  /* bytes of data of the first image that are read from here */
+};
+struct plt_chain {
+	const struct plt_layer *layers;  /* ascending by name; with PLT_CHAIN_SHARE: the chain from the top down */
+	unsigned n;
+};
+enum {
+	PLT_CHAIN_SHARE = 1 << 0,        /* also open the chain of the (one) image and add up what each layer supplies */
+	PLT_CHAIN_KNOWN_ONLY = 1 << 1,   /* leave out of @names what is no image but perhaps a raw one, unless it is a layer */
+};
+/*
+ * What depends on what: the images @names and all that they lead to, each looked at by its header alone, side by
+ * side.  Nothing is written, and images in use are looked at too.  What is wrong with one is said of it, and is no
+ * failure.
+ */
+int plt_chain_look(struct plt_ctx *ctx, const char *const *names, unsigned n, unsigned flags, struct plt_chain **ret,
+		   struct plt_error *err);
+void plt_chain_free(struct plt_chain *chain); /* NULL allowed */
+
+/* ---- persistent dirty bitmaps ---------------------------------------------------------------- */
+
+enum plt_bitmap_verb {
+	PLT_BITMAP_ADD,     /* a new one, empty, that records: granularity 0 is the cluster size within 4 and 64 KiB */
+	PLT_BITMAP_REMOVE,  /* also one that is inconsistent */
+	PLT_BITMAP_CLEAR,
+	PLT_BITMAP_ENABLE,  /* it records what is written from now on */
+	PLT_BITMAP_DISABLE,
+	PLT_BITMAP_MERGE,   /* what is set in .source_name of .source is set in it too */
+};
+struct plt_bitmap_action {
+	enum plt_bitmap_verb verb;
+	const char *name;
+	uint32_t granularity;      /* ADD */
+	struct plt_disk *source;   /* MERGE: the disk that has the other bitmap; NULL: the same.  Not used by others meanwhile */
+	const char *source_name;
+};
+/*
+ * Bitmaps that an open, writable disk keeps with its data (qcow2 of version 3): the actions one after the other, and
+ * all or, if one fails, none of them.  Durable on return; a power cut leaves the bitmaps before or those after.
+ * Other threads may use the disk meanwhile.  *ret_failed (may be NULL): which action could not be done; @n: the
+ * result of all could not be written.  -ENOENT: there is no such bitmap; -EEXIST; -EUCLEAN: it is inconsistent;
+ * -EINVAL: name, granularity or sizes do not fit; -ENOTSUP: the image can have none.
+ */
+int plt_bitmap_change(struct plt_disk *disk, const struct plt_bitmap_action *v, unsigned n, unsigned *ret_failed,
+		      struct plt_error *err);
+
 /* ---- inspecting ------------------------------------------------------------------------------ */
 
 struct plt_info {

@@ -22,9 +22,6 @@
 #include "base/error.h"
 #include "qcow2/mapping.h"
 
-#define MAX_CONTENT (UINT64_C(512) << 20) /* bytes of bits of one bitmap: QEMU's limit */
-#define MAX_LOADED (UINT64_C(192) << 20)  /* of all that an image makes us keep in memory */
-
 /* ---- the directory --------------------------------------------------------------------------- */
 
 /* Entries that a bitmap's table must have, and its bits. */
@@ -50,7 +47,7 @@ static int parse_entry(struct qcow2_state *q, const uint8_t *dir, uint64_t len, 
 	size = plt_align_up((uint64_t)sizeof(e) + extra + name, 8);
 	if (size > len - *at)
 		return plt_error_set(err, EUCLEAN, "Broken bitmap directory");
-	if (!name || name > 1023 || e.type != 1)
+	if (!name || name > QCOW2_MAX_BITMAP_NAME || e.type != 1)
 		return plt_error_set(err, EUCLEAN,
 				     "Broken bitmap directory: entry at byte %" PRIu64
 				     " has type %u and "
@@ -173,10 +170,9 @@ static uint64_t cluster_bits_of(const struct qcow2_state *q)
 	return (uint64_t)q->cluster_size * 8;
 }
 
-static uint64_t *load_table(struct plt_image *img, const struct qcow2_bitmap *b,
-			    struct plt_error *err)
+uint64_t *qcow2_bitmap_table(struct plt_image *img, const struct qcow2_bitmap *b, struct plt_error *err)
 {
-	uint64_t *t = plt_alloc_capped(b->disk_table_size, 8, MAX_CONTENT);
+	uint64_t *t = plt_alloc_capped(b->disk_table_size, 8, QCOW2_MAX_BITMAP_CONTENT);
 
 	if (!t) {
 		plt_error_set(err, ENOMEM, "Out of memory");
@@ -221,20 +217,20 @@ int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t fi
 				     " does not correspond to bitmap size and "
 				     "cluster size",
 				     b->table_size);
-	if (plt_div_up(b->nbits, 8) > MAX_CONTENT)
+	if (plt_div_up(b->nbits, 8) > QCOW2_MAX_BITMAP_CONTENT)
 		return plt_error_set(err, EFBIG, "Bitmap of %" PRIu64 " bits is too large",
 				     b->nbits);
-	if (plt_div_up(b->nbits, 8) > MAX_LOADED - loaded)
+	if (plt_div_up(b->nbits, 8) > QCOW2_MAX_BITMAPS_LOADED - loaded)
 		return plt_error_set(err, EFBIG,
 				     "The image's bitmaps would take more than %" PRIu64
 				     " MiB of memory",
-				     MAX_LOADED >> 20);
+				     QCOW2_MAX_BITMAPS_LOADED >> 20);
 	if (!plt_in_range(b->table_offset, (uint64_t)b->table_size * 8, file_size))
 		return plt_error_set(err, EUCLEAN,
 				     "Bitmap table at offset %#" PRIx64
 				     " lies beyond the end of the file",
 				     b->table_offset);
-	table = load_table(img, b, err);
+	table = qcow2_bitmap_table(img, b, err);
 	buf = plt_alloc_io(q->cluster_size);
 	b->words = calloc(plt_div_up(b->nbits, 64) + 1, sizeof(*b->words));
 	if (!table || !buf || !b->words)
@@ -370,7 +366,10 @@ static int mark_in_use(struct plt_image *img, bool all, struct plt_error *err)
 
 int qcow2_bitmaps_mark_in_use(struct plt_image *img, struct plt_error *err)
 {
-	return mark_in_use(img, false, err);
+	int r = mark_in_use(img, false, err);
+
+	qcow2_of(img)->bitmaps_marked |= r == 0;
+	return r;
 }
 
 void qcow2_bitmaps_record(struct plt_image *img, uint64_t off, uint64_t len)
@@ -440,8 +439,8 @@ int qcow2_bitmaps_prepare_resize(struct plt_image *img, uint64_t size, struct pl
 		if (b->inconsistent)
 			return plt_error_set(err, EINVAL, "Bitmap '%s' is inconsistent and cannot be used", b->name);
 		table = expected_table(q, size, b->granularity_bits, &nbits);
-		if (table > QCOW2_MAX_BITMAP_TABLE || plt_div_up(nbits, 8) > MAX_CONTENT ||
-		    plt_div_up(nbits, 8) > MAX_LOADED - loaded)
+		if (table > QCOW2_MAX_BITMAP_TABLE || plt_div_up(nbits, 8) > QCOW2_MAX_BITMAP_CONTENT ||
+		    plt_div_up(nbits, 8) > QCOW2_MAX_BITMAPS_LOADED - loaded)
 			return plt_error_set(err, EFBIG, "Bitmap '%s' cannot cover a disk of %" PRIu64 " bytes",
 					     b->name, size);
 		loaded += plt_div_up(nbits, 8);
@@ -562,16 +561,14 @@ static int switch_table(struct plt_image *img, struct qcow2_bitmap *b, const str
 	return r;
 }
 
-/* The old clusters.  What goes wrong here leaks space and nothing else. */
-static void free_old(struct plt_image *img, const struct stored *s)
+void qcow2_bitmap_free(struct plt_image *img, const uint64_t *table, uint32_t entries, uint64_t table_offset)
 {
 	const struct qcow2_state *q = qcow2_of(img);
 
-	for (uint32_t i = 0; s->old_table && i < s->old_size; i++)
-		if (s->old_table[i] & QCOW2_BITMAP_TABLE_OFFSET)
-			(void)qcow2_count_add(img, s->old_table[i] & QCOW2_BITMAP_TABLE_OFFSET,
-					      q->cluster_size, -1, NULL);
-	(void)qcow2_count_add(img, s->old_table_offset, (uint64_t)s->old_size * 8, -1, NULL);
+	for (uint32_t i = 0; table && i < entries; i++)
+		if (table[i] & QCOW2_BITMAP_TABLE_OFFSET)
+			(void)qcow2_count_add(img, table[i] & QCOW2_BITMAP_TABLE_OFFSET, q->cluster_size, -1, NULL);
+	(void)qcow2_count_add(img, table_offset, (uint64_t)entries * 8, -1, NULL);
 }
 
 int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
@@ -582,7 +579,7 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
 	bool any = false, moved = false;
 	int r = 0;
 
-	if (!err) /* load_table() reports by it alone */
+	if (!err) /* qcow2_bitmap_table() reports by it alone */
 		err = &local;
 	for (unsigned i = 0; i < q->nbitmaps; i++)
 		any |= q->bitmaps[i].loaded && (q->bitmaps[i].flags & QCOW2_BITMAP_IN_USE);
@@ -598,7 +595,7 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
 			continue;
 		s[i].old_table_offset = b->table_offset;
 		s[i].old_size = b->disk_table_size;
-		s[i].old_table = load_table(img, b, err);
+		s[i].old_table = qcow2_bitmap_table(img, b, err);
 		r = s[i].old_table ? qcow2_bitmap_store(img, b, &s[i].table_offset, err) : -err->code;
 		s[i].new_place = r == 0;
 		moved |= s[i].new_place;
@@ -620,7 +617,7 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err)
 		goto out; /* the old places leak */
 	for (unsigned i = 0; !r && i < q->nbitmaps; i++)
 		if (s[i].new_place)
-			free_old(img, &s[i]);
+			qcow2_bitmap_free(img, s[i].old_table, s[i].old_size, s[i].old_table_offset);
 	if (!r && moved)
 		r = plt_meta_flush(img, true, err);
 out:

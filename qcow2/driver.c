@@ -166,10 +166,11 @@ const struct plt_driver qcow2_driver = {
 	.snapshot_apply = qcow2_snapshot_apply,
 	.bitmaps = qcow2_bitmaps_list,
 	.bitmap_read = qcow2_bitmap_read,
-	.bitmap_add = qcow2_bitmap_add,
+	.bitmaps_set = qcow2_bitmaps_set,
 	.examine = qcow2_examine,
 	.recognise = qcow2_recognise,
 	.show_pieces = qcow2_show_pieces,
 	.luks = qcow2_luks,
+	.make_empty = qcow2_make_empty,
 	.set_backing = qcow2_set_backing,
 };

@@ -3,7 +3,7 @@
 /*
  * The first cluster, written.  Builds header, extensions and backing file name from a qcow2_state,
  * keeping byte for byte what header.c has kept, and writes them, whole or a few fields at a time.
- * A write of fields stays inside one sector, so that no power cut tears it, and is durable on
+ * What counts is switched inside one sector, so that no power cut tears it, and is durable on
  * return: callers free what the old header named as soon as it is back.
  */
 #include <inttypes.h>
@@ -104,8 +104,9 @@ static void put_ext(struct out *o, uint32_t type, const void *data, size_t len)
 	o->at += need;
 }
 
-int qcow2_header_build(const struct qcow2_state *q, const char *backing, const char *backing_format,
-		       uint8_t *buf, size_t *ret_len, struct plt_error *err)
+/* With the backing file's name at @name_at (0: right behind the extensions). */
+static int build(const struct qcow2_state *q, const char *backing, const char *backing_format, size_t name_at,
+		 uint8_t *buf, size_t *ret_len, struct plt_error *err)
 {
 	struct out o = {.buf = buf, .cap = q->cluster_size};
 	size_t backing_len = backing ? strlen(backing) : 0, backing_off = 0;
@@ -141,6 +142,8 @@ int qcow2_header_build(const struct qcow2_state *q, const char *backing, const c
 	for (unsigned i = 0; i < q->nunknown; i++)
 		put_ext(&o, q->unknown[i].type, q->unknown[i].data, q->unknown[i].length);
 	put_ext(&o, QCOW2_EXT_END, NULL, 0);
+	if (backing_len && o.at < name_at)
+		o.at = PLT_MIN(name_at, o.cap);
 	if (o.full || backing_len > o.cap - o.at)
 		return plt_error_set(
 			err, ENOSPC,
@@ -158,66 +161,74 @@ int qcow2_header_build(const struct qcow2_state *q, const char *backing, const c
 	return 0;
 }
 
-/* ---- writing --------------------------------------------------------------------------------- */
-
-int qcow2_header_write(struct plt_image *img, struct plt_error *err)
+int qcow2_header_build(const struct qcow2_state *q, const char *backing, const char *backing_format,
+		       uint8_t *buf, size_t *ret_len, struct plt_error *err)
 {
-	struct qcow2_state *q = qcow2_of(img);
-	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(q->cluster_size);
-	size_t len;
-	int r;
-
-	if (!buf)
-		return plt_error_set(err, ENOMEM, "Out of memory");
-	PLT_LOCK_SCOPE(&q->header_lock);
-	pthread_mutex_lock(&img->lock);
-	r = qcow2_header_build(q, img->backing_name, img->backing_format, buf, &len, err);
-	if (!r && header_length(q) != q->header_length)
-		q->header_length = header_length(q);
-	pthread_mutex_unlock(&img->lock);
-	if (r < 0)
-		return r;
-	len = PLT_MIN(plt_align_up(len, 4096), (uint64_t)q->cluster_size);
-	r = plt_store_write(img->file, 0, buf, len, PLT_IO_HEADER, err);
-	return r < 0 ? r : plt_store_sync(img->file, err);
+	return build(q, backing, backing_format, 0, buf, ret_len, err);
 }
+
+/* ---- writing --------------------------------------------------------------------------------- */
 
 #define SECTOR 512 /* what a power cut does not tear */
 
-int qcow2_header_replace(struct plt_image *img, struct plt_error *err)
+/* The bytes behind the first sector that the header on the disk may use: [*ret_from, *ret_to). */
+static int used_behind(struct plt_image *img, uint8_t *buf, size_t *ret_from, size_t *ret_to, struct plt_error *err)
+{
+	size_t cs = qcow2_of(img)->cluster_size, from = SECTOR, to = cs;
+	int r = plt_store_read(img->file, 0, buf, cs, PLT_IO_HEADER, err);
+
+	while (r == 0 && from < cs && !buf[from])
+		from++;
+	while (r == 0 && to > from && !buf[to - 1])
+		to--;
+	*ret_from = from;
+	*ret_to = to;
+	return r;
+}
+
+/*
+ * A backing file name that does not fit the first sector goes, durably, to where the header on the disk has
+ * nothing; then the first sector names it.  *ret_sector: that sector.  @buf: all of it, up to *ret_end, where anything may have been before.
+ */
+static int place_name(struct plt_image *img, uint8_t *buf, uint8_t *ret_sector, size_t *ret_end, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
-	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(2 * (size_t)q->cluster_size);
-	uint8_t *small = buf ? buf + q->cluster_size : NULL, *names;
-	size_t len, small_len;
-	int r;
+	size_t len = img->backing_name ? strlen(img->backing_name) : 0, room, from, to, at, total;
+	int r = used_behind(img, buf, &from, &to, err);
 
-	if (!buf)
-		return plt_error_set(err, ENOMEM, "Out of memory");
-	pthread_mutex_lock(&img->lock);
-	r = qcow2_header_build(q, img->backing_name, img->backing_format, buf, &len, err);
-	names = q->feature_table;
-	q->feature_table = NULL;
-	if (r == 0)
-		r = qcow2_header_build(q, img->backing_name, img->backing_format, small, &small_len, err);
-	q->feature_table = names;
-	if (r == 0 && small_len > SECTOR)
-		r = plt_error_set(err, ENOSPC, "The header of '%s', with the names in it, takes %zu bytes; only %d can "
-				  "be replaced at once", img->name, small_len, SECTOR);
-	if (r == 0)
-		q->header_length = header_length(q);
-	pthread_mutex_unlock(&img->lock);
-	if (r == 0)
-		r = plt_store_write(img->file, 0, small, SECTOR, PLT_IO_HEADER, err);
-	if (r == 0)
-		r = plt_store_sync(img->file, err);
-	if (r < 0 || len == small_len)
+	if (r < 0)
 		return r;
-	/* The names of features, which nobody needs: what follows the first sector counts with that. */
+	room = plt_align_up(len, SECTOR);
+	at = from >= SECTOR + room ? SECTOR : plt_align_up(to, SECTOR);
+	if (!len || at > q->cluster_size || room > q->cluster_size - at)
+		return plt_error_set(err, ENOSPC, "The header of '%s', with the names in it, cannot be replaced at once: "
+				     "it takes more than %d bytes", img->name, SECTOR);
+	pthread_mutex_lock(&img->lock);
+	r = build(q, img->backing_name, img->backing_format, at, buf, &total, err);
+	pthread_mutex_unlock(&img->lock);
+	if (r < 0)
+		return r;
+	for (size_t i = SECTOR; i < at; i++)
+		if (buf[i])
+			return plt_error_set(err, ENOSPC, "The header of '%s' has extensions beyond its first sector, "
+					     "and cannot be replaced at once", img->name);
+	memcpy(ret_sector, buf, SECTOR);
+	*ret_end = PLT_MAX(at + room, (size_t)plt_align_up(to, SECTOR));
+	r = plt_store_write(img->file, at, buf + at, room, PLT_IO_HEADER, err);
+	return r < 0 ? r : plt_store_sync(img->file, err);
+}
+
+/* The names of features, which nobody needs: what follows the first sector counts with that. */
+static void add_names(struct plt_image *img, const uint8_t *buf, size_t len)
+{
+	int r = 0;
+
 	len = plt_align_up(len, SECTOR);
-	r = len > SECTOR ? plt_store_write(img->file, SECTOR, buf + SECTOR, len - SECTOR, PLT_IO_HEADER, NULL) : 0;
-	if (r == 0 && len > SECTOR)
-		r = plt_store_sync(img->file, NULL);
+	if (len > SECTOR) {
+		r = plt_store_write(img->file, SECTOR, buf + SECTOR, len - SECTOR, PLT_IO_HEADER, NULL);
+		if (r == 0)
+			r = plt_store_sync(img->file, NULL);
+	}
 	if (r == 0)
 		r = plt_store_write(img->file, 0, buf, SECTOR, PLT_IO_HEADER, NULL);
 	if (r == 0)
@@ -225,7 +236,43 @@ int qcow2_header_replace(struct plt_image *img, struct plt_error *err)
 	if (r < 0)
 		plt_ctx_warn(img->ctx, "'%s': the names of the features could not be written: %s", img->name,
 			     strerror(-r));
-	return 0;
+}
+
+int qcow2_header_replace(struct plt_image *img, struct plt_error *err)
+{
+	struct qcow2_state *q = qcow2_of(img);
+	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(2 * (size_t)q->cluster_size);
+	uint8_t *small = buf ? buf + q->cluster_size : NULL, *names;
+	size_t len = 0, small_len, end = 0;
+	bool apart;
+	int r, full;
+
+	if (!buf)
+		return plt_error_set(err, ENOMEM, "Out of memory");
+	PLT_LOCK_SCOPE(&q->header_lock);
+	pthread_mutex_lock(&img->lock);
+	full = qcow2_header_build(q, img->backing_name, img->backing_format, buf, &len, NULL);
+	names = q->feature_table;
+	q->feature_table = NULL;
+	r = qcow2_header_build(q, img->backing_name, img->backing_format, small, &small_len, err);
+	pthread_mutex_unlock(&img->lock);
+	apart = r == 0 && small_len > SECTOR;
+	if (apart)
+		r = place_name(img, buf, small, &end, err);
+	q->feature_table = names;
+	if (r == 0)
+		q->header_length = header_length(q);
+	if (r == 0)
+		r = plt_store_write(img->file, 0, small, SECTOR, PLT_IO_HEADER, err);
+	if (r == 0)
+		r = plt_store_sync(img->file, err);
+	if (r == 0)
+		q->unsettled_to = 0;
+	if (r == 0 && apart) /* nobody reads what was there; only the next name would find less room */
+		(void)plt_store_write(img->file, SECTOR, buf + SECTOR, end - SECTOR, PLT_IO_HEADER, NULL);
+	else if (r == 0 && full == 0 && len != small_len)
+		add_names(img, buf, len);
+	return r;
 }
 
 /* Header lock held. */
@@ -297,7 +344,7 @@ int qcow2_set_backing(struct plt_image *img, const char *name, const char *forma
 	img->backing_name = new_name;
 	img->backing_format = new_format;
 	pthread_mutex_unlock(&img->lock);
-	r = qcow2_header_write(img, err);
+	r = qcow2_header_replace(img, err);
 	if (r < 0) {
 		pthread_mutex_lock(&img->lock);
 		img->backing_name = old_name;

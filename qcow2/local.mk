@@ -3,7 +3,7 @@
 
 libplatter_core_la_SOURCES += \
 	qcow2/amend.c \
-	qcow2/bitmap_copy.c \
+	qcow2/bitmap_set.c \
 	qcow2/bitmaps.c \
 	qcow2/check.c \
 	qcow2/check.h \

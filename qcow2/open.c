@@ -382,6 +382,7 @@ int qcow2_first_write(struct plt_image *img, struct plt_error *err)
 
 	if (r < 0 || q->version < 3)
 		return r;
+	q->bitmaps_marked = true; /* if there are none; those to come begin marked */
 	if (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS) {
 		/*
 		 * Bitmaps that we maintain are marked first: a cut here leaves them unusable, not

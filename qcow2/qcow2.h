@@ -34,6 +34,8 @@ enum qcow2_rule {
 	QCOW2_RULE_SNAPSHOT_COPIED,/* COPIED off in the tree -> its counts +1 */
 	QCOW2_RULE_SNAPSHOT_TABLES,/* counts, L1, snapshot table -> header */
 	QCOW2_RULE_SNAPSHOT_GONE,  /* header -> counts of what it named -1 */
+	QCOW2_RULE_BITMAPS_NEW,    /* new bitmaps, their tables and directory, counts -> header */
+	QCOW2_RULE_BITMAPS_GONE,   /* header -> counts of what the old directory named -1 */
 	QCOW2_RULES
 };
 
@@ -78,7 +80,7 @@ struct qcow2_bitmap {
 	_Atomic uint64_t *words;        /* bit i of word i/64: granule i has been written */
 };
 
-/* What qcow2_header_write() turns into the first cluster. */
+/* What qcow2_header_replace() turns into the first cluster. */
 struct qcow2_state {
 	/* the header, in host order; changed under the image lock */
 	uint32_t version, cluster_bits, refcount_order, header_length;
@@ -141,6 +143,7 @@ struct qcow2_state {
 	/* header.c, open.c, snaptable.c, bitmaps.c */
 	bool bitmaps_damaged;           /* extension or directory unusable: clusters kept, bitmaps not */
 	bool bitmaps_recording;         /* some bitmap records our writes */
+	bool bitmaps_marked;            /* those that do are marked in use on the disk: writes have begun */
 	pthread_rwlock_t bitmaps_lock;  /* read: record; write: a bitmap gets another length */
 	bool dirty_set;                 /* we set the dirty bit, and clear it when closing */
 	pthread_mutex_t header_lock;    /* one header write at a time; inside it only the image lock */
@@ -163,8 +166,6 @@ int qcow2_header_read(struct plt_store *file, const char *name, bool check, stru
 /* Build the whole header area (header, extensions, backing name) of at most one cluster. */
 int qcow2_header_build(const struct qcow2_state *q, const char *backing, const char *backing_format,
 		       uint8_t *buf /* cluster_size bytes */, size_t *ret_len, struct plt_error *err);
-/* Write all of it, and sync.  One write for a first cluster that fits a sector-aligned 4096 bytes. */
-int qcow2_header_write(struct plt_image *img, struct plt_error *err);
 /*
  * One write of header bytes [from, to) as q describes them now, then a sync: what every switch of a
  * table goes through.  Synchronous, never a cache edge.
@@ -172,7 +173,8 @@ int qcow2_header_write(struct plt_image *img, struct plt_error *err);
 int qcow2_header_switch(struct plt_image *img, unsigned from, unsigned to, struct plt_error *err);
 /*
  * All of it as q describes it now, in place of anything: what counts is switched by one write of the
- * first sector; the names of the features follow.  Durable.  -ENOSPC: too long for a sector.
+ * first sector; the names of the features follow.  Durable.  A backing file name too long for that sector is
+ * written where nothing is, before.  -ENOSPC: the rest is too long for it, or there is no such place.
  */
 int qcow2_header_replace(struct plt_image *img, struct plt_error *err);
 /*
@@ -296,6 +298,7 @@ int qcow2_snaptable_build(const struct qcow2_snapshot *v, uint32_t n, uint8_t **
 int qcow2_snapshot_create(struct plt_image *img, const struct plt_snapshot_info *info, struct plt_error *err);
 int qcow2_snapshot_delete(struct plt_image *img, unsigned index, struct plt_error *err);
 int qcow2_snapshot_apply(struct plt_image *img, unsigned index, struct plt_error *err);
+int qcow2_make_empty(struct plt_image *img, bool trial, struct plt_error *err);
 
 /* bitmaps.c */
 int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err);    /* directory; contents if writable */
@@ -318,10 +321,14 @@ int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t fi
 /* Data and table of one bitmap into fresh clusters, whose counts are in the cache. */
 int qcow2_bitmap_store(struct plt_image *img, struct qcow2_bitmap *b, uint64_t *ret_table, struct plt_error *err);
 
-/* bitmap_copy.c */
+/* Lower the counts of a table and of what it names, as far as that can be: what goes wrong leaks space. */
+void qcow2_bitmap_free(struct plt_image *img, const uint64_t *table, uint32_t entries, uint64_t table_offset);
+/* The table on the disk, in host order; malloc.  NULL: *err says why. */
+uint64_t *qcow2_bitmap_table(struct plt_image *img, const struct qcow2_bitmap *b, struct plt_error *err);
+
+/* bitmap_set.c */
 int qcow2_bitmap_read(struct plt_image *img, unsigned i, uint64_t **ret, uint64_t *ret_nbits, struct plt_error *err);
-int qcow2_bitmap_add(struct plt_image *img, const struct plt_bitmap_info *info, const uint64_t *bits,
-		     uint64_t nbits, struct plt_error *err);
+int qcow2_bitmaps_set(struct plt_image *img, const struct plt_bitmap_wish *v, unsigned n, struct plt_error *err);
 int qcow2_bitmaps_list(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 
 /* resize.c */

@@ -12,6 +12,8 @@
  *	apply    {counts of the snapshot's tree +1, COPIED off in it, a fresh L1} -> header (size and L1 in one write)
  *	         -> counts of the old tree -1 -> the old L1 freed -> COPIED on
  *
+ *	empty    a fresh L1 of zeros -> header -> counts of the old tree -1 -> the old L1 freed -> COPIED on
+ *
  * So a power cut leaves the state before or the one after, and besides it clusters that nothing names, or COPIED=0 on
  * a count of 1, which costs a needless copy.  All that could refuse is found out before the first write.
  */
@@ -420,6 +422,19 @@ static void set_active(struct plt_image *img, const struct active *a)
 	q->l1_size = q->view_l1_size = a->l1_size;
 }
 
+/* The header names @new.  On failure either may be on disk: both trees keep their counts. */
+static int switch_active(struct plt_image *img, const struct active *new, const struct active *old, struct plt_error *err)
+{
+	int r;
+
+	set_active(img, new);
+	r = qcow2_header_switch(img, offsetof(struct qcow2_header, size),
+				offsetof(struct qcow2_header, refcount_table_offset), err);
+	if (r < 0)
+		set_active(img, old);
+	return r;
+}
+
 /* @t with room for the whole of a disk of @size bytes. */
 static int extend(const struct plt_image *img, struct qcow2_tree *t, uint64_t size, struct plt_error *err)
 {
@@ -477,8 +492,7 @@ static int drop_active(struct plt_image *img, const struct qcow2_tree *t, const 
 	if (r == 0)
 		r = plt_store_sync(img->file, err);
 	if (r < 0)
-		plt_error_prefix(err, "The snapshot has been applied, but not all of the space of what it replaces could "
-				 "be freed");
+		plt_error_prefix(err, "It is done, but not all of the space of what the disk had before could be freed");
 	return r;
 }
 
@@ -536,13 +550,9 @@ int qcow2_snapshot_apply(struct plt_image *img, unsigned index, struct plt_error
 	new.l1_size = then.l1_size;
 	if (!qcow2_rule(img, QCOW2_RULE_SNAPSHOT_GONE)) /* (tests only) */
 		(void)qcow2_tree_lower(img, &now, NULL);
-	set_active(img, &new);
-	r = qcow2_header_switch(img, offsetof(struct qcow2_header, size),
-				offsetof(struct qcow2_header, refcount_table_offset), err);
-	if (r < 0) { /* either header may be on disk: both trees keep their counts */
-		set_active(img, &old);
+	r = switch_active(img, &new, &old, err);
+	if (r < 0)
 		goto out;
-	}
 	atomic_store(&img->size, plt_align_down(new.size, 512));
 	if (new.size != old.size)
 		r = qcow2_bitmaps_resize(img, atomic_load(&img->size), err);
@@ -554,5 +564,51 @@ int qcow2_snapshot_apply(struct plt_image *img, unsigned index, struct plt_error
 out:
 	qcow2_tree_release(&now);
 	qcow2_tree_release(&then);
+	return r;
+}
+
+/* ---- make empty ------------------------------------------------------------------------------ */
+
+/* As if a snapshot were applied that holds nothing. */
+int qcow2_make_empty(struct plt_image *img, bool trial, struct plt_error *err)
+{
+	struct qcow2_state *q = qcow2_of(img);
+	struct qcow2_tree now = { 0 }, none = { 0 };
+	struct active old = active_of(q), new = { .size = old.size };
+	struct plt_error late = PLT_ERROR_INIT;
+	struct fresh l1 = { 0 };
+	int r;
+
+	if (q->external)
+		return plt_error_set(err, ENOTSUP, "'%s': an image with an external data file is not emptied", img->name);
+	if (trial)
+		return 0;
+	r = begin(img, err);
+	if (r == 0)
+		r = qcow2_tree_read(img, q->l1_offset, q->l1_size, &now, err);
+	if (r == 0)
+		r = qcow2_tree_check(img, &now, -1, err);
+	if (r == 0)
+		r = extend(img, &none, new.size, err);
+	if (r == 0)
+		r = take(img, (uint64_t)none.l1_size * 8, &l1, err);
+	if (r == 0 && l1.clusters)
+		r = qcow2_tree_write_l1(img, &none, l1.off, l1.clusters, err);
+	if (r == 0)
+		r = durable(img, QCOW2_RULE_SNAPSHOT_TABLES, err);
+	if (r < 0) {
+		give_back(img, &l1);
+		goto out;
+	}
+	new.l1_offset = l1.off;
+	new.l1_size = none.l1_size;
+	r = switch_active(img, &new, &old, err);
+	if (r < 0)
+		goto out;
+	r = drop_active(img, &now, &old, err);
+	settle(img, 0, &late);
+out:
+	qcow2_tree_release(&now);
+	qcow2_tree_release(&none);
 	return r;
 }

@@ -2,5 +2,9 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	snapshot/bitmap.c \
+	snapshot/chain.c \
+	snapshot/commit.c \
 	snapshot/internal.c \
+	snapshot/rebase.c \
 	$(NULL)

@@ -219,6 +219,7 @@ int vhd_check_backing(struct plt_image *img, struct plt_image *below, struct plt
 /* ---- info.c ---------------------------------------------------------------------------------- */
 
 json_t *vhd_info(struct plt_image *img);
+void vhd_ids(struct plt_image *img, char *ret_own, char *ret_parent);
 
 /* ---- map.c ----------------------------------------------------------------------------------- */
 
@@ -273,6 +274,7 @@ int vhd_write_zeroes(struct plt_image *img, uint64_t off, uint64_t len, bool unm
 		     struct plt_need *need, struct plt_error *err);
 int vhd_discard(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done, struct plt_need *need,
 		struct plt_error *err);
+int vhd_make_empty(struct plt_image *img, bool trial, struct plt_error *err);
 int vhd_resize(struct plt_image *img, uint64_t size, const char *preallocation, struct plt_error *err);
 extern const struct plt_opt_desc vhd_create_opts[];
 int vhd_create(const struct plt_create *how, struct plt_error *err);

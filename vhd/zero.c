@@ -4,7 +4,7 @@
 /*
  * Zeroing and discarding.  A VHD has no entry that means zeros; a block of a dynamic disk that is not
  * there reads as zeros, so giving one up is both.  Where something lies below, that would bring it to
- * light: a differencing disk writes its zeros like data, and keeps what is discarded.
+ * light: a differencing disk writes its zeros like data, and keeps what is discarded, until it is made empty.
  */
 #include "base/checked.h"
 #include "base/error.h"
@@ -110,4 +110,58 @@ int vhd_discard(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret
 		return r;
 	}
 	return something_below(img) ? -ENOTSUP : change(img, off, len, true, ret_done, need, err);
+}
+
+/* ---- make empty ------------------------------------------------------------------------------ */
+
+#define AT_ONCE 256 /* blocks between two flushes */
+
+/* The entries of blocks [*block, ...) go, as many as @starts takes; then, durably gone, their blocks. */
+static int drop_some(struct plt_image *img, uint64_t *block, uint64_t starts[AT_ONCE], struct plt_error *err)
+{
+	struct vhd_state *v = vhd_of(img);
+	unsigned n = 0;
+	int r = 0;
+
+	for (; r == 0 && *block < v->blocks && n < AT_ONCE; ++*block) {
+		struct plt_pins pins = PLT_PINS_BLOCKING;
+		struct plt_block *b;
+		uint32_t entry;
+
+		r = plt_meta_get_wait(img, &pins, &vhd_bat_type, v->table_off + *block * 4, &b, err);
+		entry = r == 0 ? vhd_entry_peek(v, b, *block) : VHD_UNUSED;
+		/* (one that cannot be followed frees nothing) */
+		if (entry != VHD_UNUSED) {
+			if (!vhd_entry_bad(v, atomic_load(&v->file_end), entry))
+				starts[n++] = (uint64_t)entry * VHD_SECTOR;
+			pthread_mutex_lock(&img->lock);
+			vhd_entry_set(v, b, *block, VHD_UNUSED);
+			plt_block_dirty(b);
+			pthread_mutex_unlock(&img->lock);
+		}
+		plt_pins_drop(&pins);
+	}
+	if (r == 0)
+		r = plt_meta_flush(img, true, err);
+	for (unsigned i = 0; r == 0 && i < n; i++)
+		r = vhd_release(img, starts[i], vhd_block_len(v), LIMBO_BLOCK, err);
+	return r;
+}
+
+int vhd_make_empty(struct plt_image *img, bool trial, struct plt_error *err)
+{
+	struct vhd_state *v = vhd_of(img);
+	uint64_t block = 0, starts[AT_ONCE];
+	int r;
+
+	if (v->type == VHD_FIXED)
+		return plt_error_set(err, ENOTSUP, "'%s': a fixed VHD is never empty", img->name);
+	if (trial)
+		return 0;
+	r = vhd_first_write(img, err);
+	if (r == 0)
+		r = plt_meta_flush(img, true, err);
+	while (r == 0 && block < v->blocks)
+		r = drop_some(img, &block, starts, err);
+	return r;
 }

@@ -6,6 +6,7 @@ unit_tests += \
 	tests/base/test-bitmap \
 	tests/base/test-checked \
 	tests/base/test-crc \
+	tests/base/test-crew \
 	tests/base/test-digest \
 	tests/base/test-endian \
 	tests/base/test-error \
@@ -20,6 +21,7 @@ tests_base_test_alloc_SOURCES = tests/base/test-alloc.c
 tests_base_test_bitmap_SOURCES = tests/base/test-bitmap.c
 tests_base_test_checked_SOURCES = tests/base/test-checked.c
 tests_base_test_crc_SOURCES = tests/base/test-crc.c
+tests_base_test_crew_SOURCES = tests/base/test-crew.c
 tests_base_test_digest_SOURCES = tests/base/test-digest.c
 tests_base_test_endian_SOURCES = tests/base/test-endian.c
 tests_base_test_error_SOURCES = tests/base/test-error.c
@@ -30,6 +32,7 @@ tests_base_test_progress_SOURCES = tests/base/test-progress.c
 tests_base_test_zero_SOURCES = tests/base/test-zero.c
 
 tsan_tests += \
+	tests/base/test-crew \
 	tests/base/test-digest \
 	tests/base/test-pool \
 	tests/base/test-progress \

@@ -6,7 +6,7 @@
 
 . "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
 
-commands='amend bench check compare convert create dd hash help info io map measure repair resize scan snapshot undo'
+commands='amend bench bitmap chain check commit compare convert create dd hash help info io map measure rebase repair resize scan snapshot undo'
 
 like "$("$QEMU_IMG_LINK" --version)" '^qemu-img version 7\.2\.22 \(platter 0\.1\.0\)$' 'version as qemu-img'
 is "$("$QEMU_IMG_LINK" -V | sed -n 's/^qemu-img version \([0-9.]*\).*/\1/p')" 7.2.22 'version as clients read it'
@@ -46,13 +46,13 @@ complete_line() {
 	printf '%s\n' "${COMPREPLY[@]}" | sort | xargs
 }
 touch disk.img
-is "$(complete_line platter co)" 'compare convert' 'completes a command'
+is "$(complete_line platter co)" 'commit compare convert' 'completes a command'
 is "$(complete_line platter convert --target-i)" '--target-image-opts --target-is-zero' 'completes an option'
 is "$(complete_line platter info --output = j)" json 'completes a value behind ='
 is "$(complete_line platter info --output =)" 'human json' 'completes an empty value behind ='
 is "$(complete_line platter convert -t wr)" 'writeback writethrough' 'completes a value of a short option'
 is "$(complete_line platter info di)" disk.img 'completes a file'
-is "$(complete_line platter help c)" 'check compare convert create' 'completes what help takes'
+is "$(complete_line platter help c)" 'chain check commit compare convert create' 'completes what help takes'
 
 "$PLATTER" help --man >page
 is_file_equal page "$srcdir/docs/platter.1" 'docs/platter.1 is up to date ("make update-man")'

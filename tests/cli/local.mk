@@ -4,8 +4,11 @@
 script_tests += \
 	tests/cli/amend.sh \
 	tests/cli/bench.sh \
+	tests/cli/bitmap.sh \
+	tests/cli/chain.sh \
 	tests/cli/check-formats.sh \
 	tests/cli/check.sh \
+	tests/cli/commit.sh \
 	tests/cli/compare.sh \
 	tests/cli/convert.sh \
 	tests/cli/create.sh \
@@ -19,6 +22,7 @@ script_tests += \
 	tests/cli/measure.sh \
 	tests/cli/names.sh \
 	tests/cli/progress.sh \
+	tests/cli/rebase.sh \
 	tests/cli/resize.sh \
 	tests/cli/usage.sh \
 	$(NULL)
@@ -27,7 +31,9 @@ EXTRA_DIST += \
 	tests/cli/amend-refused.out \
 	tests/cli/amend.out \
 	tests/cli/bench.out \
+	tests/cli/bitmap.out \
 	tests/cli/check.out \
+	tests/cli/commit.out \
 	tests/cli/compare.out \
 	tests/cli/convert-refused.out \
 	tests/cli/convert.out \
@@ -46,6 +52,7 @@ EXTRA_DIST += \
 	tests/cli/map.out \
 	tests/cli/measure-refused.out \
 	tests/cli/measure.out \
+	tests/cli/rebase.out \
 	tests/cli/resize-refused.out \
 	tests/cli/resize.out \
 	tests/cli/transcript.sh \

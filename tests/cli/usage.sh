@@ -72,10 +72,6 @@ wrong_usage() {
 same_as_qemu usage wrong_usage
 
 # What platter has beyond qemu-img 7.2.
-for c in bitmap commit rebase; do
-	fails 1 "$c is refused" "$PLATTER" $c x
-	like "$("$PLATTER" $c x 2>&1)" "^platter: $c: this command is not supported" "$c: says so"
-done
 for type in tls-creds-psk tls-creds-x509 foo; do
 	fails 1 "--object $type is refused" "$PLATTER" info --object "$type,id=a,data=x" a
 	like "$("$PLATTER" info --object "$type,id=a" a 2>&1)" "^platter: objects of type '$type' are not supported" \

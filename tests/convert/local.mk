@@ -2,12 +2,10 @@
 # Copyright (c) the platter authors
 
 unit_tests += \
-	tests/convert/test-crew \
 	tests/convert/test-hold \
 	tests/convert/test-source \
 	$(NULL)
 
-tests_convert_test_crew_SOURCES = tests/convert/test-crew.c
 tests_convert_test_hold_SOURCES = tests/convert/test-hold.c
 tests_convert_test_source_SOURCES = tests/convert/test-source.c
 
@@ -23,7 +21,6 @@ script_tests += \
 	$(NULL)
 
 tsan_tests += \
-	tests/convert/test-crew \
 	tests/convert/test-hold \
 	tests/convert/test-source \
 	$(NULL)

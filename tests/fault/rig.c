@@ -855,7 +855,7 @@ static void add_bitmap(struct rig *r)
 	q->bitmap_dir_size = 32;
 	q->autoclear |= QCOW2_AUTOCLEAR_BITMAPS;
 	rig_must(r, plt_meta_flush(img, true, &r->err));
-	rig_must(r, qcow2_header_write(img, &r->err));
+	rig_must(r, qcow2_header_replace(img, &r->err));
 	rig_must(r, plt_disk_close(r->disk, &r->err));
 	r->disk = NULL;
 }
@@ -871,13 +871,18 @@ static int judge_bitmap(struct rig *r, struct plt_disk *disk, const uint8_t *buf
 {
 	struct qcow2_state *q = qcow2_of(plt_disk_image(disk));
 	struct qcow2_bitmap *b = q->bitmaps;
+	unsigned pair = 0;
 
-	if (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS && !q->nbitmaps) {
+	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS) || !q->nbitmaps || strcmp(b->name, "bits") != 0) {
 		complain(r, "the bitmap is gone");
 		return -1;
 	}
-	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS) || !q->nbitmaps)
-		return 0;
+	for (unsigned i = 1; i < q->nbitmaps; i++)
+		pair += !strncmp(q->bitmaps[i].name, "pair", 4);
+	if (pair % 2) {
+		complain(r, "of two bitmaps that come and go together there is one");
+		return -1;
+	}
 	for (unsigned i = 1; i < q->nbitmaps; i++) /* those that a scenario adds are of ones */
 		for (uint64_t n = 0; q->bitmaps[i].words && !q->bitmaps[i].inconsistent && n < q->bitmaps[i].nbits; n++)
 			if (!(atomic_load(&q->bitmaps[i].words[n / 64]) >> n % 64 & 1)) {

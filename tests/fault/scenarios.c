@@ -260,18 +260,71 @@ static int run_external(struct rig *r)
 /* A bitmap of ones, as convert adds it. */
 static int add_bitmap(struct rig *r, const char *name, bool enabled)
 {
-	struct plt_bitmap_info info = { .name = (char *)(uintptr_t)name, .granularity = 512, .enabled = enabled };
-	uint64_t bits[16], nbits = plt_div_up(r->size, info.granularity);
-	int result;
+	struct plt_bitmap_wish v[8] = { { .keep = 0 } };
+	struct plt_image *img = plt_disk_image(r->disk);
+	const struct plt_bitmap_info *have;
+	uint64_t bits[16], nbits = plt_div_up(r->size, 512);
+	unsigned n;
+	int result = qcow2_bitmaps_list(img, &have, &n);
 
+	ck_assert_int_eq(result, 0);
+	ck_assert_uint_lt(n, PLT_ARRAY_SIZE(v));
 	ck_assert_uint_le(nbits, 64 * PLT_ARRAY_SIZE(bits));
 	for (uint64_t w = 0; w < PLT_ARRAY_SIZE(bits); w++)
 		bits[w] = (w + 1) * 64 <= nbits ? UINT64_MAX :
 			  w * 64 < nbits	? (UINT64_C(1) << nbits % 64) - 1 :
 						  0;
-	result = qcow2_bitmap_add(plt_disk_image(r->disk), &info, bits, nbits, &r->err);
+	for (unsigned i = 0; i < n; i++) {
+		if (!strcmp(have[i].name, name))
+			return 0; /* of an attempt that failed behind that */
+		v[i] = (struct plt_bitmap_wish){ .info = have[i], .keep = (int)i };
+	}
+	v[n] = (struct plt_bitmap_wish){ .info = { .name = (char *)(uintptr_t)name, .granularity = 512,
+						   .enabled = enabled }, .keep = -1, .bits = bits };
+	return qcow2_bitmaps_set(img, v, n + 1, &r->err);
+}
 
-	return result == -EEXIST ? 0 : result; /* of an attempt that failed behind that */
+static int change(struct rig *r, const struct plt_bitmap_action *v, unsigned n)
+{
+	int result = plt_bitmap_change(r->disk, v, n, NULL, &r->err);
+
+	/* of an attempt that failed behind what makes it so */
+	return result == -EEXIST || result == -ENOENT ? 0 : result;
+}
+
+/* Two that come and go together, between writes; and all that can be done to one, while others are kept. */
+static int run_changed_bitmaps(struct rig *r)
+{
+	static const struct plt_bitmap_action pair[] = {
+		{ .verb = PLT_BITMAP_ADD, .name = "pair1" },
+		{ .verb = PLT_BITMAP_ADD, .name = "pair2", .granularity = 512 },
+		{ .verb = PLT_BITMAP_MERGE, .name = "pair1", .source_name = "ones" },
+		{ .verb = PLT_BITMAP_MERGE, .name = "pair2", .source_name = "ones" },
+		{ .verb = PLT_BITMAP_DISABLE, .name = "pair2" },
+	};
+	static const struct plt_bitmap_action swap[] = {
+		{ .verb = PLT_BITMAP_ENABLE, .name = "pair2" },
+		{ .verb = PLT_BITMAP_DISABLE, .name = "pair1" },
+	};
+	static const struct plt_bitmap_action refill[] = {
+		{ .verb = PLT_BITMAP_CLEAR, .name = "ones" },
+		{ .verb = PLT_BITMAP_MERGE, .name = "ones", .source_name = "pair1" },
+	};
+	static const struct plt_bitmap_action gone[] = {
+		{ .verb = PLT_BITMAP_REMOVE, .name = "pair1" },
+		{ .verb = PLT_BITMAP_REMOVE, .name = "pair2" },
+	};
+
+	TRY(add_bitmap(r, "ones", false)); /* before anything is written */
+	TRY(change(r, pair, PLT_ARRAY_SIZE(pair)));
+	TRY(rig_write(r, 64, 512));
+	TRY(change(r, swap, PLT_ARRAY_SIZE(swap)));
+	TRY(rig_write(r, 8 * KIB, 2 * KIB));
+	TRY(rig_flush(r));
+	TRY(change(r, refill, PLT_ARRAY_SIZE(refill)));
+	TRY(rig_write(r, 20 * KIB, KIB));
+	TRY(change(r, gone, PLT_ARRAY_SIZE(gone)));
+	return rig_write(r, 24 * KIB, 64);
 }
 
 static int run_added_bitmaps(struct rig *r)
@@ -546,6 +599,10 @@ const struct scenario scenarios[] = {
 	  prepare_full, run_reuse, 0 },
 	{ "bitmap, added", { .options = "cluster_size=512", .size = 32 * KIB, .bitmap = true },
 	  NULL, run_added_bitmaps, 0 },
+	{ "changed bitmaps", { .options = "cluster_size=512", .size = 32 * KIB, .bitmap = true, .backing = true },
+	  NULL, run_changed_bitmaps, 0 },
+	{ "changed bitmaps, larger clusters", { .options = "cluster_size=4096", .size = 32 * KIB, .bitmap = true },
+	  NULL, run_changed_bitmaps, 0 },
 	{ "amended widths", { .options = "cluster_size=512", .size = 32 * KIB },
 	  NULL, run_widths, 800 },
 	{ "amended widths, backing", { .options = "cluster_size=1024", .size = 32 * KIB, .backing = true },

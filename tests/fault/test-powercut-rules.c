@@ -49,6 +49,8 @@ static const struct {
 	{QCOW2_RULE_SNAPSHOT_COPIED, "snapshots", false},
 	{QCOW2_RULE_SNAPSHOT_TABLES, "snapshots", false},
 	{QCOW2_RULE_SNAPSHOT_GONE, "snapshots", false},
+	{QCOW2_RULE_BITMAPS_NEW, "changed bitmaps", false},
+	{QCOW2_RULE_BITMAPS_GONE, "changed bitmaps", false},
 	{PLT_RULE_LIMBO_DURABLE, "reuse", false},
 	{VHD_RULE_DATA_BITS, "vhd child blocks", false},
 	{VHD_RULE_DATA_ENTRY, "vhd reuse", false},

@@ -173,4 +173,36 @@ is "$(ls p.qcow2 2>/dev/null)" '' '  nothing is made'
 alike 'left out' convert --bitmaps --skip-broken-bitmaps -O qcow2 b.qcow2 OUT
 is "$(flags p.qcow2)" 'off: ' '  the others are copied'
 is "$(dirty p.qcow2 off)" "$(dirty b.qcow2 off)" '  with their content'
+# The command: what we change, qemu-nbd reads; and words about one that is in use are the same.
+rm -f m.qcow2 n.qcow2
+"$PLATTER" create -q -f qcow2 -o cluster_size=4k m.qcow2 8M
+"$PLATTER" create -q -f qcow2 n.qcow2 8M
+"$PLATTER" bitmap --add -g 64k m.qcow2 coarse
+"$PLATTER" bitmap --add -g 512 m.qcow2 fine
+"$PLATTER" bitmap --add -g 4k n.qcow2 far
+qemu-io -f qcow2 -c 'write 100000 1000' -c 'write 8388096 512' m.qcow2 >/dev/null
+qemu-io -f qcow2 -c 'write 1048576 4096' n.qcow2 >/dev/null
+ok 'several at once' "$PLATTER" bitmap --clear --merge coarse \
+	--disable m.qcow2 coarse
+ok 'merged: from another file' "$PLATTER" bitmap --merge far -b n.qcow2 -F qcow2 m.qcow2 fine
+is "$(dirty m.qcow2 coarse)" '' 'cleared, then merged with what was cleared'
+is "$(dirty m.qcow2 fine)" '99840+1536 1048576+4096 8388096+512' 'the union'
+ok 'fine to coarse' "$PLATTER" bitmap --merge fine m.qcow2 coarse
+is "$(dirty m.qcow2 coarse)" '65536+65536 1048576+65536 8323072+65536' 'granules that hold any of it'
+ok 'coarse to fine' "$PLATTER" bitmap --clear --merge coarse m.qcow2 fine
+is "$(dirty m.qcow2 fine)" '65536+65536 1048576+65536 8323072+65536' 'all of each granule'
+ok 'a third one' "$PLATTER" bitmap --add m.qcow2 third
+ok 'and away' "$PLATTER" bitmap --remove m.qcow2 coarse
+is "$(dirty m.qcow2 fine)" '65536+65536 1048576+65536 8323072+65536' 'others stay'
+ok 'sound' qemu-img check -q m.qcow2
+(ulimit -c 0; qemu-io -f qcow2 -c 'write 0 512' -c abort m.qcow2) >/dev/null 2>&1
+is "$(flags m.qcow2 | tr '\n' ' ')" 'fine: in-use,auto third: in-use,auto ' 'a crash leaves them in use'
+cp m.qcow2 theirs.qcow2
+for action in '--add' '--clear' '--enable' '--disable' '--merge third' '--remove'; do
+	is "$("$QEMU_IMG_LINK" bitmap $action m.qcow2 fine 2>&1; echo $?)" \
+		"$(qemu-img bitmap $action theirs.qcow2 fine 2>&1; echo $?)" "in use: $action"
+done
+is "$(flags m.qcow2)" "$(flags theirs.qcow2)" 'one is removed, the other stays as it is'
+ok 'sound' qemu-img check -q m.qcow2
+
 done_testing

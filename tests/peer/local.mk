@@ -7,6 +7,7 @@ script_tests += \
 	tests/peer/cells.sh \
 	tests/peer/chains.sh \
 	tests/peer/clients.sh \
+	tests/peer/commit.sh \
 	tests/peer/errors.sh \
 	tests/peer/features.sh \
 	tests/peer/kernel.sh \
@@ -14,6 +15,7 @@ script_tests += \
 	tests/peer/luks.sh \
 	tests/peer/options.sh \
 	tests/peer/qcow1.sh \
+	tests/peer/rebase.sh \
 	tests/peer/repair.sh \
 	tests/peer/resize.sh \
 	tests/peer/roundtrip.sh \

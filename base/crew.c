@@ -7,7 +7,7 @@
  * first failure is the one reported, and after it no thread takes new work, so that a result of 0
  * means that every piece was done.  What a piece is, and who takes which, is left to the caller.
  */
-#include "convert/convert.h"
+#include "base/crew.h"
 
 #include <sched.h>
 #include <stdio.h>

@@ -2,10 +2,10 @@
 /* Copyright (c) the platter authors */
 
 /*
- * convert/crew.c and limits.c: everybody works, the first failure is the result and stops the rest,
+ * base/crew.c and rate.c: everybody works, the first failure is the result and stops the rest,
  * progress can cancel, and the rate limit holds however many ask.
  */
-#include "convert/convert.h"
+#include "base/crew.h"
 
 #include <errno.h>
 #include <time.h>

@@ -2,7 +2,7 @@
 /* Copyright (c) the platter authors */
 
 /*
- * The rate limit of a conversion: a token bucket that holds a tenth of a second.  Over any longer time
+ * The rate limit of a copy: a token bucket that holds a tenth of a second.  Over any longer time
  * no more than the given bytes a second pass, whatever the number of threads that ask.  A waiting
  * thread keeps looking whether the work was cancelled.
  */
@@ -10,7 +10,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
-#include "convert/convert.h"
+#include "base/crew.h"
 
 #define SECOND UINT64_C(1000000000)
 #define BURST (SECOND / 10)
