@@ -164,36 +164,28 @@ static bool is_packed(enum plt_codec codec, const uint8_t *buf, size_t len, uint
 }
 
 /*
- * Single clusters that hold compressed data are none of the guest's: what they are taken for would be wrong wherever it
- * is put.  They are packed from the beginning of one on, up to where one has room left.
+ * Is there compressed data among single clusters?  Nothing in the structure tells its clusters from others, and they hold
+ * none of the guest's as they are: what they are taken for would be wrong wherever it is put.
  */
-static int leave_packed(struct plt_repair *rep, const struct place *p, const struct plt_orphans *o,
-			struct plt_orphan *plain, size_t *ret_n, struct plt_error *err)
+static bool any_packed(struct plt_repair *rep, const struct place *p, const struct plt_orphans *o)
 {
 	struct plt_image *img = plt_disk_image(p->known);
 	enum plt_codec codec = img->drv->codec ? img->drv->codec(img) : PLT_CODEC_NONE;
 	uint32_t unit = (uint32_t)o->span;
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(2 * (size_t)unit);
 	PLT_AUTOFREE uint8_t *out = plt_alloc_io(unit);
-	bool packed = false;
+	bool packed = !buf || !out;
 	uint64_t size;
-	int r = buf && out ? plt_store_size(rep->overlay, &size, err) : plt_error_set(err, ENOMEM, "out of memory");
 
-	*ret_n = 0;
-	for (size_t i = 0; i < o->n && r == 0; i++) {
+	if (packed || codec == PLT_CODEC_NONE || plt_store_size(rep->overlay, &size, NULL) < 0)
+		return packed;
+	for (size_t i = 0; i < o->n && !packed; i++) {
 		uint64_t at = o->v[i].host_off, len = at < size ? PLT_MIN(2 * (uint64_t)unit, size - at) : 0;
 
-		packed = packed && i && o->v[i - 1].host_off + unit == at;
-		if (len && plt_store_read(rep->overlay, at, buf, (size_t)len, PLT_IO_OTHER, NULL) == 0) {
-			packed = packed || is_packed(codec, buf, (size_t)len, out, unit);
-			if (packed) {
-				packed = len < unit || !plt_is_zero(buf + unit - 16, 16);
-				continue;
-			}
-		}
-		plain[(*ret_n)++] = o->v[i];
+		packed = len && plt_store_read(rep->overlay, at, buf, (size_t)len, PLT_IO_OTHER, NULL) == 0 &&
+			 is_packed(codec, buf, (size_t)len, out, unit);
 	}
-	return r;
+	return packed;
 }
 
 /* ---- all of it ----------------------------------------------------------------------------------------------- */
@@ -205,8 +197,8 @@ int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct
 		     struct plt_error *err)
 {
 	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
-	struct plt_orphans plain = *o;
 	struct place p = { 0 };
+	bool packed;
 	int r;
 
 	*ret = NULL;
@@ -215,16 +207,9 @@ int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct
 	r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &how, &p.known, err);
 	if (r < 0)
 		return r;
-	if (plt_disk_cluster_size(p.known) == o->span && plt_disk_can_compress(p.known)) {
-		plain.v = calloc(o->n + 1, sizeof(*plain.v));
-		r = plain.v ? leave_packed(rep, &p, o, plain.v, &plain.n, err) : plt_error_set(err, ENOMEM, "out of memory");
-	}
+	packed = plt_disk_cluster_size(p.known) == o->span && any_packed(rep, &p, o);
 	plt_disk_close(p.known, NULL);
-	if (r == 0)
-		r = place(rep, &plain, ret, ret_n, err);
-	if (plain.v != o->v)
-		free(plain.v);
-	return r;
+	return packed ? 0 : place(rep, o, ret, ret_n, err);
 }
 
 static int place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
