@@ -163,6 +163,7 @@ static int repair(struct cli_args *a, struct plt_ctx *ctx, struct job *j, struct
 	r = plt_check(ctx, j->name, &j->open, cli_found, rep, &left, err);
 	left.corruptions_fixed = res->corruptions_fixed;
 	left.leaks_fixed = res->leaks_fixed;
+	left.lost = res->lost;
 	*res = left;
 	return r;
 }
@@ -213,7 +214,7 @@ static int check(struct cli_args *a, struct plt_ctx *ctx, struct job *j)
 		cli_error("Check failed");
 		return 1;
 	}
-	return res.corruptions || res.added ? 2 : res.leaks ? 3 : 0;
+	return res.corruptions || res.added || res.lost ? 2 : res.leaks ? 3 : 0;
 }
 
 /* What is looked at is the image as repair would make it; then its disk, for what is not known of that. */

@@ -576,6 +576,7 @@ struct plt_check_result {
 	uint64_t corruptions, leaks, check_errors;   /* as qemu-img counts */
 	uint64_t added;                              /* corruptions that qemu-img does not see */
 	uint64_t corruptions_fixed, leaks_fixed;     /* by a plan: not among those above */
+	uint64_t lost, inferred;                     /* plt_check_repair(): bytes of the disk and its snapshots */
 	uint64_t image_end_offset, total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
 	bool have_clusters;
 	const char *format;                          /* static */
@@ -671,7 +672,8 @@ int plt_repair_copy(struct plt_repair *rep, const char *path, struct plt_error *
 void plt_repair_free(struct plt_repair *rep); /* NULL allowed */
 
 /*
- * What `check -r` does: plan, apply, and the journal removed once the image is right.  Where there is no place
+ * What `check -r` does: plan, apply, and the journal removed once the image is right; it is kept, and a warning names
+ * it, where something is lost or not all is proven.  Where there is no place
  * for a journal, counts and what entries say of them are corrected in an order that is safe at every
  * moment; where the plan has more than that, all of it is refused (-ENOTSUP).  @ret: of the image before, and what was fixed.
  */

@@ -261,9 +261,15 @@ int plt_check_repair(struct plt_ctx *ctx, const char *name, const struct plt_ope
 	else if (r < 0)
 		plt_error_set(err, -r, "%s", why.text);
 	*ret = rep->before;
+	for (size_t i = 0; i < rep->doubts.n; i++)
+		*(rep->doubts.v[i].kind == PLT_LOST ? &ret->lost : &ret->inferred) += rep->doubts.v[i].len;
 	/* it is right, and who wants to undo that has 'repair' */
-	if (r == 0 && journal)
+	if (r == 0 && journal && !rep->doubts.n)
 		unlink(journal);
+	else if (r == 0 && rep->doubts.n)
+		plt_ctx_warn(ctx, "'%s': %" PRIu64 " bytes are lost, and %" PRIu64 " bytes rest on less than proof%s%s%s", rep->name,
+			     ret->lost, ret->inferred, journal ? "; '" : "", journal ? journal : "",
+			     journal ? "' takes the repair back" : "");
 	plt_repair_free(rep);
 	return r;
 }

@@ -54,6 +54,7 @@ repaired() {
 	is $? 0 "$1: check -r all"
 	ok "$1: qemu-img finds nothing" qemu-img check -q d.qcow2
 	ok "$1: the disk is what it was" qemu-img compare -q d.qcow2 sound.qcow2
+	! grep -q 'rest on less than proof' out || rm d.qcow2.platter-undo # (then it is kept)
 	is "$(echo d.qcow2*)" d.qcow2 "$1: no journal is left"
 	cp before d.qcow2
 	right "$1: repair" "$PLATTER" repair -q --yes d.qcow2
@@ -193,6 +194,7 @@ ok '  and qemu-img finds nothing' qemu-img check -q stopped.qcow2
 
 # ---- places for journals ------------------------------------------------------------------------
 
+rm -f d.qcow2.platter-undo* # (of what was lost above they are kept)
 cp sound.qcow2 d.qcow2
 poke d.qcow2 $((refblock + 20)) '\0\3\0\0\0\5'
 cp d.qcow2 before
@@ -278,6 +280,7 @@ is_file_equal v.vhd whole.vhd '  which is what it was'
 "$PLATTER" create -q -f qcow q.qcow 1M
 like "$("$PLATTER" repair --yes -f qcow q.qcow 2>&1)" 'qcow cannot be repaired' 'qcow is looked at only'
 
+rm -f d.qcow2.platter-undo*
 # ---- usage --------------------------------------------------------------------------------------
 
 "$PLATTER" repair --dry-run d.qcow2 >out
