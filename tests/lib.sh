@@ -128,6 +128,15 @@ settled() {
 	fi
 }
 
+# sampled: for loops over many cases of one kind.  A sanitizer looks for errors of memory and is slow: one in three is
+# enough there, and others each time; without one all are.
+sampled_count=$((RANDOM % 3))
+sampled() {
+	[ "$SANITIZER" = 1 ] || return 0
+	sampled_count=$((sampled_count + 1))
+	[ $((sampled_count % 3)) -eq 0 ]
+}
+
 # ok DESCRIPTION COMMAND...: it exits 0.  Its output is shown if it does not.
 ok() {
 	local text=$1 out status

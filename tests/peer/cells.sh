@@ -17,6 +17,7 @@ for options in cluster_size=512 cluster_size=512,compat=0.10 cluster_size=512,re
 	cluster_size=512,compression_type=zstd cluster_size=512,lazy_refcounts=on \
 	cluster_size=512,backing_file=back.raw,backing_fmt=raw \
 	cluster_size=512,compat=0.10,backing_file=back.raw,backing_fmt=raw; do
+	sampled || continue
 	for who in us them; do
 		next_seed
 		qemu-img create -q -f qcow2 -o $options cells.qcow2 $((cells * 1024))

@@ -58,6 +58,7 @@ for way in "raw qcow2 qcow2 $((4 * M)) $((4 * M)) $((4 * M))" "qcow2 qcow2 qcow2
 	"raw qcow2 qcow2 $((5 * M)) $((3 * M)) $((4 * M))" "vhd qcow2 qcow2 $((4 * M)) $((4 * M)) $((6 * M))" \
 	"fixed vhd qcow2 $((4 * M)) $((4 * M)) $((4 * M))" "vhd vhd vhd $((8 * M)) $((8 * M)) $((8 * M))" \
 	"raw vhd vhd $((8 * M)) $((8 * M)) $((8 * M))"; do
+	sampled || continue
 	read -r -a w <<<"$way"
 	text="${w[*]:0:3}"
 	chain "${w[@]}"

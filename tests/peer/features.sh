@@ -16,6 +16,7 @@ header() { python3 "$srcdir/tests/fixtures/header.py" "$@"; }
 head -c 200000 "$PLATTER" >base.raw
 for options in '' cluster_size=512,backing_file=base.raw,backing_fmt=raw extended_l2=on data_file=d.raw \
 	data_file=d.raw,data_file_raw=on lazy_refcounts=on compression_type=zstd; do
+	sampled || continue
 	text=${options:-defaults}
 	rm -f f.qcow2 d.raw
 	qemu-img create -q -f qcow2 ${options:+-o $options} f.qcow2 1M
@@ -95,6 +96,7 @@ fi
 
 for options in lazy_refcounts=on lazy_refcounts=on,cluster_size=512 lazy_refcounts=on,extended_l2=on \
 	lazy_refcounts=on,refcount_bits=64,cluster_size=4k lazy_refcounts=on,refcount_bits=1; do
+	sampled || continue
 	qemu-img create -q -f qcow2 -o $options d.qcow2 4M
 	rm -f m.raw
 	truncate -s 4M m.raw
@@ -137,6 +139,7 @@ done
 
 # Without lazy counts a crash leaves leaks at most.
 for options in '' cluster_size=512 extended_l2=on,cluster_size=16k compat=0.10 refcount_bits=1; do
+	sampled || continue
 	wrong=
 	for i in 1 2 3 4 5 6; do
 		next_seed

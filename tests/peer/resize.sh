@@ -20,6 +20,7 @@ sizes=(3145728 512 8388608 1049088 9000448 4194304 4196352 11534336 65536)
 for options in '' cluster_size=512 cluster_size=4k,refcount_bits=64 cluster_size=2M extended_l2=on \
 	compat=0.10 lazy_refcounts=on refcount_bits=1,cluster_size=1k \
 	data_file=d.raw data_file=d.raw,data_file_raw=on; do
+	sampled || continue
 	for below in none backed; do
 		[[ $below == backed && $options == *raw=on ]] && continue
 		text="${options:-defaults}, $below"
@@ -60,6 +61,7 @@ done
 # Preallocation of what is new.
 for mode in off metadata falloc full; do
 	for options in '' cluster_size=4k extended_l2=on data_file=d.raw; do
+		sampled || continue
 		rm -f p.qcow2 d.raw model
 		"$PLATTER" create -q -f qcow2 ${options:+-o $options} p.qcow2 1M
 		truncate -s 1M model

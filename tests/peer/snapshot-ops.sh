@@ -18,6 +18,7 @@ next_seed
 RANDOM=$((seed % 32768))
 for options in '' compat=0.10 cluster_size=512 cluster_size=2M refcount_bits=64,cluster_size=1k extended_l2=on \
 	compression_type=zstd lazy_refcounts=on; do
+	sampled || continue
 	text=${options:-defaults}
 	size=$((1 << 20 | 1024))
 	rm -f s.qcow2 m.raw

@@ -24,6 +24,7 @@ then_as_before() {
 
 for options in '' compat=0.10 cluster_size=512 cluster_size=2M,compat=0.10 refcount_bits=8 refcount_bits=64,cluster_size=1k \
 	extended_l2=on extended_l2=on,cluster_size=16k compression_type=zstd lazy_refcounts=on; do
+	sampled || continue
 	text=${options:-defaults}
 	size=$((1 << 20 | 1024))
 	rm -f s.qcow2 m.raw

@@ -88,6 +88,7 @@ damaged vfat entry-twice 100 0 2
 damaged vfat junk-behind 100 0
 for fs in ext4 vfat; do
 	for kind in bat-zero bat-unused bat-garbage; do
+		sampled || continue
 		damaged $fs $kind 85 0 2 3
 	done
 done

@@ -43,6 +43,7 @@ judge() {
 }
 
 for options in cluster_size=64k cluster_size=64k,compat=0.10 cluster_size=16k,extended_l2=on; do
+	sampled || continue
 	name=$options
 	block=65536
 	"$PLATTER" convert -O qcow2 -o $options disk.raw sound.qcow2

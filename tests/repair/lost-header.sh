@@ -38,6 +38,7 @@ judge() {
 
 for options in cluster_size=64k cluster_size=512 cluster_size=4k,refcount_bits=8 cluster_size=2M \
 	cluster_size=64k,compat=0.10 cluster_size=16k,extended_l2=on cluster_size=64k,refcount_bits=64; do
+	sampled || continue
 	name=$options
 	"$PLATTER" convert -O qcow2 -o $options disk.raw sound.qcow2
 	judge header
