@@ -199,8 +199,9 @@ def is_marked(path):
 
 
 def judge_closed(path, fmt):
-    if fmt == 'qcow2' and (run('qemu-img', 'check', '-f', fmt, path)[0] or is_marked(path)):
-        return False # (QEMU has made it, and does not find it sound itself)
+    if fmt == 'qcow2' and (run('qemu-img', 'check', '-f', fmt, path)[0] or is_marked(path) or
+                           run('qemu-img', 'convert', '-f', fmt, '-O', 'raw', path, path + '.raw')[0]):
+        return False # (QEMU has made it, and does not find it sound, or cannot read it, itself)
     before = digest(path)
     for command in (['check'], ['check', '-r', 'all'], ['check', '-r', 'leaks'], ['repair', '--yes']):
         status, out = run(PLATTER, *command, '-f', fmt, path)
