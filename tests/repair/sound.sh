@@ -9,7 +9,7 @@ requires python3 qemu-img qemu-io
 
 seed=${PLT_SEED:-$RANDOM}
 echo "# PLT_SEED=$seed"
-python3 -B "$srcdir/tests/repair/sound.py" "${COUNT:-6}" "$seed" >out 2>&1
+python3 -B "$srcdir/tests/repair/sound.py" "${COUNT:-10}" "$seed" >out 2>&1
 status=$?
 diag "$(cat out)"
 is $status 0 'sound images are not touched, and nothing of the others is lost'
