@@ -18,7 +18,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "qcow2/find.h"
+#include "qcow2/mend/find.h"
 
 #define MAX_OVERLAPS 1000 /* more add nothing */
 #define MAX_OVERFLOWS 100 /* one by one for each cluster */

@@ -110,7 +110,7 @@ static inline enum qcow2_entry_type qcow2_entry_type(const struct qcow2_recount 
 	return QCOW2_ENTRY_NORMAL;
 }
 
-/* orphans.c: what clusters are that are counted and that nothing reaches */
+/* mend/orphans.c: what clusters are that are counted and that nothing reaches */
 enum qcow2_orphan_verdict {
 	QCOW2_ORPHANS_LEFT,	 /* none, or a program that was stopped has left them */
 	QCOW2_ORPHANS_UNDECIDED, /* their counts stay */
@@ -188,7 +188,7 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 int qcow2_exam_copied(struct qcow2_exam *x);
 /* Clusters that the active tree maps behind the end of the disk. */
 int qcow2_exam_beyond_end(struct qcow2_exam *x);
-/* mend_header.c: clusters are mapped up to @mapped_end, behind the end of the disk: does the guest say where it ends? */
+/* mend/header.c: clusters are mapped up to @mapped_end, behind the end of the disk: does the guest say where it ends? */
 int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_mended);
 /* The file ends @rest bytes into the data cluster at @off. */
 int qcow2_exam_cut(struct qcow2_exam *x, uint64_t off, uint64_t rest);
@@ -265,7 +265,7 @@ int qcow2_l2_read(struct qcow2_recount *c, uint64_t off, uint8_t *buf);
 bool qcow2_exam_overlaps(const struct qcow2_exam *x, uint64_t off, uint64_t len);
 
 /*
- * orphans.c: sets x->orphans.  After everything has been counted.  @counted: the stored counts can be
+ * mend/orphans.c: sets x->orphans.  After everything has been counted.  @counted: the stored counts can be
  * trusted to say what is in use; otherwise everything in the file that nothing reaches is looked at.
  */
 int qcow2_judge_orphans(struct qcow2_exam *x, bool counted);
@@ -287,13 +287,13 @@ unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *bu
 bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *table);
 
 /*
- * mend_map.c: orphan L2 tables go back into the L1 where an old L1 or a snapshot says where they belong, or
+ * mend/map.c: orphan L2 tables go back into the L1 where an old L1 or a snapshot says where they belong, or
  * the caller does; the others become ex->mend->unplaced.
  */
 int qcow2_mend_map(struct qcow2_exam *x);
 
 /*
- * mend_tables.c: what of L1 and L2 tables cannot be is taken out, and named lost; the sound rest of a table goes
+ * mend/tables.c: what of L1 and L2 tables cannot be is taken out, and named lost; the sound rest of a table goes
  * into a new one behind the end of the file.
  */
 int qcow2_mend_tables(struct qcow2_exam *x);
@@ -317,13 +317,13 @@ int qcow2_doubt(struct qcow2_exam *x, const struct qcow2_tree *t, enum plt_doubt
 		enum plt_certainty certainty, const char *why);
 extern const char qcow2_why_overwritten[], qcow2_why_entry[], qcow2_why_beyond[], qcow2_why_zero[];
 
-/* mend_snap.c: the snapshot table: before it is read, after it could not be, an L1 table of one */
+/* mend/snapshots.c: the snapshot table: before it is read, after it could not be, an L1 table of one */
 int qcow2_mend_snapcount(struct qcow2_exam *x);
 bool qcow2_snaptable_is_none(const struct qcow2_exam *x); /* not one entry that was read makes sense */
 int qcow2_mend_snapshots(struct qcow2_exam *x);
 int qcow2_mend_snap_l1(struct qcow2_exam *x);
 
-/* mend_clusters.c: single clusters back into the map, and what is given up. */
+/* mend/clusters.c: single clusters back into the map, and what is given up. */
 int qcow2_mend_clusters(struct qcow2_exam *x);
 
 /*

@@ -8,7 +8,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "qcow2/find.h"
+#include "qcow2/mend/find.h"
 #include "qcow2/mapping.h"
 
 /*

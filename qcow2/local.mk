@@ -14,30 +14,30 @@ libplatter_core_la_SOURCES += \
 	qcow2/create_opts.c \
 	qcow2/driver.c \
 	qcow2/encrypt.c \
-	qcow2/find.c \
-	qcow2/find.h \
-	qcow2/find_tables.c \
 	qcow2/guard.c \
 	qcow2/header.c \
 	qcow2/header_write.c \
 	qcow2/map.c \
 	qcow2/mapping.h \
-	qcow2/mend.c \
-	qcow2/mend_clusters.c \
-	qcow2/mend_header.c \
-	qcow2/mend_map.c \
-	qcow2/mend_snap.c \
-	qcow2/mend_tables.c \
+	qcow2/mend/clusters.c \
+	qcow2/mend/find.c \
+	qcow2/mend/find.h \
+	qcow2/mend/find_tables.c \
+	qcow2/mend/header.c \
+	qcow2/mend/map.c \
+	qcow2/mend/mend.c \
+	qcow2/mend/orphans.c \
+	qcow2/mend/snapshots.c \
+	qcow2/mend/tables.c \
 	qcow2/ondisk.h \
 	qcow2/open.c \
-	qcow2/orphans.c \
 	qcow2/place.c \
 	qcow2/qcow2.h \
-	qcow2/recover.c \
 	qcow2/recount.c \
+	qcow2/recover.c \
 	qcow2/refcount.c \
-	qcow2/rows.c \
 	qcow2/resize.c \
+	qcow2/rows.c \
 	qcow2/show.c \
 	qcow2/snapshot.c \
 	qcow2/snaptable.c \

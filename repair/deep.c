@@ -13,7 +13,7 @@
 
 #include "base/extents.h"
 #include "formats/driver.h"
-#include "repair/evidence.h"
+#include "repair/evidence/evidence.h"
 #include "repair/repair.h"
 
 #define UNIT 65536u /* in which the disk is read */

@@ -6,21 +6,21 @@ libplatter_core_la_SOURCES += \
 	repair/beside.c \
 	repair/copy.c \
 	repair/deep.c \
-	repair/evidence.c \
-	repair/evidence.h \
-	repair/evidence_assign.c \
-	repair/evidence_ends.c \
-	repair/evidence_facts.c \
-	repair/evidence_order.c \
-	repair/evidence_private.h \
-	repair/evidence_runs.c \
-	repair/evidence_scan.c \
-	repair/evidence_score.c \
-	repair/evidence_view.c \
-	repair/guest.c \
-	repair/guest.h \
-	repair/guest_super.c \
-	repair/guest_table.c \
+	repair/evidence/assign.c \
+	repair/evidence/ends.c \
+	repair/evidence/evidence.c \
+	repair/evidence/evidence.h \
+	repair/evidence/facts.c \
+	repair/evidence/order.c \
+	repair/evidence/private.h \
+	repair/evidence/runs.c \
+	repair/evidence/scan.c \
+	repair/evidence/score.c \
+	repair/evidence/view.c \
+	repair/guest/guest.c \
+	repair/guest/guest.h \
+	repair/guest/super.c \
+	repair/guest/table.c \
 	repair/place.c \
 	repair/plan.c \
 	repair/planfile.c \

@@ -15,7 +15,7 @@
 #include "base/zero.h"
 #include "block/codec.h"
 #include "formats/driver.h"
-#include "repair/evidence.h"
+#include "repair/evidence/evidence.h"
 #include "repair/repair.h"
 
 #define SUBCLUSTERS 32 /* of a unit, that may be there or not */

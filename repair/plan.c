@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "repair/guest.h"
+#include "repair/guest/guest.h"
 
 #define MAX_ROUNDS 64
 #define MAX_REMEMBERED 4096 /* of what is put right */

@@ -13,7 +13,7 @@
  *	planfile.c  as a file
  *	recognize.c  of an image that has lost what says which format it is
  *	rescue.c  for those who only look through it
- *	place.c   what the driver could not place, by evidence (evidence.h)
+ *	place.c   what the driver could not place, by evidence (evidence/)
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
  *	beside.c  which journals lie beside an image, and in which state

@@ -9,7 +9,7 @@
  */
 #include <string.h>
 
-#include "repair/evidence.h"
+#include "repair/evidence/evidence.h"
 #include "repair/repair.h"
 
 #define HEADER 512u

@@ -26,7 +26,7 @@
 #include "base/checked.h"
 #include "base/extents.h"
 #include "base/zero.h"
-#include "repair/evidence.h"
+#include "repair/evidence/evidence.h"
 #include "tests/unit.h"
 
 static uint8_t *disk;

@@ -6,7 +6,7 @@
  * placed, stale copies do not pass for proven, what is no puzzle is refused, and any bytes at all end in
  * an answer.  Real filesystems: evidence.sh.
  */
-#include "repair/evidence.h"
+#include "repair/evidence/evidence.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "repair/evidence_private.h"
+#include "repair/evidence/private.h"
 
 #define HABIT_BRIDGE 500 /* of 1000 */
 #define HABIT_STEP 997

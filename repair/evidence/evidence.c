@@ -6,7 +6,7 @@
  * facts, scores, and fixes what is sure; what was fixed is part of the disk in the next.  Only when
  * nothing sure is left are runs grown and likely pairs taken, and then all is asked again.
  */
-#include "repair/evidence.h"
+#include "repair/evidence/evidence.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -18,7 +18,7 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "base/zero.h"
-#include "repair/evidence_private.h"
+#include "repair/evidence/private.h"
 
 static void release(struct ev *ev)
 {

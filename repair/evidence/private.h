@@ -8,7 +8,7 @@
 
 #include "base/bitmap.h"
 #include "guestfs/guestfs.h"
-#include "repair/evidence.h"
+#include "repair/evidence/evidence.h"
 
 #define EV_GRAIN 512               /* what a length without trailing zeros is kept for */
 #define EV_PIECE 65536             /* objects are scanned in pieces of at most this */
@@ -24,7 +24,7 @@
 #define EV_FS_MAX 64
 #define EV_CANDIDATES 12           /* slots of an object that are scored in full */
 
-/* Weights.  See evidence_score.c. */
+/* Weights.  See score.c. */
 enum {
 	EV_W_SELF = 100,
 	EV_W_TAIL = 10,            /* a file that does not end where it should; a match counts its rarity */
@@ -45,7 +45,7 @@ struct ev_fact {                   /* inside one slot */
 	uint64_t value;
 	uint32_t len;
 	uint32_t slot;             /* index */
-	uint32_t key;              /* see evidence_facts.c */
+	uint32_t key;              /* see facts.c */
 	uint8_t kind, what, fs;
 	uint64_t from;             /* where the whole fact begins */
 };
@@ -77,7 +77,7 @@ struct ev {
 	const struct plt_puzzle *p;
 	struct plt_guest view;     /* what is known and what has been placed */
 
-	/* evidence_scan.c */
+	/* scan.c */
 	uint32_t piece_len, piece_grains, pieces; /* of an object */
 	uint32_t *piece;           /* nobjects * pieces: index into grains, EV_NONE absent */
 	uint16_t *grains;
@@ -88,7 +88,7 @@ struct ev {
 	bool *blank;               /* nothing but zeros, or nothing readable */
 	uint32_t *digest;          /* of what was scanned: equal ones may change places */
 
-	/* evidence_view.c */
+	/* view.c */
 	struct ev_fs fs[EV_FS_MAX];
 	unsigned nfs;
 	uint64_t seed_of_ends[EV_FS_MAX]; /* which block size and alignment the next two are counted for */
@@ -98,7 +98,7 @@ struct ev {
 	bool parts_sure;
 	bool guess;                /* nothing else is left: filesystems may begin at usual places */
 
-	/* evidence_facts.c */
+	/* facts.c */
 	struct ev_fact *facts;     /* by slot, by offset */
 	size_t nfacts, facts_cap;
 	uint32_t *by_key;          /* of TAIL and KEY facts, by key */
@@ -107,7 +107,7 @@ struct ev {
 	uint32_t nwanted;          /* slots of which a filesystem says something */
 	int prior;                 /* bits of evidence that single out one of them, and five */
 
-	/* evidence_assign.c */
+	/* assign.c */
 	struct ev_place *place;    /* nslots */
 	uint32_t *slot_of;         /* nobjects: index of the slot, EV_NONE */
 	struct ev_alt *of_object[2], *of_slot[2]; /* of single pairs, of runs */
@@ -118,7 +118,7 @@ struct ev {
 	uint16_t *hops;            /* since the last object that its content placed */
 };
 
-/* evidence_scan.c: one pass over the objects */
+/* scan.c: one pass over the objects */
 int plt_ev_scan(struct ev *ev);
 /* Bytes of [off, off+len) of an object without trailing zeros; -1 not known.  Multiples of EV_GRAIN. */
 int64_t plt_ev_length(const struct ev *ev, uint32_t object, uint64_t off, uint64_t len);
@@ -126,12 +126,12 @@ uint16_t plt_ev_grain(const struct ev *ev, uint32_t object, uint64_t off);
 /* An object's bytes, with zeros where it has none. */
 int plt_ev_read_object(const struct ev *ev, uint32_t object, uint64_t off, void *buf, size_t len);
 
-/* evidence_view.c: the disk as far as it is known, and the filesystems on it */
+/* view.c: the disk as far as it is known, and the filesystems on it */
 uint32_t plt_ev_slot_at(const struct ev *ev, uint64_t off); /* index of the slot that holds @off; EV_NONE */
 int plt_ev_view_read(void *arg, uint64_t off, void *buf, size_t len);
 int plt_ev_find_fs(struct ev *ev);
 
-/* evidence_facts.c: what the filesystems say of the empty slots */
+/* facts.c: what the filesystems say of the empty slots */
 int plt_ev_survey(struct ev *ev);
 size_t plt_ev_facts_of(const struct ev *ev, uint32_t slot); /* index of the first */
 /* Indexes into by_key of [ret, ret + n). */
@@ -139,11 +139,11 @@ size_t plt_ev_facts_by_key(const struct ev *ev, uint32_t key, size_t *ret);
 uint32_t plt_ev_tail_key(uint64_t end, uint64_t value);
 uint32_t plt_ev_owner_key(uint64_t value);
 
-/* evidence_ends.c: how rare a length is */
+/* ends.c: how rare a length is */
 int plt_ev_count_ends(struct ev *ev);
 unsigned plt_ev_rarity(const struct ev *ev, unsigned fs, uint64_t len); /* bits */
 
-/* evidence_score.c: pairs of object and slot */
+/* score.c: pairs of object and slot */
 int plt_ev_score_all(struct ev *ev);
 struct ev_pair plt_ev_score(const struct ev *ev, uint32_t object, uint32_t slot);
 
@@ -152,17 +152,17 @@ struct ev_pair plt_ev_score(const struct ev *ev, uint32_t object, uint32_t slot)
 struct ev_claim { uint32_t slot, bits; };
 size_t plt_ev_claims(const struct ev *ev, uint32_t object, struct ev_claim *ret);
 
-/* evidence_runs.c: objects that lie together on the host, judged together */
+/* runs.c: objects that lie together on the host, judged together */
 int plt_ev_runs(struct ev *ev, uint32_t *ret_n);
 
-/* evidence_assign.c */
+/* assign.c */
 int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n);
 /* What else was open to the two, unless that has been settled since: the best score. */
 void plt_ev_alt_note(struct ev *ev, unsigned kind, uint32_t object, uint32_t slot, int score);
 int plt_ev_alternative(const struct ev *ev, unsigned kind, uint32_t object, uint32_t slot);
 void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second);
 
-/* evidence_order.c: what lies between placed neighbours on the host */
+/* order.c: what lies between placed neighbours on the host */
 int plt_ev_order_init(struct ev *ev);
 unsigned plt_ev_order_support(const struct ev *ev, uint32_t object, uint32_t slot);
 int plt_ev_order_grow(struct ev *ev, uint32_t *ret_n);

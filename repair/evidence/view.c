@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "repair/evidence_private.h"
+#include "repair/evidence/private.h"
 
 uint32_t plt_ev_slot_at(const struct ev *ev, uint64_t off)
 {

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "repair/evidence_private.h"
+#include "repair/evidence/private.h"
 
 struct best { int first, second; size_t pair; uint64_t newness, older; bool twin; };
 

@@ -8,8 +8,8 @@
  * whatever format holds it; so far it is what repair of a raw image does.
  *
  *	guest.c        what there is: tables, volumes, foreign beginnings; the order of the steps
- *	guest_table.c  a partition table from its other copy, or from the volumes that are found
- *	guest_super.c  the first superblock or label of a volume, from its copies
+ *	table.c  a partition table from its other copy, or from the volumes that are found
+ *	super.c  the first superblock or label of a volume, from its copies
  */
 #include "base/error.h"
 #include "formats/finding.h"
@@ -58,9 +58,9 @@ int guest_volumes(struct guest_exam *x, uint64_t from, uint64_t to, struct plt_s
 /* Said, if the disk does not begin where the file does. */
 bool guest_is_shifted(struct guest_exam *x);
 
-/* guest_table.c; 0: go on, 1: something was mended, look again */
+/* table.c; 0: go on, 1: something was mended, look again */
 int guest_mend_table(struct guest_exam *x);
-/* guest_super.c */
+/* super.c */
 int guest_say_remains(struct guest_exam *x, const struct plt_part *part, bool *ret_said);
 int guest_mend_volume(struct guest_exam *x, const struct plt_part *part);
 

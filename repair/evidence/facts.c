@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "repair/evidence_private.h"
+#include "repair/evidence/private.h"
 
 struct survey {
 	struct ev *ev;

@@ -14,7 +14,7 @@
 
 #include "base/endian.h"
 #include "base/zero.h"
-#include "repair/guest.h"
+#include "repair/guest/guest.h"
 
 #define ENTRY 128
 #define ENTRIES 128

@@ -9,7 +9,7 @@
  *
  * A sector that cannot be read is lost, and said to be; what lies around it is looked at all the same.
  */
-#include "repair/guest.h"
+#include "repair/guest/guest.h"
 
 #include <errno.h>
 #include <stdarg.h>

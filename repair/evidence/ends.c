@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 #include "base/checked.h"
-#include "repair/evidence_private.h"
+#include "repair/evidence/private.h"
 
 #define BLOCK_MAX 65536
 

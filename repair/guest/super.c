@@ -13,7 +13,7 @@
 #include "base/alloc.h"
 #include "base/endian.h"
 #include "base/zero.h"
-#include "repair/guest.h"
+#include "repair/guest/guest.h"
 
 /* Volumes that are known by name only: there is nothing to repair, and what lies in them are others' remains. */
 static const struct foreign {

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "repair/evidence_private.h"
+#include "repair/evidence/private.h"
 
 #define VOTES_MAX (4u << 20) /* 128 MiB */
 #define NEAR 24              /* objects without a vote that a group may pass over */

@@ -12,7 +12,7 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "base/zero.h"
-#include "qcow2/find.h"
+#include "qcow2/mend/find.h"
 
 #define PART (UINT64_C(64) << 20) /* at least; a file has at most 4096 */
 #define PIECE (UINT64_C(1) << 20)

@@ -20,7 +20,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/zero.h"
-#include "qcow2/find.h"
+#include "qcow2/mend/find.h"
 
 #define AT(field) offsetof(struct qcow2_header, field)
 

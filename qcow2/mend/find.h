@@ -5,7 +5,7 @@
 
 /*
  * What a file shows of itself when its header is not believed: find.c looks through all of it once, find_tables.c says
- * what that can be, mend_header.c makes a header of it.
+ * what that can be, header.c makes a header of it.
  */
 #include "qcow2/check.h"
 
@@ -77,7 +77,7 @@ bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q);
 void qcow2_find_release(struct qcow2_find *f);
 
 /*
- * mend_header.c: the header cannot be read (@read_error), or nothing that it says leads to a table.  0: it is whole again,
+ * header.c: the header cannot be read (@read_error), or nothing that it says leads to a table.  0: it is whole again,
  * in the overlay; -ENOENT: there is nothing to go by, or no reason to.
  */
 int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *err);

@@ -15,7 +15,7 @@
 #include "base/cleanup.h"
 #include "base/crc.h"
 #include "base/zero.h"
-#include "repair/evidence_private.h"
+#include "repair/evidence/private.h"
 
 #define MARKS_OF_PIECE 24 /* the first of a piece; what follows mostly repeats them */
 

@@ -13,7 +13,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/zero.h"
-#include "qcow2/find.h"
+#include "qcow2/mend/find.h"
 
 #define MAX_GROUPS 4096 /* clusters that are read to tell a cluster size */
 #define MAX_EMPTY 64   /* tables of zeros that are looked for in one L1 table */

@@ -22,7 +22,7 @@
 
 #include "base/checked.h"
 #include "base/zero.h"
-#include "repair/evidence_private.h"
+#include "repair/evidence/private.h"
 
 #define BLOCK_MAX 65536
 #define VERIFY_MAX 48  /* blocks of metadata that one pair may read */
