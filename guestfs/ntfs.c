@@ -21,6 +21,7 @@
 #define RUNS_MAX 65536          /* of $MFT */
 #define INDEXES_MAX (1u << 20)
 #define RECORDS_MAX (16u << 20) /* that one survey reads: 16 GiB of MFT */
+#define SAMPLE 64               /* records that lie together */
 
 enum { IS_MFT = 1, IS_INDEX };
 
@@ -375,13 +376,15 @@ static int ntfs_survey(struct plt_guestfs *fs, plt_fact_fn fn, void *arg)
 	r = find_mft(n, &size);
 	if (r)
 		return r;
-	for (size_t i = 0, seen = 0; i < n->nmft; i++)
+	for (size_t i = 0, seen = 0; i < n->nmft && !n->stop; i++)
 		for (uint64_t at = 0; at + n->record <= n->mft[i].count * fs->block && !n->stop; at += n->record) {
 			uint64_t number = (n->mft[i].vcn * fs->block + at) / n->record;
 			uint64_t off = fs->start + n->mft[i].lcn * fs->block + at;
 
 			if (number * n->record >= size || seen++ >= RECORDS_MAX || number >= UINT32_MAX)
 				break;
+			if (fs->thin > 1 && number / SAMPLE % fs->thin)
+				continue;
 			if (plt_in_range(off, n->record, fs->disk->size) &&
 			    !fs->disk->read(fs->disk->arg, off, buf, n->record))
 				record(n, (uint32_t)number, buf);
@@ -444,10 +447,14 @@ static int ntfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_
 		for (uint32_t at = 0; at < fs->block; at += n->record) {
 			if (plt_is_zero(block + at, 4) || !memcmp(block + at, "BAAD", 4))
 				continue;
+			if (!memcmp(block + at, "FILE", 4) && !(plt_get_le16(block + at + 22) & 1) && !plt_get_le32(block + at + 0x2c))
+				continue; /* one that was never in use has no number */
 			if (memcmp(block + at, "FILE", 4) ||
 			    (plt_get_le16(block + at + 4) >= 0x30 &&
 			     plt_get_le32(block + at + 0x2c) != f->value + (in + at) / n->record))
 				return -1;
+			if (n->record <= fs->block && !fixed_up(block + at, fs->block - at, "FILE"))
+				return -1; /* torn */
 			good = 1;
 		}
 		return good;
@@ -456,6 +463,8 @@ static int ntfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_
 		uint64_t vcn = (uint32_t)f->value + in / fs->block;
 
 		if (vcn % (n->index_size / fs->block))
+			return 0;
+		if (plt_is_zero(block, fs->block)) /* one that is not in use may never have been written */
 			return 0;
 		return !memcmp(block, "INDX", 4) && plt_get_le64(block + 16) == vcn ? 1 : -1;
 	}
