@@ -121,6 +121,8 @@ struct plt_guestfs_ops {
 	 */
 	bool (*locate)(struct plt_guestfs *fs, const struct plt_mark *mark, const uint8_t *block, size_t len,
 		       uint64_t *ret, bool *ret_sure);
+	/* Where the filesystem keeps a second copy of what carries @mark.  NULL: of nothing. */
+	bool (*locate_copy)(struct plt_guestfs *fs, const struct plt_mark *mark, uint64_t *ret);
 	/*
 	 * Whether @block, fs->block bytes, is what a META or KEY fact expects at @off of the disk (a block
 	 * of its range): 1 yes, -1 no, 0 cannot tell.
