@@ -43,6 +43,7 @@ platter_SOURCES += \
 	cli/progress.c \
 	cli/rescue.c \
 	cli/text.c \
+	cli/work.c \
 	$(NULL)
 
 dist_man_MANS += docs/platter.1
