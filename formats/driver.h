@@ -345,6 +345,7 @@ enum {
 	PLT_DRIVER_NO_HEADER = 1 << 4,  /* raw: nothing marks an incomplete image */
 	PLT_DRIVER_HOST_HOLES = 1 << 5, /* a hole in the file is known to be zero (raw): status asks */
 	PLT_DRIVER_NOT_ZEROED = 1 << 6, /* a new image reads as anything (what zeros are decrypted to) */
+	PLT_DRIVER_PARTS = 1 << 8,      /* over another image a unit may be here in part: a small write copies nothing */
 	PLT_DRIVER_MENDS = 1 << 7,      /* examine looks at ex->mend; with NO_HEADER: what the guest keeps is mended */
 };
 
@@ -397,6 +398,12 @@ struct plt_snapshot_info {
 };
 
 #define PLT_ID_TEXT 64
+
+/* Of set_backing. */
+enum {
+	PLT_BACKING_TRIAL = 1 << 0, /* do nothing, say only whether it could be recorded */
+	PLT_BACKING_SAME = 1 << 1,  /* what the image does not hold itself, the new one shows as the old one does */
+};
 
 enum plt_amend_phase { PLT_AMEND_FIRST, PLT_AMEND_LAST };
 
@@ -556,10 +563,12 @@ struct plt_driver {
 	 */
 	int (*make_empty)(struct plt_image *img, bool trial, struct plt_error *err);
 	/*
-	 * Change what the header says of the backing file (create, rebase).  Durable on return; a failure or a power
-	 * cut leaves what it said.  The caller is exclusive.
+	 * Change what the header says of the backing file (rebase); @name NULL: there is none.  Durable on return; a
+	 * failure or a power cut leaves what it said, or the new one: then, with PLT_BACKING_SAME, the disk shows the same
+	 * at every moment.  The caller is exclusive.
 	 */
-	int (*set_backing)(struct plt_image *img, const char *name, const char *format, struct plt_error *err);
+	int (*set_backing)(struct plt_image *img, const char *name, const char *format, unsigned flags,
+			   struct plt_error *err);
 };
 
 /* formats/registry.c: the one table of drivers, in probe order. */

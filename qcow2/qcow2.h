@@ -201,7 +201,8 @@ int qcow2_check_table(const struct qcow2_state *q, uint64_t off, uint64_t entrie
 		      uint64_t max_bytes, const char *what, struct plt_error *err);
 int qcow2_feature_table_default(struct qcow2_state *q);
 /* Record another backing file (NULL or "": none) and write the header.  The caller is exclusive. */
-int qcow2_set_backing(struct plt_image *img, const char *name, const char *format, struct plt_error *err);
+int qcow2_set_backing(struct plt_image *img, const char *name, const char *format, unsigned flags,
+		      struct plt_error *err);
 
 /* open.c */
 int qcow2_probe(const uint8_t *buf, size_t len, uint64_t size);

@@ -205,7 +205,7 @@ static int settle_all(struct plt_disk *disk, struct plt_disk *base, const struct
 		plt_cursor_init(&j->then, base, 0);
 	j->disk = disk;
 	j->base = base;
-	j->unit = cluster ? cluster : UNIT;
+	j->unit = cluster && !(plt_disk_image(disk)->drv->flags & PLT_DRIVER_PARTS && cluster > UNIT) ? cluster : UNIT;
 	if (!(opts->flags & PLT_REBASE_COMPRESS) && plt_disk_image(disk)->zero_unit)
 		j->unit = plt_disk_image(disk)->zero_unit; /* subclusters */
 	j->chunk = PLT_MAX(CHUNK, j->unit);
@@ -219,11 +219,20 @@ static int settle_all(struct plt_disk *disk, struct plt_disk *base, const struct
 
 /* ---- the whole ------------------------------------------------------------------------------- */
 
+static int record(struct plt_image *img, const struct plt_rebase_options *opts, unsigned trial, struct plt_error *err)
+{
+	const char *name = opts->backing ? opts->backing : "";
+	int r = img->drv->set_backing(img, *name ? name : NULL, opts->backing_format,
+				      trial | (opts->flags & PLT_REBASE_UNSAFE ? 0u : PLT_BACKING_SAME), err);
+
+	if (r < 0)
+		plt_error_prefix(err, "Could not change the backing file to '%s'", name);
+	return r;
+}
+
 static int switch_backing(struct plt_image *img, void *arg, struct plt_error *err)
 {
-	const struct plt_rebase_options *opts = arg;
-
-	return img->drv->set_backing(img, opts->backing, opts->backing_format, err);
+	return record(img, arg, 0, err);
 }
 
 /* What is known to be impossible before anything is opened or written. */
@@ -300,6 +309,9 @@ static int rebase(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_r
 		r = open_base(ctx, disk, opts, &base, err);
 	if (r < 0)
 		return r;
+	r = record(img, opts, PLT_BACKING_TRIAL, err);
+	if (r < 0)
+		goto out;
 	if (safe && img->drv->snapshots && img->drv->snapshots(img, &snapshots, &n) == 0 && n)
 		plt_ctx_warn(ctx, "'%s' has internal snapshots: what they do not hold themselves will be read from the new "
 			     "backing file", img->name);
@@ -307,11 +319,9 @@ static int rebase(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_r
 		r = settle_all(disk, base, opts, err);
 	if (r == 0 && safe)
 		r = plt_flush(disk, err);
-	if (r == 0) {
+	if (r == 0)
 		r = plt_image_exclusive(img, false, switch_backing, (void *)(uintptr_t)opts, err);
-		if (r < 0)
-			plt_error_prefix(err, "Could not change the backing file to '%s'", named ? opts->backing : "");
-	}
+out:
 	plt_disk_close(base, NULL);
 	return r;
 }
