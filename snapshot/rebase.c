@@ -312,6 +312,7 @@ static int rebase(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_r
 	r = record(img, opts, PLT_BACKING_TRIAL, err);
 	if (r < 0)
 		goto out;
+	img->has_backing |= named; /* zeros that nothing below shows now have to be in the image then */
 	if (safe && img->drv->snapshots && img->drv->snapshots(img, &snapshots, &n) == 0 && n)
 		plt_ctx_warn(ctx, "'%s' has internal snapshots: what they do not hold themselves will be read from the new "
 			     "backing file", img->name);
