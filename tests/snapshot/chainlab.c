@@ -49,6 +49,12 @@ char *chain_path(const struct chainlab *c, const char *name)
 	return s;
 }
 
+static void warn(void *arg, const char *text)
+{
+	(void)text;
+	((struct chainlab *)arg)->warned = true;
+}
+
 void chainlab_init(struct chainlab *c, uint64_t seed)
 {
 	struct plt_ctx_options o = PLT_CTX_OPTIONS_INIT;
@@ -56,6 +62,8 @@ void chainlab_init(struct chainlab *c, uint64_t seed)
 
 	*c = (struct chainlab){ .dir = plt_unit_dir(), .cache = "unsafe", .seed = seed };
 	o.cache_bytes = 1 << 20;
+	o.warn = warn;
+	o.warn_arg = c;
 	must(plt_ctx_new(&o, &c->ctx, &err), &err, "context");
 	c->buf = malloc(CHAIN_MOST);
 	c->peer = system("qemu-img --version >/dev/null 2>&1") == 0;
@@ -430,6 +438,15 @@ static bool can_commit(const struct chainlab *c, int i, int arg)
 	return c->v[i].below >= 0 && !is_stood_on(c, i);
 }
 
+/* Where it ends the footer of the smaller one was, until that has been overwritten. */
+bool chain_grows_fixed(const struct chainlab *c, const struct chain_deed *d)
+{
+	const struct chain_layer *on = d->on < 0 ? NULL : &c->v[d->on];
+
+	return d->verb == CHAIN_COMMIT && on->size < c->v[d->i].size && strstr(on->kind->options ? on->kind->options : "",
+									       "fixed");
+}
+
 /* An image that has to grow for it, and cannot. */
 bool chain_is_refused(const struct chainlab *c, const struct chain_deed *d)
 {
@@ -513,4 +530,56 @@ void chain_done(struct chainlab *c, const struct chain_deed *d)
 			mark(on, s, 1);
 	memcpy(on->sec, l->sec, l->size / 512 * sizeof(*l->sec));
 	on->size = PLT_MAX(on->size, l->size);
+}
+
+/* ---- the model as it was --------------------------------------------------------------------- */
+
+/* (Deeds neither make nor remove images, snapshots or bitmaps: the arrays are the same ones.) */
+struct chain_saved {
+	int below[CHAIN_LAYERS];
+	uint64_t size[CHAIN_LAYERS];
+	uint64_t sec[CHAIN_LAYERS][1 + CHAIN_SNAPSHOTS][CHAIN_SECTORS];
+	uint8_t must[CHAIN_LAYERS][CHAIN_MARKS][CHAIN_SECTORS];
+};
+
+struct chain_saved *chain_save(const struct chainlab *c)
+{
+	struct chain_saved *s = malloc(sizeof(*s));
+
+	for (unsigned i = 0; i < CHAIN_LAYERS; i++) {
+		const struct chain_layer *l = &c->v[i];
+
+		if (!l->used)
+			continue;
+		s->below[i] = l->below;
+		s->size[i] = l->size;
+		memcpy(s->sec[i][0], l->sec, sizeof(s->sec[i][0]));
+		for (unsigned k = 0; k < l->nkept; k++)
+			memcpy(s->sec[i][1 + k], l->kept[k].sec, sizeof(s->sec[i][0]));
+		for (unsigned k = 0; k < l->nmarks; k++)
+			memcpy(s->must[i][k], l->marks[k].must, sizeof(s->must[i][0]));
+	}
+	return s;
+}
+
+void chain_restore(struct chainlab *c, const struct chain_saved *s)
+{
+	for (unsigned i = 0; i < CHAIN_LAYERS; i++) {
+		struct chain_layer *l = &c->v[i];
+
+		if (!l->used)
+			continue;
+		l->below = s->below[i];
+		l->size = s->size[i];
+		memcpy(l->sec, s->sec[i][0], sizeof(s->sec[i][0]));
+		for (unsigned k = 0; k < l->nkept; k++)
+			memcpy(l->kept[k].sec, s->sec[i][1 + k], sizeof(s->sec[i][0]));
+		for (unsigned k = 0; k < l->nmarks; k++)
+			memcpy(l->marks[k].must, s->must[i][k], sizeof(s->must[i][0]));
+	}
+}
+
+void chain_saved_free(struct chain_saved *saved)
+{
+	free(saved);
 }

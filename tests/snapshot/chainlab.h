@@ -63,6 +63,7 @@ struct chainlab {
 	uint8_t *buf;
 	unsigned ops; /* done to disks */
 	bool peer;    /* there is a qemu-img */
+	bool warned;  /* the library had something to say */
 };
 
 enum chain_verb { CHAIN_NOTHING, CHAIN_REBASE, CHAIN_COMMIT };
@@ -88,9 +89,16 @@ void chain_burst(struct chainlab *c);  /* write, discard, resize, snapshots, bit
 /* A deed at random (.verb NOTHING: none is possible); what it returned; and what it means for what images show. */
 struct chain_deed chain_choose(struct chainlab *c);
 bool chain_is_refused(const struct chainlab *c, const struct chain_deed *d); /* by what the formats can do */
+bool chain_grows_fixed(const struct chainlab *c, const struct chain_deed *d); /* a fixed VHD, in more than one step */
 int chain_do(struct chainlab *c, const struct chain_deed *d, struct plt_error *err);
 void chain_done(struct chainlab *c, const struct chain_deed *d);
 const char *chain_text(const struct chainlab *c, const struct chain_deed *d); /* static */
+
+/* What the model says, kept and put back as often as one likes. */
+struct chain_saved;
+struct chain_saved *chain_save(const struct chainlab *c);
+void chain_restore(struct chainlab *c, const struct chain_saved *saved);
+void chain_saved_free(struct chain_saved *saved);
 
 /* What is wrong with the image; NULL: nothing.  @d: the deed that is under way, which may be done, or not, or in part. */
 const char *chain_wrong(struct chainlab *c, int i, const struct chain_deed *d);
