@@ -69,12 +69,17 @@ struct plt_ctx {
 	struct plt_named_secret *secrets; /* lock */
 	void (*warn)(void *arg, const char *text);
 	void *warn_arg;
+	plt_opener_fn opener;          /* NULL: plt_file_open() */
+	void *opener_arg;
 
 	pthread_mutex_t lock;
 	struct plt_queue *idle_queues; /* blocking calls take one and give it back */
 	unsigned images;               /* open ones */
 };
 
+/* context.c: open a file that was named, by the user or in an image; @flags as for plt_file_open(). */
+int plt_ctx_open_file(struct plt_ctx *ctx, const char *path, unsigned flags, struct plt_store **ret,
+		      struct plt_error *err);
 /* secret.c */
 void plt_secrets_free(struct plt_ctx *ctx);
 /* keys.c: how many of the options of amend are of key slots; and what they ask for. */

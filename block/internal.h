@@ -81,6 +81,14 @@ int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uin
  */
 void plt_disk_attach_backing(struct plt_disk *disk, struct plt_disk *base);
 
+/*
+ * Who opens the files of images instead of plt_file_open(): one that may where this process may not, or a test that
+ * puts stores of its own above them.  No disk is open; @fn NULL: plt_file_open() again.
+ */
+typedef int (*plt_opener_fn)(void *arg, const char *path, unsigned flags, struct plt_store **ret,
+			     struct plt_error *err);
+void plt_ctx_set_opener(struct plt_ctx *ctx, plt_opener_fn fn, void *arg);
+
 /* The active layer of a disk. */
 struct plt_image *plt_disk_image(struct plt_disk *disk);
 struct plt_ctx *plt_disk_ctx(const struct plt_disk *disk);

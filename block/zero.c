@@ -49,7 +49,8 @@ static void units_done(struct plt_io *io, struct plt_io_op *iop)
 
 /*
  * Does [off, end) of the image read as zeros, for what its map alone can say, with @chain also those of
- * the layers below?  1: yes.  @inside: the caller is in the image's epoch.
+ * the layers below?  Without it what is absent does only if nothing can ever be below.  1: yes.  @inside: the
+ * caller is in the image's epoch.
  */
 static int reads_zero(struct plt_image *img, bool inside, uint64_t off, uint64_t end, bool chain,
 		      struct plt_error *err)
@@ -66,7 +67,8 @@ static int reads_zero(struct plt_image *img, bool inside, uint64_t off, uint64_t
 			return r;
 		for (unsigned i = 0; i < runs.n; i++) {
 			off = v[i].off + v[i].len;
-			if (v[i].kind == PLT_RUN_ZERO || (v[i].kind == PLT_RUN_ABSENT && !img->engine->backing))
+			if (v[i].kind == PLT_RUN_ZERO || (v[i].kind == PLT_RUN_ABSENT && !img->engine->backing &&
+							  (chain || !img->has_backing)))
 				continue;
 			if (v[i].kind != PLT_RUN_ABSENT || !chain)
 				return 0;

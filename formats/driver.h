@@ -291,7 +291,7 @@ struct plt_image {
 	char *backing_format;          /* as recorded; NULL: not recorded */
 	uint64_t file_end;             /* what was behind it is lost (plt_file_part()); UINT64_MAX: nothing */
 	uint32_t disk;                 /* which of its disks is shown: PLT_DISK_ACTIVE, or a snapshot's position */
-	bool has_backing;              /* recorded or given by the user: absent may not mean zeros.  block/ sets it */
+	bool has_backing;              /* recorded, given by the user, or about to be: absent may not mean zeros.  block/ sets it */
 
 	/*
 	 * Rules of write order that are switched off, one bit each (the driver's numbering; the engine's own

@@ -37,6 +37,7 @@ struct fat {
 	uint32_t *todo;
 	size_t ntodo, todo_cap;
 	uint64_t budget;
+	bool single;             /* its tables are no copies of one another */
 	bool blind;              /* a directory could not be read: what it leads to is found by other means */
 	plt_fact_fn fn;
 	void *arg;
@@ -67,6 +68,7 @@ static bool parse_boot(const uint8_t *p, struct fat *f)
 	if (f->bits == 32 && f->root_entries)
 		return false;
 	f->root_cluster = f->bits == 32 ? plt_get_le32(p + 44) : 0;
+	f->single = f->ntables < 2 || (f->bits == 32 && p[40] & 0x80);
 	f->data = (uint64_t)used * f->ss;
 	f->fs.block = spc * f->ss;
 	f->fs.size = (uint64_t)sectors * f->ss;
@@ -431,14 +433,34 @@ static bool fat_locate(struct plt_guestfs *fs, const struct plt_mark *mark, cons
 	return true;
 }
 
+/* Is @block, of one copy of the table, the same in the other? */
+static int verify_twin(const struct fat *f, const struct plt_fact *known, uint64_t off, const uint8_t *block)
+{
+	uint64_t in = off - known->off, len = PLT_MIN((uint64_t)f->fs.block, known->len - in);
+	uint64_t other = table_off(f, known->off == table_off(f, 0)) + in;
+	uint8_t twin[512];
+
+	for (uint64_t at = 0; at < len; at += sizeof(twin)) {
+		if (!plt_in_range(other + at, sizeof(twin), f->fs.disk->size) ||
+		    f->fs.disk->read(f->fs.disk->arg, other + at, twin, sizeof(twin)))
+			return 0;
+		if (memcmp(twin, block + at, sizeof(twin)))
+			return -1;
+	}
+	return plt_is_zero(block, len) ? 0 : 1;
+}
+
 static int fat_verify(struct plt_guestfs *fs, const struct plt_fact *known, uint64_t off, const uint8_t *block)
 {
 	uint32_t cluster = plt_get_le16(block + 26) | (uint32_t)plt_get_le16(block + 20) << 16;
 	const struct fat *f = (struct fat *)fs;
 
-	if (known->what == IS_TABLE && f->bits != 12) {
+	if (known->what == IS_TABLE) {
 		uint32_t base;
-		int verdict = 0;
+		int verdict = fs->twins && !f->single ? verify_twin(f, known, off, block) : 0;
+
+		if (f->bits == 12 || verdict < 0)
+			return verdict;
 
 		for (uint32_t at = 0; at < fs->block && off + at < known->off + known->len; at += 512)
 			if (names_entry(block + at, f->bits, &base)) {

@@ -14,5 +14,7 @@ libplatter_core_la_SOURCES += \
 	guestfs/parts.c \
 	guestfs/supers.c \
 	guestfs/supers.h \
+	guestfs/weigh.c \
+	guestfs/weigh.h \
 	guestfs/xfs.c \
 	$(NULL)

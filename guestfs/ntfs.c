@@ -18,18 +18,21 @@
 #include "guestfs/guestfs.h"
 
 #define RECORD_MAX 4096
+#define MIRRORED 4              /* records that $MFTMirr has, at least */
+#define LOG_PAGE 4096
 #define RUNS_MAX 65536          /* of $MFT */
 #define INDEXES_MAX (1u << 20)
 #define RECORDS_MAX (16u << 20) /* that one survey reads: 16 GiB of MFT */
+#define SAMPLE 64               /* records that lie together */
 
-enum { IS_MFT = 1, IS_INDEX };
+enum { IS_MFT = 1, IS_INDEX, IS_MIRROR, IS_LOG };
 
 struct run { uint64_t vcn, lcn, count; };
 struct index { uint32_t dir; struct run run; };
 
 struct ntfs {
 	struct plt_guestfs fs;
-	uint64_t clusters, mft_lcn;
+	uint64_t clusters, mft_lcn, mirror; /* bytes of the disk; 0: not known */
 	uint32_t record, index_size;
 	struct run *mft;
 	size_t nmft;
@@ -241,9 +244,14 @@ static void attribute(struct ntfs *n, uint32_t base, const uint8_t *a, uint32_t 
 			fact(n, PLT_FACT_META, off, count * bs, vcn * bs / n->record, IS_MFT);
 			continue;
 		}
+		if (base == 1 && type == 0x80) {
+			n->mirror = vcn ? n->mirror : off;
+			fact(n, PLT_FACT_META, off, count * bs, vcn * bs / n->record, IS_MIRROR);
+			continue;
+		}
 		if (base == 2 && type == 0x80) {
 			fact(n, PLT_FACT_LOG, off, count * bs, 0, 0);
-			continue;
+			fact(n, PLT_FACT_META, off, count * bs, 0, IS_LOG);
 		}
 		if (plain && real != UINT64_MAX) {
 			if (tail && vcn <= last && last - vcn < count) {
@@ -372,16 +380,19 @@ static int ntfs_survey(struct plt_guestfs *fs, plt_fact_fn fn, void *arg)
 	n->arg = arg;
 	n->stop = false;
 	n->nindexes = 0;
+	n->mirror = 0;
 	r = find_mft(n, &size);
 	if (r)
 		return r;
-	for (size_t i = 0, seen = 0; i < n->nmft; i++)
+	for (size_t i = 0, seen = 0; i < n->nmft && !n->stop; i++)
 		for (uint64_t at = 0; at + n->record <= n->mft[i].count * fs->block && !n->stop; at += n->record) {
 			uint64_t number = (n->mft[i].vcn * fs->block + at) / n->record;
 			uint64_t off = fs->start + n->mft[i].lcn * fs->block + at;
 
 			if (number * n->record >= size || seen++ >= RECORDS_MAX || number >= UINT32_MAX)
 				break;
+			if (fs->thin > 1 && number / SAMPLE % fs->thin)
+				continue;
 			if (plt_in_range(off, n->record, fs->disk->size) &&
 			    !fs->disk->read(fs->disk->arg, off, buf, n->record))
 				record(n, (uint32_t)number, buf);
@@ -432,22 +443,46 @@ static bool ntfs_locate(struct plt_guestfs *fs, const struct plt_mark *mark, con
 	}
 }
 
+/* The first records have a second place. */
+static bool ntfs_locate_copy(struct plt_guestfs *fs, const struct plt_mark *mark, uint64_t *ret)
+{
+	const struct ntfs *n = (struct ntfs *)fs;
+
+	if (mark->kind != PLT_MARK_NTFS_MFT || mark->value >= MIRRORED || !n->mirror)
+		return false;
+	*ret = n->mirror + mark->value * n->record;
+	return true;
+}
+
+/* A page of the log is a restart page, a record page, or was never written. */
+static bool is_log_page(const uint8_t *p)
+{
+	return !memcmp(p, "RSTR", 4) || !memcmp(p, "RCRD", 4) || !memcmp(p, "CHKD", 4) ||
+	       (p[0] == 0xff && !memcmp(p, p + 1, 511));
+}
+
 static int ntfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_t off, const uint8_t *block)
 {
 	const struct ntfs *n = (struct ntfs *)fs;
 	uint64_t in = off - f->off;
 	int good = 0;
 
-	if (f->what == IS_MFT) {
+	if (f->what == IS_LOG) /* (there are others, which nobody has described) */
+		return in % LOG_PAGE == 0 && is_log_page(block);
+	if (f->what == IS_MFT || f->what == IS_MIRROR) {
 		if (n->record > fs->block && in % n->record)
 			return 0;
 		for (uint32_t at = 0; at < fs->block; at += n->record) {
 			if (plt_is_zero(block + at, 4) || !memcmp(block + at, "BAAD", 4))
 				continue;
+			if (!memcmp(block + at, "FILE", 4) && !(plt_get_le16(block + at + 22) & 1) && !plt_get_le32(block + at + 0x2c))
+				continue; /* one that was never in use has no number */
 			if (memcmp(block + at, "FILE", 4) ||
 			    (plt_get_le16(block + at + 4) >= 0x30 &&
 			     plt_get_le32(block + at + 0x2c) != f->value + (in + at) / n->record))
 				return -1;
+			if (n->record <= fs->block && !fixed_up(block + at, fs->block - at, "FILE"))
+				return -1; /* torn */
 			good = 1;
 		}
 		return good;
@@ -456,6 +491,8 @@ static int ntfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_
 		uint64_t vcn = (uint32_t)f->value + in / fs->block;
 
 		if (vcn % (n->index_size / fs->block))
+			return 0;
+		if (plt_is_zero(block, fs->block)) /* one that is not in use may never have been written */
 			return 0;
 		return !memcmp(block, "INDX", 4) && plt_get_le64(block + 16) == vcn ? 1 : -1;
 	}
@@ -466,9 +503,12 @@ static int ntfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_
 static uint64_t ntfs_newness(struct plt_guestfs *fs, const struct plt_fact *f, const uint8_t *block)
 {
 	const struct ntfs *n = (struct ntfs *)fs;
+	bool records = f->what == IS_MFT || f->what == IS_MIRROR;
 	uint64_t ret = 0;
 
-	for (uint32_t at = 0; at < fs->block; at += f->what == IS_MFT ? n->record : fs->block)
+	if (f->what == IS_LOG)
+		return 0;
+	for (uint32_t at = 0; at < fs->block; at += records ? n->record : fs->block)
 		ret = PLT_MAX(ret, plt_get_le64(block + at + 8));
 	return ret;
 }
@@ -478,6 +518,7 @@ const struct plt_guestfs_ops plt_guestfs_ntfs = {
 	.open = ntfs_open,
 	.survey = ntfs_survey,
 	.locate = ntfs_locate,
+	.locate_copy = ntfs_locate_copy,
 	.verify = ntfs_verify,
 	.newness = ntfs_newness,
 	.free = ntfs_free,

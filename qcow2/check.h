@@ -34,6 +34,9 @@ struct qcow2_overflow {
 	uint64_t cluster, count; /* count 0: free slot */
 };
 
+/* Entries name clusters in no order: with one slot a refcount block would be read for nearly each of them. */
+#define QCOW2_COUNT_SLOTS 16
+
 struct qcow2_recount {
 	struct plt_ctx *ctx;
 	struct plt_store *file;
@@ -56,8 +59,11 @@ struct qcow2_recount {
 	uint64_t *rt; /* refcount table, host order; entries behind the file's end are absent */
 	uint64_t nrt;
 	uint64_t rt_entries; /* as the header has it */
-	uint8_t *block;	     /* the refcount block last read by qcow2_stored_count() */
-	uint64_t block_index;
+	/* refcount blocks that qcow2_stored_count() has read, each in the slot of its index modulo QCOW2_COUNT_SLOTS */
+	struct qcow2_counts {
+		uint64_t index; /* UINT64_MAX: none */
+		uint8_t *block;
+	} counts[QCOW2_COUNT_SLOTS];
 
 	/* L2 tables */
 	struct qcow2_l2ref *l2;
@@ -67,6 +73,23 @@ struct qcow2_recount {
 	_Atomic uint64_t allocated, fragmented, compressed;
 	_Atomic bool read_failed; /* some table could not be read */
 };
+
+/*
+ * The first place in [@p, @end) that is not one of 64 bytes of zeros, as most of the tables of a sparse disk are: absent
+ * entries in both sizes.  Loops over entries that have nothing to say to those begin and go on here.
+ */
+static inline const uint8_t *qcow2_behind_absent(const uint8_t *p, const uint8_t *end)
+{
+	uint64_t v[8];
+
+	while (end - p >= (ptrdiff_t)sizeof(v)) {
+		memcpy(v, p, sizeof(v));
+		if (v[0] || (v[1] | v[2] | v[3] | v[4] | v[5] | v[6] | v[7]))
+			break;
+		p += sizeof(v);
+	}
+	return p;
+}
 
 /* A reference to [off, off+len) is impossible: it would end a cluster or more behind the file. */
 static inline bool qcow2_exceeds(const struct qcow2_recount *c, uint64_t off, uint64_t len)
@@ -216,6 +239,7 @@ uint64_t qcow2_references(const struct qcow2_recount *c, uint64_t cluster); /* t
 int qcow2_stored_load(struct qcow2_recount *c, struct plt_error *err);
 /* A stored count; -EIO: its refcount block cannot be (reached or) read. */
 int qcow2_stored_count(struct qcow2_recount *c, uint64_t cluster, uint64_t *ret);
+void qcow2_stored_forget(struct qcow2_recount *c); /* counts were written: they are read again */
 uint64_t qcow2_count_at(const struct qcow2_state *q, const uint8_t *block, uint64_t i);
 void qcow2_count_put(const struct qcow2_state *q, uint8_t *block, uint64_t i, uint64_t count);
 /*

@@ -14,7 +14,7 @@
 
 bool plt_layer_is_file(const struct plt_image *img, const char *path)
 {
-	int fd = plt_store_fd(img->file);
+	int fd = plt_store_origin(img->file);
 	struct stat a, b;
 
 	return fd >= 0 && fstat(fd, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;

@@ -311,6 +311,7 @@ static int rebase(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_r
 	r = record(img, opts, PLT_BACKING_TRIAL, err);
 	if (r < 0)
 		goto out;
+	img->has_backing |= named; /* zeros that nothing below shows now have to be in the image then */
 	snapshot = safe && img->has_backing ? plt_snapshot_that_needs_backing(img, &(int){ 0 }, NULL) : NULL;
 	if (snapshot)
 		plt_ctx_warn(ctx, "'%s' has internal snapshots: what '%s', for one, does not hold itself will be read from the "

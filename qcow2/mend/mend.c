@@ -111,7 +111,7 @@ int qcow2_mend_counts_end(struct qcow2_exam *x)
 {
 	int r = x->block ? write_block(x) : 0;
 
-	x->c.block_index = UINT64_MAX; /* what was read of the counts is out of date */
+	qcow2_stored_forget(&x->c);
 	return r;
 }
 

@@ -432,8 +432,8 @@ bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *p)
 	uint32_t bad = 0, all = 0;
 	uint64_t off;
 
-	for (uint32_t at = 0; at < q->cluster_size; at += q->l2_entry_size) {
-		uint64_t e = plt_get_be64(p + at), bitmap = q->extl2 ? plt_get_be64(p + at + 8) : 0;
+	for (const uint8_t *end = p + q->cluster_size; (p = qcow2_behind_absent(p, end)) < end; p += q->l2_entry_size) {
+		uint64_t e = plt_get_be64(p), bitmap = q->extl2 ? plt_get_be64(p + 8) : 0;
 
 		all += (e | bitmap) != 0;
 		bad += (e | bitmap) && !qcow2_entry_fits(x, e, bitmap, &off);
