@@ -75,6 +75,9 @@ enum {
 	OPT_DONOR,
 	OPT_DEEP,
 	OPT_INTERACTIVE,
+	OPT_AGAINST,
+	OPT_INTO,
+	OPT_SEARCH,
 };
 
 struct cli_opt {

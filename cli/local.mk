@@ -3,6 +3,9 @@
 
 platter_SOURCES += \
 	cli/args.c \
+	cli/chain.h \
+	cli/chain_show.c \
+	cli/chain_verbs.c \
 	cli/cli.h \
 	cli/cmd_amend.c \
 	cli/cmd_bench.c \

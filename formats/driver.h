@@ -277,6 +277,7 @@ struct plt_image {
 	bool writable;
 	bool unordered;                /* nobody opens the file before it is complete: edges are not kept */
 	bool inactive;                 /* opened to be inspected only: no references were opened */
+	bool shows_same;               /* nothing that is written changes what the guest sees: no bitmap records it */
 	pthread_mutex_t lock;          /* the image lock: the driver's memory */
 
 	/* Set by driver->open: */
@@ -509,8 +510,11 @@ struct plt_driver {
 			       unsigned n, uint64_t *ret);
 	/* "format-specific": {"type":…, "data":{…}}, a new reference, NULL if there is nothing to say. */
 	json_t *(*info)(struct plt_image *img);
-	/* Of itself and of its parent, "" where there is none; PLT_ID_TEXT bytes each.  NULL: it records none. */
-	void (*ids)(struct plt_image *img, char *ret_own, char *ret_parent);
+	/*
+	 * Of itself and of its parent, "" where there is none; PLT_ID_TEXT bytes each.  NULL: it records none.
+	 * *ret_hidden: it is marked as one on which others are to stand, and no guest.
+	 */
+	void (*ids)(struct plt_image *img, char *ret_own, char *ret_parent, bool *ret_hidden);
 	uint32_t (*cluster_size)(struct plt_image *img); /* 0: none */
 	/* Blocking: at least @n clusters of the file are in use by the format.  NULL: all that it is long. */
 	bool (*uses_at_least)(struct plt_image *img, uint64_t n);

@@ -20,8 +20,8 @@
 #include "base/crew.h"
 #include "base/error.h"
 #include "base/zero.h"
-#include "block/internal.h"
 #include "formats/name.h"
+#include "snapshot/snapshot.h"
 
 #define CHUNK (UINT64_C(1) << 20) /* at least */
 #define LOOK (UINT64_C(1) << 30)  /* how far to look ahead with the lock held */
@@ -300,9 +300,8 @@ static int rebase(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_r
 {
 	struct plt_image *img = plt_disk_image(disk);
 	bool safe = !(opts->flags & PLT_REBASE_UNSAFE), named = opts->backing && *opts->backing;
-	const struct plt_snapshot_info *snapshots;
 	struct plt_disk *base = NULL;
-	unsigned n = 0;
+	const char *snapshot;
 	int r = check(disk, opts, err);
 
 	if (r == 0 && safe && named)
@@ -313,9 +312,11 @@ static int rebase(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_r
 	if (r < 0)
 		goto out;
 	img->has_backing |= named; /* zeros that nothing below shows now have to be in the image then */
-	if (safe && img->drv->snapshots && img->drv->snapshots(img, &snapshots, &n) == 0 && n)
-		plt_ctx_warn(ctx, "'%s' has internal snapshots: what they do not hold themselves will be read from the new "
-			     "backing file", img->name);
+	snapshot = safe && img->has_backing ? plt_snapshot_that_needs_backing(img, &(int){ 0 }, NULL) : NULL;
+	if (snapshot)
+		plt_ctx_warn(ctx, "'%s' has internal snapshots: what '%s', for one, does not hold itself will be read from the "
+			     "new backing file", img->name, snapshot);
+	img->shows_same = true;
 	if (safe)
 		r = settle_all(disk, base, opts, err);
 	if (r == 0 && safe)
