@@ -27,6 +27,7 @@ platter_SOURCES += \
 	cli/cmd_resize.c \
 	cli/cmd_scan.c \
 	cli/cmd_snapshot.c \
+	cli/cmd_sparsify.c \
 	cli/cmd_undo.c \
 	cli/findings.c \
 	cli/help.c \

@@ -823,6 +823,54 @@ struct plt_compare_result {
 int plt_compare(struct plt_disk *a, struct plt_disk *b, bool strict, plt_progress_fn progress, void *arg,
 		void (*warn)(void *arg, const char *text), struct plt_compare_result *ret, struct plt_error *err);
 
+/* A part of the guest's disk that sparsify has looked at. */
+struct plt_sparsify_volume {
+	uint64_t offset, length;  /* of the disk; of a logical volume its first piece, and its size */
+	const char *what;         /* "ext4" "xfs" "ntfs" "FAT32" "swap" ...; "" not known */
+	const char *name;         /* of a logical volume, "group/volume"; "" */
+	const char *label;        /* "" none */
+	bool swap;
+	uint64_t free;            /* bytes that the guest does not use */
+	const char *why;          /* why it is left alone; NULL: it is not */
+};
+struct plt_sparsify_options {
+	size_t size;
+	unsigned flags;           /* PLT_SPARSIFY_* */
+	plt_progress_fn progress;
+	void *progress_arg;
+	void (*volume)(void *arg, const struct plt_sparsify_volume *v); /* each; NULL: not wanted */
+	void *volume_arg;
+};
+enum {
+	PLT_SPARSIFY_FREE = 1 << 0,  /* what filesystems (ext2 to ext4, XFS, NTFS, FAT) call free */
+	PLT_SPARSIFY_SWAP = 1 << 1,  /* swap, all but its header */
+	PLT_SPARSIFY_ZERO = 1 << 2,  /* clusters that hold zeros; all data of the image is read */
+	PLT_SPARSIFY_SAME = 1 << 3,  /* clusters that hold what the backing file has there; the same */
+	PLT_SPARSIFY_LEAKS = 1 << 4, /* what lies in the file and belongs to nothing (qcow2; others keep no account) */
+	PLT_SPARSIFY_DRY_RUN = 1 << 8, /* only count */
+};
+#define PLT_SPARSIFY_OPTIONS_INIT { .size = sizeof(struct plt_sparsify_options) }
+/*
+ * Bytes of the disk that were stored in the image and no longer are (or would be), by the first kind that applies;
+ * .leaks in bytes of the file.  What an internal snapshot has too stays in the file.
+ */
+struct plt_sparsify_result {
+	uint64_t free, swap, zero, same, leaks;
+	int64_t before, after;       /* bytes that the file takes on the host; -1 unknown */
+};
+/*
+ * Give back to the host what the guest has no use for, in the image @name itself; only it is changed, not what it
+ * stands on.  All files of the guest stay as they are; what was free reads as zeros.  A filesystem that is in use, was
+ * not unmounted, is damaged, or is not known is left alone.  An interruption or a power cut at any moment leaves each
+ * range as it was, or given back.  -EUCLEAN: the image has to be repaired first; -ENOTSUP: it cannot give space back.
+ */
+int plt_sparsify(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+		 const struct plt_sparsify_options *opts, struct plt_sparsify_result *ret, struct plt_error *err);
+/* The same into a new image, by plt_convert(); @name is only read.  Not with DRY_RUN and SAME. */
+int plt_sparsify_copy(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+		      const struct plt_sparsify_options *opts, const char *target, const struct plt_convert_options *convert,
+		      struct plt_sparsify_result *ret, struct plt_error *err);
+
 struct plt_hash_options {
 	size_t size;
 	const char *digest;   /* NULL: sha256 */

@@ -46,5 +46,6 @@ libplatter_core_la_SOURCES += \
 	qcow2/snaptable.c \
 	qcow2/snaptree.c \
 	qcow2/snaptree.h \
+	qcow2/trim.c \
 	qcow2/zero.c \
 	$(NULL)
