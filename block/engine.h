@@ -47,7 +47,6 @@ struct plt_queue;
 struct plt_cache;
 
 #define PLT_OPEN_UNFINISHED (1u << 31) /* with the public ones: a repair that was interrupted does not refuse writing */
-#define PLT_MAX_DEPTH 256 /* layers of a chain and stores nested in images, together */
 
 /* ---- lists of waiting frames ----------------------------------------------------------------- */
 

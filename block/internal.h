@@ -135,6 +135,7 @@ void plt_cursor_init(struct plt_cursor *c, struct plt_disk *disk, unsigned flags
 /* The extent that holds @off, which lies inside the disk; valid until the next call. */
 int plt_cursor_at(struct plt_cursor *c, uint64_t off, const struct plt_extent **ret, struct plt_error *err);
 
+#define PLT_MAX_DEPTH 256 /* layers of a chain and stores nested in images, together */
 /* Layer @depth of the disk's chain, NULL below the last; 0 is the active one. */
 struct plt_image *plt_disk_layer(struct plt_disk *disk, unsigned depth);
 /* Both are images of the same file, read alike: what one holds at a guest offset the other does. */
