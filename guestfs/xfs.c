@@ -414,7 +414,7 @@ static int xfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_t
 			return 0; /* the rest of a directory block that is larger than a block */
 		if (plt_get_be64(block + l->blkno) * 512 != off - fs->start || memcmp(block + l->uuid, x->uuid, 16))
 			return -1;
-		return (x->dirblklog && is_directory(l)) || crc_ok(block, fs->block, l->crc) ? 1 : -1;
+		return (x->dirblklog && is_directory(l)) || plt_xfs_crc_ok(block, fs->block, l->crc) ? 1 : -1;
 	default:
 		return 0;
 	}
