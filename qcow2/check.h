@@ -297,6 +297,8 @@ int qcow2_mend_map(struct qcow2_exam *x);
  * into a new one behind the end of the file.
  */
 int qcow2_mend_tables(struct qcow2_exam *x);
+/* mend/blank.c: what a table of zeros must have named. */
+int qcow2_mend_blank(struct qcow2_exam *x);
 /* A tree of tables: the active one, or a snapshot's. */
 struct qcow2_tree {
 	uint32_t disk; /* PLT_DISK_ACTIVE, or which snapshot */
