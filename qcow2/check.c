@@ -579,6 +579,8 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	if (!r && x->ex->mend)
 		r = qcow2_mend_tables(x);
 	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_blank(x);
+	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_snapshots(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_snap_l1(x);

@@ -105,7 +105,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			continue;
 		}
 		/* the guest is asked when nothing else has an answer; what it says may tell more */
-		if (!asked && mend.unplaced.n && mend.unplaced.ngaps) {
+		if (!asked && (mend.unplaced.n || mend.unplaced.nopen) && mend.unplaced.ngaps) {
 			free(place);
 			place = NULL;
 			r = plt_repair_place(rep, &mend.unplaced, &place, &mend.nplace, NULL);

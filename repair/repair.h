@@ -14,6 +14,7 @@
  *	recognize.c  of an image that has lost what says which format it is
  *	rescue.c  for those who only look through it
  *	place.c   what the driver could not place, by evidence (evidence/)
+ *	packed.c  compressed units among it
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
  *	beside.c  which journals lie beside an image, and in which state
@@ -69,6 +70,12 @@ int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 /* Placements of orphans that are sure enough; malloc. */
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err);
+/*
+ * The orphans with compressed units taken apart; clusters of which they are made are none themselves.  ret->v and
+ * *ret_ranks, a number that says in which order units were written, are malloc'ed; the rest of @ret is not touched.
+ */
+int plt_repair_take_apart(struct plt_repair *rep, enum plt_codec codec, const struct plt_orphans *o,
+			  struct plt_orphans *ret, uint64_t **ret_ranks);
 /* Write the edits into the image as they are, durably: for those that are safe in any order. */
 int plt_repair_write(struct plt_repair *rep, struct plt_error *err);
 /* Would less of the disk be readable after the plan than before it? */
