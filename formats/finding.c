@@ -40,7 +40,9 @@ void plt_mend_release(struct plt_mend *mend)
 {
 	free(mend->unplaced.v);
 	free(mend->unplaced.gaps);
-	mend->unplaced = (struct plt_orphans){ 0 };
+	free(mend->pieces.v);
+	free(mend->clusters.v);
+	mend->unplaced = mend->pieces = mend->clusters = (struct plt_orphans){ 0 };
 	plt_doubts_release(&mend->doubts);
 	plt_extents_release(&mend->left);
 }

@@ -347,6 +347,14 @@ bool qcow2_snaptable_is_none(const struct qcow2_exam *x); /* not one entry that 
 int qcow2_mend_snapshots(struct qcow2_exam *x);
 int qcow2_mend_snap_l1(struct qcow2_exam *x);
 
+/*
+ * mend/moves.c: what somebody has found out of the map (ex->mend->moves), and what he wants to know for it: orphans of
+ * either size, the tables of the active disk
+ */
+int qcow2_mend_moves(struct qcow2_exam *x);
+int qcow2_tell_orphans(struct qcow2_exam *x);
+int qcow2_map_tables(struct plt_ctx *ctx, struct plt_store *file, struct plt_orphans *ret, struct plt_error *err);
+
 /* mend/clusters.c: single clusters back into the map, and what is given up. */
 int qcow2_mend_clusters(struct qcow2_exam *x);
 

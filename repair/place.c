@@ -98,10 +98,11 @@ static int open_both(struct plt_repair *rep, const struct plt_driver *drv, struc
 {
 	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
 	struct plt_store *scratch;
-	int r;
+	int r = 0;
 
 	o.flags = PLT_OPEN_NO_BACKING;
-	r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &o, &p->known, err);
+	if (!p->known)
+		r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &o, &p->known, err);
 	if (r < 0)
 		return r;
 	if (plt_overlay_new(rep->overlay, true, &scratch) < 0)
@@ -114,7 +115,7 @@ static int open_both(struct plt_repair *rep, const struct plt_driver *drv, struc
 }
 
 /* Less than that somebody has to say yes to. */
-static bool wanted(const struct plt_repair *rep, const struct plt_orphans *o, const struct plt_placement *p)
+bool plt_repair_wants(const struct plt_repair *rep, const struct plt_orphans *o, const struct plt_placement *p)
 {
 	const struct plt_placement_offer offer = {
 		.host_off = o->v[p->object].host_off, .guest_off = p->slot, .guest_len = o->span, .why = p->why,
@@ -143,7 +144,7 @@ static int keep_sure(struct plt_repair *rep, const struct plt_orphans *o, const 
 	for (uint32_t i = 0; i < n; i++) {
 		struct plt_orphan *t = &(*ret)[*ret_n];
 
-		if (v[i].object >= o->n || (sure ? v[i].certainty < PLT_STRONG : !wanted(rep, o, &v[i])))
+		if (v[i].object >= o->n || (sure ? v[i].certainty < PLT_STRONG : !plt_repair_wants(rep, o, &v[i])))
 			continue;
 		*t = o->v[v[i].object];
 		t->guest_off = v[i].slot;
@@ -212,13 +213,18 @@ int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct
 	return packed ? 0 : place(rep, o, ret, ret_n, err);
 }
 
-static int place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
-		 struct plt_error *err)
+bool plt_repair_any_packed(struct plt_repair *rep, struct plt_disk *known, const struct plt_orphans *o)
+{
+	const struct place p = { .known = known };
+
+	return any_packed(rep, &p, o);
+}
+
+int plt_repair_ask(struct plt_repair *rep, struct plt_disk *known, const struct plt_orphans *o,
+		   struct plt_placement **ret, uint32_t *ret_n, struct plt_error *err)
 {
 	const struct plt_driver *drv = plt_driver_find(rep->format);
-	struct place p = { .o = o, .asked = UINT64_MAX };
-	struct plt_placement *v = NULL;
-	uint32_t n = 0;
+	struct place p = { .o = o, .asked = UINT64_MAX, .known = known };
 	int r;
 
 	*ret = NULL;
@@ -234,14 +240,26 @@ static int place(struct plt_repair *rep, const struct plt_orphans *o, struct plt
 		};
 
 		p.unit = puzzle.unit = plt_disk_cluster_size(p.known);
-		r = plt_evidence_place(&puzzle, &v, &n, err);
+		r = plt_evidence_place(&puzzle, ret, ret_n, err);
 	}
-	if (r == 0)
-		r = keep_sure(rep, o, v, n, ret, ret_n);
-	free(v);
 	if (p.orphans)
 		plt_disk_close(p.orphans, NULL);
-	if (p.known)
+	if (p.known && !known)
 		plt_disk_close(p.known, NULL);
+	return r;
+}
+
+static int place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
+		 struct plt_error *err)
+{
+	struct plt_placement *v;
+	uint32_t n;
+	int r = plt_repair_ask(rep, NULL, o, &v, &n, err);
+
+	*ret = NULL;
+	*ret_n = 0;
+	if (r == 0 && n)
+		r = keep_sure(rep, o, v, n, ret, ret_n);
+	free(v);
 	return r;
 }
