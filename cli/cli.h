@@ -75,6 +75,15 @@ enum {
 	OPT_DONOR,
 	OPT_DEEP,
 	OPT_INTERACTIVE,
+	OPT_AGAINST,
+	OPT_INTO,
+	OPT_SEARCH,
+	OPT_FREE,
+	OPT_SWAP,
+	OPT_ZERO,
+	OPT_SAME,
+	OPT_LEAKS,
+	OPT_ALL,
 };
 
 struct cli_opt {
@@ -282,6 +291,6 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 extern const struct cli_command cli_amend, cli_bench, cli_bitmap, cli_chain, cli_check, cli_commit, cli_compare,
 	cli_convert, cli_create, cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_rebase, cli_repair,
 	cli_resize, cli_scan,
-	cli_snapshot, cli_undo;
+	cli_snapshot, cli_sparsify, cli_undo;
 
 #endif

@@ -403,6 +403,12 @@ void qcow2_bitmaps_record(struct plt_image *img, uint64_t off, uint64_t len)
 
 /* ---- another length -------------------------------------------------------------------------- */
 
+/* What it holds counts for nothing any more, and the disk says so: its table may have any length. */
+static bool is_void(const struct qcow2_bitmap *b)
+{
+	return b->inconsistent && b->flags & QCOW2_BITMAP_IN_USE;
+}
+
 /* Those of our own writes are loaded already. */
 static int load_others(struct plt_image *img, struct plt_error *err)
 {
@@ -413,7 +419,7 @@ static int load_others(struct plt_image *img, struct plt_error *err)
 	for (unsigned i = 0; r == 0 && i < q->nbitmaps; i++) {
 		struct qcow2_bitmap *b = &q->bitmaps[i];
 
-		if (b->loaded)
+		if (b->loaded || is_void(b))
 			continue;
 		r = qcow2_bitmap_load(img, b, file_size, 0, err);
 		b->loaded = r == 0;
@@ -436,14 +442,14 @@ int qcow2_bitmaps_prepare_resize(struct plt_image *img, uint64_t size, struct pl
 	for (unsigned i = 0; i < q->nbitmaps; i++) {
 		const struct qcow2_bitmap *b = &q->bitmaps[i];
 
-		if (b->inconsistent)
+		if (b->inconsistent && !is_void(b))
 			return plt_error_set(err, EINVAL, "Bitmap '%s' is inconsistent and cannot be used", b->name);
 		table = expected_table(q, size, b->granularity_bits, &nbits);
 		if (table > QCOW2_MAX_BITMAP_TABLE || plt_div_up(nbits, 8) > QCOW2_MAX_BITMAP_CONTENT ||
 		    plt_div_up(nbits, 8) > QCOW2_MAX_BITMAPS_LOADED - loaded)
 			return plt_error_set(err, EFBIG, "Bitmap '%s' cannot cover a disk of %" PRIu64 " bytes",
 					     b->name, size);
-		loaded += plt_div_up(nbits, 8);
+		loaded += is_void(b) ? 0 : plt_div_up(nbits, 8);
 	}
 	return load_others(img, err);
 }
@@ -480,7 +486,7 @@ int qcow2_bitmaps_resize(struct plt_image *img, uint64_t size, struct plt_error 
 		return 0;
 	r = mark_in_use(img, true, err);
 	for (unsigned i = 0; r == 0 && i < q->nbitmaps; i++)
-		r = set_length(q, &q->bitmaps[i], size, err);
+		r = is_void(&q->bitmaps[i]) ? 0 : set_length(q, &q->bitmaps[i], size, err);
 	return r;
 }
 

@@ -252,7 +252,7 @@ static bool is_claimed_twice(const struct tables *t, uint64_t e)
 
 	if (!(e & QCOW2_L2_OFFSET) || (e & QCOW2_COMPRESSED) || x->c.external || qcow2_references(&x->c, k) < 2)
 		return false;
-	if (x->refs_bad)
+	if (x->refs_bad || x->counts_gone)
 		return !x->q.nb_snapshots;
 	return qcow2_stored_count(&x->c, k, &stored) == 0 && stored < qcow2_references(&x->c, k);
 }

@@ -62,7 +62,7 @@ create -f qcow2 -u -b top -F vpc odd 4M
 is "$(of odd wrong odd)" backing-format-differs 'another format than is recorded'
 create -f qcow2 guest 4M
 create -f qcow2 -u -b guest -F raw asraw 196608
-is "$(of asraw wrong asraw)$(of guest format asraw)" raw 'what is recorded as raw is raw, whatever it looks like'
+is "$(of asraw wrong asraw) $(of guest format asraw)" 'backing-looks-like raw' 'what is recorded as raw is raw, whatever it looks like'
 create -f qcow2 -u -b two -F qcow2 bad 1M
 printf 'QFI\373\0\0\0\3garbage' >broken
 create -f qcow2 -u -b broken -F qcow2 onbroken 1M
