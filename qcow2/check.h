@@ -369,6 +369,14 @@ bool qcow2_packed_is_open(struct qcow2_exam *x, uint64_t off, uint64_t len);
 uint64_t qcow2_packed_entry(const struct qcow2_state *q, uint64_t off, uint32_t len);
 int qcow2_packed_missing(struct qcow2_exam *x, bool *ret);
 
+/*
+ * mend/moves.c: what somebody has found out of the map (ex->mend->moves), and what he wants to know for it: orphans of
+ * either size, the tables of the active disk
+ */
+int qcow2_mend_moves(struct qcow2_exam *x);
+int qcow2_tell_orphans(struct qcow2_exam *x);
+int qcow2_map_tables(struct plt_ctx *ctx, struct plt_store *file, struct plt_orphans *ret, struct plt_error *err);
+
 /* mend/clusters.c: single clusters back into the map, and what is given up. */
 int qcow2_mend_clusters(struct qcow2_exam *x);
 

@@ -27,6 +27,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/mend/header.c \
 	qcow2/mend/map.c \
 	qcow2/mend/mend.c \
+	qcow2/mend/moves.c \
 	qcow2/mend/orphans.c \
 	qcow2/mend/shapes.c \
 	qcow2/mend/packed.c \
