@@ -84,6 +84,7 @@ enum {
 	OPT_SAME,
 	OPT_LEAKS,
 	OPT_ALL,
+	OPT_EXACT,
 };
 
 struct cli_opt {

@@ -841,11 +841,18 @@ struct plt_measure_options {
 	const char *format;            /* of the image that would be made; NULL: raw */
 	const char *const *options;    /* "-o" texts */
 	uint64_t virtual_size;         /* without a source; PLT_SIZE_UNSET: what the options say */
+	unsigned flags;                /* PLT_MEASURE_* */
+	plt_progress_fn progress;      /* of PLT_MEASURE_EXACT */
+	void *progress_arg;
 };
-#define PLT_MEASURE_OPTIONS_INIT { sizeof(struct plt_measure_options), NULL, NULL, PLT_SIZE_UNSET }
+enum {
+	PLT_MEASURE_EXACT = 1 << 0,    /* .required is the length of the file that plt_convert() makes: @src is read */
+	PLT_MEASURE_COMPRESS = 1 << 1, /* with EXACT: of one that is compressed */
+};
+#define PLT_MEASURE_OPTIONS_INIT { .size = sizeof(struct plt_measure_options), .virtual_size = PLT_SIZE_UNSET }
 struct plt_measure_result {
 	uint64_t required;             /* bytes of a file that holds what @src holds now; never too few */
-	uint64_t fully_allocated;      /* once the guest has written everything */
+	uint64_t fully_allocated;      /* once the guest has written everything; 0: the format does not say (EXACT) */
 	bool have_bitmaps;             /* both formats can have persistent bitmaps */
 	uint64_t bitmaps;              /* what those of @src would take besides */
 };
