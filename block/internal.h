@@ -12,6 +12,9 @@
 
 #define PLT_OPEN_FINE_SCRATCH (1u << 30) /* with PLT_OPEN_SCRATCH: zeros in it need no more than 2 KiB at once */
 
+/* A file without a name, for what goes away with it; it is never synced. */
+int plt_temporary_store(struct plt_store **ret, struct plt_error *err);
+
 /* Open a disk whose image file is already open as a store (a reference is taken). */
 int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			const struct plt_open_options *opts, struct plt_disk **ret, struct plt_error *err);

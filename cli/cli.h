@@ -84,6 +84,7 @@ enum {
 	OPT_SAME,
 	OPT_LEAKS,
 	OPT_ALL,
+	OPT_EXACT,
 };
 
 struct cli_opt {
@@ -289,7 +290,7 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 /* ---- commands -------------------------------------------------------------------------------- */
 
 extern const struct cli_command cli_amend, cli_bench, cli_bitmap, cli_chain, cli_check, cli_commit, cli_compare,
-	cli_convert, cli_create, cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_rebase, cli_repair,
+	cli_convert, cli_create, cli_dd, cli_df, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_rebase, cli_repair,
 	cli_resize, cli_scan,
 	cli_snapshot, cli_sparsify, cli_undo;
 

@@ -573,6 +573,49 @@ int plt_chain_look(struct plt_ctx *ctx, const char *const *names, unsigned n, un
 		   struct plt_error *err);
 void plt_chain_free(struct plt_chain *chain); /* NULL allowed */
 
+/* ---- space --------------------------------------------------------------------------------------- */
+
+struct plt_df_image {
+	const char *name, *format;       /* format NULL: not known, since it does not open */
+	const char *why;                 /* why nothing more is known of it, or it does not count; NULL */
+	bool other;                      /* no image of its own: it does not count */
+	uint64_t virtual_size, length;   /* of the disk; of the file */
+	int64_t allocated;               /* bytes that the file (and its external data file) takes; -1 not known */
+	int64_t reflinked;               /* of these, shared with other files by the host's filesystem; -1 it does not say */
+	uint64_t exclusive;              /* of an image that no other stands on: what would be free without it and what
+					  * only it stands on; internal snapshots are in it */
+	uint64_t grown;                  /* the file's length when the guest has written everything */
+	uint64_t growth;                 /* how much more it then takes; 0 of what other images stand on */
+	uint64_t vm_state;               /* of internal snapshots */
+	unsigned snapshots, overlays;    /* internal ones; images that have it as their backing file */
+	unsigned shared_by;              /* images that no other stands on and that need this one; itself counts */
+	int below;                       /* its backing file among the images; -1: none, or not found */
+};
+struct plt_df_volume {               /* of the host */
+	uint64_t device;             /* st_dev */
+	const char *path;            /* of a file on it */
+	uint64_t size, free;         /* free to us */
+	uint64_t allocated, virtual_size, growth; /* of the images on it */
+};
+struct plt_df {
+	const struct plt_df_image *images;
+	const struct plt_df_volume *volumes;
+	unsigned nlisted, nvolumes;
+	unsigned n;                      /* images: those listed that count */
+	uint64_t virtual_size;           /* of images that no other stands on: what has been promised */
+	uint64_t allocated;              /* of all files */
+	uint64_t exclusive;              /* needed by one image each; .shared: by several; .reflinked: shared below them */
+	uint64_t shared, reflinked;
+	uint64_t growth;                 /* if every guest wrote everything */
+};
+/*
+ * What the images @names, those in the folders among @names (hidden files apart; what is not known there is a raw image if it
+ * has 1 MiB or more in whole sectors) and all that they stand on take on the host, share, and may still take.  By headers and
+ * what the host says of the files; nothing is locked or written, and images in use are looked at too.
+ */
+int plt_df(struct plt_ctx *ctx, const char *const *names, unsigned n, struct plt_df **ret, struct plt_error *err);
+void plt_df_free(struct plt_df *df); /* NULL allowed */
+
 /* ---- persistent dirty bitmaps ---------------------------------------------------------------- */
 
 enum plt_bitmap_verb {
@@ -801,11 +844,18 @@ struct plt_measure_options {
 	const char *format;            /* of the image that would be made; NULL: raw */
 	const char *const *options;    /* "-o" texts */
 	uint64_t virtual_size;         /* without a source; PLT_SIZE_UNSET: what the options say */
+	unsigned flags;                /* PLT_MEASURE_* */
+	plt_progress_fn progress;      /* of PLT_MEASURE_EXACT */
+	void *progress_arg;
 };
-#define PLT_MEASURE_OPTIONS_INIT { sizeof(struct plt_measure_options), NULL, NULL, PLT_SIZE_UNSET }
+enum {
+	PLT_MEASURE_EXACT = 1 << 0,    /* .required is the length of the file that plt_convert() makes: @src is read */
+	PLT_MEASURE_COMPRESS = 1 << 1, /* with EXACT: of one that is compressed */
+};
+#define PLT_MEASURE_OPTIONS_INIT { .size = sizeof(struct plt_measure_options), .virtual_size = PLT_SIZE_UNSET }
 struct plt_measure_result {
 	uint64_t required;             /* bytes of a file that holds what @src holds now; never too few */
-	uint64_t fully_allocated;      /* once the guest has written everything */
+	uint64_t fully_allocated;      /* once the guest has written everything; 0: the format does not say (EXACT) */
 	bool have_bitmaps;             /* both formats can have persistent bitmaps */
 	uint64_t bitmaps;              /* what those of @src would take besides */
 };
