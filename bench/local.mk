@@ -21,6 +21,7 @@ EXTRA_DIST += \
 	bench/metadata.sh \
 	bench/random.sh \
 	bench/read.sh \
+	bench/repair.sh \
 	bench/run.sh \
 	bench/sparse.sh \
 	bench/vhd.sh \

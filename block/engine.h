@@ -310,6 +310,7 @@ enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT
 		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ, PLT_IO_VMSTATE_REQ,
 		   PLT_IO_EXCLUSIVE_REQ };
 #define PLT_IO_VMSTATE_WRITE 1u /* flag of PLT_IO_VMSTATE_REQ */
+#define PLT_IO_UNCOVER 1u       /* flag of PLT_IO_DISCARD_REQ: plt_disk_uncover() */
 #define PLT_IO_READS_PASS 1u    /* flag of PLT_IO_EXCLUSIVE_REQ: the gate is closed to changes only */
 
 #define PLT_IO_RUNS 16

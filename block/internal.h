@@ -10,6 +10,8 @@
 #include "formats/driver.h"
 #include "platter.h"
 
+#define PLT_OPEN_FINE_SCRATCH (1u << 30) /* with PLT_OPEN_SCRATCH: zeros in it need no more than 2 KiB at once */
+
 /* Open a disk whose image file is already open as a store (a reference is taken). */
 int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			const struct plt_open_options *opts, struct plt_disk **ret, struct plt_error *err);
@@ -102,6 +104,12 @@ void plt_ctx_warn(struct plt_ctx *ctx, const char *fmt, ...) __attribute__((form
 int plt_write_placed(struct plt_disk *disk, uint64_t off, const void *buf, size_t len, void (*placed)(void *arg),
 		     void *arg, struct plt_error *err);
 
+/*
+ * The disk gives up what it has in [off, off+len), whole allocation units, for what the layer below has there, which is the
+ * same: a power cut leaves either.  -ENOTSUP: the format cannot.
+ */
+int plt_disk_uncover(struct plt_disk *disk, uint64_t off, uint64_t len, struct plt_error *err);
+
 /* Flags for plt_file_open() of a cache mode ("none", ...); -EINVAL with qemu-img's words. */
 int plt_cache_mode_flags(const char *mode, unsigned *ret, struct plt_error *err);
 
@@ -136,6 +144,7 @@ void plt_cursor_init(struct plt_cursor *c, struct plt_disk *disk, unsigned flags
 int plt_cursor_at(struct plt_cursor *c, uint64_t off, const struct plt_extent **ret, struct plt_error *err);
 
 #define PLT_MAX_DEPTH 256 /* layers of a chain and stores nested in images, together */
+
 /* Layer @depth of the disk's chain, NULL below the last; 0 is the active one. */
 struct plt_image *plt_disk_layer(struct plt_disk *disk, unsigned depth);
 /* Both are images of the same file, read alike: what one holds at a guest offset the other does. */

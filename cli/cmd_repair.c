@@ -67,7 +67,7 @@ struct job {
 	struct plt_open_options open;
 	struct plt_repair_options options;
 	bool yes, dry_run, quiet, interactive;
-	uint64_t shown, kept_back;
+	uint64_t shown[2], kept_back; /* shown: of single counts, of the rest */
 	struct answer *answers; /* what has been asked is not asked again */
 	size_t nanswers;
 };
@@ -85,7 +85,8 @@ static void found(void *arg, const struct plt_check_finding *f)
 	cli_report_finding(j->args, f);
 	if (j->quiet)
 		return;
-	if (j->shown++ >= SHOWN_MAX) {
+	/* (there may be as many of these as clusters: what else is found must not go down in them) */
+	if (j->shown[strcmp(f->id, "Q-REF-LOW") && strcmp(f->id, "Q-LEAK")]++ >= SHOWN_MAX) {
 		j->kept_back++;
 		return;
 	}

@@ -17,6 +17,9 @@ libplatter_core_la_SOURCES += \
 	convert/scan_images.c \
 	convert/scan_map.c \
 	convert/source.c \
+	convert/sparsify.c \
+	convert/sparsify.h \
+	convert/sparsify_look.c \
 	convert/target.c \
 	convert/verify.c \
 	$(NULL)

@@ -465,17 +465,74 @@ enum {
 int plt_rebase(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
 	       const struct plt_rebase_options *opts, struct plt_error *err);
 
+/*
+ * All that the backing chain of the image @name supplies comes into it, and then it has no backing file: a rebase to
+ * none (.backing is ignored), with which it shares that it can be broken off at any moment and made again.  *ret_done
+ * false: it had none.  -EBUSY, before anything is written: an internal snapshot reads from the backing file.
+ */
+int plt_flatten(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+		const struct plt_rebase_options *opts, bool *ret_done, struct plt_error *err);
+
+enum plt_coalesce_into {
+	PLT_COALESCE_AUTO,        /* whichever copies less and makes files grow less, of those that can be */
+	PLT_COALESCE_PARENT,
+	PLT_COALESCE_CHILD,
+};
+struct plt_coalesce_options {
+	size_t size;
+	const char *layer;        /* a layer of the chain below the image: its path, or what the one above records */
+	enum plt_coalesce_into into;
+	const char *const *folders; /* NULL-terminated: where to look for further images that depend on one of the
+				   * layers, besides the folders of the layers; NULL: none */
+	unsigned flags;           /* PLT_COALESCE_* */
+	uint64_t rate_limit;      /* of a copy into the parent, bytes a second; 0: none */
+	plt_progress_fn progress;
+	void *progress_arg;
+};
+enum {
+	PLT_COALESCE_DELETE = 1 << 0,  /* the layer's file, when all is durable */
+	PLT_COALESCE_DRY_RUN = 1 << 1, /* judge and choose only */
+};
+#define PLT_COALESCE_OPTIONS_INIT { .size = sizeof(struct plt_coalesce_options) }
+struct plt_coalesced {
+	enum plt_coalesce_into into;   /* as chosen */
+	char *layer, *child, *parent;  /* parent NULL: there is none */
+	uint64_t copied;               /* bytes of data, at most */
+	bool deleted;
+};
+/*
+ * Take a layer out of the chain of the image @name: what it holds goes into the one below it, or into the one above,
+ * which then stands on the one below.  The image shows the same at every moment; an interruption or a power cut
+ * anywhere costs nothing, and the call can be made again.  -EBUSY, before anything is written: another image depends
+ * on what would change, or an internal snapshot or (with DELETE) a bitmap would be lost; .deleted says whether the file
+ * is gone, which fails the call if it was asked for.  *ret is filled in on success: plt_coalesced_release().
+ */
+int plt_coalesce(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+		 const struct plt_coalesce_options *opts, struct plt_coalesced *ret, struct plt_error *err);
+void plt_coalesced_release(struct plt_coalesced *c);
+
 /* What is wrong with a layer, or between it and the one below. */
 enum {
 	PLT_LAYER_UNREADABLE = 1 << 0,   /* it does not open */
 	PLT_LAYER_LOST = 1 << 1,         /* its backing file is missing, or not the one (VHD: by its id) */
 	PLT_LAYER_LOOP = 1 << 2,         /* its chain of backing files leads in a circle */
 	PLT_LAYER_SHORT = 1 << 3,        /* its backing file is shorter than it: zeros from there on */
-	PLT_LAYER_CHANGED = 1 << 4,      /* its backing file was written after this image was made */
+	PLT_LAYER_CHANGED = 1 << 4,      /* its backing file was written after this image was made, and written last */
 	PLT_LAYER_NO_FORMAT = 1 << 5,    /* the format of its backing file is not recorded */
 	PLT_LAYER_OTHER_FORMAT = 1 << 6, /* and does not look like what is recorded */
+	PLT_LAYER_MOVED = 1 << 7,        /* LOST, and there is a file where it may be: .moved_to */
+	PLT_LAYER_DEEP = 1 << 8,         /* its chain is longer than can be opened */
+	PLT_LAYER_REWRITTEN = 1 << 9,    /* as CHANGED, but the image was written after it: a commit does that, too */
+	PLT_LAYER_LOOKS_LIKE = 1 << 10,  /* its backing file is recorded as raw and begins like an image */
+	PLT_LAYER_ORPHAN = 1 << 11,      /* nothing depends on it, and it may be left over */
 	/* Those that leave the disk readable, as it always was. */
-	PLT_LAYER_HARMLESS = PLT_LAYER_SHORT | PLT_LAYER_NO_FORMAT,
+	PLT_LAYER_HARMLESS = PLT_LAYER_SHORT | PLT_LAYER_NO_FORMAT | PLT_LAYER_REWRITTEN | PLT_LAYER_LOOKS_LIKE |
+			     PLT_LAYER_ORPHAN,
+};
+struct plt_layer_finding {
+	const char *id;                  /* stable name of the kind of damage: "C-LOST" */
+	bool harmless;                   /* worth knowing */
+	const char *text;
 };
 struct plt_layer {
 	const char *name, *format;       /* format NULL: not known, since it does not open */
@@ -489,6 +546,9 @@ struct plt_layer {
 	int64_t made, written;           /* seconds since 1970; -1: not known */
 	unsigned trouble;                /* PLT_LAYER_* */
 	const char *why;                 /* more about it; NULL: nothing */
+	const char *moved_to;            /* where its backing file may be; NULL: nowhere near */
+	const struct plt_layer_finding *findings; /* all of .trouble in words */
+	unsigned nfindings;
 	bool have_share;
 	uint64_t share;                  /* bytes of data of the first image that are read from here */
 };
@@ -498,6 +558,8 @@ struct plt_chain {
 };
 enum {
 	PLT_CHAIN_SHARE = 1 << 0,        /* also open the chain of the (one) image and add up what each layer supplies */
+	PLT_CHAIN_FOLDERS = 1 << 2,      /* @names are folders: all files in each, */
+	PLT_CHAIN_HIDDEN = 1 << 3,       /* hidden ones too */
 	PLT_CHAIN_KNOWN_ONLY = 1 << 1,   /* leave out of @names what is no image but perhaps a raw one, unless it is a layer */
 };
 /*
@@ -760,6 +822,54 @@ struct plt_compare_result {
 };
 int plt_compare(struct plt_disk *a, struct plt_disk *b, bool strict, plt_progress_fn progress, void *arg,
 		void (*warn)(void *arg, const char *text), struct plt_compare_result *ret, struct plt_error *err);
+
+/* A part of the guest's disk that sparsify has looked at. */
+struct plt_sparsify_volume {
+	uint64_t offset, length;  /* of the disk; of a logical volume its first piece, and its size */
+	const char *what;         /* "ext4" "xfs" "ntfs" "FAT32" "swap" ...; "" not known */
+	const char *name;         /* of a logical volume, "group/volume"; "" */
+	const char *label;        /* "" none */
+	bool swap;
+	uint64_t free;            /* bytes that the guest does not use */
+	const char *why;          /* why it is left alone; NULL: it is not */
+};
+struct plt_sparsify_options {
+	size_t size;
+	unsigned flags;           /* PLT_SPARSIFY_* */
+	plt_progress_fn progress;
+	void *progress_arg;
+	void (*volume)(void *arg, const struct plt_sparsify_volume *v); /* each; NULL: not wanted */
+	void *volume_arg;
+};
+enum {
+	PLT_SPARSIFY_FREE = 1 << 0,  /* what filesystems (ext2 to ext4, XFS, NTFS, FAT) call free */
+	PLT_SPARSIFY_SWAP = 1 << 1,  /* swap, all but its header */
+	PLT_SPARSIFY_ZERO = 1 << 2,  /* clusters that hold zeros; all data of the image is read */
+	PLT_SPARSIFY_SAME = 1 << 3,  /* clusters that hold what the backing file has there; the same */
+	PLT_SPARSIFY_LEAKS = 1 << 4, /* what lies in the file and belongs to nothing (qcow2; others keep no account) */
+	PLT_SPARSIFY_DRY_RUN = 1 << 8, /* only count */
+};
+#define PLT_SPARSIFY_OPTIONS_INIT { .size = sizeof(struct plt_sparsify_options) }
+/*
+ * Bytes of the disk that were stored in the image and no longer are (or would be), by the first kind that applies;
+ * .leaks in bytes of the file.  What an internal snapshot has too stays in the file.
+ */
+struct plt_sparsify_result {
+	uint64_t free, swap, zero, same, leaks;
+	int64_t before, after;       /* bytes that the file takes on the host; -1 unknown */
+};
+/*
+ * Give back to the host what the guest has no use for, in the image @name itself; only it is changed, not what it
+ * stands on.  All files of the guest stay as they are; what was free reads as zeros.  A filesystem that is in use, was
+ * not unmounted, is damaged, or is not known is left alone.  An interruption or a power cut at any moment leaves each
+ * range as it was, or given back.  -EUCLEAN: the image has to be repaired first; -ENOTSUP: it cannot give space back.
+ */
+int plt_sparsify(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+		 const struct plt_sparsify_options *opts, struct plt_sparsify_result *ret, struct plt_error *err);
+/* The same into a new image, by plt_convert(); @name is only read.  Not with DRY_RUN and SAME. */
+int plt_sparsify_copy(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+		      const struct plt_sparsify_options *opts, const char *target, const struct plt_convert_options *convert,
+		      struct plt_sparsify_result *ret, struct plt_error *err);
 
 struct plt_hash_options {
 	size_t size;

@@ -207,7 +207,8 @@ int qcow2_check_table(const struct qcow2_state *q, uint64_t off, uint64_t entrie
 		      uint64_t max_bytes, const char *what, struct plt_error *err);
 int qcow2_feature_table_default(struct qcow2_state *q);
 /* Record another backing file (NULL or "": none) and write the header.  The caller is exclusive. */
-int qcow2_set_backing(struct plt_image *img, const char *name, const char *format, struct plt_error *err);
+int qcow2_set_backing(struct plt_image *img, const char *name, const char *format, unsigned flags,
+		      struct plt_error *err);
 
 /* open.c */
 int qcow2_probe(const uint8_t *buf, size_t len, uint64_t size);
@@ -257,6 +258,11 @@ int qcow2_work(struct plt_image *img, int code, uint64_t arg, struct plt_error *
 /* zero.c */
 int qcow2_write_zeroes(struct plt_image *img, uint64_t off, uint64_t len, bool unmap, uint64_t *ret_done,
 		       struct plt_need *need, struct plt_error *err);
+/* The file ends behind the last cluster in use.  The caller is exclusive. */
+int qcow2_cut_file(struct plt_image *img, struct plt_error *err);
+int qcow2_trim(struct plt_image *img, bool trial, uint64_t *ret, struct plt_error *err);
+int qcow2_uncover(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done,
+		  struct plt_need *need, struct plt_error *err);
 int qcow2_discard(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done,
 		  struct plt_need *need, struct plt_error *err);
 

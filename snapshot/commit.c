@@ -10,15 +10,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/crew.h"
 #include "base/error.h"
-#include "block/internal.h"
-#include "formats/name.h"
+#include "snapshot/snapshot.h"
 
 #define CHUNK (UINT64_C(1) << 20) /* at least */
 
@@ -37,45 +35,12 @@ struct piece {
 	bool zero;
 };
 
-/* ---- which layer ----------------------------------------------------------------------------- */
-
-static bool same_file(const char *path, const struct plt_image *img)
-{
-	int fd = plt_store_origin(img->file);
-	struct stat a, b;
-
-	return fd >= 0 && fstat(fd, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
-
-/* Is @name the layer @img, as recorded in @above, or from the folder of the image? */
-static bool is_named(const struct plt_disk *disk, const struct plt_image *above, const struct plt_image *img,
-		     const char *name)
-{
-	const struct plt_image *top = plt_disk_image((struct plt_disk *)(uintptr_t)disk);
-	PLT_AUTOFREE char *full = NULL;
-
-	if (above->backing_name && !strcmp(above->backing_name, name))
-		return true;
-	return plt_name_resolve(plt_image_base(top), name, &full, NULL) == 0 && same_file(full, img);
-}
-
 static int find_base(struct plt_disk *disk, const char *name, unsigned *ret, struct plt_error *err)
 {
 	if (!plt_disk_layer(disk, 1))
 		return plt_error_set(err, EINVAL, "Image does not have a backing file");
 	*ret = 1;
-	for (unsigned d = 1; name; d++) {
-		struct plt_image *img = plt_disk_layer(disk, d);
-
-		if (!img)
-			return plt_error_set(err, ENOENT, "Did not find '%s' in the backing chain of '%s'", name,
-					     plt_disk_name(disk));
-		if (is_named(disk, plt_disk_layer(disk, d - 1), img, name)) {
-			*ret = d;
-			break;
-		}
-	}
-	return 0;
+	return name ? plt_layer_find(disk, name, ret, err) : 0;
 }
 
 /* ---- copying --------------------------------------------------------------------------------- */

@@ -20,8 +20,8 @@
 #include "base/crew.h"
 #include "base/error.h"
 #include "base/zero.h"
-#include "block/internal.h"
 #include "formats/name.h"
+#include "snapshot/snapshot.h"
 
 #define CHUNK (UINT64_C(1) << 20) /* at least */
 #define LOOK (UINT64_C(1) << 30)  /* how far to look ahead with the lock held */
@@ -221,7 +221,7 @@ static int settle_all(struct plt_disk *disk, struct plt_disk *base, const struct
 	j->disk = disk;
 	j->base = base;
 	find_twins(j);
-	j->unit = cluster ? cluster : UNIT;
+	j->unit = cluster && !(plt_disk_image(disk)->drv->flags & PLT_DRIVER_PARTS && cluster > UNIT) ? cluster : UNIT;
 	if (!(opts->flags & PLT_REBASE_COMPRESS) && plt_disk_image(disk)->zero_unit)
 		j->unit = plt_disk_image(disk)->zero_unit; /* subclusters */
 	j->chunk = PLT_MAX(CHUNK, j->unit);
@@ -235,11 +235,20 @@ static int settle_all(struct plt_disk *disk, struct plt_disk *base, const struct
 
 /* ---- the whole ------------------------------------------------------------------------------- */
 
+static int record(struct plt_image *img, const struct plt_rebase_options *opts, unsigned trial, struct plt_error *err)
+{
+	const char *name = opts->backing ? opts->backing : "";
+	int r = img->drv->set_backing(img, *name ? name : NULL, opts->backing_format,
+				      trial | (opts->flags & PLT_REBASE_UNSAFE ? 0u : PLT_BACKING_SAME), err);
+
+	if (r < 0)
+		plt_error_prefix(err, "Could not change the backing file to '%s'", name);
+	return r;
+}
+
 static int switch_backing(struct plt_image *img, void *arg, struct plt_error *err)
 {
-	const struct plt_rebase_options *opts = arg;
-
-	return img->drv->set_backing(img, opts->backing, opts->backing_format, err);
+	return record(img, arg, 0, err);
 }
 
 /* What is known to be impossible before anything is opened or written. */
@@ -307,28 +316,30 @@ static int rebase(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_r
 {
 	struct plt_image *img = plt_disk_image(disk);
 	bool safe = !(opts->flags & PLT_REBASE_UNSAFE), named = opts->backing && *opts->backing;
-	const struct plt_snapshot_info *snapshots;
 	struct plt_disk *base = NULL;
-	unsigned n = 0;
+	const char *snapshot;
 	int r = check(disk, opts, err);
 
 	if (r == 0 && safe && named)
 		r = open_base(ctx, disk, opts, &base, err);
 	if (r < 0)
 		return r;
+	r = record(img, opts, PLT_BACKING_TRIAL, err);
+	if (r < 0)
+		goto out;
 	img->has_backing |= named; /* zeros that nothing below shows now have to be in the image then */
-	if (safe && img->drv->snapshots && img->drv->snapshots(img, &snapshots, &n) == 0 && n)
-		plt_ctx_warn(ctx, "'%s' has internal snapshots: what they do not hold themselves will be read from the new "
-			     "backing file", img->name);
+	snapshot = safe && img->has_backing ? plt_snapshot_that_needs_backing(img, &(int){ 0 }, NULL) : NULL;
+	if (snapshot)
+		plt_ctx_warn(ctx, "'%s' has internal snapshots: what '%s', for one, does not hold itself will be read from the "
+			     "new backing file", img->name, snapshot);
+	img->shows_same = true;
 	if (safe)
 		r = settle_all(disk, base, opts, err);
 	if (r == 0 && safe)
 		r = plt_flush(disk, err);
-	if (r == 0) {
+	if (r == 0)
 		r = plt_image_exclusive(img, false, switch_backing, (void *)(uintptr_t)opts, err);
-		if (r < 0)
-			plt_error_prefix(err, "Could not change the backing file to '%s'", named ? opts->backing : "");
-	}
+out:
 	plt_disk_close(base, NULL);
 	return r;
 }

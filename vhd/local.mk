@@ -21,6 +21,7 @@ libplatter_core_la_SOURCES += \
 	vhd/open.c \
 	vhd/parent.c \
 	vhd/place.c \
+	vhd/reparent.c \
 	vhd/resize.c \
 	vhd/space.c \
 	vhd/vhd.h \
