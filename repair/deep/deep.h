@@ -33,9 +33,12 @@ struct deep_survey {
 	struct plt_extents bad;   /* metadata that does not verify where it lies, where that proves something */
 	struct plt_extents odd;   /* what is odd: metadata without checksums that does not fit, files that go on behind their end */
 	struct plt_extents data;  /* files' blocks */
+	struct plt_extents sure;  /* metadata that verifies where it lies */
+	struct plt_extents starts; /* of partitions in which no filesystem begins */
 	struct deep_named *named;
 	size_t nnamed, named_cap;
 	uint64_t good, nbad, nodd;
+	struct deep_ranges { struct plt_range *v; size_t n, cap; } all_data, all_sure; /* as they come */
 	struct deep_tail *tails;  /* that were read */
 	size_t ntails, tails_cap;
 	bool any;                 /* a filesystem was found */

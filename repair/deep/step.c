@@ -155,7 +155,7 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 
 static bool has_reason(const struct deep_survey *s)
 {
-	return s->any || s->nbad || s->nodd;
+	return s->any || s->nbad || s->nodd || s->starts.n;
 }
 
 int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st,

@@ -27,7 +27,7 @@ damage() {
 }
 
 # What is likely and no more changes with what evidence knows: the first of these that has some.
-for case in cluster_size=4k:l1 cluster_size=16k,extended_l2=on:l1 cluster_size=64k:l2 cluster_size=16k,extended_l2=on:l2; do
+for case in cluster_size=4k:l1 cluster_size=64k:l2 cluster_size=2k:l1 cluster_size=16k:l2 cluster_size=16k,extended_l2=on:l2; do
 	damage "${case%:*}" "${case#*:}"
 	[ "$("$PLATTER" hash --rescue d.qcow2 2>/dev/null)" = "$("$PLATTER" hash --rescue --trust likely d.qcow2 2>/dev/null)" ] || break
 done
