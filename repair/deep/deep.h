@@ -67,6 +67,7 @@ struct deep_map {
 	uint64_t span;
 	bool tables;        /* pieces are tables, not clusters */
 	struct deep_run *v; /* ascending, whole pieces; what is not mapped is not there */
+	uint64_t highest;   /* behind the last byte of the file that is mapped, by clusters */
 	size_t n, cap;
 };
 

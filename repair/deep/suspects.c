@@ -17,6 +17,7 @@
 
 #define HOLES_MAX (UINT64_C(1) << 20)  /* places */
 #define HIDDEN_MAX (UINT64_C(1) << 16)
+#define HIDDEN_FEW 16
 #define UNSURE_MAX 4096
 #define EMPTY_PART 4                   /* of the files' blocks in a table's span, that are not mapped: a quarter is odd */
 
@@ -137,7 +138,7 @@ static int find_holes(const struct deep_map *m, const struct plt_extents *said, 
 	return r;
 }
 
-/* A zero flag over a cluster that holds something, where a file or metadata should be. */
+/* A zero flag over a cluster that holds something, where a file or metadata should be: many are no suspects. */
 static int find_hidden(struct plt_repair *rep, const struct deep_map *m, const struct deep_survey *s, struct plt_extents *ret)
 {
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(m->span);
@@ -156,6 +157,14 @@ static int find_hidden(struct plt_repair *rep, const struct deep_map *m, const s
 			r = plt_extents_add(ret, guest, m->span);
 			n++;
 		}
+	/* programs that make flags of the zeros that a guest writes leave as many as there were zeros */
+	for (size_t i = ret->n; n > HIDDEN_FEW && i-- && r == 0;) {
+		const struct plt_range v = ret->v[i];
+
+		for (uint64_t at = v.off; at < v.off + v.len && r == 0; at += m->span)
+			if (!plt_extents_overlaps(&s->bad, at, m->span))
+				r = plt_extents_remove(ret, at, m->span);
+	}
 	return r;
 }
 
