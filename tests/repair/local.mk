@@ -40,7 +40,7 @@ EXTRA_DIST += \
 	$(NULL)
 
 # What comes back of damaged images, by class: rewrites docs/recovery.md.  Minutes.
-RECOVERY = --seed 7 --times 2 --cuts 1
+RECOVERY = --seed 7 --times 2 --cuts 1 --deep
 recovery-report: platter$(EXEEXT)
 	PLATTER=$(abs_top_builddir)/platter python3 -B $(srcdir)/tests/repair/recovery.py $(RECOVERY) \
 		--markdown $(srcdir)/docs/recovery.md
