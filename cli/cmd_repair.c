@@ -175,6 +175,7 @@ static int repair(struct job *j, struct plt_repair *rep)
 	}
 	plt_repair_each(rep, add_up, &sum);
 	doubts = cli_report_plan(j->args, rep, j->name, plt_repair_before(rep)->format);
+	doubts |= plt_repair_before(rep)->lost || plt_repair_before(rep)->inferred; /* (of one that was interrupted) */
 	if (j->dry_run && cli_plan_file(j->args)) {
 		r = plt_repair_save(rep, cli_plan_file(j->args), &err);
 		if (r < 0) {
@@ -253,6 +254,10 @@ static int run(struct cli_args *a)
 	}
 	if (optind != a->argc - 1)
 		return cli_usage_error("Expecting one image file name");
+	if (j.copy && j.options.undo_file) {
+		cli_error("--output and --undo-file exclude each other: a copy needs no undo journal");
+		return 1;
+	}
 	if (cli_context(a, &ctx) < 0)
 		return 1;
 	j.name = a->argv[optind];

@@ -576,7 +576,7 @@ struct plt_check_result {
 	uint64_t corruptions, leaks, check_errors;   /* as qemu-img counts */
 	uint64_t added;                              /* corruptions that qemu-img does not see */
 	uint64_t corruptions_fixed, leaks_fixed;     /* by a plan: not among those above */
-	uint64_t lost, inferred;                     /* plt_check_repair(): bytes of the disk and its snapshots */
+	uint64_t lost, inferred;                     /* by a repair: bytes of the disk and its snapshots */
 	uint64_t image_end_offset, total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
 	bool have_clusters;
 	const char *format;                          /* static */
@@ -622,7 +622,7 @@ struct plt_placement_offer {
 struct plt_repair_options {
 	size_t size;
 	unsigned flags;        /* PLT_REPAIR_* */
-	const char *undo_file; /* the journal; NULL: beside the image, its name and ".platter-undo" */
+	const char *undo_file; /* the journal; NULL: beside the image, its name (not a link's) and ".platter-undo" */
 	const char *plan;      /* a file that says what to do (and stays valid as long as the plan); NULL: found out */
 	/*
 	 * A part of the map (a table) for which the guest's data speaks, and not strongly enough: is it to be put
@@ -642,7 +642,10 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 		    const struct plt_repair_options *options,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
 		    struct plt_error *err);
-/* Of the image as it is (with what the plan fixes in .corruptions_fixed and .leaks_fixed). */
+/*
+ * Of the image as it is (with what the plan fixes in .corruptions_fixed and .leaks_fixed); .lost and .inferred: what a
+ * repair that had been interrupted, and was finished first, has left so.
+ */
 const struct plt_check_result *plt_repair_before(const struct plt_repair *rep);
 /* Examine the image as the plan makes it. */
 int plt_repair_check(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
