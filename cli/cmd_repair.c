@@ -28,7 +28,8 @@ static const struct cli_opt opts[] = {
 	{ OPT_TRUST, "trust", "strong|likely",
 	  "put pieces of a lost map where they are likely to belong, too (strong: only where the evidence is)", CLI_ANY },
 	{ OPT_INTERACTIVE, "interactive", NULL, "ask about each piece of a lost map whose place is not sure", CLI_ANY },
-	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON", CLI_FILE },
+	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON (-: on standard output, behind all else)",
+	  CLI_FILE },
 	{ OPT_UNDO_FILE, "undo-file", "file", "the undo journal (the image's name and \".platter-undo\")", CLI_FILE },
 	{ 0 },
 };
