@@ -94,6 +94,11 @@ bool cli_rescue_is_on(const struct cli_args *a)
 	return a->rescue && a->rescue->on;
 }
 
+bool cli_rescue_doubts(const struct cli_args *a)
+{
+	return a->rescue && (a->rescue->doubts || a->rescue->left);
+}
+
 static void put_range(json_t *o, const char *name, uint64_t off, uint64_t len)
 {
 	if (len)

@@ -813,7 +813,8 @@ struct plt_scan;
 /*
  * Look through all of @disk, once and in order, for images, partitions, filesystems and what is left of them.
  * Holes are not read; sectors that cannot be read are passed over.  Nothing of @disk is changed.  A file in the folder
- * .carve is never written over (-EEXIST is said of the object, .carved stays NULL).
+ * .carve is never written over: that, and what else keeps an object from being carved, is said of it in .detail, and
+ * .carved stays NULL.
  */
 int plt_scan(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_scan_options *opts, struct plt_scan **ret,
 	     struct plt_error *err);
@@ -824,6 +825,7 @@ struct plt_scan_totals {
 	uint64_t bad;           /* bytes that could not be read, or that the map calls bad */
 	uint64_t skipped;       /* bytes that were not tried: too many beside them are bad */
 	uint64_t omitted;       /* objects that were found and not kept: there are too many */
+	uint64_t uncarved;      /* objects that were not carved for another reason than their nature: .detail says why */
 };
 void plt_scan_totals(const struct plt_scan *scan, struct plt_scan_totals *ret);
 void plt_scan_free(struct plt_scan *scan); /* NULL allowed */
