@@ -376,7 +376,7 @@ static void explain_table(struct census *c, struct orphan_table *t)
 
 	if (t->explained)
 		return;
-	t->explained = true;
+	t->explained = c->x->explained = true;
 	explain(c, t->off);
 	if (read_cluster(c, t->off) < 0 || !looks_like_table(c, c->buf, c->x->q.cluster_size, &n))
 		return;
@@ -515,7 +515,7 @@ static struct lost lost_tables(struct census *c)
 {
 	const struct qcow2_state *q = &c->x->q;
 	struct lost l = {0};
-	bool gap = false, keep = c->x->ex->mend && c->x->ex->mend->what & PLT_MEND_MAP;
+	bool gap = false;
 	uint32_t n;
 
 	if (c->emptied)
@@ -523,7 +523,7 @@ static struct lost lost_tables(struct census *c)
 
 	for (uint32_t i = 0; i < q->l1_size && !gap; i++)
 		gap = !l1_has(c, i);
-	for (uint32_t i = 0; i < c->n && (gap || keep); i++) {
+	for (uint32_t i = 0; i < c->n; i++) {
 		const struct orphan_table *t = &c->v[i];
 		uint64_t orphans = 0;
 
@@ -534,7 +534,7 @@ static struct lost lost_tables(struct census *c)
 			orphans += c->x->c.external || *mark_at(c, seen_off(c->seen[k])) & CONTENT;
 		if (!orphans)
 			continue;
-		if (keep && c->x->pieces)
+		if (c->x->pieces)
 			c->x->pieces[c->x->npieces++] =
 				(struct qcow2_piece){.off = t->off, .slot = t->slot, .named = t->named && t->slot != UINT64_MAX};
 		if (!gap)
@@ -553,7 +553,10 @@ static int judge_rest(struct census *c, uint64_t below, uint64_t first, enum qco
 	struct lost l;
 	unsigned shapes;
 
-	if (x->ex->mend && c->n) {
+	free(x->pieces);
+	x->pieces = NULL;
+	x->npieces = 0;
+	if (c->n) {
 		x->pieces = calloc(c->n, sizeof(*x->pieces));
 		if (!x->pieces)
 			return -ENOMEM;

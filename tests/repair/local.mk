@@ -26,6 +26,7 @@ script_tests += \
 	tests/repair/recovery.sh \
 	tests/repair/rescue.sh \
 	tests/repair/sound.sh \
+	tests/repair/stopped-snapshots.sh \
 	tests/repair/trust.sh \
 	$(NULL)
 
