@@ -213,7 +213,7 @@ static bool is_overcounted(const struct mending *m, uint64_t table)
 	struct qcow2_exam *x = m->x;
 	uint64_t stored, k = table >> x->q.cluster_bits;
 
-	return !x->refs_bad && qcow2_stored_count(&x->c, k, &stored) == 0 && stored > qcow2_references(&x->c, k);
+	return !x->refs_bad && !x->counts_gone && qcow2_stored_count(&x->c, k, &stored) == 0 && stored > qcow2_references(&x->c, k);
 }
 
 static int each_snapshot(struct mending *m, int (*fn)(void *arg, uint32_t index, uint64_t e), void *arg)
@@ -370,7 +370,7 @@ int qcow2_map_owed(struct qcow2_exam *x)
 	struct owed o = {.m = &m};
 	int r = 0;
 
-	if (!x->q.nb_snapshots || x->refs_bad || x->snapshots_bad || !holds_l1(x))
+	if (!x->q.nb_snapshots || x->refs_bad || x->counts_gone || x->snapshots_bad || !holds_l1(x))
 		return 0;
 	m.table = plt_alloc_io(x->q.cluster_size);
 	m.other = plt_alloc_io(x->q.cluster_size);
@@ -488,9 +488,7 @@ int qcow2_mend_map(struct qcow2_exam *x)
 	struct mending m = {.x = x};
 	int r;
 
-	free(p->v);
-	free(p->gaps);
-	*p = (struct plt_orphans){0};
+	plt_orphans_release(p);
 	if (!(x->ex->mend->what & PLT_MEND_MAP) || x->ex->mend->stage != PLT_MEND_TABLES || !holds_l1(x) || (!x->npieces && !x->q.nb_snapshots))
 		return 0;
 	m.table = plt_alloc_io(q->cluster_size);

@@ -19,6 +19,7 @@ script_tests += \
 	tests/repair/journals.sh \
 	tests/repair/lost-blocks.sh \
 	tests/repair/lost-clusters.sh \
+	tests/repair/lost-counts.sh \
 	tests/repair/lost-header.sh \
 	tests/repair/lost-snapshots.sh \
 	tests/repair/lost-tables.sh \
