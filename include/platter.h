@@ -111,6 +111,8 @@ struct plt_rescue_options {
 	 * read from it, and inferred.
 	 */
 	const char *donor;
+	/* Of every layer: hold the guest's own structures against the map though nothing else shows that it is wrong. */
+	bool deep;
 };
 #define PLT_RESCUE_OPTIONS_INIT { .size = sizeof(struct plt_rescue_options) }
 
@@ -715,6 +717,7 @@ enum {
 	PLT_REPAIR_LEAKS = 1 << 0,    /* counts that are too high and nothing else, as `check -r leaks` */
 	PLT_REPAIR_NO_WRITE = 1 << 1, /* the plan is looked at only: the image is opened read-only */
 	PLT_REPAIR_TRUST_LIKELY = 1 << 2, /* placements that are likely go into the plan, too */
+	PLT_REPAIR_DEEP = 1 << 3,     /* hold the guest's own structures against the map though nothing else shows that it is wrong */
 };
 
 struct plt_placement_offer {

@@ -576,8 +576,14 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	r = x->ex->mend || x->refs_bad ? qcow2_judge_orphans(x) : 0;
 	if (!r && x->ex->mend)
 		r = qcow2_name_cut(x);
+	if (!r && x->ex->mend && x->ex->mend->deep)
+		r = qcow2_tell_orphans(x);
 	if (!r && x->ex->mend)
+		r = qcow2_mend_moves(x);
+	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_tables(x);
+	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_blank(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_snapshots(x);
 	if (!r && x->ex->mend && !x->map_changed)

@@ -332,6 +332,8 @@ int qcow2_mend_map(struct qcow2_exam *x);
  * into a new one behind the end of the file.
  */
 int qcow2_mend_tables(struct qcow2_exam *x);
+/* mend/blank.c: what a table of zeros must have named. */
+int qcow2_mend_blank(struct qcow2_exam *x);
 /* A tree of tables: the active one, or a snapshot's. */
 struct qcow2_tree {
 	uint32_t disk; /* PLT_DISK_ACTIVE, or which snapshot */
@@ -357,6 +359,23 @@ int qcow2_mend_snapcount(struct qcow2_exam *x);
 bool qcow2_snaptable_is_none(const struct qcow2_exam *x); /* not one entry that was read makes sense */
 int qcow2_mend_snapshots(struct qcow2_exam *x);
 int qcow2_mend_snap_l1(struct qcow2_exam *x);
+
+/*
+ * mend/packed.c: compressed clusters that nothing names.  Where they may be; may one lie in [off, off+len); the
+ * entry that names it; are some of them missing in clusters that others are in?
+ */
+int qcow2_packed_find(struct qcow2_exam *x, struct plt_orphans *p);
+bool qcow2_packed_is_open(struct qcow2_exam *x, uint64_t off, uint64_t len);
+uint64_t qcow2_packed_entry(const struct qcow2_state *q, uint64_t off, uint32_t len);
+int qcow2_packed_missing(struct qcow2_exam *x, bool *ret);
+
+/*
+ * mend/moves.c: what somebody has found out of the map (ex->mend->moves), and what he wants to know for it: orphans of
+ * either size, the tables of the active disk
+ */
+int qcow2_mend_moves(struct qcow2_exam *x);
+int qcow2_tell_orphans(struct qcow2_exam *x);
+int qcow2_map_tables(struct plt_ctx *ctx, struct plt_store *file, struct plt_orphans *ret, struct plt_error *err);
 
 /* mend/clusters.c: single clusters back into the map, and what is given up. */
 int qcow2_mend_clusters(struct qcow2_exam *x);
