@@ -21,7 +21,7 @@ for fs in ext4 xfs; do
 	row "$mib MiB of $fs, full of what was deleted: dry run, against reading for zeros" \
 		"$PLATTER sparsify -q --dry-run sp.qcow2" "qemu-img convert -t unsafe -O qcow2 sp.qcow2 sp.out" '-' 'rm -f sp.out'
 	row "  in place, against a pass that finds zeros" "$PLATTER sparsify -q a/sp.qcow2" \
-		"qemu-img convert -t unsafe -O qcow2 b/sp.qcow2 sp.out" '2 x' \
-		'rm -rf a b sp.out; mkdir a b; for d in a b; do cp sp.qcow2 $d; done'
+		"qemu-img convert -t unsafe -O qcow2 b/sp.qcow2 sp.out" '-' \
+		'rm -rf a b sp.out; mkdir a b; for d in a b; do cp sp.qcow2 $d; done; sync a b'
 done
 rm -rf sp.raw sp.qcow2 sp.out a b
