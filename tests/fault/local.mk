@@ -5,8 +5,10 @@ if HAVE_CHECK
 check_LTLIBRARIES += libplatter_fault.la
 endif
 libplatter_fault_la_SOURCES = \
+	tests/fault/judge.c \
 	tests/fault/powercut.c \
 	tests/fault/powercut.h \
+	tests/fault/rig-images.c \
 	tests/fault/rig.c \
 	tests/fault/rig.h \
 	tests/fault/scenarios-vhd.c \
