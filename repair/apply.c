@@ -72,10 +72,10 @@ static int choose_place(struct plt_repair *rep, char **ret, char **ret_before, s
 	return 0;
 }
 
-static int open_place(const char *path, bool chosen, struct plt_store **ret, struct plt_error *err)
+static int open_place(struct plt_repair *rep, const char *path, struct plt_store **ret, struct plt_error *err)
 {
 	enum plt_journal_state state;
-	int r = plt_file_open(path, PLT_FILE_WRITE, ret, NULL);
+	int r = plt_ctx_open_file(rep->ctx, path, PLT_FILE_WRITE, ret, NULL);
 
 	if (r == 0) { /* an old one that means nothing any more is written over; nothing else is */
 		uint64_t size = 0;
@@ -88,8 +88,8 @@ static int open_place(const char *path, bool chosen, struct plt_store **ret, str
 			plt_store_unref(*ret);
 		return r;
 	}
-	r = plt_file_open(path, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_EXCL, ret, err);
-	if ((r == -EACCES || r == -EROFS || r == -EPERM || r == -ENOENT) && !chosen) {
+	r = plt_ctx_open_file(rep->ctx, path, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_EXCL, ret, err);
+	if ((r == -EACCES || r == -EROFS || r == -EPERM || r == -ENOENT) && !rep->undo_file) {
 		struct plt_error why = err ? *err : (struct plt_error)PLT_ERROR_INIT;
 
 		return plt_error_set(err, ENOTSUP, "there is no place for an undo journal beside the image (--undo-file names "
@@ -183,7 +183,7 @@ int plt_repair_apply(struct plt_repair *rep, char **ret_journal, struct plt_erro
 		return 0;
 	r = choose_place(rep, &path, &before, err);
 	if (r == 0)
-		r = open_place(path, rep->undo_file, &file, err);
+		r = open_place(rep, path, &file, err);
 	if (r < 0)
 		return r;
 	r = fill_journal(rep, file, before, &j, err);

@@ -48,6 +48,10 @@ unit_tests += tests/fault/test-chains
 tests_fault_test_chains_SOURCES = tests/fault/test-chains.c $(chainlab_sources)
 tests_fault_test_chains_LDADD = $(fault_ldadd)
 
+unit_tests += tests/fault/test-repair
+tests_fault_test_repair_SOURCES = tests/fault/test-repair.c
+tests_fault_test_repair_LDADD = $(fault_ldadd)
+
 # What the peers make of the states.
 if HAVE_CHECK
 check_helpers += tests/fault/dump-states
