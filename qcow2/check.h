@@ -171,6 +171,7 @@ struct qcow2_exam {
 	struct qcow2_piece *pieces; /* orphan L2 tables, once orphans have been judged */
 	uint32_t npieces;
 	bool explained;		  /* some orphan L2 table is explained by an orphan L1 table */
+	bool emptied;		  /* the active L1 table is empty, and an orphan one names tables */
 	uint64_t *strays;   /* when mending the map: places of orphans with content, ascending */
 	uint32_t nstrays, strays_cap;
 	uint64_t *l1s;	    /* when mending the map: orphans of the shape of L1 tables that name L2 tables */

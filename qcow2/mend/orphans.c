@@ -311,6 +311,8 @@ static int keep_l1s(struct census *c)
 {
 	struct qcow2_exam *x = c->x;
 
+	for (uint32_t i = 0; i < c->n && !c->l1_any; i++)
+		x->emptied |= c->v[i].l1;
 	if (!x->ex->mend)
 		return 0;
 	x->l1s = calloc((size_t)c->n + 1, sizeof(*x->l1s));
