@@ -31,6 +31,7 @@ struct mending {
 	uint32_t len;
 	unsigned fields; /* changed */
 	bool readable;   /* as it is */
+	bool nameless;   /* it is a new one, and no name of a backing file was found */
 };
 
 static uint64_t get64(const struct mending *m, size_t at)
@@ -437,7 +438,7 @@ static void new_header(struct mending *m)
 	struct qcow2_find *f = m->f;
 	const struct qcow2_state *q = &f->x.q;
 	uint32_t name = 0, name_len = 0;
-	uint64_t size = found_size(f), incompatible = 0;
+	uint64_t size = f->made_size ? f->made_size : found_size(f), incompatible = 0;
 	bool named = find_name(m, 512, &name, &name_len), luks = is_place(f, f->luks) && !qcow2_find_maps(f, f->luks);
 	uint8_t *ext = m->buf + sizeof(struct qcow2_header);
 
@@ -454,6 +455,8 @@ static void new_header(struct mending *m)
 	plt_put_be64(m->buf + AT(l1_table_offset), f->l1_offset);
 	plt_put_be64(m->buf + AT(refcount_table_offset), f->reftable_offset);
 	plt_put_be32(m->buf + AT(refcount_table_clusters), f->reftable_clusters);
+	if (f->l1_is_snapshots) /* of a table that is nowhere (its place stays 0): it is made by the L1 tables that are there */
+		plt_put_be32(m->buf + AT(nb_snapshots), 1);
 	if (f->zstd)
 		incompatible |= QCOW2_INCOMPAT_COMPRESSION;
 	if (q->extl2)
@@ -475,6 +478,7 @@ static void new_header(struct mending *m)
 		plt_put_be64(ext + 8, f->luks);
 		plt_put_be64(ext + 16, len);
 	}
+	m->nameless = !named;
 	m->fields++;
 	plt_emit(m->ex,
 		 &(struct plt_finding){.id = "Q-HDR", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
@@ -488,6 +492,16 @@ static void new_header(struct mending *m)
 }
 
 /* ---- both ------------------------------------------------------------------------------------------------- */
+
+/* An L1 table that is made anew: as long as its last byte is there, all of it is. */
+static int write_l1(struct mending *m)
+{
+	const struct qcow2_find *f = m->f;
+	static const uint8_t zeros[512];
+
+	return plt_store_write(m->ex->file, f->l1_offset + plt_align_up((uint64_t)f->l1_size * 8, sizeof(zeros)) - sizeof(zeros),
+			       zeros, sizeof(zeros), PLT_IO_L1, NULL);
+}
 
 static int write_out(struct mending *m, const uint8_t *was)
 {
@@ -533,12 +547,16 @@ static int decide(struct mending *m, struct plt_error *err)
 		mend_crypt(m);
 		if (get32(m, AT(cluster_bits)) == f->x.q.cluster_bits)
 			mend_tables(m);
-	} else if (f->is_qcow2) {
+	} else if (f->is_qcow2 || !(m->ex->mend && m->ex->mend->guess)) {
+		if (!qcow2_find_l1_place(f) && !f->is_qcow2)
+			return -ENOENT;
 		new_header(m);
 	}
 	if (!m->fields)
 		return -ENOENT;
 	r = write_out(m, was);
+	if (r == 0 && f->made_size)
+		r = write_l1(m);
 	if (r == 0) {
 		r = qcow2_header_read(f->file, m->ex->name, true, &q, &backing, &format, err);
 		if (r == 0 && m->readable && qcow2_leads_nowhere(f->file, &q))
@@ -547,8 +565,11 @@ static int decide(struct mending *m, struct plt_error *err)
 		if (r < 0)
 			(void)plt_store_write(f->file, 0, was, m->len, PLT_IO_HEADER, NULL); /* (an overlay) */
 	}
-	if (m->ex->mend)
-		m->ex->mend->changed |= r == 0;
+	if (m->ex->mend && r == 0) {
+		m->ex->mend->changed = true;
+		m->ex->mend->map_damaged |= f->made_size != 0;
+		m->ex->mend->nameless |= m->nameless;
+	}
 	return r;
 }
 
