@@ -83,6 +83,7 @@ enum plt_mend_stage { PLT_MEND_TABLES, PLT_MEND_CLUSTERS, PLT_MEND_SETTLE };
  */
 struct plt_mend {
 	unsigned what;
+	bool look;                /* what is planned is only looked through, and never written to the image */
 	bool guess;               /* nobody and nothing has said that the image has this format: it must show that by itself */
 	bool changed;             /* something was: examine once more */
 	/*

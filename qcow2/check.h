@@ -213,8 +213,16 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 int qcow2_exam_copied(struct qcow2_exam *x);
 /* Clusters that the active tree maps behind the end of the disk. */
 int qcow2_exam_beyond_end(struct qcow2_exam *x);
-/* mend/header.c: clusters are mapped up to @mapped_end, behind the end of the disk: does the guest say where it ends? */
-int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_mended);
+/*
+ * mend/header.c: the header claims features that are not known.  For those who only look: if the image's own table has no
+ * names for them, and without them the map leads to tables, they are taken out of the overlay.
+ */
+int qcow2_ignore_features(struct qcow2_exam *x);
+/*
+ * mend/header.c: clusters are mapped up to @mapped_end, behind the end of the disk.  Does the guest say where it ends?
+ * Then it has been said, and is mended if it may be.
+ */
+int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_said);
 /* The file ends @rest bytes into the data cluster at @off. */
 int qcow2_exam_cut(struct qcow2_exam *x, uint64_t off, uint64_t rest);
 /* Before the plan lets the file grow: what of its last cluster is not there is named lost. */

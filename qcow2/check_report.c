@@ -412,7 +412,7 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
 	struct beyond b = {.x = x, .size = q->virtual_size};
-	bool mended = false;
+	bool said = false;
 	uint32_t l1_size = q->l1_size;
 	int r;
 
@@ -435,11 +435,13 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 	 * A VM's state that is being saved, or whose saving was cut off, fills the place behind the disk, as a
 	 * rule from its very beginning, and there is nothing else behind the disk.
 	 */
-	if (b.found && b.found == b.vm_found && b.size &&
+	if (b.found && r == 0)
+		r = qcow2_mend_size(x, b.last + q->cluster_size, &said);
+	if (b.found && !said && b.found == b.vm_found && b.size &&
 	    (b.vm_first || grown_for_state(qcow2_l1_entries(q, b.size), q->l1_size)))
 		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-VMSTATE", 0, 0, b.vm_start, b.last + q->cluster_size - b.vm_start,
 				 "%" PRIu64 " clusters hold the state of a VM that no snapshot names", b.found);
-	else if (b.found && r == 0 && (r = qcow2_mend_size(x, b.last + q->cluster_size, &mended)) == 0 && !mended)
+	else if (b.found && r == 0 && !said)
 		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-HDR-SIZE", 24, 8, b.size,
 				 b.last + q->cluster_size - b.size,
 				 "ERROR %" PRIu64

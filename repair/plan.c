@@ -79,7 +79,7 @@ int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
-	struct plt_mend mend = { .what = what, .changed = true, .guess = rep->guess };
+	struct plt_mend mend = { .what = what, .changed = true, .look = rep->look, .guess = rep->guess };
 	struct later l = { found, arg };
 	struct plt_orphan *place = NULL;
 	struct plt_check_result res;

@@ -42,6 +42,7 @@ struct plt_repair {
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
 	enum plt_certainty trust;    /* placements that are less sure are only offered */
+	bool look;                   /* the plan is never written */
 	bool guess;                  /* nobody says that it has this format */
 	bool ask_again;              /* some of these have not been looked at yet */
 	bool (*offered)(void *arg, const struct plt_placement_offer *offer); /* NULL: declined */

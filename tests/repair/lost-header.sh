@@ -141,6 +141,45 @@ if qemu-img create -q -f qcow2 --object secret,id=k,file=key -o encrypt.format=l
 		-c 'read -q -P 5 1M 3M' "$(opts d.qcow2)"
 fi
 
+# A feature that nobody knows: to look at it, it is ignored, unless the image's own table has a name for it; never to repair.
+"$PLATTER" convert -O qcow2 disk.raw sound.qcow2
+cp sound.qcow2 d.qcow2
+printf '\1' | dd of=d.qcow2 bs=1 seek=74 conv=notrunc status=none
+cp d.qcow2 before
+rm -f d.qcow2.* got.raw
+"$PLATTER" convert --rescue --report report.json -O raw d.qcow2 got.raw >out 2>&1
+is $? 2 'an unknown feature: convert --rescue'
+ok '  the disk is what it was' cmp disk.raw got.raw
+ok '  and all of it is inferred' grep -q '"reason": *"the header claims a feature that nobody knows' report.json
+"$PLATTER" repair -q --yes d.qcow2 >out 2>&1
+is $? 1 '  repair refuses'
+is_file_equal d.qcow2 before '  and changes nothing'
+python3 - d.qcow2 <<'END'
+import struct
+import sys
+d = bytearray(open(sys.argv[1], 'rb').read())
+at = struct.unpack('>I', d[100:104])[0]
+while struct.unpack('>I', d[at:at + 4])[0] != 0x6803f857:
+    at += 8 + (struct.unpack('>I', d[at + 4:at + 8])[0] + 7) // 8 * 8
+d[at + 8:at + 8 + 20] = bytes([0, 40]) + b'a new thing'.ljust(18, b'\0')
+open(sys.argv[1], 'wb').write(d)
+END
+"$PLATTER" convert --rescue -O raw d.qcow2 got.raw >out 2>&1
+is $? 1 '  one with a name is none to ignore'
+like "$(cat out)" 'a new thing' '  it is said'
+# A disk that ends too early, between the clusters of an L1 entry and the next: its partition table knows better.
+qemu-img create -q -f qcow2 -o cluster_size=4k sound.qcow2 48M
+qemu-img convert -n -f raw -O qcow2 disk.raw sound.qcow2
+qemu-io -c 'write -q -P 7 24M 4k' sound.qcow2
+cp sound.qcow2 d.qcow2
+rm -f d.qcow2.*
+printf '\0\0\0\0\1\200\0\0' | dd of=d.qcow2 bs=1 seek=24 conv=notrunc status=none
+"$PLATTER" check d.qcow2 >out 2>&1
+like "$(cat out)" 'both copies of its partition table' 'a disk that ends too early: check'
+"$PLATTER" repair -q --yes d.qcow2 >out 2>&1
+is $? 0 '  repair'
+ok '  the disk is what it was' qemu-img compare -q d.qcow2 sound.qcow2
+
 # Raw disks are raw, whatever their guest's files are.
 "$PLATTER" convert -O qcow2 disk.raw inner.qcow2
 for at in 0 1M 1234432; do
