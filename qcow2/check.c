@@ -376,6 +376,7 @@ static void report_refblocks(struct qcow2_exam *x)
 				 "block %" PRIu64 " is not cluster aligned; refcount table entry corrupted", i);
 		} else if (off >> q->cluster_bits >= c->nb) {
 			say_refs(x, "Q-REF-OUTSIDE", off, "block %" PRIu64 " is outside image", i);
+			x->cut = true;
 		} else if (off) {
 			qcow2_exam_count(x, off, q->cluster_size, 1);
 			refs = PLT_MIN(qcow2_references(c, off >> q->cluster_bits),

@@ -163,6 +163,7 @@ struct qcow2_exam {
 	bool refblock_said; /* an unaligned refcount block has been named */
 	uint32_t walks;	    /* walks of L1 tables so far */
 	bool refs_bad;	    /* the refcount structure itself cannot be trusted */
+	bool cut;	    /* tables lie behind the end of the file: no stop explains that */
 	bool counts_gone;   /* stored counts say that what is in use is free */
 	bool snapshots_bad; /* the snapshot table could not be read: what it reaches is not counted */
 	enum qcow2_orphan_verdict orphans;
@@ -313,6 +314,7 @@ int qcow2_find_unreached(struct qcow2_exam *x, struct plt_extents *ret);
  */
 bool qcow2_is_stale(const struct qcow2_exam *x, uint64_t off, uint8_t *buf, uint32_t few);
 
+#define QCOW2_SOME_ORPHANS 8 /* more than are free, and not zero, in an image without counts, as a rule */
 #define QCOW2_MAX_STRAYS (UINT32_C(1) << 20) /* more are not placed */
 
 /* mend/shapes.c.  Could @e be an entry of an L2 table?  *ret_off: the cluster that it names, or 0. */

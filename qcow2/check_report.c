@@ -21,14 +21,16 @@ void qcow2_exam_count(struct qcow2_exam *x, uint64_t off, uint64_t len, uint32_t
 	if (!len || !times)
 		return;
 	if (len > (uint64_t)INT64_MAX || off > (uint64_t)INT64_MAX - len ||
-	    qcow2_exceeds(&x->c, off, len))
+	    qcow2_exceeds(&x->c, off, len)) {
+		x->cut = true;
 		QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-OUTSIDE", off, len,
 			  "ERROR: counting reference for region "
 			  "exceeding the end of the file by one cluster or more: offset 0x%" PRIx64
 			  " size 0x%" PRIx64,
 			  off, len);
-	else
+	} else {
 		qcow2_count(&x->c, off, len, times);
+	}
 }
 
 /* ---- entries --------------------------------------------------------------------------------- */

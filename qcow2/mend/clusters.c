@@ -496,6 +496,16 @@ static int doubt_holes(struct clusters *c)
 	return r == 0 && from ? doubt_run(c, from, c->t.size) : r;
 }
 
+/*
+ * Are the orphans a part of the map?  Who only looks is told what may be wrong, even where it cannot be told; who repairs
+ * may be after a stop, which leaves the same, and has lost nothing then.  A few clusters are nearly always what was free.
+ */
+static bool may_be_lost(const struct qcow2_exam *x)
+{
+	return x->orphans == QCOW2_ORPHANS_LOST ||
+	       (x->orphans == QCOW2_ORPHANS_UNDECIDED && x->ex->mend->look && x->orphan_clusters >= QCOW2_SOME_ORPHANS);
+}
+
 static int give_up(struct clusters *c)
 {
 	struct qcow2_exam *x = c->x;
@@ -507,7 +517,7 @@ static int give_up(struct clusters *c)
 		r = doubt_holes(c);
 
 	/* what the map has lost, and nobody can say where it was: any place that is empty */
-	if (r == 0 && x->nstrays > taken_out(x) && x->orphans == QCOW2_ORPHANS_LOST && c->t.disk == PLT_DISK_ACTIVE) {
+	if (r == 0 && x->nstrays > taken_out(x) && may_be_lost(x) && c->t.disk == PLT_DISK_ACTIVE) {
 		r = find_gaps(c);
 		if (r == 0)
 			r = doubt_gaps(c);

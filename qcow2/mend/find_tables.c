@@ -18,6 +18,8 @@
 #define MAX_GROUPS 4096 /* clusters that are read to tell a cluster size */
 #define MAX_EMPTY 64   /* tables of zeros that are looked for in one L1 table */
 #define NOWHERE 4096   /* of the L1 table, and of each table, that is looked at before all of the file is */
+#define MAX_BAD 2      /* entries of a table that may be damaged, */
+#define SURE 64        /* if for each there are so many that are not */
 #define MANY 16        /* entries of a table that is one for sure */
 #define SOME 4         /* and of the only one, in a file of which somebody says that it is an image */
 #define MAX_GUESSED 64 /* clusters by which an L1 table may begin earlier than it seems to */
@@ -40,7 +42,7 @@ static void assume(struct qcow2_find *f, unsigned cluster_bits, bool extl2)
 static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t *seen, struct qcow2_found_table *ret)
 {
 	const struct qcow2_state *q = &f->x.q;
-	uint32_t n = 0;
+	uint32_t n = 0, bad = 0;
 
 	*ret = (struct qcow2_found_table){.off = off};
 	if (off + q->cluster_size > f->file_size ||
@@ -51,8 +53,11 @@ static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t 
 
 		if (!(e | bitmap))
 			continue;
-		if (!qcow2_entry_fits(&f->x, e, bitmap, &to))
-			return false;
+		if (!qcow2_entry_fits(&f->x, e, bitmap, &to)) {
+			if (++bad > MAX_BAD)
+				return false;
+			continue;
+		}
 		ret->n++;
 		ret->zeros |= e & QCOW2_L2_ZERO;
 		ret->compressed |= !!(e & QCOW2_COMPRESSED);
@@ -61,9 +66,8 @@ static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t 
 	}
 	qsort(seen, n, sizeof(*seen), qcow2_by_value);
 	for (uint32_t i = 1; i < n; i++)
-		if (seen[i] == seen[i - 1])
-			return false;
-	return ret->n > 0;
+		bad += seen[i] == seen[i - 1];
+	return ret->n > 0 && (!bad || (bad <= MAX_BAD && ret->n >= bad * SURE));
 }
 
 /* How many sights lie in whole tables at this cluster size?  @least: entries of one that counts. */
@@ -76,13 +80,13 @@ static uint64_t covered(struct qcow2_find *f, unsigned bits, bool extl2, uint32_
 	for (uint32_t i = 0, k; i < f->n && groups < MAX_GROUPS; i = k) {
 		struct qcow2_found_table t;
 		uint32_t n = 0;
-		bool may = true;
+		uint32_t odd = 0;
 
 		for (k = i; k < f->n && f->v[k].off >> bits == f->v[i].off >> bits; k++) {
-			may &= !f->v[k].align || f->v[k].align >= bits || f->v[k].align < QCOW2_MIN_CLUSTER_BITS;
+			odd += f->v[k].align && f->v[k].align < bits && f->v[k].align >= QCOW2_MIN_CLUSTER_BITS;
 			n += f->v[k].n >= least;
 		}
-		if (!may || !n)
+		if (odd * 4 > k - i || !n)
 			continue;
 		groups++;
 		if (is_table(f, f->v[i].off >> bits << bits, buf, seen, &t))
