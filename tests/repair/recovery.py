@@ -157,8 +157,11 @@ class Case:
         if not self.old or not self.names[0].startswith(SNAPSHOT):
             return v
         report = path + '.json'
-        status, text = run(program, 'convert', *(how or ['--salvage']), *(['--report', report] if how else []), '-f',
-                           self.sound.format, '-l', 'before', '-O', 'raw', path, out)
+        for name in ('before', 'snap-recovered-1'): # (its name may be gone)
+            status, text = run(program, 'convert', *(how or ['--salvage']), *(['--report', report] if how else []), '-f',
+                               self.sound.format, '-l', name, '-O', 'raw', path, out)
+            if status in (0, 2, 3):
+                break
         v = judge.judge(self.sound.before, *self.old, out if status in (0, 2, 3) and os.path.exists(out) else None,
                         *(lists(report) if how else []))
         remove(out, report)
