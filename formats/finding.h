@@ -108,6 +108,8 @@ enum plt_mend_stage { PLT_MEND_TABLES, PLT_MEND_CLUSTERS, PLT_MEND_SETTLE };
  */
 struct plt_mend {
 	unsigned what;
+	bool look;                /* what is planned is only looked through, and never written to the image */
+	bool guess;               /* nobody and nothing has said that the image has this format: it must show that by itself */
 	bool changed;             /* something was: examine once more */
 	/*
 	 * What the examination could not place itself (arrays by malloc, the caller's; replaced each time), and
@@ -128,6 +130,8 @@ struct plt_mend {
 	enum plt_mend_stage stage;
 	bool more;
 	bool counts_gone;         /* the image had lost counts of what is in use; kept across rounds, whatever the plan makes */
+	bool nameless;            /* the header was made anew: if it named another file, nobody knows */
+	bool cut;                 /* it had tables behind its end; kept as well */
 	bool map_damaged;         /* an entry of the map was found that cannot be: no stop of a program explains that */
 	uint64_t file_size;       /* of the image before the plan: set in the first round */
 	/*

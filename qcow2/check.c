@@ -376,6 +376,7 @@ static void report_refblocks(struct qcow2_exam *x)
 				 "block %" PRIu64 " is not cluster aligned; refcount table entry corrupted", i);
 		} else if (off >> q->cluster_bits >= c->nb) {
 			say_refs(x, "Q-REF-OUTSIDE", off, "block %" PRIu64 " is outside image", i);
+			x->cut = true;
 		} else if (off) {
 			qcow2_exam_count(x, off, q->cluster_size, 1);
 			refs = PLT_MIN(qcow2_references(c, off >> q->cluster_bits),
@@ -659,6 +660,14 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 	}
 	if (r == 0 || r == -ENOMEM || r == -EIO || (ex->mend && !(ex->mend->what & PLT_MEND_MAP)))
 		return r;
+	if (r == -ENOTSUP && ex->mend && ex->mend->look && qcow2_ignore_features(x) == 0) {
+		if (err)
+			*err = (struct plt_error)PLT_ERROR_INIT;
+		r = read_header(x, err);
+		return r < 0 ? r : qcow2_doubt(x, &(struct qcow2_tree){.disk = PLT_DISK_ACTIVE, .size = x->q.virtual_size},
+					       PLT_INFERRED, 0, x->q.virtual_size, PLT_LIKELY,
+					       "the header claims a feature that nobody knows, and nothing shows it: it is ignored");
+	}
 	if (!ex->mend) {
 		if (plt_overlay_new(file, true, ret_scratch) < 0)
 			return plt_error_set(err, ENOMEM, "Out of memory");

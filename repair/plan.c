@@ -95,7 +95,7 @@ static bool is_damaged(const struct plt_check_result *r)
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
-	struct plt_mend mend = { .what = what, .changed = true };
+	struct plt_mend mend = { .what = what, .changed = true, .look = rep->look, .guess = rep->guess };
 	struct later l = { found, arg };
 	struct plt_orphan *place = NULL;
 	struct plt_check_result res;

@@ -50,6 +50,8 @@ struct plt_repair {
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
 	enum plt_certainty trust;    /* placements that are less sure are only offered */
+	bool look;                   /* the plan is never written */
+	bool guess;                  /* nobody says that it has this format */
 	bool deep;                   /* what the guest says is held against the map, whether anything is wrong with it or not */
 	bool no_backing;             /* what lies below is not to be opened */
 	bool deeply;                 /* in a round that does what the guest says */

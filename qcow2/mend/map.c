@@ -314,6 +314,7 @@ static void drop_empty(struct mending *m)
 struct from_snapshot {
 	struct mending *m;
 	uint64_t budget;
+	bool rest; /* every other table has its place */
 };
 
 static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
@@ -331,6 +332,8 @@ static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
 		return 0;
 	if (is_overcounted(m, off))
 		return put(m, off, g, m->applied ? PLT_STRONG : PLT_PROVEN, "it is a snapshot's as well, and is counted once more than it is named");
+	if (f->rest)
+		return put(m, off, g, PLT_STRONG, "it is a snapshot's as well, and no other table is left");
 	if (f->budget < x->npieces)
 		return 0;
 	f->budget -= x->npieces;
@@ -338,9 +341,9 @@ static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
 	return i == UINT32_MAX ? 0 : put_piece(m, i, g, PLT_STRONG, "it is a newer copy of a snapshot's table");
 }
 
-static int by_snapshots(struct mending *m)
+static int by_snapshots(struct mending *m, bool rest)
 {
-	struct from_snapshot f = { m, MAX_COMPARED };
+	struct from_snapshot f = { m, MAX_COMPARED, rest };
 
 	return each_snapshot(m, snapshot_entry, &f);
 }
@@ -480,6 +483,14 @@ static int by_exclusion(struct mending *m)
 	       put_piece(m, piece, &m->v[gap], PLT_STRONG, "the only orphan, and the only empty place") : 0;
 }
 
+static bool all_used(const struct mending *m)
+{
+	for (uint32_t i = 0; i < m->x->npieces; i++)
+		if (!m->used[i])
+			return false;
+	return true;
+}
+
 /* ---- what is left ---------------------------------------------------------------------------- */
 
 static int hand_over(struct mending *m)
@@ -520,11 +531,14 @@ int qcow2_mend_map(struct qcow2_exam *x)
 	if (r == 0 && m.n)
 		r = by_old_l1(&m);
 	if (r == 0 && m.n)
-		r = by_snapshots(&m);
+		r = by_snapshots(&m, false);
 	if (r == 0 && m.n)
 		r = by_caller(&m);
 	if (r == 0 && m.n)
 		r = by_exclusion(&m);
+	/* without counts nothing else says what is shared */
+	if (r == 0 && m.n && (x->counts_gone || x->ex->mend->counts_gone) && all_used(&m))
+		r = by_snapshots(&m, true);
 	if (r == 0 && m.n)
 		r = hand_over(&m);
 	mending_release(&m);
