@@ -68,8 +68,10 @@ static int open_disk(struct plt_ctx *ctx, const char *name, const struct plt_ope
 	r = disk_new(img, ret, err);
 	if (r == 0 && opts->flags & PLT_OPEN_RESCUE && opts->rescue && opts->rescue->donor) {
 		r = plt_donor_attach(*ret, opts->rescue->donor, err);
-		if (r < 0)
+		if (r < 0) {
 			plt_disk_close(*ret, NULL);
+			*ret = NULL;
+		}
 	}
 	return r;
 }
@@ -93,7 +95,7 @@ struct plt_image *plt_disk_layer(struct plt_disk *disk, unsigned depth)
 
 bool plt_image_is_same(const struct plt_image *a, const struct plt_image *b)
 {
-	int fa = plt_store_fd(a->file), fb = plt_store_fd(b->file);
+	int fa = plt_store_origin(a->file), fb = plt_store_origin(b->file);
 	struct stat sa, sb;
 
 	return a->drv == b->drv && fa >= 0 && fb >= 0 && fstat(fa, &sa) == 0 && fstat(fb, &sb) == 0 &&

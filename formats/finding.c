@@ -49,6 +49,8 @@ void plt_orphans_release(struct plt_orphans *o)
 void plt_mend_release(struct plt_mend *mend)
 {
 	plt_orphans_release(&mend->unplaced);
+	plt_orphans_release(&mend->pieces);
+	plt_orphans_release(&mend->clusters);
 	plt_doubts_release(&mend->doubts);
 	plt_extents_release(&mend->left);
 }

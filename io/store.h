@@ -113,6 +113,11 @@ struct plt_store_ops {
 	int (*lock)(struct plt_store *st, unsigned perm, unsigned shared, struct plt_error *err);
 	/* Descriptor for a ring to use, or -1.  Only stores whose bytes are exactly the file's. */
 	int (*fd)(struct plt_store *st);
+	/*
+	 * The store whose bytes these are, unchanged, where something stands between that can neither be
+	 * passed by nor resolved (faults, a log): for asking which file this is, not for I/O.
+	 */
+	struct plt_store *(*below)(struct plt_store *st);
 	/* Bytes really allocated (qemu-img's "disk size"), or -1. */
 	int64_t (*allocated)(struct plt_store *st);
 };
@@ -169,6 +174,8 @@ int plt_store_copy_from(struct plt_store *st, uint64_t off, struct plt_store *sr
 			uint64_t len, uint64_t *ret_len, struct plt_error *err);
 int plt_store_lock(struct plt_store *st, unsigned perm, unsigned shared, struct plt_error *err);
 int plt_store_fd(struct plt_store *st);
+/* Descriptor of the file that the bytes come from, through faults and logs, to tell files apart; or -1. */
+int plt_store_origin(struct plt_store *st);
 int64_t plt_store_allocated(struct plt_store *st);
 
 /* EIO with text if a sync of this store has failed; 0 otherwise.  One atomic load. */
@@ -196,6 +203,7 @@ enum {
 	PLT_FILE_UNSAFE = 1 << 5,   /* sync does nothing */
 	PLT_FILE_WRITETHROUGH = 1 << 6,
 	PLT_FILE_NO_LOCK = 1 << 7,
+	PLT_FILE_PRIVATE = 1 << 8,  /* created for its owner alone */
 };
 
 /*
@@ -206,6 +214,12 @@ enum {
 int plt_file_open(const char *path, unsigned flags, struct plt_store **ret, struct plt_error *err);
 /* The same over an open descriptor, which the store then owns. */
 int plt_file_from_fd(int fd, const char *name, unsigned flags, struct plt_store **ret, struct plt_error *err);
+/*
+ * io/access.c: let those read (and write) the new, private file @st who may do so with @as, and nobody else: by its
+ * mode alone, or by giving it its owner and group as well.  What cannot be had gives less access.
+ */
+enum plt_file_share { PLT_SHARE_MODE, PLT_SHARE_OWNER };
+void plt_file_share_as(struct plt_store *st, struct plt_store *as, enum plt_file_share how);
 /* Make the entry of the file @path in its folder durable. */
 int plt_sync_folder(const char *path, struct plt_error *err);
 

@@ -12,6 +12,8 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/cleanup.h"
+#include "base/zero.h"
 #include "block/codec.h"
 #include "formats/driver.h"
 #include "repair/evidence/evidence.h"
@@ -103,10 +105,11 @@ static int open_both(struct plt_repair *rep, const struct plt_driver *drv, struc
 {
 	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
 	struct plt_store *scratch;
-	int r;
+	int r = 0;
 
 	o.flags = PLT_OPEN_NO_BACKING;
-	r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &o, &p->known, err);
+	if (!p->known)
+		r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &o, &p->known, err);
 	if (r < 0)
 		return r;
 	if (plt_overlay_new(rep->overlay, true, &scratch) < 0)
@@ -219,7 +222,7 @@ static int find_anchors(struct place *p, struct anchors *a)
 }
 
 /* Less than that somebody has to say yes to. */
-static bool wanted(const struct plt_repair *rep, const struct plt_orphans *o, const struct plt_placement *p)
+bool plt_repair_wants(const struct plt_repair *rep, const struct plt_orphans *o, const struct plt_placement *p)
 {
 	const struct plt_placement_offer offer = {
 		.host_off = o->v[p->object].host_off, .guest_off = p->slot, .guest_len = o->span, .why = p->why,
@@ -248,7 +251,7 @@ static int keep_sure(struct plt_repair *rep, const struct plt_orphans *o, const 
 	for (uint32_t i = 0; i < n; i++) {
 		struct plt_orphan *t = &(*ret)[*ret_n];
 
-		if (v[i].object >= o->n || (sure ? v[i].certainty < PLT_STRONG : !wanted(rep, o, &v[i])))
+		if (v[i].object >= o->n || (sure ? v[i].certainty < PLT_STRONG : !plt_repair_wants(rep, o, &v[i])))
 			continue;
 		*t = o->v[v[i].object];
 		t->guest_off = v[i].slot;
@@ -260,18 +263,54 @@ static int keep_sure(struct plt_repair *rep, const struct plt_orphans *o, const 
 	return 0;
 }
 
+/* ---- packed clusters ----------------------------------------------------------------------------------------- */
+
+/* Does @buf, of which @len bytes were read, begin with a compressed cluster of @unit bytes? */
+static bool is_packed(enum plt_codec codec, const uint8_t *buf, size_t len, uint8_t *out, uint32_t unit)
+{
+	return !plt_is_zero(buf, 512) && plt_decompress(codec, buf, len, out, unit, NULL) == 0;
+}
+
+/*
+ * Is there compressed data among single clusters?  Nothing in the structure tells its clusters from others, and they hold
+ * none of the guest's as they are: what they are taken for would be wrong wherever it is put.
+ */
+bool plt_repair_any_packed(struct plt_repair *rep, struct plt_disk *known, const struct plt_orphans *o)
+{
+	struct plt_image *img = plt_disk_image(known);
+	enum plt_codec codec = img->drv->codec ? img->drv->codec(img) : PLT_CODEC_NONE;
+	uint32_t unit = (uint32_t)o->span;
+	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(2 * (size_t)unit);
+	PLT_AUTOFREE uint8_t *out = plt_alloc_io(unit);
+	bool packed = !buf || !out;
+	uint64_t size;
+
+	if (packed || codec == PLT_CODEC_NONE || plt_store_size(rep->overlay, &size, NULL) < 0)
+		return packed;
+	for (size_t i = 0; i < o->n && !packed; i++) {
+		uint64_t at = o->v[i].host_off, len = at < size ? PLT_MIN(2 * (uint64_t)unit, size - at) : 0;
+
+		packed = len && plt_store_read(rep->overlay, at, buf, (size_t)len, PLT_IO_OTHER, NULL) == 0 &&
+			 is_packed(codec, buf, (size_t)len, out, unit);
+	}
+	return packed;
+}
+
 /* ---- all of it ----------------------------------------------------------------------------------------------- */
 
-static int place(struct plt_repair *rep, const struct plt_driver *drv, struct place *p, struct plt_orphan **ret,
-		 size_t *ret_n, struct plt_error *err)
+/* What evidence says, unfiltered, of a disk that is opened here where nobody has. */
+static int solve(struct plt_repair *rep, struct place *p, struct plt_placement **ret, uint32_t *ret_n,
+		 struct plt_error *err)
 {
+	const struct plt_driver *drv = plt_driver_find(rep->format);
 	const struct plt_orphans *o = p->o;
-	struct plt_placement *v = NULL;
+	const bool ours = !p->known;
 	struct anchors a = { 0 };
-	uint32_t n = 0;
 	int r;
 
-	if (!o->n || o->n > UINT32_MAX / 2 || o->ngaps > UINT32_MAX / 2)
+	*ret = NULL;
+	*ret_n = 0;
+	if (!drv || !drv->show_pieces || !o->n || !o->ngaps || o->n > UINT32_MAX / 2 || o->ngaps > UINT32_MAX / 2)
 		return 0;
 	r = open_both(rep, drv, p, err);
 	if (r == 0) {
@@ -286,16 +325,33 @@ static int place(struct plt_repair *rep, const struct plt_driver *drv, struct pl
 		puzzle.anchors = a.v;
 		puzzle.nanchors = (uint32_t)a.n;
 		if (r == 0)
-			r = plt_evidence_place(&puzzle, &v, &n, err);
+			r = plt_evidence_place(&puzzle, ret, ret_n, err);
 	}
-	if (r == 0)
-		r = keep_sure(rep, o, v, n, ret, ret_n);
-	free(v);
 	free(a.v);
 	if (p->orphans)
 		plt_disk_close(p->orphans, NULL);
-	if (p->known)
+	if (p->known && ours)
 		plt_disk_close(p->known, NULL);
+	return r;
+}
+
+int plt_repair_ask(struct plt_repair *rep, struct plt_disk *known, const struct plt_orphans *o,
+		   struct plt_placement **ret, uint32_t *ret_n, struct plt_error *err)
+{
+	struct place p = { .o = o, .asked = UINT64_MAX, .known = known };
+
+	return solve(rep, &p, ret, ret_n, err);
+}
+
+static int place(struct plt_repair *rep, struct place *p, struct plt_orphan **ret, size_t *ret_n, struct plt_error *err)
+{
+	struct plt_placement *v;
+	uint32_t n;
+	int r = solve(rep, p, &v, &n, err);
+
+	if (r == 0)
+		r = keep_sure(rep, p->o, v, n, ret, ret_n);
+	free(v);
 	return r;
 }
 
@@ -338,7 +394,6 @@ static size_t put_stale_last(struct plt_orphans *o, uint64_t *ranks)
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err)
 {
-	const struct plt_driver *drv = plt_driver_find(rep->format);
 	enum plt_codec codec = PLT_CODEC_NONE;
 	struct place p = { .o = o, .asked = UINT64_MAX };
 	struct plt_orphans all = *o;
@@ -348,11 +403,11 @@ int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct
 
 	*ret = NULL;
 	*ret_n = 0;
-	if (!drv || !drv->show_pieces || !o->ngaps)
+	if (!o->ngaps)
 		return 0;
 	r = o->packed.n ? codec_of(rep, o, &codec, err) : 0;
 	if (r < 0 || codec == PLT_CODEC_NONE)
-		return r < 0 ? r : place(rep, drv, &p, ret, ret_n, err);
+		return r < 0 ? r : place(rep, &p, ret, ret_n, err);
 	r = plt_repair_take_apart(rep, codec, o, &all, &ranks);
 	p.o = &all;
 	p.ranks = ranks;
@@ -360,14 +415,14 @@ int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct
 	n = all.n;
 	all.n = r == 0 ? put_stale_last(&all, ranks) : 0;
 	if (r == 0)
-		r = place(rep, drv, &p, ret, ret_n, err);
+		r = place(rep, &p, ret, ret_n, err);
 	if (r == 0 && all.n < n && *ret_n) {
 		rep->ask_again = true;
 	} else if (r == 0 && all.n < n) {
 		free(*ret);
 		all.n = n;
 		p = (struct place){ .o = &all, .asked = UINT64_MAX, .ranks = ranks };
-		r = place(rep, drv, &p, ret, ret_n, err);
+		r = place(rep, &p, ret, ret_n, err);
 	}
 	free(all.v);
 	free(ranks);

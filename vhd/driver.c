@@ -24,7 +24,7 @@ static uint32_t cluster_size(struct plt_image *img)
 const struct plt_driver vhd_driver = {
 	.name = "vpc",
 	.alias = "vhd",
-	.flags = PLT_DRIVER_BACKING | PLT_DRIVER_MENDS,
+	.flags = PLT_DRIVER_BACKING | PLT_DRIVER_MENDS | PLT_DRIVER_PARTS,
 	.create_opts = vhd_create_opts,
 	.open_opts = vhd_open_opts,
 	.probe = vhd_probe,
@@ -39,6 +39,7 @@ const struct plt_driver vhd_driver = {
 	.write_zeroes = vhd_write_zeroes,
 	.discard = vhd_discard,
 	.make_empty = vhd_make_empty,
+	.set_backing = vhd_set_backing,
 	.ids = vhd_ids,
 	.release = vhd_release,
 	.work = vhd_work,
@@ -49,4 +50,5 @@ const struct plt_driver vhd_driver = {
 	.cluster_size = cluster_size,
 	.examine = vhd_examine,
 	.show_pieces = vhd_show_pieces,
+	.map_pieces = vhd_map_pieces,
 };

@@ -204,6 +204,8 @@ static bool is_overwritten(const struct tables *t, const uint8_t *table, uint32_
 	uint32_t n = 512 / q->l2_entry_size, bad = 0, used = 0;
 	uint64_t before = 0;
 
+	if (plt_is_zero(table + (size_t)first * q->l2_entry_size, 512))
+		return false;
 	for (uint32_t i = first; i < first + n; i++) {
 		uint64_t bitmap, e = entry_at(q, table, i, &bitmap), place = e & QCOW2_L2_OFFSET;
 		enum verdict v = judge(t, e, bitmap);
@@ -254,7 +256,7 @@ static bool is_claimed_twice(const struct tables *t, uint64_t e)
 
 	if (!(e & QCOW2_L2_OFFSET) || (e & QCOW2_COMPRESSED) || x->c.external || qcow2_references(&x->c, k) < 2)
 		return false;
-	if (x->refs_bad)
+	if (x->refs_bad || x->counts_gone)
 		return !x->q.nb_snapshots;
 	return qcow2_stored_count(&x->c, k, &stored) == 0 && stored < qcow2_references(&x->c, k);
 }
@@ -396,9 +398,11 @@ static int clear_cut(struct tables *t, uint64_t old, uint64_t guest, struct dama
 static int clear_entries(struct tables *t, uint64_t guest, struct damage *d)
 {
 	const struct qcow2_state *q = &t->x->q;
+	const uint8_t *p = t->fresh, *end = p + q->cluster_size;
 	int r = 0;
 
-	for (uint32_t i = 0; i < 1U << q->l2_bits && r == 0; i++) {
+	for (; (p = qcow2_behind_absent(p, end)) < end && r == 0; p += q->l2_entry_size) {
+		uint32_t i = (uint32_t)(p - t->fresh) / q->l2_entry_size;
 		uint64_t bitmap, e = entry_at(q, t->fresh, i, &bitmap), was;
 		enum verdict v = is_elsewhere(t, i, e) ? BAD : judge(t, e, bitmap);
 

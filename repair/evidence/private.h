@@ -23,6 +23,7 @@
 #define EV_ROUNDS_MAX 32
 #define EV_FS_MAX 64
 #define EV_CANDIDATES 12           /* slots of an object that are scored in full */
+#define EV_REST 1024               /* pairs of what is left: all are scored if there are no more */
 
 /* Weights.  See score.c. */
 enum {

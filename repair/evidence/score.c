@@ -89,6 +89,22 @@ static bool named_place(const struct ev *ev, const struct ev_mark *m, uint64_t *
 	return true;
 }
 
+/* A second place that the mark's structure is kept at, where the object would begin. */
+static bool named_copy(const struct ev *ev, const struct ev_mark *m, uint64_t *ret, bool *ret_shaky)
+{
+	const struct plt_guestfs_ops *ops = plt_guestfs_of_mark(m->m.kind);
+	uint64_t off;
+
+	for (unsigned i = 0; ops && ops->locate_copy && i < ev->nfs; i++) {
+		if (ev->fs[i].fs->ops != ops || !ops->locate_copy(ev->fs[i].fs, &m->m, &off) || off < m->m.pos)
+			continue;
+		*ret = off - m->m.pos;
+		*ret_shaky = !ev->fs[i].sure;
+		return true;
+	}
+	return false;
+}
+
 /* ---- a pair in full -------------------------------------------------------------------------------- */
 
 struct sum {
@@ -186,7 +202,8 @@ static void judge_marks(struct sum *s)
 {
 	const struct ev *ev = s->ev;
 	struct ev_pair *pair = s->pair;
-	unsigned elsewhere = 0, journal = 0;
+	unsigned elsewhere = 0, journal = 0, tables = 0;
+	bool table_sure = false;
 
 	for (size_t i = ev->mark_of[pair->object]; i < ev->mark_of[pair->object + 1]; i++) {
 		const struct ev_mark *m = &ev->marks[i];
@@ -195,19 +212,29 @@ static void judge_marks(struct sum *s)
 
 		if (m->m.kind == PLT_MARK_JBD2)
 			journal++;
-		if (!named_place(ev, m, &place, &sure, &shaky))
+		if (named_copy(ev, m, &place, &shaky) && place == s->base)
+			sure = false;
+		else if (!named_place(ev, m, &place, &sure, &shaky))
 			continue;
 		if (place == s->base) {
 			pair->self += pair->self < 255;
 			pair->sure |= sure;
 			pair->shaky |= shaky;
+			if (m->m.kind == PLT_MARK_GPT || m->m.kind == PLT_MARK_MBR) {
+				tables++;
+				table_sure |= sure;
+			}
 		} else if (sure && !is_file_data(ev, pair->slot, s->base + m->m.pos)) {
 			elsewhere++;
 		}
 	}
-	if (journal || elsewhere > pair->self) /* copies in a journal name the places of the originals */
+	if (elsewhere > pair->self)
 		pair->sure = false;
-	if (pair->self && !journal) {
+	if (journal) { /* which holds blocks of its own filesystem: never a partition table */
+		pair->self = (uint8_t)PLT_MIN(tables, 255u);
+		pair->sure = table_sure && elsewhere <= tables;
+	}
+	if (pair->self) {
 		pair->score += EV_W_SELF * (int)pair->self;
 		pair->kinds |= EV_SELF;
 	}
@@ -275,7 +302,20 @@ static void vote_by_marks(const struct ev *ev, uint32_t object, struct votes *vs
 		} else if (named_place(ev, m, &place, &sure, &shaky) && place % ev->p->span == 0) {
 			vote(ev, vs, plt_ev_slot_at(ev, place), EV_W_SELF);
 		}
+		if (named_copy(ev, m, &place, &shaky) && place % ev->p->span == 0)
+			vote(ev, vs, plt_ev_slot_at(ev, place), EV_W_SELF);
 	}
+}
+
+/* All that filesystems want something in, where few are left: what has no mark and no end is tried as well. */
+static unsigned wanted_slots(const struct ev *ev, uint32_t *ret)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < ev->nfacts; i++)
+		if (!i || ev->facts[i].slot != ev->facts[i - 1].slot)
+			ret[n++] = ev->facts[i].slot;
+	return n;
 }
 
 static void vote_at(const struct ev *ev, uint32_t object, uint64_t from, uint64_t to, struct votes *vs)
@@ -375,9 +415,17 @@ size_t plt_ev_claims(const struct ev *ev, uint32_t object, struct ev_claim *ret)
 int plt_ev_score_all(struct ev *ev)
 {
 	struct votes *vs = malloc(sizeof(*vs));
+	uint32_t rest[EV_REST], nrest = 0;
+	uint64_t open = 0;
+	bool few;
 	int r = vs ? 0 : -ENOMEM;
 
 	ev->npairs = 0;
+	for (uint32_t o = 0; o < ev->p->nobjects; o++)
+		open += ev->slot_of[o] == EV_NONE && !ev->blank[o];
+	few = open && open * ev->nwanted <= EV_REST && open * ev->nfacts <= EV_FACTS_MAX;
+	if (few)
+		nrest = wanted_slots(ev, rest);
 	for (uint32_t o = 0; !r && o < ev->p->nobjects; o++) {
 		unsigned n = 0;
 
@@ -386,6 +434,8 @@ int plt_ev_score_all(struct ev *ev)
 		vs->n = 0;
 		vote_by_marks(ev, o, vs);
 		vote_by_tails(ev, o, vs);
+		for (unsigned i = 0; i < nrest; i++)
+			vote(ev, vs, rest[i], 1);
 		qsort(vs->v, vs->n, sizeof(*vs->v), compare_votes);
 		for (unsigned i = 0; i < vs->n; i++) {
 			if (n && vs->v[n - 1].slot == vs->v[i].slot)
@@ -394,7 +444,7 @@ int plt_ev_score_all(struct ev *ev)
 				vs->v[n++] = vs->v[i];
 		}
 		qsort(vs->v, n, sizeof(*vs->v), compare_weights);
-		for (unsigned i = 0; !r && i < n && i < EV_CANDIDATES; i++) {
+		for (unsigned i = 0; !r && i < n && (few || i < EV_CANDIDATES); i++) {
 			struct ev_pair pair = plt_ev_score(ev, o, vs->v[i].slot);
 
 			if (pair.score > 0)

@@ -7,16 +7,19 @@ tests_repair_test_evidence_SOURCES = tests/repair/test-evidence.c
 unit_tests += tests/repair/test-worse
 tests_repair_test_worse_SOURCES = tests/repair/test-worse.c tests/block/lab.c tests/block/lab.h
 
-check_helpers += tests/repair/evidence-lab tests/repair/mend-lab
+check_helpers += tests/repair/evidence-lab tests/repair/mend-lab tests/repair/weigh-lab
 tests_repair_evidence_lab_SOURCES = tests/repair/evidence-lab.c
 tests_repair_mend_lab_SOURCES = tests/repair/mend-lab.c
+tests_repair_weigh_lab_SOURCES = tests/repair/weigh-lab.c
 
 script_tests += \
 	tests/repair/deep.sh \
 	tests/repair/evidence.sh \
 	tests/repair/guest-disks.sh \
+	tests/repair/journals.sh \
 	tests/repair/lost-blocks.sh \
 	tests/repair/lost-clusters.sh \
+	tests/repair/lost-counts.sh \
 	tests/repair/lost-header.sh \
 	tests/repair/lost-snapshots.sh \
 	tests/repair/lost-tables.sh \
@@ -24,6 +27,7 @@ script_tests += \
 	tests/repair/recovery.sh \
 	tests/repair/rescue.sh \
 	tests/repair/sound.sh \
+	tests/repair/stopped-snapshots.sh \
 	tests/repair/trust.sh \
 	$(NULL)
 
@@ -38,7 +42,7 @@ EXTRA_DIST += \
 	$(NULL)
 
 # What comes back of damaged images, by class: rewrites docs/recovery.md.  Minutes.
-RECOVERY = --seed 7 --times 2 --cuts 1
+RECOVERY = --seed 7 --times 2 --cuts 1 --deep
 recovery-report: platter$(EXEEXT)
 	PLATTER=$(abs_top_builddir)/platter python3 -B $(srcdir)/tests/repair/recovery.py $(RECOVERY) \
 		--markdown $(srcdir)/docs/recovery.md
