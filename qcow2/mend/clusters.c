@@ -269,6 +269,7 @@ static int put_some(struct clusters *c, size_t from, size_t *ret_next)
 	if (r == 0)
 		r = plt_store_write(x->c.file, off, c->table, q->cluster_size, PLT_IO_L2, NULL);
 	x->map_changed = x->ex->mend->changed = true;
+	x->ex->mend->map_damaged |= n != 0; /* what is left over now is not what a stop leaves */
 	plt_emit(x->ex,
 		 &(struct plt_finding){.id = "Q-L2", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true, .mended = true,
 				       .host_off = off, .host_len = q->cluster_size, .guest_off = index * span_of(q),
@@ -430,10 +431,20 @@ static int put_zero_table(struct clusters *c, uint32_t index)
 	return r < 0 ? r : plt_store_write(c->x->c.file, off, c->table, c->x->q.cluster_size, PLT_IO_L2, NULL);
 }
 
-/* Every cluster has its place: what is still missing was never there. */
+/* Is something of this disk where it is only likely to belong? */
+static bool is_unsure(const struct plt_doubts *d, uint32_t disk)
+{
+	for (size_t i = 0; i < d->n; i++)
+		if (d->v[i].disk == disk && d->v[i].kind == PLT_INFERRED && d->v[i].certainty < PLT_STRONG)
+			return true;
+	return false;
+}
+
+/* Every cluster has its place: what is still missing was never there, if all of them are right. */
 static int nothing_is_left(struct clusters *c)
 {
 	struct plt_doubts *d = &c->x->ex->mend->doubts;
+	const bool unsure = is_unsure(d, c->t.disk);
 
 	for (size_t i = 0; i < d->n;) {
 		struct plt_doubt *v = &d->v[i];
@@ -441,7 +452,7 @@ static int nothing_is_left(struct clusters *c)
 		if (v->kind != PLT_LOST || v->disk != c->t.disk ||
 		    (strcmp(v->why, qcow2_why_zero) && strcmp(v->why, qcow2_why_overwritten))) {
 			i++;
-		} else if (c->x->backing && was_taken_out(v)) { /* unallocated, or zeros over the backing file? */
+		} else if (unsure || (c->x->backing && was_taken_out(v))) { /* unallocated, or zeros over the backing file? */
 			v->kind = PLT_INFERRED;
 			v->certainty = PLT_LIKELY;
 			i++;

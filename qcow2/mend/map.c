@@ -442,8 +442,10 @@ static int by_caller(struct mending *m)
 
 		uint32_t i = piece_find(x, p->host_off);
 
-		if (g && !g->filled && i < x->npieces && x->pieces[i].off == p->host_off && !m->used[i])
+		if (g && !g->filled && i < x->npieces && x->pieces[i].off == p->host_off && !m->used[i]) {
 			r = put_piece(m, i, g, p->certainty, p->why);
+			x->ex->mend->map_damaged = true; /* no stop takes a table away that the guest had in use */
+		}
 	}
 	return r;
 }
