@@ -14,6 +14,7 @@
 #include "base/extents.h"
 #include "formats/driver.h"
 #include "guestfs/weigh.h"
+#include "repair/deep/deep.h"
 #include "repair/guest/guest.h"
 #include "repair/repair.h"
 
@@ -282,6 +283,7 @@ static int look_inside(struct deep *d, const char *name, const struct plt_open_o
 		d->ret->format = plt_disk_image(d->disk)->drv->name;
 	for (d->img = plt_disk_image(d->disk); d->img && r == 0; d->img = plt_image_backing(d->img), top = false)
 		r = check_layer(d, top, err);
+	locked |= plt_deep_lacks_base(d->disk); /* (what a layer does not have itself would look like a loss) */
 	if (r == 0 && !locked)
 		r = check_guest(d, err);
 	if (r == 0 && !locked && !(o.flags & PLT_OPEN_RESCUE))

@@ -112,7 +112,9 @@ struct deep_steps {
 	unsigned phase, tries;
 	struct plt_move *moves;
 };
-/* The disk as @overlay has it, with all that lies below it where that can be opened. */
+/* Is there a layer that names one below it, which has not been opened? */
+bool plt_deep_lacks_base(struct plt_disk *disk);
+/* The disk as @overlay has it, with all that lies below it. */
 int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_disk **ret, struct plt_error *err);
 int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st,
 		  void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
