@@ -12,6 +12,9 @@
 
 #define PLT_OPEN_FINE_SCRATCH (1u << 30) /* with PLT_OPEN_SCRATCH: zeros in it need no more than 2 KiB at once */
 
+/* A file without a name, for what goes away with it; it is never synced. */
+int plt_temporary_store(struct plt_store **ret, struct plt_error *err);
+
 /* Open a disk whose image file is already open as a store (a reference is taken). */
 int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			const struct plt_open_options *opts, struct plt_disk **ret, struct plt_error *err);
@@ -91,6 +94,9 @@ void plt_disk_attach_backing(struct plt_disk *disk, struct plt_disk *base);
 typedef int (*plt_opener_fn)(void *arg, const char *path, unsigned flags, struct plt_store **ret,
 			     struct plt_error *err);
 void plt_ctx_set_opener(struct plt_ctx *ctx, plt_opener_fn fn, void *arg);
+/* Open a file that was named, by the user or in an image, or one that belongs to it; @flags as for plt_file_open(). */
+int plt_ctx_open_file(struct plt_ctx *ctx, const char *path, unsigned flags, struct plt_store **ret,
+		      struct plt_error *err);
 
 /* The active layer of a disk. */
 struct plt_image *plt_disk_image(struct plt_disk *disk);

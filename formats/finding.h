@@ -60,6 +60,8 @@ struct plt_orphan {
 	uint64_t guest_off;       /* PLT_UNPLACED, or its place */
 	enum plt_certainty certainty;
 	char why[96];
+	uint32_t packed;          /* a compressed unit of so many bytes, which begins at any byte; 0: plain */
+	bool stale;               /* it lies among more units than are counted there: one of them was given up */
 };
 #define PLT_UNPLACED UINT64_MAX
 
@@ -69,7 +71,18 @@ struct plt_orphans {
 	size_t n;
 	uint64_t *gaps;           /* places at which a piece is missing, ascending */
 	size_t ngaps;
+	/*
+	 * Where compressed units may lie, one behind the other from the beginning of each range, in whole clusters; those
+	 * clusters in which some may lie that nothing names, ascending, and of how many of them the counts know; where the
+	 * named ones begin, ascending.
+	 */
+	struct plt_extents packed;
+	struct plt_open { uint64_t off, count; } *open;
+	size_t nopen;
+	uint64_t *named;
+	size_t nnamed;
 };
+void plt_orphans_release(struct plt_orphans *o); /* and make it empty */
 
 /*
  * What the guest's own structures say of the map: the piece at @host_off is the one for @guest_off.  Moves of one round

@@ -14,6 +14,7 @@
  *	recognize.c  of an image that has lost what says which format it is
  *	rescue.c  for those who only look through it
  *	place.c   what the driver could not place, by evidence (evidence/)
+ *	packed.c  compressed units among it
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
  *	beside.c  which journals lie beside an image, and in which state
@@ -32,6 +33,11 @@ struct plt_mended {
 	const char *id;
 	char *text;
 	uint64_t host_off, host_len;
+};
+
+/* Bytes of the disk. */
+struct plt_unsure {
+	uint64_t lost, inferred;
 };
 
 struct plt_repair {
@@ -54,6 +60,7 @@ struct plt_repair {
 	struct plt_mended *mended;   /* why, for the plan's file: bounded */
 	size_t nmended;
 	struct plt_doubts doubts;    /* lost and inferred, as the plan leaves them */
+	struct plt_unsure done_before; /* as a repair leaves them that was interrupted, and is finished now */
 };
 
 /* The plan of a file, instead of one that is made. */
@@ -74,6 +81,12 @@ int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 /* Placements of orphans that are sure enough; malloc. */
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err);
+/*
+ * The orphans with compressed units taken apart; clusters of which they are made are none themselves.  ret->v and
+ * *ret_ranks, a number that says in which order units were written, are malloc'ed; the rest of @ret is not touched.
+ */
+int plt_repair_take_apart(struct plt_repair *rep, enum plt_codec codec, const struct plt_orphans *o,
+			  struct plt_orphans *ret, uint64_t **ret_ranks);
 /*
  * What evidence says of @o on @known (NULL: the image as planned, without a chain), unfiltered; free().
  */
@@ -105,7 +118,7 @@ struct plt_beside {
 };
 int plt_beside_find(const char *image, struct plt_beside *ret, struct plt_error *err);
 void plt_beside_release(struct plt_beside *b);
-/* Finish what @journal has begun on @image, which is open. */
-int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_error *err);
+/* Finish what @journal has begun on @image, which is open; what it leaves lost and inferred. */
+int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_unsure *ret, struct plt_error *err);
 
 #endif

@@ -16,6 +16,7 @@ script_tests += \
 	tests/repair/deep.sh \
 	tests/repair/evidence.sh \
 	tests/repair/guest-disks.sh \
+	tests/repair/journals.sh \
 	tests/repair/lost-blocks.sh \
 	tests/repair/lost-clusters.sh \
 	tests/repair/lost-counts.sh \
@@ -26,6 +27,7 @@ script_tests += \
 	tests/repair/recovery.sh \
 	tests/repair/rescue.sh \
 	tests/repair/sound.sh \
+	tests/repair/stopped-snapshots.sh \
 	tests/repair/trust.sh \
 	$(NULL)
 
