@@ -142,7 +142,7 @@ struct plt_mend {
 	/*
 	 * Somebody holds the map against what the guest says of it.  With @deep each round leaves here what holds something
 	 * and nothing reaches, whatever became of it: pieces as of driver->map_pieces, and clusters (.span and .v; malloc, the
-	 * caller's).  What he has
+	 * caller's); with .guest_off what the disk had there, by another copy of the map and by its count.  What he has
 	 * found out is done before anything else: pieces of @move_span bytes of the guest.  A driver with no
 	 * pieces of that size, or none that may be moved, changes nothing.
 	 */

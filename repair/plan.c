@@ -104,8 +104,8 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
 	int r = 0;
 
-	if (deeply) /* what nothing reaches may be what the guest misses */
-		mend.what &= ~(unsigned)PLT_MEND_LOWER;
+	if (deeply) /* what nothing reaches may be what the guest misses, and what is named too often another's */
+		mend.what &= ~(unsigned)(PLT_MEND_LOWER | PLT_MEND_RAISE | PLT_MEND_REBUILD);
 	for (unsigned i = 0; r == 0 && mend.changed; i++) {
 		if (i == MAX_ROUNDS) {
 			r = plt_error_set(err, EUCLEAN, "'%s': after %u rounds of repair there still is something to repair",

@@ -229,7 +229,7 @@ class Case:
         rnd = random.Random('%s' % self)
         name = path + '.platter-undo'
         for what, image, part in cuts.states(bytes(self.d.data), after, journal, rnd, n):
-            for command, want in ((['repair', '-q', '--yes', '-f', self.sound.format, path], after),
+            for command, want in ((['repair', '-q', '--yes', *DEEP, '-f', self.sound.format, path], after),
                                   (['undo', '-q', name], bytes(self.d.data))):
                 if command[0] == 'undo' and what.startswith('while'):
                     continue
@@ -253,7 +253,7 @@ class Case:
         """The repaired image, repaired."""
         remove_journals(path)
         write_sparse(path, after)
-        run(PLATTER, 'repair', '-q', '--yes', '-f', self.sound.format, path)
+        run(PLATTER, 'repair', '-q', '--yes', *DEEP, '-f', self.sound.format, path)
         with open(path, 'rb') as f:
             return f.read()
 
