@@ -506,7 +506,8 @@ static int plan_rescue(struct plt_ctx *ctx, struct plt_store *file, const char *
 	if (r == 0)
 		r = lock_image(file, drv, how->opts, err);
 	if (r == 0)
-		r = plt_rescue_plan_make(ctx, file, name, format, how->opts->rescue, ret, err);
+		r = plt_rescue_plan_make(ctx, file, name, format, how->opts->rescue,
+					 how->opts->flags & PLT_OPEN_NO_BACKING, ret, err);
 	return r;
 }
 

@@ -260,7 +260,7 @@ static int check_planned(struct plt_ctx *ctx, struct plt_image *img, const char 
 			 struct plt_check_result *ret, struct plt_error *err)
 {
 	struct plt_rescue_plan plan;
-	int r = plt_rescue_plan_make(ctx, img->file, img->name, format, NULL, &plan, err);
+	int r = plt_rescue_plan_make(ctx, img->file, img->name, format, NULL, false, &plan, err);
 
 	if (r < 0)
 		return r;

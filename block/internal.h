@@ -69,7 +69,8 @@ struct plt_rescue_plan {
 	uint64_t edits, bytes;
 };
 int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
-			 const struct plt_rescue_options *opts, struct plt_rescue_plan *ret, struct plt_error *err);
+			 const struct plt_rescue_options *opts, bool no_parent /* do not open what it stands on */,
+			 struct plt_rescue_plan *ret, struct plt_error *err);
 void plt_rescue_plan_release(struct plt_rescue_plan *plan);
 /* The disk that @plan makes of a file of @file_size bytes, without a chain; @plan is taken over. */
 int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,

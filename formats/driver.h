@@ -428,6 +428,12 @@ struct plt_driver {
 	 */
 	int (*find_backing)(struct plt_image *img, struct plt_error *err);
 	int (*check_backing)(struct plt_image *img, struct plt_image *below, struct plt_error *err);
+	/*
+	 * Of a format that records who the backing file is, and refuses another with -ESTALE: the open option that takes it
+	 * all the same; and to make @below, an open image, the one that the header in @file, an overlay, records.
+	 */
+	const char *any_parent;
+	int (*adopt_parent)(struct plt_store *file, struct plt_image *below, struct plt_error *err);
 
 	/* data path (see the top of this file) */
 	int (*map)(struct plt_image *img, struct plt_pins *pins, uint64_t off, uint64_t len,

@@ -21,6 +21,7 @@ libplatter_core_la_SOURCES += \
 	repair/guest/guest.h \
 	repair/guest/super.c \
 	repair/guest/table.c \
+	repair/parent.c \
 	repair/place.c \
 	repair/plan.c \
 	repair/planfile.c \

@@ -217,6 +217,7 @@ static int place(struct plt_repair *rep, const struct plt_orphans *o, struct plt
 {
 	const struct plt_driver *drv = plt_driver_find(rep->format);
 	struct place p = { .o = o, .asked = UINT64_MAX };
+	struct plt_disk *parent = NULL;
 	struct plt_placement *v = NULL;
 	uint32_t n = 0;
 	int r;
@@ -226,7 +227,11 @@ static int place(struct plt_repair *rep, const struct plt_orphans *o, struct plt
 	if (!drv || !drv->show_pieces || !o->n || !o->ngaps || o->n > UINT32_MAX / 2 || o->ngaps > UINT32_MAX / 2)
 		return 0;
 	r = open_both(rep, drv, &p, err);
-	if (r == 0) {
+	if (r == 0 && drv->adopt_parent && plt_repair_open_parent(rep, &parent) == 0)
+		r = plt_repair_place_over(rep, o, p.orphans, parent, ret, ret_n);
+	if (r == 0 && !*ret_n) {
+		free(*ret);
+		*ret = NULL;
 		struct plt_puzzle puzzle = {
 			.disk_size = plt_disk_size(p.known), .span = o->span, .read_disk = read_disk,
 			.read_object = read_object, .host_of = host_of, .nobjects = (uint32_t)o->n,
@@ -236,9 +241,10 @@ static int place(struct plt_repair *rep, const struct plt_orphans *o, struct plt
 		p.unit = puzzle.unit = plt_disk_cluster_size(p.known);
 		r = plt_evidence_place(&puzzle, &v, &n, err);
 	}
-	if (r == 0)
+	if (r == 0 && !*ret_n)
 		r = keep_sure(rep, o, v, n, ret, ret_n);
 	free(v);
+	plt_disk_close(parent, NULL);
 	if (p.orphans)
 		plt_disk_close(p.orphans, NULL);
 	if (p.known)

@@ -83,6 +83,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	struct later l = { found, arg };
 	struct plt_orphan *place = NULL;
 	struct plt_check_result res;
+	bool adopted = !(what & PLT_MEND_MAP);
 	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
 	int r = 0;
 
@@ -103,6 +104,12 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		if (r < 0 || mend.changed) {
 			asked &= !mend.changed || (mend.stage == PLT_MEND_CLUSTERS && !rep->ask_again);
 			continue;
+		}
+		if (!adopted) {
+			adopted = true;
+			r = plt_repair_adopt(rep, &mend.doubts, found, arg, &mend.changed, err);
+			if (r < 0 || mend.changed)
+				continue;
 		}
 		/* the guest is asked when nothing else has an answer; what it says may tell more */
 		if (!asked && mend.unplaced.n && mend.unplaced.ngaps) {
@@ -270,6 +277,7 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 		rep->format = NULL;
 	}
 	rep->name = r == 0 ? strdup(rep->img->name) : NULL;
+	rep->no_parent = opts && opts->flags & PLT_OPEN_NO_BACKING;
 	rep->undo_file = o->undo_file ? strdup(o->undo_file) : NULL;
 	if (r == 0 && (!rep->name || (o->undo_file && !rep->undo_file)))
 		r = plt_error_set(err, ENOMEM, "out of memory");

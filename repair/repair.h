@@ -14,6 +14,7 @@
  *	recognize.c  of an image that has lost what says which format it is
  *	rescue.c  for those who only look through it
  *	place.c   what the driver could not place, by evidence (evidence/)
+ *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
  *	beside.c  which journals lie beside an image, and in which state
@@ -45,6 +46,7 @@ struct plt_repair {
 	bool ask_again;              /* some of these have not been looked at yet */
 	bool (*offered)(void *arg, const struct plt_placement_offer *offer); /* NULL: declined */
 	void *offered_arg;
+	bool no_parent;              /* what the image stands on is not to be opened */
 	const char *plan;            /* a file that says what to do; NULL: found out */
 	struct plt_mended *mended;   /* why, for the plan's file: bounded */
 	size_t nmended;
@@ -69,6 +71,15 @@ int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 /* Placements of orphans that are sure enough; malloc. */
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err);
+/* What the image as it is planned stands on; -ENOENT: on nothing, or it is not to be had. */
+int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret);
+/* Where the only thing wrong with the parent is its identity, it is recorded, if the content says so. */
+int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
+		     void (*found)(void *arg, const struct plt_check_finding *f), void *arg, bool *ret_done,
+		     struct plt_error *err);
+/* Placements of pieces of a child (@pieces shows them side by side) by what @parent has; malloc. */
+int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, struct plt_disk *pieces,
+			  struct plt_disk *parent, struct plt_orphan **ret, size_t *ret_n);
 /* Write the edits into the image as they are, durably: for those that are safe in any order. */
 int plt_repair_write(struct plt_repair *rep, struct plt_error *err);
 /* Would less of the disk be readable after the plan than before it? */

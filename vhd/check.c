@@ -20,6 +20,7 @@
 #include "vhd/check.h"
 
 #define SCAN_BYTES (1u << 20)
+#define FREED_BYTES 8192 /* of a block that was given back, its bitmap and both its ends, in pages of the host */
 
 static void emit(struct vhd_exam *x, const struct plt_finding *f, const char *fmt, va_list ap)
 {
@@ -312,7 +313,7 @@ static int check_table(struct vhd_exam *x, struct plt_error *err)
 /* How many blocks would fit there?  What is a hole of the file is no waste. */
 static uint64_t room_of(const struct vhd_exam *x, uint64_t from, uint64_t to)
 {
-	uint64_t len = vhd_block_len(&x->v), data = 0, n;
+	uint64_t len = vhd_block_len(&x->v), left = (to - from) / len * FREED_BYTES, data = 0, n;
 
 	if (to - from < len)
 		return 0;
@@ -325,7 +326,7 @@ static uint64_t room_of(const struct vhd_exam *x, uint64_t from, uint64_t to)
 		data += kind == PLT_STORE_DATA ? n : 0;
 	}
 	/* (of blocks that were given back their bitmaps remain, and the next writer uses the room) */
-	return data > (to - from) / 4 ? data / len : 0;
+	return data > left ? PLT_MAX(data / len, UINT64_C(1)) : 0;
 }
 
 /* How many blocks would fit between @from and @to, besides headers and tables? */
@@ -453,8 +454,8 @@ static int mend_dynamic(struct vhd_exam *x, struct plt_error *err)
 	r = vhd_mend_copies(x, err);
 	if (r == 0)
 		check_copies(x, *changed ? vhd_mended : vhd_found);
-	for (size_t i = 0; i < x->nunfit && r == 0 && !x->v.honoured; i++)
-		r = vhd_mend_bits(x, &x->unfit[i].u, x->unfit[i].hidden);
+	for (size_t i = 0; i < x->nunfit && r == 0; i++)
+		r = vhd_mend_bits(x, &x->unfit[i]);
 	return r;
 }
 

@@ -32,6 +32,8 @@ const struct plt_driver vhd_driver = {
 	.close = vhd_close,
 	.find_backing = vhd_find_backing,
 	.check_backing = vhd_check_backing,
+	.any_parent = "parent-check=off",
+	.adopt_parent = vhd_adopt_parent,
 	.map = vhd_map,
 	.place = vhd_place,
 	.publish = vhd_publish,

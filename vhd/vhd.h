@@ -214,6 +214,7 @@ int vhd_put_footer(struct plt_image *img, uint64_t off, bool sync, struct plt_er
 /* ---- parent.c -------------------------------------------------------------------------------- */
 
 int vhd_find_backing(struct plt_image *img, struct plt_error *err);
+int vhd_adopt_parent(struct plt_store *file, struct plt_image *below, struct plt_error *err);
 int vhd_check_backing(struct plt_image *img, struct plt_image *below, struct plt_error *err);
 
 /* ---- info.c ---------------------------------------------------------------------------------- */

@@ -16,6 +16,7 @@ script_tests += \
 	tests/repair/evidence.sh \
 	tests/repair/guest-disks.sh \
 	tests/repair/lost-blocks.sh \
+	tests/repair/lost-child.sh \
 	tests/repair/lost-clusters.sh \
 	tests/repair/lost-header.sh \
 	tests/repair/lost-snapshots.sh \
