@@ -19,6 +19,7 @@ libplatter_core_la_SOURCES += \
 	repair/evidence/view.c \
 	repair/guest/guest.c \
 	repair/guest/guest.h \
+	repair/guest/shift.c \
 	repair/guest/super.c \
 	repair/guest/table.c \
 	repair/parent.c \

@@ -153,6 +153,29 @@ head -c 40M ext4.raw >d.raw
 is $? 2 'a disk that was cut short'
 like "$(cat out)" 'the disk was cut short' '  says so'
 
+# A disk that stands behind something else is shown from where it begins, and nothing is written.
+python3 - ext4.raw mbr.raw <<'EOF2'
+import struct, sys
+data = bytearray(open(sys.argv[1], 'rb').read())
+data[446:462] = struct.pack('<B3sB3sII', 0, b'', 0x83, b'', 2048, len(data) // 512 - 4096)
+data[512:1024] = data[-512:] = bytes(512)
+open(sys.argv[2], 'wb').write(data)
+EOF2
+for disk in ext4.raw mbr.raw; do
+	for n in 512 $((1 << 20)); do
+		{ head -c "$n" /dev/zero; cat "$disk"; } >d.raw
+		cp d.raw before
+		"$PLATTER" convert --rescue -f raw -O raw d.raw got.raw >out 2>&1
+		is $? 0 "$disk: $n bytes in front"
+		like "$(cat out)" '1 errors are put right in what is shown' '  says so'
+		is_file_equal got.raw "$disk" '  it is shown from there'
+		is_file_equal d.raw before '  and nothing is written'
+	done
+done
+{ head -c 1048576 /dev/urandom; head -c 8M /dev/zero; } >d.raw
+"$PLATTER" convert --rescue -f raw -O raw d.raw got.raw >out 2>&1
+is_file_equal got.raw d.raw 'what is no disk is shown as it is'
+
 # A label of LVM, from the volume's own metadata.
 python3 - lvm.raw <<'EOF2'
 import struct, sys
