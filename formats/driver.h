@@ -543,6 +543,14 @@ struct plt_driver {
 	 */
 	int (*examine)(struct plt_examine *ex, struct plt_error *err);
 	/*
+	 * Journals that other programs of this format leave beside an image: what is appended to its name, or to that
+	 * without its last suffix (ends with NULL); and to do in @file, an overlay, what one says.  1: done, and
+	 * @ret_text says what; 0: it is none, or not this image's, or there is nothing to be done; -EUCLEAN: it is damaged,
+	 * and nothing was written.
+	 */
+	const char *const *journals;
+	int (*replay)(struct plt_store *file, struct plt_store *journal, char *ret_text, size_t len, struct plt_error *err);
+	/*
 	 * Is @file an image of this format though its header is gone?  Looks through the whole file, at the speed of the
 	 * medium and in bounded memory.  1, 0 or an errno.  Asked only of what nobody's probe knows, and what has no
 	 * partition table or filesystem of its own at its beginning.  NULL: an image without a header is not known.

@@ -485,6 +485,24 @@ static int check_dynamic(struct vhd_exam *x, struct plt_error *err)
 	return r < 0 ? plt_error_default(err, -r, "out of memory") : 0;
 }
 
+/*
+ * Between two states, and no journal that says which (repair looks for it first).  What is there is looked at as it is,
+ * and the mark stays: it is what tells the next one.
+ */
+static int say_poisoned(struct vhd_exam *x, struct plt_error *err)
+{
+	const struct vhd_copy *t = &x->ends.tail;
+	bool chs;
+	uint64_t size = vhd_size(x->ends.use ? &x->ends.use->f : &t->f, VHD_SIZE_AUTO, &chs);
+	int r = 0;
+
+	vhd_found(x, "V-JRN", PLT_CORRUPTION, t->off, VHD_FOOTER, "a resize by vhd-util was cut short: its journal takes it back, "
+		  "if it lies beside the image with .vjournal, .journal or .jrn behind its name");
+	if (x->ex->mend && size)
+		r = vhd_doubt(x, PLT_INFERRED, PLT_GUESS, 0, size, "a resize was cut short, and its journal is not there");
+	return r < 0 ? plt_error_set(err, -r, "out of memory") : 0;
+}
+
 int vhd_examine(struct plt_examine *ex, struct plt_error *err)
 {
 	struct vhd_exam x = { .ex = ex };
@@ -492,6 +510,8 @@ int vhd_examine(struct plt_examine *ex, struct plt_error *err)
 	bool chs, damaged;
 	int r = vhd_read_ends(ex->file, &x.ends, &why);
 
+	if (vhd_is_poisoned(&x.ends.tail.f))
+		return say_poisoned(&x, err);
 	damaged = x.ends.head.state == VHD_COPY_BAD || x.ends.tail.state == VHD_COPY_BAD || vhd_mends(&x, PLT_MEND_MAP);
 	if (r == -EINVAL && x.ends.file_size >= VHD_FOOTER && damaged) {
 		r = vhd_mend_ends(&x, err);

@@ -26,6 +26,7 @@ script_tests += \
 	tests/repair/rescue.sh \
 	tests/repair/sound.sh \
 	tests/repair/trust.sh \
+	tests/repair/vhd-journal.sh \
 	$(NULL)
 
 EXTRA_DIST += \
