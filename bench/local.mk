@@ -13,6 +13,7 @@ bench_cryptbench_LDADD = libplatter_core.la
 
 EXTRA_DIST += \
 	bench/alloc.sh \
+	bench/chain.sh \
 	bench/compress.sh \
 	bench/convert.sh \
 	bench/crypt.sh \
@@ -20,6 +21,7 @@ EXTRA_DIST += \
 	bench/metadata.sh \
 	bench/random.sh \
 	bench/read.sh \
+	bench/repair.sh \
 	bench/run.sh \
 	bench/sparse.sh \
 	bench/vhd.sh \

@@ -93,6 +93,18 @@ struct plt_pool *plt_ctx_pool(struct plt_ctx *ctx)
 	return ctx->pool;
 }
 
+void plt_ctx_set_opener(struct plt_ctx *ctx, plt_opener_fn fn, void *arg)
+{
+	ctx->opener = fn;
+	ctx->opener_arg = arg;
+}
+
+int plt_ctx_open_file(struct plt_ctx *ctx, const char *path, unsigned flags, struct plt_store **ret,
+		      struct plt_error *err)
+{
+	return ctx->opener ? ctx->opener(ctx->opener_arg, path, flags, ret, err) : plt_file_open(path, flags, ret, err);
+}
+
 int plt_ctx_parallel(struct plt_ctx *ctx, unsigned n, int (*fn)(void *arg, unsigned i), void *arg)
 {
 	return plt_pool_parallel(ctx->pool, n, fn, arg);

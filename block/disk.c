@@ -93,7 +93,7 @@ struct plt_image *plt_disk_layer(struct plt_disk *disk, unsigned depth)
 
 bool plt_image_is_same(const struct plt_image *a, const struct plt_image *b)
 {
-	int fa = plt_store_fd(a->file), fb = plt_store_fd(b->file);
+	int fa = plt_store_origin(a->file), fb = plt_store_origin(b->file);
 	struct stat sa, sb;
 
 	return a->drv == b->drv && fa >= 0 && fb >= 0 && fstat(fa, &sa) == 0 && fstat(fb, &sb) == 0 &&

@@ -47,7 +47,6 @@ struct plt_queue;
 struct plt_cache;
 
 #define PLT_OPEN_UNFINISHED (1u << 31) /* with the public ones: a repair that was interrupted does not refuse writing */
-#define PLT_MAX_DEPTH 256 /* layers of a chain and stores nested in images, together */
 
 /* ---- lists of waiting frames ----------------------------------------------------------------- */
 
@@ -70,12 +69,17 @@ struct plt_ctx {
 	struct plt_named_secret *secrets; /* lock */
 	void (*warn)(void *arg, const char *text);
 	void *warn_arg;
+	plt_opener_fn opener;          /* NULL: plt_file_open() */
+	void *opener_arg;
 
 	pthread_mutex_t lock;
 	struct plt_queue *idle_queues; /* blocking calls take one and give it back */
 	unsigned images;               /* open ones */
 };
 
+/* context.c: open a file that was named, by the user or in an image; @flags as for plt_file_open(). */
+int plt_ctx_open_file(struct plt_ctx *ctx, const char *path, unsigned flags, struct plt_store **ret,
+		      struct plt_error *err);
 /* secret.c */
 void plt_secrets_free(struct plt_ctx *ctx);
 /* keys.c: how many of the options of amend are of key slots; and what they ask for. */
@@ -306,6 +310,7 @@ enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT
 		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ, PLT_IO_VMSTATE_REQ,
 		   PLT_IO_EXCLUSIVE_REQ };
 #define PLT_IO_VMSTATE_WRITE 1u /* flag of PLT_IO_VMSTATE_REQ */
+#define PLT_IO_UNCOVER 1u       /* flag of PLT_IO_DISCARD_REQ: plt_disk_uncover() */
 #define PLT_IO_READS_PASS 1u    /* flag of PLT_IO_EXCLUSIVE_REQ: the gate is closed to changes only */
 
 #define PLT_IO_RUNS 16

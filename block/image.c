@@ -224,7 +224,7 @@ static int open_protocol(struct plt_ctx *ctx, json_t *tree, struct opening *how,
 		if (r < 0)
 			return r;
 	}
-	return plt_file_open(filename, flags, ret, err);
+	return plt_ctx_open_file(ctx, filename, flags, ret, err);
 }
 
 /*
@@ -307,7 +307,7 @@ int plt_ref_open(struct plt_image *img, enum plt_ref_role role, const char *name
 	    plt_policy_check(img->ctx->policy, img->ctx->allow_dirs, roles[role], full, err);
 	if (r < 0)
 		return r;
-	r = plt_file_open(full, flags | (writable ? PLT_FILE_WRITE : 0), ret, err);
+	r = plt_ctx_open_file(img->ctx, full, flags | (writable ? PLT_FILE_WRITE : 0), ret, err);
 	if (r < 0)
 		return r;
 	if (!(flags & PLT_FILE_NO_LOCK)) {
@@ -402,7 +402,7 @@ static int tree_options(const json_t *tree, const struct plt_driver *drv, const 
 static int check_loop(struct plt_store *st, struct opening *how, struct plt_error *err)
 {
 	struct stat sb;
-	int fd = plt_store_fd(st);
+	int fd = plt_store_origin(st);
 
 	if (fd < 0 || fstat(fd, &sb) < 0)
 		return 0;
@@ -508,8 +508,7 @@ static int plan_rescue(struct plt_ctx *ctx, struct plt_store *file, const char *
 	if (r == 0)
 		r = lock_image(file, drv, how->opts, err);
 	if (r == 0)
-		r = plt_rescue_plan_make(ctx, file, name, format, how->opts->rescue,
-					 how->opts->flags & PLT_OPEN_NO_BACKING, ret, err);
+		r = plt_rescue_plan_make(ctx, file, name, format, how->opts->rescue, how->opts->flags, ret, err);
 	return r;
 }
 

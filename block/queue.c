@@ -253,7 +253,7 @@ void plt_io_finish(struct plt_io *io)
 	free(io->tail_buf);
 	free(io->comp_buf);
 	free(io->copy_buf);
-	if (!parent && plt_io_changes_guest(io) && io->img->drv->written)
+	if (!parent && plt_io_changes_guest(io) && io->img->drv->written && !io->img->shows_same)
 		io->img->drv->written(io->img, io->off, io->len);
 	if (io->live_prev)
 		live_remove(io);

@@ -75,6 +75,16 @@ enum {
 	OPT_DONOR,
 	OPT_DEEP,
 	OPT_INTERACTIVE,
+	OPT_AGAINST,
+	OPT_INTO,
+	OPT_SEARCH,
+	OPT_FREE,
+	OPT_SWAP,
+	OPT_ZERO,
+	OPT_SAME,
+	OPT_LEAKS,
+	OPT_ALL,
+	OPT_EXACT,
 };
 
 struct cli_opt {
@@ -188,6 +198,7 @@ int cli_open_flags(const struct cli_args *a, struct plt_open_options *opts);
 /* Is it one of its options?  Takes it, as take_common() does. */
 bool cli_rescue_take(struct cli_args *a, int c);
 bool cli_rescue_is_on(const struct cli_args *a);
+bool cli_looks_deep(const struct cli_args *a); /* --deep */
 /* For whoever opens disks without cli_open(). */
 int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts);
 /* What of a disk that was read (NULL allowed) is lost, before it is closed; and close it. */
@@ -254,6 +265,19 @@ void cli_progress_end(struct cli_progress *p);		       /* the line is finished *
 /* After the work has cleaned up: die of the signal that cancelled it, if one did. */
 void cli_die_if_cancelled(void);
 
+/* ---- work on an image that is one call: work.c ----------------------------------------------- */
+
+struct cli_work {
+	const char *name;
+	const char *cache; /* as given; NULL: not */
+	struct plt_open_options open;
+	struct cli_progress progress;
+	/* 0, or an error that is printed; the progress is ticked by cli_progress_tick(&w->progress) */
+	int (*fn)(struct plt_ctx *ctx, struct cli_work *w, struct plt_error *err);
+};
+#define CLI_WORK_INIT(f) { .open = PLT_OPEN_OPTIONS_INIT, .fn = (f) }
+int cli_work(struct cli_args *a, struct cli_work *w); /* the exit status, 0 or 1 */
+
 /* ---- help: help.c ---------------------------------------------------------------------------- */
 
 void cli_print_version(void);
@@ -266,8 +290,8 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 /* ---- commands -------------------------------------------------------------------------------- */
 
 extern const struct cli_command cli_amend, cli_bench, cli_bitmap, cli_chain, cli_check, cli_commit, cli_compare,
-	cli_convert, cli_create, cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_rebase, cli_repair,
+	cli_convert, cli_create, cli_dd, cli_df, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_rebase, cli_repair,
 	cli_resize, cli_scan,
-	cli_snapshot, cli_undo;
+	cli_snapshot, cli_sparsify, cli_undo;
 
 #endif

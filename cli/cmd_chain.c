@@ -2,283 +2,222 @@
 /* Copyright (c) the platter authors */
 
 /*
- * chain: what an image is made of, layer by layer, or what the images of a folder depend on; and what is wrong with it.
+ * chain: what an image is made of, layer by layer, or what the images of a folder depend on; what is wrong with it; and
+ * the verbs that change it.  With one operand that is the image, whatever it is called; a verb comes before it.
  */
-#include <dirent.h>
-#include <errno.h>
 #include <getopt.h>
-#include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "cli/cli.h"
-
-#define STATUS_TROUBLE 2
+#include "cli/chain.h"
 
 static int run(struct cli_args *a);
 
-static const struct cli_opt opts[] = { { 0 } };
+static const struct cli_opt opts[] = {
+	{ 'f', "format", "fmt", "format of the image (a verb's)", CLI_FORMAT },
+	{ 't', "cache", "cache", "how the images are opened (a verb's): " CLI_CACHE_WORDS, CLI_CACHE },
+	{ OPT_AGAINST, "against", "digest|image", "verify: the digest, or an image with the same content, to compare with",
+	  CLI_FILE },
+	{ 'c', "compress", NULL, "flatten: compress what is copied", CLI_ANY },
+	{ OPT_INTO, "into", "parent|child", "coalesce: where the layer's content goes (where it costs less)", CLI_ANY },
+	{ 'd', "delete", NULL, "coalesce: delete the layer's file at the end", CLI_ANY },
+	{ 'r', "rate-limit", "rate", "coalesce: copy into the parent no more than so many bytes a second", CLI_ANY },
+	{ OPT_SEARCH, "search", "dir", "coalesce: look here, too, for images that depend on the layers; can be repeated", CLI_DIR },
+	{ OPT_DRY_RUN, "dry-run", NULL, "coalesce: only say what would be done", CLI_ANY },
+	{ 0 },
+};
 
 const struct cli_command cli_chain = {
 	.name = "chain",
-	.operands = "filename|directory",
+	.operands = "[verify|flatten|coalesce] filename|directory [layer...]",
 	.operand_kind = CLI_FILE,
-	.summary = "show what an image, or the images of a folder, depend on",
+	.summary = "show what an image, or the images of a folder, depend on; make a chain shorter",
 	.text = (const char *const[]){
 		"Of an image: the chain from it down to the last backing file, with format, virtual size, size on the host, "
 		"the data that is read from each layer, the ids that the format records, and what is wrong.",
 		"Of a folder: the images in it and those they lead to, each below the one that it depends on. Only headers "
 		"are read. Raw images are shown where another image depends on them.",
-		"What is wrong: a backing file is missing, or is not the one that the image was made on; it was written "
-		"after the image was made; it is shorter; its format is not recorded, or is another; the chain leads in a "
-		"circle; an image cannot be opened. The status is 0 if all is right or only needs care (shorter, format not "
-		"recorded), 2 if not, 1 if nothing could be looked at.",
+		"What is wrong: a backing file is missing, has moved, or is not the one that the image was made on; it was "
+		"written after the image was; it is shorter; its format is not recorded, or is another; the chain leads in a "
+		"circle, or is too long; an image cannot be opened, or is left over. The status is 0 if all is right or only "
+		"needs care, 2 if not, 1 if nothing could be looked at.",
+		"\\fBverify\\fR reads all that the image shows and prints its digest, as \\fBhash\\fR does, and what is wrong in "
+		"the chain; with --against the status is 2 if the digests differ.",
+		"\\fBflatten\\fR copies all that the backing files supply into the image, which then needs none.",
+		"\\fBcoalesce\\fR takes layers out of the chain: what each holds goes into the one below it, or into the one above, "
+		"and the image shows the same. It is refused if another image depends on what would change: the folders of the "
+		"layers, and those of --search, are searched for such images.",
+		"Both can be interrupted, by a power cut too, at any moment: the image shows the same, and giving the command "
+		"again finishes it. What they copy no bitmap records, since the content stays.",
 		NULL,
 	},
 	.examples = (const char *const[]){
 		"platter chain top.qcow2", "its layers",
 		"platter chain --output=json /var/lib/images", "who depends on whom, for a program",
+		"platter chain verify top.qcow2", "the digest of what it shows, and its chain's health",
+		"platter chain flatten -p top.qcow2", "an image that needs no other",
+		"platter chain coalesce -d top.qcow2 snap3.qcow2", "one layer less",
 		NULL,
 	},
 	.groups = (const struct cli_opt *const[]){
-		opts, cli_object_opts, cli_output_opts, cli_policy_opts, NULL,
+		opts, cli_object_opts, cli_output_opts, cli_progress_opts, cli_quiet_opts, cli_policy_opts, NULL,
 	},
 	.run = run,
 };
 
-static const struct {
-	unsigned bit;
-	const char *name, *text;
-} troubles[] = {
-	{ PLT_LAYER_UNREADABLE, "unreadable", "cannot be opened" },
-	{ PLT_LAYER_LOST, "backing-lost", "its backing file is missing or another one" },
-	{ PLT_LAYER_LOOP, "loop", "the chain leads in a circle" },
-	{ PLT_LAYER_CHANGED, "backing-changed", "its backing file has changed since it was made" },
-	{ PLT_LAYER_OTHER_FORMAT, "backing-format-differs", "its backing file is of another format" },
-	{ PLT_LAYER_SHORT, "backing-shorter", "its backing file is shorter" },
-	{ PLT_LAYER_NO_FORMAT, "backing-format-unrecorded", "the format of its backing file is not recorded" },
-};
-#define TROUBLES (sizeof(troubles) / sizeof(*troubles))
+/* ---- showing --------------------------------------------------------------------------------- */
 
-/* ---- for a program --------------------------------------------------------------------------- */
-
-static void put_text(json_t *o, const char *key, const char *text)
+static int show(struct chain_job *j)
 {
-	if (text)
-		json_object_set_new(o, key, cli_json_text(text));
-}
-
-static json_t *layer_json(const struct plt_chain *c, const struct plt_layer *l)
-{
-	json_t *o = json_object(), *wrong = json_array();
-
-	put_text(o, "filename", l->name);
-	put_text(o, "format", l->format);
-	if (l->format)
-		json_object_set_new(o, "virtual-size", json_integer((json_int_t)l->virtual_size));
-	if (l->actual_size >= 0)
-		json_object_set_new(o, "actual-size", json_integer(l->actual_size));
-	if (l->have_share)
-		json_object_set_new(o, "data", json_integer((json_int_t)l->share));
-	put_text(o, "backing-filename", l->backing);
-	put_text(o, "backing-filename-format", l->backing_format);
-	put_text(o, "full-backing-filename", l->full_backing);
-	if (l->below >= 0)
-		put_text(o, "backing-image", c->layers[l->below].name);
-	json_object_set_new(o, "overlays", json_integer(l->above));
-	put_text(o, "id", l->id);
-	put_text(o, "parent-id", l->parent_id);
-	if (l->made >= 0)
-		json_object_set_new(o, "made", json_integer(l->made));
-	if (l->written >= 0)
-		json_object_set_new(o, "written", json_integer(l->written));
-	for (size_t i = 0; i < TROUBLES; i++)
-		if (l->trouble & troubles[i].bit)
-			json_array_append_new(wrong, json_string(troubles[i].name));
-	json_object_set_new(o, "wrong", wrong);
-	put_text(o, "why", l->why);
-	return o;
-}
-
-static void print_json(const struct plt_chain *c)
-{
-	json_t *list = json_array();
-
-	for (unsigned i = 0; i < c->n; i++)
-		json_array_append_new(list, layer_json(c, &c->layers[i]));
-	cli_print_json(list);
-	json_decref(list);
-}
-
-/* ---- for a person ---------------------------------------------------------------------------- */
-
-static void print_layer(const struct plt_layer *l, unsigned level, uint64_t data)
-{
-	char virtual[CLI_SIZE_MAX], real[CLI_SIZE_MAX], share[CLI_SIZE_MAX];
-	unsigned known = 0;
-
-	printf("%*s%s%s", level ? (int)(level - 1) * 3 : 0, "", level ? "`- " : "", l->name);
-	if (l->format) {
-		cli_human_size(l->virtual_size, virtual);
-		cli_human_size(l->actual_size < 0 ? 0 : (uint64_t)l->actual_size, real);
-		printf("  %s, %s virtual, %s on the host", l->format, virtual, l->actual_size < 0 ? "?" : real);
-	}
-	if (l->have_share) {
-		cli_human_size(l->share, share);
-		printf(", supplies %s (%.0f %%)", share, data ? 100.0 * (double)l->share / (double)data : 0.0);
-	}
-	putchar('\n');
-	if (l->id)
-		printf("%*sid %s\n", (int)level * 3 + 2, "", l->id);
-	for (size_t i = 0; i < TROUBLES; i++) {
-		if (!(l->trouble & troubles[i].bit))
-			continue;
-		printf("%*s! %s", (int)level * 3 + 2, "", troubles[i].text);
-		if (troubles[i].bit == PLT_LAYER_LOST && l->backing)
-			printf(": %s", l->backing);
-		if (!known++ && l->why)
-			printf(" (%s)", l->why);
-		putchar('\n');
-	}
-}
-
-/* From the image down. */
-static void print_chain(const struct plt_chain *c)
-{
-	uint64_t data = 0;
-	unsigned level = 0;
-
-	for (unsigned i = 0; i < c->n; i++)
-		data += c->layers[i].share;
-	for (int i = 0; c->n && i >= 0 && level < c->n; i = c->layers[i].below)
-		print_layer(&c->layers[i], level++, data);
-}
-
-/* Those that depend on layer @i, below it; a circle ends at the depth that no tree has. */
-static void print_tree(const struct plt_chain *c, unsigned i, unsigned level)
-{
-	print_layer(&c->layers[i], level, 0);
-	if (!c->layers[i].above)
-		return;
-	for (unsigned k = 0; k < c->n; k++)
-		if (c->layers[k].below == (int)i && !(c->layers[k].trouble & PLT_LAYER_LOOP))
-			print_tree(c, k, level + 1);
-}
-
-static void print_forest(const struct plt_chain *c)
-{
-	unsigned heads = 0, lost = 0;
-
-	for (unsigned i = 0; i < c->n; i++) {
-		const struct plt_layer *l = &c->layers[i];
-
-		if (l->below < 0)
-			print_tree(c, i, 0);
-		else if (l->trouble & PLT_LAYER_LOOP) /* nowhere to begin */
-			print_layer(l, 0, 0);
-		heads += !l->above;
-		lost += (l->trouble & ~(unsigned)PLT_LAYER_HARMLESS) != 0;
-	}
-	printf("%u images, %u that no other depends on, %u with something wrong\n", c->n, heads, lost);
-}
-
-/* ---- the whole ------------------------------------------------------------------------------- */
-
-struct names {
-	char **v;
-	unsigned n;
-};
-
-static int add_name(struct names *names, const char *dir, const char *name)
-{
-	char **v = realloc(names->v, (names->n + 1) * sizeof(*v));
-	size_t len = strlen(dir) + strlen(name) + 2;
-
-	if (!v)
-		return -ENOMEM;
-	names->v = v;
-	v[names->n] = malloc(len);
-	if (!v[names->n])
-		return -ENOMEM;
-	snprintf(v[names->n++], len, "%s%s%s", dir, *dir && dir[strlen(dir) - 1] != '/' ? "/" : "", name);
-	return 0;
-}
-
-/* The files of the folder, hidden ones apart. */
-static int list(const char *path, struct names *names)
-{
-	DIR *d = opendir(path);
-	struct dirent *e;
+	struct plt_error err = PLT_ERROR_INIT;
+	const char *name = j->operands[0];
+	struct plt_chain *chain;
+	struct plt_ctx *ctx;
 	struct stat sb;
-	int r = d ? 0 : -errno;
+	bool folder = stat(name, &sb) == 0 && S_ISDIR(sb.st_mode);
+	int status = 1;
 
-	while (r == 0 && (e = readdir(d))) {
-		if (*e->d_name == '.')
-			continue;
-		r = add_name(names, path, e->d_name);
-		if (r == 0 && (stat(names->v[names->n - 1], &sb) < 0 || !S_ISREG(sb.st_mode) || !sb.st_size))
-			free(names->v[--names->n]);
+	if (cli_context(j->args, &ctx) < 0)
+		return 1;
+	if (plt_chain_look(ctx, &name, 1, folder ? PLT_CHAIN_FOLDERS | PLT_CHAIN_KNOWN_ONLY : PLT_CHAIN_SHARE, &chain,
+			   &err) < 0) {
+		cli_error("%s", err.text);
+	} else {
+		if (j->args->json) {
+			json_t *list = chain_json(chain);
+
+			cli_print_json(list);
+			json_decref(list);
+		} else if (folder) {
+			chain_print_forest(chain);
+		} else {
+			chain_print(chain);
+		}
+		status = chain_status(chain, folder);
+		plt_chain_free(chain);
 	}
-	if (d)
-		closedir(d);
-	return r;
+	plt_ctx_free(ctx);
+	return status;
 }
 
-static int show(const struct cli_args *a, const struct plt_chain *c, bool folder)
-{
-	unsigned all = 0;
+/* ---- the command line ------------------------------------------------------------------------ */
 
-	if (a->json)
-		print_json(c);
-	else if (folder)
-		print_forest(c);
-	else
-		print_chain(c);
-	for (unsigned i = 0; i < c->n; i++)
-		all |= c->layers[i].trouble;
-	if (!folder && c->layers[0].trouble & PLT_LAYER_UNREADABLE)
-		return 1;
-	return all & ~(unsigned)PLT_LAYER_HARMLESS ? STATUS_TROUBLE : 0;
+static const struct verb {
+	const char *name; /* NULL: none, show */
+	int (*run)(struct chain_job *j);
+	unsigned min, max; /* operands */
+	const char *expects;
+	const char *options; /* what it takes of those that not all do: short ones, and letters for others below */
+} verbs[] = {
+	{ NULL, show, 1, 1, "one image file or directory name", "" },
+	{ "verify", chain_verify, 1, 1, "one image file name", "ftA" },
+	{ "flatten", chain_flatten, 1, 1, "one image file name", "ftc" },
+	{ "coalesce", chain_coalesce, 2, UINT32_MAX, "an image file name and layers of its chain", "ftdrISN" },
+};
+
+/* What an option is called in the tables of verbs. */
+static char letter(int c)
+{
+	switch (c) {
+	case OPT_AGAINST:
+		return 'A';
+	case OPT_INTO:
+		return 'I';
+	case OPT_SEARCH:
+		return 'S';
+	case OPT_DRY_RUN:
+		return 'N';
+	default:
+		return (char)c;
+	}
+}
+
+static const char *option_name(char c)
+{
+	for (const struct cli_opt *o = opts; o->val; o++)
+		if (letter(o->val) == c)
+			return o->name;
+	return "";
+}
+
+/* False: an error has been printed. */
+static bool take(struct chain_job *j, int c)
+{
+	const char *arg = j->args->arg;
+
+	switch (c) {
+	case 'f':
+		j->work.open.format = arg;
+		break;
+	case 't':
+		j->work.cache = arg;
+		break;
+	case 'c':
+		j->compress = true;
+		break;
+	case 'd':
+		j->drop = true;
+		break;
+	case 'r':
+		return cli_size("rate limit", arg, &j->rate);
+	case OPT_AGAINST:
+		j->against = arg;
+		break;
+	case OPT_DRY_RUN:
+		j->dry_run = true;
+		break;
+	case OPT_INTO:
+		j->into = !strcmp(arg, "parent") ? PLT_COALESCE_PARENT : PLT_COALESCE_CHILD;
+		if (strcmp(arg, "parent") && strcmp(arg, "child")) {
+			cli_usage_error("--into: expecting 'parent' or 'child', not '%s'", arg);
+			return false;
+		}
+		break;
+	case OPT_SEARCH:
+		if (j->nfolders == CHAIN_FOLDERS_MAX) {
+			cli_error("--search: more than %d folders", CHAIN_FOLDERS_MAX);
+			return false;
+		}
+		j->folders[j->nfolders++] = arg;
+		break;
+	}
+	return true;
 }
 
 static int run(struct cli_args *a)
 {
-	struct plt_error err = PLT_ERROR_INIT;
-	struct names names = { 0 };
-	struct plt_chain *chain;
-	struct plt_ctx *ctx;
-	struct stat sb;
-	const char *name;
-	bool folder;
-	int c, r, status = 1;
+	struct chain_job j = { .work = { .open = PLT_OPEN_OPTIONS_INIT }, .args = a };
+	const struct verb *v = &verbs[0];
+	char given[32] = "";
+	size_t n = 0;
+	int c;
 
-	while ((c = cli_next(a)) != CLI_END)
+	while ((c = cli_next(a)) != CLI_END) {
 		if (c == CLI_STOP)
 			return a->status;
-	if (optind != a->argc - 1)
-		return cli_usage_error("Expecting one image file or directory name");
-	name = a->argv[optind];
-	folder = stat(name, &sb) == 0 && S_ISDIR(sb.st_mode);
-	if (cli_context(a, &ctx) < 0)
-		return 1;
-	r = folder ? list(name, &names) : add_name(&names, "", name);
-	if (r < 0) {
-		cli_error("Could not read '%s': %s", name, strerror(-r));
-	} else {
-		r = plt_chain_look(ctx, (const char *const *)names.v, names.n,
-				   folder ? PLT_CHAIN_KNOWN_ONLY : PLT_CHAIN_SHARE, &chain, &err);
-		if (r < 0) {
-			cli_error("%s", err.text);
-		} else {
-			status = show(a, chain, folder);
-			plt_chain_free(chain);
-		}
+		if (!take(&j, c))
+			return 1;
+		if (!strchr(given, letter(c)) && n + 1 < sizeof(given))
+			given[n++] = letter(c);
 	}
-	for (unsigned i = 0; i < names.n; i++)
-		free(names.v[i]);
-	free(names.v);
-	plt_ctx_free(ctx);
-	return status;
+	j.operands = (const char *const *)a->argv + optind;
+	j.noperands = (unsigned)(a->argc - optind);
+	for (unsigned i = 1; j.noperands > 1 && i < sizeof(verbs) / sizeof(*verbs); i++)
+		if (!strcmp(verbs[i].name, j.operands[0]))
+			v = &verbs[i];
+	if (v->name) {
+		j.operands++;
+		j.noperands--;
+	} else if (j.noperands > 1) {
+		return cli_usage_error("'%s' is none of the verbs of chain", j.operands[0]);
+	}
+	if (j.noperands < v->min || j.noperands > v->max)
+		return cli_usage_error("Expecting %s", v->expects);
+	for (size_t i = 0; i < n; i++)
+		if (!strchr(v->options, given[i]))
+			return cli_usage_error("chain%s%s does not take --%s", v->name ? " " : "", v->name ? v->name : "",
+					       option_name(given[i]));
+	j.work.name = j.operands[0];
+	return v->run(&j);
 }

@@ -44,42 +44,23 @@ const struct cli_command cli_commit = {
 	.run = run,
 };
 
-static int commit(struct cli_args *a, const char *name, struct plt_open_options *open, struct plt_commit_options *o)
-{
-	struct plt_error err = PLT_ERROR_INIT;
-	struct cli_progress progress;
-	struct plt_ctx *ctx;
-	int r;
+struct job {
+	struct cli_work work;
+	struct plt_commit_options o;
+};
 
-	if (cli_context(a, &ctx) < 0)
-		return 1;
-	open->flags |= PLT_OPEN_WRITE | PLT_OPEN_SHARE_RAW;
-	r = cli_open_flags(a, open);
-	if (r < 0) {
-		plt_ctx_free(ctx);
-		return 1;
-	}
-	cli_progress_begin(&progress, a, 1.0);
-	o->progress = cli_progress_tick;
-	o->progress_arg = &progress;
-	r = plt_commit(ctx, name, open, o, &err);
-	if (r == 0)
-		cli_progress_done(&progress);
-	cli_progress_end(&progress);
-	if (r < 0)
-		cli_error("%s", err.text);
-	plt_ctx_free(ctx);
-	cli_die_if_cancelled();
-	if (r == 0 && !a->quiet)
-		puts("Image committed.");
-	return r < 0;
+static int commit(struct plt_ctx *ctx, struct cli_work *w, struct plt_error *err)
+{
+	struct job *j = (struct job *)w;
+
+	j->o.progress = cli_progress_tick;
+	j->o.progress_arg = &w->progress;
+	return plt_commit(ctx, w->name, &w->open, &j->o, err);
 }
 
 static int run(struct cli_args *a)
 {
-	struct plt_open_options open = PLT_OPEN_OPTIONS_INIT;
-	struct plt_commit_options o = PLT_COMMIT_OPTIONS_INIT;
-	const char *mode = NULL;
+	struct job j = { .work = CLI_WORK_INIT(commit), .o = PLT_COMMIT_OPTIONS_INIT };
 	int c;
 
 	while ((c = cli_next(a)) != CLI_END) {
@@ -87,28 +68,29 @@ static int run(struct cli_args *a)
 		case CLI_STOP:
 			return a->status;
 		case 'b':
-			o.base = a->arg;
+			j.o.base = a->arg;
 			break;
 		case 'd':
-			o.flags |= PLT_COMMIT_KEEP;
+			j.o.flags |= PLT_COMMIT_KEEP;
 			break;
 		case 'f':
-			open.format = a->arg;
+			j.work.open.format = a->arg;
 			break;
 		case 'r':
-			if (!cli_size("rate limit", a->arg, &o.rate_limit))
+			if (!cli_size("rate limit", a->arg, &j.o.rate_limit))
 				return 1;
 			break;
 		case 't':
-			mode = a->arg;
+			j.work.cache = a->arg;
 			break;
 		}
 	}
 	if (optind != a->argc - 1)
 		return cli_usage_error("Expecting one image file name");
-	if (mode && !cli_cache_mode(mode, &open.cache)) {
-		cli_error("Invalid cache option: %s", mode);
+	j.work.name = a->argv[optind];
+	if (cli_work(a, &j.work))
 		return 1;
-	}
-	return commit(a, a->argv[optind], &open, &o);
+	if (!a->quiet)
+		puts("Image committed.");
+	return 0;
 }

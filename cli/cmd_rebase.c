@@ -49,43 +49,24 @@ const struct cli_command cli_rebase = {
 	.run = run,
 };
 
-static int rebase(struct cli_args *a, const char *name, struct plt_open_options *open, struct plt_rebase_options *o)
-{
-	struct plt_error err = PLT_ERROR_INIT;
-	struct cli_progress progress;
-	struct plt_ctx *ctx;
-	int r;
+struct job {
+	struct cli_work work;
+	struct plt_rebase_options o;
+};
 
-	if (cli_context(a, &ctx) < 0)
-		return 1;
-	open->flags |= PLT_OPEN_WRITE | PLT_OPEN_SHARE_RAW;
-	if (a->force_share) /* that of the new backing file: the image itself is written */
-		o->flags |= PLT_REBASE_FORCE_SHARE;
-	a->force_share = false;
-	r = cli_open_flags(a, open);
-	if (r < 0) {
-		plt_ctx_free(ctx);
-		return 1;
-	}
-	cli_progress_begin(&progress, a, 1.0);
-	o->progress = cli_progress_tick;
-	o->progress_arg = &progress;
-	r = plt_rebase(ctx, name, open, o, &err);
-	if (r == 0)
-		cli_progress_done(&progress);
-	cli_progress_end(&progress);
-	if (r < 0)
-		cli_error("%s", err.text);
-	plt_ctx_free(ctx);
-	cli_die_if_cancelled();
-	return r < 0;
+static int rebase(struct plt_ctx *ctx, struct cli_work *w, struct plt_error *err)
+{
+	struct job *j = (struct job *)w;
+
+	j->o.progress = cli_progress_tick;
+	j->o.progress_arg = &w->progress;
+	return plt_rebase(ctx, w->name, &w->open, &j->o, err);
 }
 
 static int run(struct cli_args *a)
 {
-	struct plt_open_options open = PLT_OPEN_OPTIONS_INIT;
-	struct plt_rebase_options o = PLT_REBASE_OPTIONS_INIT;
-	const char *mode = NULL, *backing_mode = NULL;
+	struct job j = { .work = CLI_WORK_INIT(rebase), .o = PLT_REBASE_OPTIONS_INIT };
+	const char *backing_mode = NULL;
 	int c;
 
 	while ((c = cli_next(a)) != CLI_END) {
@@ -93,22 +74,22 @@ static int run(struct cli_args *a)
 		case CLI_STOP:
 			return a->status;
 		case 'b':
-			o.backing = a->arg;
+			j.o.backing = a->arg;
 			break;
 		case 'F':
-			o.backing_format = a->arg;
+			j.o.backing_format = a->arg;
 			break;
 		case 'u':
-			o.flags |= PLT_REBASE_UNSAFE;
+			j.o.flags |= PLT_REBASE_UNSAFE;
 			break;
 		case 'c':
-			o.flags |= PLT_REBASE_COMPRESS;
+			j.o.flags |= PLT_REBASE_COMPRESS;
 			break;
 		case 'f':
-			open.format = a->arg;
+			j.work.open.format = a->arg;
 			break;
 		case 't':
-			mode = a->arg;
+			j.work.cache = a->arg;
 			break;
 		case 'T':
 			backing_mode = a->arg;
@@ -117,15 +98,19 @@ static int run(struct cli_args *a)
 	}
 	if (optind != a->argc - 1)
 		return cli_usage_error("Expecting one image file name");
-	if (!(o.flags & PLT_REBASE_UNSAFE) && !o.backing)
+	if (!(j.o.flags & PLT_REBASE_UNSAFE) && !j.o.backing)
 		return cli_usage_error("Must specify backing file (-b) or use unsafe mode (-u)");
-	if (mode && !cli_cache_mode(mode, &open.cache)) {
-		cli_error("Invalid cache option: %s", mode);
+	if (j.work.cache && !cli_cache_mode(j.work.cache, &j.work.open.cache)) { /* (named before the other) */
+		cli_error("Invalid cache option: %s", j.work.cache);
 		return 1;
 	}
-	if (backing_mode && !cli_cache_mode(backing_mode, &o.backing_cache)) {
+	if (backing_mode && !cli_cache_mode(backing_mode, &j.o.backing_cache)) {
 		cli_error("Invalid source cache option: %s", backing_mode);
 		return 1;
 	}
-	return rebase(a, a->argv[optind], &open, &o);
+	if (a->force_share) /* that of the new backing file: the image itself is written */
+		j.o.flags |= PLT_REBASE_FORCE_SHARE;
+	a->force_share = false;
+	j.work.name = a->argv[optind];
+	return cli_work(a, &j.work);
 }

@@ -3,6 +3,9 @@
 
 platter_SOURCES += \
 	cli/args.c \
+	cli/chain.h \
+	cli/chain_show.c \
+	cli/chain_verbs.c \
 	cli/cli.h \
 	cli/cmd_amend.c \
 	cli/cmd_bench.c \
@@ -14,6 +17,7 @@ platter_SOURCES += \
 	cli/cmd_convert.c \
 	cli/cmd_create.c \
 	cli/cmd_dd.c \
+	cli/cmd_df.c \
 	cli/cmd_hash.c \
 	cli/cmd_info.c \
 	cli/cmd_io.c \
@@ -24,6 +28,7 @@ platter_SOURCES += \
 	cli/cmd_resize.c \
 	cli/cmd_scan.c \
 	cli/cmd_snapshot.c \
+	cli/cmd_sparsify.c \
 	cli/cmd_undo.c \
 	cli/findings.c \
 	cli/help.c \
@@ -43,6 +48,7 @@ platter_SOURCES += \
 	cli/progress.c \
 	cli/rescue.c \
 	cli/text.c \
+	cli/work.c \
 	$(NULL)
 
 dist_man_MANS += docs/platter.1

@@ -277,6 +277,7 @@ struct plt_image {
 	bool writable;
 	bool unordered;                /* nobody opens the file before it is complete: edges are not kept */
 	bool inactive;                 /* opened to be inspected only: no references were opened */
+	bool shows_same;               /* nothing that is written changes what the guest sees: no bitmap records it */
 	pthread_mutex_t lock;          /* the image lock: the driver's memory */
 
 	/* Set by driver->open: */
@@ -290,7 +291,7 @@ struct plt_image {
 	char *backing_format;          /* as recorded; NULL: not recorded */
 	uint64_t file_end;             /* what was behind it is lost (plt_file_part()); UINT64_MAX: nothing */
 	uint32_t disk;                 /* which of its disks is shown: PLT_DISK_ACTIVE, or a snapshot's position */
-	bool has_backing;              /* recorded or given by the user: absent may not mean zeros.  block/ sets it */
+	bool has_backing;              /* recorded, given by the user, or about to be: absent may not mean zeros.  block/ sets it */
 
 	/*
 	 * Rules of write order that are switched off, one bit each (the driver's numbering; the engine's own
@@ -345,6 +346,7 @@ enum {
 	PLT_DRIVER_NO_HEADER = 1 << 4,  /* raw: nothing marks an incomplete image */
 	PLT_DRIVER_HOST_HOLES = 1 << 5, /* a hole in the file is known to be zero (raw): status asks */
 	PLT_DRIVER_NOT_ZEROED = 1 << 6, /* a new image reads as anything (what zeros are decrypted to) */
+	PLT_DRIVER_PARTS = 1 << 8,      /* over another image a unit may be here in part: a small write copies nothing */
 	PLT_DRIVER_MENDS = 1 << 7,      /* examine looks at ex->mend; with NO_HEADER: what the guest keeps is mended */
 };
 
@@ -397,6 +399,12 @@ struct plt_snapshot_info {
 };
 
 #define PLT_ID_TEXT 64
+
+/* Of set_backing. */
+enum {
+	PLT_BACKING_TRIAL = 1 << 0, /* do nothing, say only whether it could be recorded */
+	PLT_BACKING_SAME = 1 << 1,  /* what the image does not hold itself, the new one shows as the old one does */
+};
 
 enum plt_amend_phase { PLT_AMEND_FIRST, PLT_AMEND_LAST };
 
@@ -456,6 +464,12 @@ struct plt_driver {
 			    struct plt_need *need, struct plt_error *err);
 	int (*discard)(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done,
 		       struct plt_need *need, struct plt_error *err);
+	/*
+	 * As discard, but the range becomes absent: what lies below, which is the same, shows.  -ENOTSUP: not in this
+	 * image.  NULL: the format has no such entry.
+	 */
+	int (*uncover)(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done, struct plt_need *need,
+		       struct plt_error *err);
 	/* Lower the counts of what left the limbo, punch, and make it reusable.  Blocking. */
 	int (*release)(struct plt_image *img, uint64_t host_off, uint64_t len, unsigned kind, struct plt_error *err);
 	/* What place or map asked for by PLT_NEED_WORK. */
@@ -508,8 +522,11 @@ struct plt_driver {
 			       unsigned n, uint64_t *ret);
 	/* "format-specific": {"type":…, "data":{…}}, a new reference, NULL if there is nothing to say. */
 	json_t *(*info)(struct plt_image *img);
-	/* Of itself and of its parent, "" where there is none; PLT_ID_TEXT bytes each.  NULL: it records none. */
-	void (*ids)(struct plt_image *img, char *ret_own, char *ret_parent);
+	/*
+	 * Of itself and of its parent, "" where there is none; PLT_ID_TEXT bytes each.  NULL: it records none.
+	 * *ret_hidden: it is marked as one on which others are to stand, and no guest.
+	 */
+	void (*ids)(struct plt_image *img, char *ret_own, char *ret_parent, bool *ret_hidden);
 	uint32_t (*cluster_size)(struct plt_image *img); /* 0: none */
 	/* Blocking: at least @n clusters of the file are in use by the format.  NULL: all that it is long. */
 	bool (*uses_at_least)(struct plt_image *img, uint64_t n);
@@ -561,8 +578,18 @@ struct plt_driver {
 	 * them can be read then, whatever encodes it.
 	 */
 	int (*show_pieces)(struct plt_store *overlay, const struct plt_orphans *p, struct plt_error *err);
+	/*
+	 * The large pieces by which the active disk is mapped, tables or blocks, of which a few bytes name each: .span is what
+	 * of the guest one of them covers, .v those that there are, ascending by place.  NULL: there are none such.
+	 */
+	int (*map_pieces)(struct plt_ctx *ctx, struct plt_store *file, struct plt_orphans *ret, struct plt_error *err);
 	/* The LUKS header of an open image, whose key slots may be changed; NULL: it has none, or was not read. */
 	struct plt_luks *(*luks)(struct plt_image *img);
+	/*
+	 * Give back what lies in the file and belongs to nothing; *ret: the bytes, which with @trial are only counted.
+	 * The caller is exclusive, and has found the counts to be right.  NULL: the format keeps no account of it.
+	 */
+	int (*trim)(struct plt_image *img, bool trial, uint64_t *ret, struct plt_error *err);
 	/*
 	 * What the image has (it has been committed) goes: everything is absent.  The caller is exclusive, and what lies
 	 * below holds the same, durably: a cut may leave any part of it done.  Space is given back.  @trial: do nothing,
@@ -570,10 +597,12 @@ struct plt_driver {
 	 */
 	int (*make_empty)(struct plt_image *img, bool trial, struct plt_error *err);
 	/*
-	 * Change what the header says of the backing file (create, rebase).  Durable on return; a failure or a power
-	 * cut leaves what it said.  The caller is exclusive.
+	 * Change what the header says of the backing file (rebase); @name NULL: there is none.  Durable on return; a
+	 * failure or a power cut leaves what it said, or the new one: then, with PLT_BACKING_SAME, the disk shows the same
+	 * at every moment.  The caller is exclusive.
 	 */
-	int (*set_backing)(struct plt_image *img, const char *name, const char *format, struct plt_error *err);
+	int (*set_backing)(struct plt_image *img, const char *name, const char *format, unsigned flags,
+			   struct plt_error *err);
 };
 
 /* formats/registry.c: the one table of drivers, in probe order. */

@@ -65,6 +65,7 @@ static int ext_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 	e->fs.start = start;
 	e->fs.grid = (uint32_t)(start % e->fs.block);
 	e->fs.size = PLT_MIN(e->blocks * e->bs, disk->size - start);
+	e->fs.sums = e->csum;
 	*ret = &e->fs;
 	return 0;
 }
@@ -137,7 +138,7 @@ static int ext_survey(struct plt_guestfs *fs, plt_fact_fn fn, void *arg)
 	e->stop = false;
 	e->budget = EXT_BUDGET;
 	r = plt_ext_load_gdt(e);
-	for (uint32_t group = 0; !r && group < e->ngroups && !e->stop && e->budget; group++)
+	for (uint32_t group = 0; !r && group < e->ngroups && !e->stop && e->budget; group += PLT_MAX(fs->thin, 1u))
 		survey_group(e, group, buf);
 	return r;
 }
@@ -291,7 +292,7 @@ static int ext_verify(struct plt_guestfs *fs, const struct plt_fact *fact, uint6
 	case EXT_IS_GDT:
 		return verify_gdt(e, index, block);
 	case EXT_IS_RESERVED:
-		return plt_get_le32(block) == (off - fs->start) / e->bs + e->bpg ? 1 : -1;
+		return plt_get_le32(block) == (off - fs->start) / e->bs + e->bpg ? 1 : plt_is_zero(block, e->bs) ? 0 : -1;
 	case EXT_IS_BITMAP: {
 		const uint8_t *desc = plt_ext_desc(e, (uint32_t)fact->value);
 		bool inodes = fact->value >> 32;
@@ -351,6 +352,14 @@ static uint64_t ext_newness(struct plt_guestfs *fs, const struct plt_fact *fact,
 	}
 }
 
+static bool ext_unclean(struct plt_guestfs *fs)
+{
+	const struct ext *e = (struct ext *)fs;
+
+	/* (where its bitmaps lie is not known when it allocates in clusters of blocks) */
+	return e->incompat & EXT_INCOMPAT_RECOVER || e->ro & EXT_RO_BIGALLOC;
+}
+
 const struct plt_guestfs_ops plt_guestfs_ext = {
 	.name = "ext",
 	.open = ext_open,
@@ -358,5 +367,6 @@ const struct plt_guestfs_ops plt_guestfs_ext = {
 	.locate = ext_locate,
 	.verify = ext_verify,
 	.newness = ext_newness,
+	.unclean = ext_unclean,
 	.free = ext_free,
 };

@@ -11,37 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/bitmap.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "base/zero.h"
-#include "guestfs/guestfs.h"
+#include "guestfs/fat.h"
 
 #define CLUSTERS_MAX (1u << 28)
 #define DIRS_MAX (1u << 20)
 #define SCAN_MAX (1u << 24)     /* clusters that are looked at for directories out of reach */
-#define CACHE 512               /* of the table: what is beside may be missing */
 
 enum { IS_DIR = 1, IS_TABLE };
-
-struct fat {
-	struct plt_guestfs fs;
-	uint32_t ss, reserved, ntables, table_sectors, root_entries, root_cluster, clusters;
-	unsigned bits;
-	uint64_t data;           /* of cluster 2, from the start */
-	uint64_t cached;         /* which part of the table is in cache; UINT64_MAX: none */
-	int cached_error;
-	uint8_t cache[CACHE];
-	struct plt_bitmap seen;  /* directories entered */
-	uint32_t *todo;
-	size_t ntodo, todo_cap;
-	uint64_t budget;
-	bool blind;              /* a directory could not be read: what it leads to is found by other means */
-	plt_fact_fn fn;
-	void *arg;
-	bool stop;
-};
 
 static bool parse_boot(const uint8_t *p, struct fat *f)
 {
@@ -67,6 +47,7 @@ static bool parse_boot(const uint8_t *p, struct fat *f)
 	if (f->bits == 32 && f->root_entries)
 		return false;
 	f->root_cluster = f->bits == 32 ? plt_get_le32(p + 44) : 0;
+	f->single = f->ntables < 2 || (f->bits == 32 && p[40] & 0x80);
 	f->data = (uint64_t)used * f->ss;
 	f->fs.block = spc * f->ss;
 	f->fs.size = (uint64_t)sectors * f->ss;
@@ -221,10 +202,10 @@ static int read_table(struct fat *f, uint64_t at, uint8_t *buf, size_t len)
 	uint64_t size = (uint64_t)f->table_sectors * f->ss;
 
 	for (size_t i = 0; i < len; i++) {
-		uint64_t page = plt_align_down(at + i, CACHE);
+		uint64_t page = plt_align_down(at + i, FAT_CACHE);
 
 		if (f->cached != page) {
-			size_t n = (size_t)PLT_MIN((uint64_t)CACHE, size - PLT_MIN(page, size));
+			size_t n = (size_t)PLT_MIN((uint64_t)FAT_CACHE, size - PLT_MIN(page, size));
 
 			f->cached = page;
 			f->cached_error = -EUCLEAN;
@@ -431,14 +412,34 @@ static bool fat_locate(struct plt_guestfs *fs, const struct plt_mark *mark, cons
 	return true;
 }
 
+/* Is @block, of one copy of the table, the same in the other? */
+static int verify_twin(const struct fat *f, const struct plt_fact *known, uint64_t off, const uint8_t *block)
+{
+	uint64_t in = off - known->off, len = PLT_MIN((uint64_t)f->fs.block, known->len - in);
+	uint64_t other = table_off(f, known->off == table_off(f, 0)) + in;
+	uint8_t twin[512];
+
+	for (uint64_t at = 0; at < len; at += sizeof(twin)) {
+		if (!plt_in_range(other + at, sizeof(twin), f->fs.disk->size) ||
+		    f->fs.disk->read(f->fs.disk->arg, other + at, twin, sizeof(twin)))
+			return 0;
+		if (memcmp(twin, block + at, sizeof(twin)))
+			return -1;
+	}
+	return plt_is_zero(block, len) ? 0 : 1;
+}
+
 static int fat_verify(struct plt_guestfs *fs, const struct plt_fact *known, uint64_t off, const uint8_t *block)
 {
 	uint32_t cluster = plt_get_le16(block + 26) | (uint32_t)plt_get_le16(block + 20) << 16;
 	const struct fat *f = (struct fat *)fs;
 
-	if (known->what == IS_TABLE && f->bits != 12) {
+	if (known->what == IS_TABLE) {
 		uint32_t base;
-		int verdict = 0;
+		int verdict = fs->twins && !f->single ? verify_twin(f, known, off, block) : 0;
+
+		if (f->bits == 12 || verdict < 0)
+			return verdict;
 
 		for (uint32_t at = 0; at < fs->block && off + at < known->off + known->len; at += 512)
 			if (names_entry(block + at, f->bits, &base)) {

@@ -95,6 +95,10 @@ struct plt_guestfs {
 	uint32_t block;        /* files are laid out and end in blocks of this many bytes, */
 	uint32_t grid;         /* which begin at multiples of it on the disk, plus this */
 	bool zero_tails;       /* the writer zeroes what is behind the end of a file in its last block */
+	bool sums;             /* verify() goes by checksums or own addresses, mostly */
+	/* for the caller to set */
+	bool twins;            /* verify() also holds copies of a structure against each other */
+	uint32_t thin;         /* survey() looks at every nth of what is alike: a sample; 0 and 1: at all */
 };
 
 struct plt_guestfs_ops {
@@ -129,6 +133,8 @@ struct plt_guestfs_ops {
 	 * number, a time, a count that mostly grows); 0: cannot tell.
 	 */
 	uint64_t (*newness)(struct plt_guestfs *fs, const struct plt_fact *fact, const uint8_t *block);
+	/* A journal is still to be replayed, or much of it is not understood: verify() may refuse what is sound.  NULL: never. */
+	bool (*unclean)(struct plt_guestfs *fs);
 	void (*free)(struct plt_guestfs *fs);
 };
 
@@ -145,6 +151,8 @@ bool plt_mark_needs_content(enum plt_mark_kind kind);
 /* Whether a mark of this kind is a superblock copy that open() takes. */
 bool plt_mark_opens(enum plt_mark_kind kind);
 
+/* The first of plt_guestfs_all that opens at @start; -ENOENT none, -ENODATA its superblock cannot be read, -ENOMEM. */
+int plt_guestfs_open_any(const struct plt_guest *disk, uint64_t start, struct plt_guestfs **ret);
 void plt_guestfs_free(struct plt_guestfs *fs);
 
 /* A digest of an identifier, never 0. */
@@ -181,5 +189,11 @@ struct plt_part {
  */
 #define PLT_PARTS_MAX 256
 int plt_parts_read(const struct plt_guest *disk, struct plt_part *ret, unsigned *ret_n, bool *ret_sure);
+/*
+ * The copies of a GPT that there should be, as the sound one says; with none, those that there are remains of.  Their
+ * number: 0 to 2.
+ */
+struct plt_gpt_copy { uint64_t off; bool sound; };
+unsigned plt_parts_gpt(const struct plt_guest *disk, struct plt_gpt_copy ret[2]);
 
 #endif

@@ -6,6 +6,7 @@
  * The first bytes of a sector refuse nearly all, so the pass costs little more than reading.
  * Also the one table of filesystem readers.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "base/crc.h"
@@ -55,6 +56,21 @@ bool plt_mark_opens(enum plt_mark_kind kind)
 {
 	return kind == PLT_MARK_EXT_SB || kind == PLT_MARK_XFS_AG || kind == PLT_MARK_NTFS_BOOT ||
 	       kind == PLT_MARK_FAT_BOOT;
+}
+
+int plt_guestfs_open_any(const struct plt_guest *disk, uint64_t start, struct plt_guestfs **ret)
+{
+	int r = -ENOENT;
+
+	for (unsigned i = 0; plt_guestfs_all[i]; i++) {
+		int one = plt_guestfs_all[i]->open(disk, start, NULL, 0, ret);
+
+		if (!one || one == -ENOMEM)
+			return one;
+		if (one == -ENODATA)
+			r = one;
+	}
+	return r;
 }
 
 void plt_guestfs_free(struct plt_guestfs *fs)

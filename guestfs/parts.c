@@ -127,6 +127,32 @@ static bool read_gpt(const struct plt_guest *disk, uint64_t lba, struct parts *p
 	return true;
 }
 
+unsigned plt_parts_gpt(const struct plt_guest *disk, struct plt_gpt_copy ret[2])
+{
+	struct plt_part v[PLT_PARTS_MAX];
+	struct parts ps = { .v = v, .disk = disk->size };
+	uint64_t lba[2] = { 1, disk->size / SECTOR - 1 };
+	uint8_t head[SECTOR];
+	unsigned n = 0;
+
+	if (disk->size < 4 * SECTOR)
+		return 0;
+	ret[0].sound = read_gpt(disk, lba[0], &ps);
+	if (ret[0].sound && !disk->read(disk->arg, SECTOR, head, SECTOR)) /* (the disk may have grown) */
+		lba[1] = plt_get_le64(head + 32);
+	ps.n = 0;
+	ret[1].sound = lba[1] < disk->size / SECTOR && read_gpt(disk, lba[1], &ps);
+	for (unsigned i = 0; i < 2; i++) {
+		if (!ret[0].sound && !ret[1].sound &&
+		    (disk->read(disk->arg, lba[i] * SECTOR, head, SECTOR) || memcmp(head, "EFI PART", 8)))
+			continue;
+		ret[n].off = PLT_MIN(lba[i], disk->size / SECTOR) * SECTOR;
+		ret[n].sound = ret[i].sound;
+		n++;
+	}
+	return n;
+}
+
 static void read_mbr(const struct plt_guest *disk, struct parts *ps)
 {
 	uint8_t s[SECTOR];

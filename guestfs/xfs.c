@@ -16,26 +16,11 @@
 #include "base/crc.h"
 #include "base/endian.h"
 #include "base/zero.h"
-#include "guestfs/guestfs.h"
+#include "guestfs/xfs.h"
 
-#define SB_SIZE 264
-#define AGS_MAX (1u << 20)
 #define BUDGET (4u << 20) /* blocks that one survey reads */
 
 enum { IS_AG = 1, IS_INODES, IS_BLOCK };
-
-struct xfs {
-	struct plt_guestfs fs;
-	uint64_t dblocks, logstart;
-	uint32_t agblocks, agcount, logblocks, sectsize, isize;
-	unsigned blocklog, inodelog, inopblog, agblklog;
-	bool v5, nrext64;
-	uint8_t uuid[16];
-	uint64_t budget;
-	plt_fact_fn fn;
-	void *arg;
-	bool stop;
-};
 
 /* ---- marks ---------------------------------------------------------------------------------------- */
 
@@ -66,7 +51,7 @@ static const struct layout *layout_of(const uint8_t *p)
 	return da == 0x3ebe || da == 0x3df1 || da == 0x3dff || da == 0x3bee ? &da_layout : NULL;
 }
 
-static bool crc_ok(const uint8_t *p, size_t len, size_t at)
+bool plt_xfs_crc_ok(const uint8_t *p, size_t len, size_t at)
 {
 	uint32_t crc = plt_crc32c(~0u, p, at);
 
@@ -78,12 +63,12 @@ static bool crc_ok(const uint8_t *p, size_t len, size_t at)
 static bool crc_ok_somehow(const uint8_t *p, size_t left, size_t min, size_t at)
 {
 	for (size_t len = min; len <= left && len <= 65536; len *= 2)
-		if (crc_ok(p, len, at))
+		if (plt_xfs_crc_ok(p, len, at))
 			return true;
 	return false;
 }
 
-static bool parse_super(const uint8_t *p, struct xfs *x)
+bool plt_xfs_parse_super(const uint8_t *p, struct xfs *x)
 {
 	unsigned version = plt_get_be16(p + 100) & 15;
 	uint32_t bs = plt_get_be32(p + 4);
@@ -96,6 +81,7 @@ static bool parse_super(const uint8_t *p, struct xfs *x)
 	x->inodelog = p[122];
 	x->inopblog = p[123];
 	x->agblklog = p[124];
+	x->dirblklog = p[192];
 	x->sectsize = plt_get_be16(p + 102);
 	x->isize = plt_get_be16(p + 104);
 	x->dblocks = plt_get_be64(p + 8);
@@ -108,10 +94,11 @@ static bool parse_super(const uint8_t *p, struct xfs *x)
 	x->fs.fsid = plt_fsid(x->uuid, 16);
 	x->fs.block = bs;
 	x->fs.zero_tails = true;
+	x->fs.sums = x->v5;
 	return x->blocklog >= 9 && x->blocklog <= 16 && bs == 1u << x->blocklog && x->inodelog >= 8 &&
 	       x->inodelog <= 11 && x->isize == 1u << x->inodelog && x->inodelog + x->inopblog == x->blocklog &&
 	       plt_is_pow2(x->sectsize) && x->sectsize >= 512 && x->sectsize <= bs && x->agblklog < 32 &&
-	       x->agblocks >= 16 && x->agblocks <= 1u << x->agblklog && x->agcount && x->agcount <= AGS_MAX &&
+	       x->agblocks >= 16 && x->agblocks <= 1u << x->agblklog && x->agcount && x->agcount <= XFS_AGS_MAX &&
 	       !plt_mul(x->agcount, x->agblocks, &most) && x->dblocks <= most && x->dblocks > most - x->agblocks &&
 	       most < UINT64_MAX >> 17;
 }
@@ -133,13 +120,13 @@ void plt_xfs_marks(struct plt_mark_sink *sink)
 		struct xfs x = { 0 };
 		uint32_t s = plt_get_be16(p + 102);
 
-		if (parse_super(p, &x) && s + 64 <= left && !memcmp(p + s, "XAGF", 4) && plt_get_be32(p + s + 8) < AGS_MAX)
+		if (plt_xfs_parse_super(p, &x) && s + 64 <= left && !memcmp(p + s, "XAGF", 4) && plt_get_be32(p + s + 8) < XFS_AGS_MAX)
 			plt_mark_add(sink, PLT_MARK_XFS_AG, (uint64_t)plt_get_be32(p + s + 8) << 16, x.fs.fsid, 512,
-				     x.v5 && crc_ok(p, x.sectsize, 224));
-	} else if (magic == 0x58414746 && plt_get_be32(p + 8) < AGS_MAX) { /* XAGF: crc 216, uuid 64 */
+				     x.v5 && plt_xfs_crc_ok(p, x.sectsize, 224));
+	} else if (magic == 0x58414746 && plt_get_be32(p + 8) < XFS_AGS_MAX) { /* XAGF: crc 216, uuid 64 */
 		plt_mark_add(sink, PLT_MARK_XFS_AG, (uint64_t)plt_get_be32(p + 8) << 16 | 1, plt_fsid(p + 64, 16), 512,
 			     crc_ok_somehow(p, left, 512, 216));
-	} else if (magic == 0x58414749 && plt_get_be32(p + 8) < AGS_MAX) { /* XAGI: crc 312, uuid 296 */
+	} else if (magic == 0x58414749 && plt_get_be32(p + 8) < XFS_AGS_MAX) { /* XAGI: crc 312, uuid 296 */
 		plt_mark_add(sink, PLT_MARK_XFS_AG, (uint64_t)plt_get_be32(p + 8) << 16 | 2, plt_fsid(p + 296, 16), 512,
 			     crc_ok_somehow(p, left, 512, 312));
 	} else if (magic >> 16 == 0x494e && p[4] == 3) {
@@ -161,7 +148,7 @@ static int xfs_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 	uint8_t sb[512];
 	struct xfs *x;
 
-	if (copy && len < SB_SIZE)
+	if (copy && len < XFS_SB_SIZE)
 		return -ENOENT;
 	if (!copy) {
 		int r;
@@ -176,7 +163,7 @@ static int xfs_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 	x = calloc(1, sizeof(*x));
 	if (!x)
 		return -ENOMEM;
-	if (!parse_super(copy, x) || start >= disk->size) {
+	if (!plt_xfs_parse_super(copy, x) || start >= disk->size) {
 		free(x);
 		return -ENOENT;
 	}
@@ -295,6 +282,9 @@ static void chunk(struct xfs *x, uint32_t ag, const uint8_t *rec, uint8_t *buf)
 	uint64_t first = ((uint64_t)ag << x->agblklog << x->inopblog) + plt_get_be32(rec), free = plt_get_be64(rec + 8);
 	uint32_t per = 1u << x->inopblog, step = PLT_MIN(per, 64u);
 
+	if (x->chunks++ % PLT_MAX(x->fs.thin, 1u))
+		return;
+
 	for (uint32_t i = 0; i < 64 && !x->stop; i += step) {
 		uint64_t off = inode_off(x, first + i), all = step == 64 ? UINT64_MAX : (UINT64_C(1) << step) - 1;
 
@@ -340,6 +330,7 @@ static int xfs_survey(struct plt_guestfs *fs, plt_fact_fn fn, void *arg)
 	x->arg = arg;
 	x->stop = false;
 	x->budget = BUDGET;
+	x->chunks = 0;
 	if (log != UINT64_MAX)
 		fact(x, PLT_FACT_LOG, log, (uint64_t)x->logblocks << x->blocklog, 0, 0);
 	for (uint32_t ag = 0; ag < x->agcount && !x->stop && x->budget; ag++) {
@@ -386,6 +377,12 @@ static bool xfs_locate(struct plt_guestfs *fs, const struct plt_mark *mark, cons
 	}
 }
 
+/* Its blocks may be larger than the filesystem's, and so what its checksums cover. */
+static bool is_directory(const struct layout *l)
+{
+	return l == &da_layout || l->crc == 4;
+}
+
 static int xfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_t off, const uint8_t *block)
 {
 	const struct xfs *x = (struct xfs *)fs;
@@ -405,7 +402,8 @@ static int xfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_t
 				return -1;
 			if (!x->v5)
 				continue;
-			if (inode_off(x, plt_get_be64(p + 152)) != off + at || memcmp(p + 160, x->uuid, 16))
+			if (inode_off(x, plt_get_be64(p + 152)) != off + at || memcmp(p + 160, x->uuid, 16) ||
+			    !plt_xfs_crc_ok(p, x->isize, 100))
 				return -1;
 			good = 1;
 		}
@@ -414,7 +412,9 @@ static int xfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_t
 		l = layout_of(block);
 		if (!x->v5 || !l)
 			return 0; /* the rest of a directory block that is larger than a block */
-		return plt_get_be64(block + l->blkno) * 512 == off - fs->start && !memcmp(block + l->uuid, x->uuid, 16) ? 1 : -1;
+		if (plt_get_be64(block + l->blkno) * 512 != off - fs->start || memcmp(block + l->uuid, x->uuid, 16))
+			return -1;
+		return (x->dirblklog && is_directory(l)) || plt_xfs_crc_ok(block, fs->block, l->crc) ? 1 : -1;
 	default:
 		return 0;
 	}
@@ -437,6 +437,53 @@ static uint64_t xfs_newness(struct plt_guestfs *fs, const struct plt_fact *f, co
 	return f->what == IS_BLOCK && l ? plt_get_be64(block + l->uuid - (l->magic == 0x58534c4d ? 0 : 8)) : 0;
 }
 
+#define LOG_SECTOR 512u
+#define LOG_MAGIC 0xfeedbabeu
+#define LOG_RECORD (256u << 10) /* the largest record, and what may lie behind it */
+#define LOG_UNMOUNT 0x20u       /* of an operation */
+
+/* The cycle in which a sector of the log was written; 0: never, or it cannot be read. */
+static uint32_t log_cycle(struct xfs *x, uint64_t log, uint64_t sector, uint8_t *buf)
+{
+	if (read_at(x, log + sector * LOG_SECTOR, buf, LOG_SECTOR))
+		return 0;
+	return plt_get_be32(buf) == LOG_MAGIC ? plt_get_be32(buf + 4) : plt_get_be32(buf);
+}
+
+/*
+ * Is the last record of the log something else than the mark of an unmount?  The log is written round and round, and
+ * every sector says in which round: the newest is the last of those with the first one's number.
+ */
+static bool xfs_unclean(struct plt_guestfs *fs)
+{
+	struct xfs *x = (struct xfs *)fs;
+	uint64_t log = x->logstart ? off_of(x, x->logstart) : UINT64_MAX, size = (uint64_t)x->logblocks << x->blocklog;
+	uint64_t lo = 0, hi = size / LOG_SECTOR;
+	uint8_t buf[2 * LOG_SECTOR];
+	uint32_t cycle;
+
+	x->budget = 4096;
+	if (log == UINT64_MAX || !hi || !plt_in_range(log, size, fs->disk->size))
+		return false; /* on a device of its own */
+	cycle = log_cycle(x, log, 0, buf);
+	while (hi - lo > 1) {
+		uint64_t mid = lo + (hi - lo) / 2;
+
+		if (log_cycle(x, log, mid, buf) == cycle)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	for (uint64_t n = 0; n < LOG_RECORD / LOG_SECTOR; n++, lo = (lo ? lo : size / LOG_SECTOR) - 1) {
+		if (log_cycle(x, log, lo, buf) == 0 || plt_get_be32(buf) != LOG_MAGIC)
+			continue;
+		return plt_get_be32(buf + 40) != 1 || lo + 1 == size / LOG_SECTOR ||
+		       read_at(x, log + (lo + 1) * LOG_SECTOR, buf + LOG_SECTOR, LOG_SECTOR) ||
+		       !(buf[LOG_SECTOR + 9] & LOG_UNMOUNT);
+	}
+	return true;
+}
+
 const struct plt_guestfs_ops plt_guestfs_xfs = {
 	.name = "xfs",
 	.open = xfs_open,
@@ -444,5 +491,6 @@ const struct plt_guestfs_ops plt_guestfs_xfs = {
 	.locate = xfs_locate,
 	.verify = xfs_verify,
 	.newness = xfs_newness,
+	.unclean = xfs_unclean,
 	.free = xfs_free,
 };

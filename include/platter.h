@@ -111,6 +111,8 @@ struct plt_rescue_options {
 	 * read from it, and inferred.
 	 */
 	const char *donor;
+	/* Of every layer: hold the guest's own structures against the map though nothing else shows that it is wrong. */
+	bool deep;
 };
 #define PLT_RESCUE_OPTIONS_INIT { .size = sizeof(struct plt_rescue_options) }
 
@@ -465,17 +467,74 @@ enum {
 int plt_rebase(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
 	       const struct plt_rebase_options *opts, struct plt_error *err);
 
+/*
+ * All that the backing chain of the image @name supplies comes into it, and then it has no backing file: a rebase to
+ * none (.backing is ignored), with which it shares that it can be broken off at any moment and made again.  *ret_done
+ * false: it had none.  -EBUSY, before anything is written: an internal snapshot reads from the backing file.
+ */
+int plt_flatten(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+		const struct plt_rebase_options *opts, bool *ret_done, struct plt_error *err);
+
+enum plt_coalesce_into {
+	PLT_COALESCE_AUTO,        /* whichever copies less and makes files grow less, of those that can be */
+	PLT_COALESCE_PARENT,
+	PLT_COALESCE_CHILD,
+};
+struct plt_coalesce_options {
+	size_t size;
+	const char *layer;        /* a layer of the chain below the image: its path, or what the one above records */
+	enum plt_coalesce_into into;
+	const char *const *folders; /* NULL-terminated: where to look for further images that depend on one of the
+				   * layers, besides the folders of the layers; NULL: none */
+	unsigned flags;           /* PLT_COALESCE_* */
+	uint64_t rate_limit;      /* of a copy into the parent, bytes a second; 0: none */
+	plt_progress_fn progress;
+	void *progress_arg;
+};
+enum {
+	PLT_COALESCE_DELETE = 1 << 0,  /* the layer's file, when all is durable */
+	PLT_COALESCE_DRY_RUN = 1 << 1, /* judge and choose only */
+};
+#define PLT_COALESCE_OPTIONS_INIT { .size = sizeof(struct plt_coalesce_options) }
+struct plt_coalesced {
+	enum plt_coalesce_into into;   /* as chosen */
+	char *layer, *child, *parent;  /* parent NULL: there is none */
+	uint64_t copied;               /* bytes of data, at most */
+	bool deleted;
+};
+/*
+ * Take a layer out of the chain of the image @name: what it holds goes into the one below it, or into the one above,
+ * which then stands on the one below.  The image shows the same at every moment; an interruption or a power cut
+ * anywhere costs nothing, and the call can be made again.  -EBUSY, before anything is written: another image depends
+ * on what would change, or an internal snapshot or (with DELETE) a bitmap would be lost; .deleted says whether the file
+ * is gone, which fails the call if it was asked for.  *ret is filled in on success: plt_coalesced_release().
+ */
+int plt_coalesce(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+		 const struct plt_coalesce_options *opts, struct plt_coalesced *ret, struct plt_error *err);
+void plt_coalesced_release(struct plt_coalesced *c);
+
 /* What is wrong with a layer, or between it and the one below. */
 enum {
 	PLT_LAYER_UNREADABLE = 1 << 0,   /* it does not open */
 	PLT_LAYER_LOST = 1 << 1,         /* its backing file is missing, or not the one (VHD: by its id) */
 	PLT_LAYER_LOOP = 1 << 2,         /* its chain of backing files leads in a circle */
 	PLT_LAYER_SHORT = 1 << 3,        /* its backing file is shorter than it: zeros from there on */
-	PLT_LAYER_CHANGED = 1 << 4,      /* its backing file was written after this image was made */
+	PLT_LAYER_CHANGED = 1 << 4,      /* its backing file was written after this image was made, and written last */
 	PLT_LAYER_NO_FORMAT = 1 << 5,    /* the format of its backing file is not recorded */
 	PLT_LAYER_OTHER_FORMAT = 1 << 6, /* and does not look like what is recorded */
+	PLT_LAYER_MOVED = 1 << 7,        /* LOST, and there is a file where it may be: .moved_to */
+	PLT_LAYER_DEEP = 1 << 8,         /* its chain is longer than can be opened */
+	PLT_LAYER_REWRITTEN = 1 << 9,    /* as CHANGED, but the image was written after it: a commit does that, too */
+	PLT_LAYER_LOOKS_LIKE = 1 << 10,  /* its backing file is recorded as raw and begins like an image */
+	PLT_LAYER_ORPHAN = 1 << 11,      /* nothing depends on it, and it may be left over */
 	/* Those that leave the disk readable, as it always was. */
-	PLT_LAYER_HARMLESS = PLT_LAYER_SHORT | PLT_LAYER_NO_FORMAT,
+	PLT_LAYER_HARMLESS = PLT_LAYER_SHORT | PLT_LAYER_NO_FORMAT | PLT_LAYER_REWRITTEN | PLT_LAYER_LOOKS_LIKE |
+			     PLT_LAYER_ORPHAN,
+};
+struct plt_layer_finding {
+	const char *id;                  /* stable name of the kind of damage: "C-LOST" */
+	bool harmless;                   /* worth knowing */
+	const char *text;
 };
 struct plt_layer {
 	const char *name, *format;       /* format NULL: not known, since it does not open */
@@ -489,6 +548,9 @@ struct plt_layer {
 	int64_t made, written;           /* seconds since 1970; -1: not known */
 	unsigned trouble;                /* PLT_LAYER_* */
 	const char *why;                 /* more about it; NULL: nothing */
+	const char *moved_to;            /* where its backing file may be; NULL: nowhere near */
+	const struct plt_layer_finding *findings; /* all of .trouble in words */
+	unsigned nfindings;
 	bool have_share;
 	uint64_t share;                  /* bytes of data of the first image that are read from here */
 };
@@ -498,6 +560,8 @@ struct plt_chain {
 };
 enum {
 	PLT_CHAIN_SHARE = 1 << 0,        /* also open the chain of the (one) image and add up what each layer supplies */
+	PLT_CHAIN_FOLDERS = 1 << 2,      /* @names are folders: all files in each, */
+	PLT_CHAIN_HIDDEN = 1 << 3,       /* hidden ones too */
 	PLT_CHAIN_KNOWN_ONLY = 1 << 1,   /* leave out of @names what is no image but perhaps a raw one, unless it is a layer */
 };
 /*
@@ -508,6 +572,49 @@ enum {
 int plt_chain_look(struct plt_ctx *ctx, const char *const *names, unsigned n, unsigned flags, struct plt_chain **ret,
 		   struct plt_error *err);
 void plt_chain_free(struct plt_chain *chain); /* NULL allowed */
+
+/* ---- space --------------------------------------------------------------------------------------- */
+
+struct plt_df_image {
+	const char *name, *format;       /* format NULL: not known, since it does not open */
+	const char *why;                 /* why nothing more is known of it, or it does not count; NULL */
+	bool other;                      /* no image of its own: it does not count */
+	uint64_t virtual_size, length;   /* of the disk; of the file */
+	int64_t allocated;               /* bytes that the file (and its external data file) takes; -1 not known */
+	int64_t reflinked;               /* of these, shared with other files by the host's filesystem; -1 it does not say */
+	uint64_t exclusive;              /* of an image that no other stands on: what would be free without it and what
+					  * only it stands on; internal snapshots are in it */
+	uint64_t grown;                  /* the file's length when the guest has written everything */
+	uint64_t growth;                 /* how much more it then takes; 0 of what other images stand on */
+	uint64_t vm_state;               /* of internal snapshots */
+	unsigned snapshots, overlays;    /* internal ones; images that have it as their backing file */
+	unsigned shared_by;              /* images that no other stands on and that need this one; itself counts */
+	int below;                       /* its backing file among the images; -1: none, or not found */
+};
+struct plt_df_volume {               /* of the host */
+	uint64_t device;             /* st_dev */
+	const char *path;            /* of a file on it */
+	uint64_t size, free;         /* free to us */
+	uint64_t allocated, virtual_size, growth; /* of the images on it */
+};
+struct plt_df {
+	const struct plt_df_image *images;
+	const struct plt_df_volume *volumes;
+	unsigned nlisted, nvolumes;
+	unsigned n;                      /* images: those listed that count */
+	uint64_t virtual_size;           /* of images that no other stands on: what has been promised */
+	uint64_t allocated;              /* of all files */
+	uint64_t exclusive;              /* needed by one image each; .shared: by several; .reflinked: shared below them */
+	uint64_t shared, reflinked;
+	uint64_t growth;                 /* if every guest wrote everything */
+};
+/*
+ * What the images @names, those in the folders among @names (hidden files apart; what is not known there is a raw image if it
+ * has 1 MiB or more in whole sectors) and all that they stand on take on the host, share, and may still take.  By headers and
+ * what the host says of the files; nothing is locked or written, and images in use are looked at too.
+ */
+int plt_df(struct plt_ctx *ctx, const char *const *names, unsigned n, struct plt_df **ret, struct plt_error *err);
+void plt_df_free(struct plt_df *df); /* NULL allowed */
 
 /* ---- persistent dirty bitmaps ---------------------------------------------------------------- */
 
@@ -610,6 +717,7 @@ enum {
 	PLT_REPAIR_LEAKS = 1 << 0,    /* counts that are too high and nothing else, as `check -r leaks` */
 	PLT_REPAIR_NO_WRITE = 1 << 1, /* the plan is looked at only: the image is opened read-only */
 	PLT_REPAIR_TRUST_LIKELY = 1 << 2, /* placements that are likely go into the plan, too */
+	PLT_REPAIR_DEEP = 1 << 3,     /* hold the guest's own structures against the map though nothing else shows that it is wrong */
 };
 
 struct plt_placement_offer {
@@ -736,11 +844,18 @@ struct plt_measure_options {
 	const char *format;            /* of the image that would be made; NULL: raw */
 	const char *const *options;    /* "-o" texts */
 	uint64_t virtual_size;         /* without a source; PLT_SIZE_UNSET: what the options say */
+	unsigned flags;                /* PLT_MEASURE_* */
+	plt_progress_fn progress;      /* of PLT_MEASURE_EXACT */
+	void *progress_arg;
 };
-#define PLT_MEASURE_OPTIONS_INIT { sizeof(struct plt_measure_options), NULL, NULL, PLT_SIZE_UNSET }
+enum {
+	PLT_MEASURE_EXACT = 1 << 0,    /* .required is the length of the file that plt_convert() makes: @src is read */
+	PLT_MEASURE_COMPRESS = 1 << 1, /* with EXACT: of one that is compressed */
+};
+#define PLT_MEASURE_OPTIONS_INIT { .size = sizeof(struct plt_measure_options), .virtual_size = PLT_SIZE_UNSET }
 struct plt_measure_result {
 	uint64_t required;             /* bytes of a file that holds what @src holds now; never too few */
-	uint64_t fully_allocated;      /* once the guest has written everything */
+	uint64_t fully_allocated;      /* once the guest has written everything; 0: the format does not say (EXACT) */
 	bool have_bitmaps;             /* both formats can have persistent bitmaps */
 	uint64_t bitmaps;              /* what those of @src would take besides */
 };
@@ -760,6 +875,54 @@ struct plt_compare_result {
 };
 int plt_compare(struct plt_disk *a, struct plt_disk *b, bool strict, plt_progress_fn progress, void *arg,
 		void (*warn)(void *arg, const char *text), struct plt_compare_result *ret, struct plt_error *err);
+
+/* A part of the guest's disk that sparsify has looked at. */
+struct plt_sparsify_volume {
+	uint64_t offset, length;  /* of the disk; of a logical volume its first piece, and its size */
+	const char *what;         /* "ext4" "xfs" "ntfs" "FAT32" "swap" ...; "" not known */
+	const char *name;         /* of a logical volume, "group/volume"; "" */
+	const char *label;        /* "" none */
+	bool swap;
+	uint64_t free;            /* bytes that the guest does not use */
+	const char *why;          /* why it is left alone; NULL: it is not */
+};
+struct plt_sparsify_options {
+	size_t size;
+	unsigned flags;           /* PLT_SPARSIFY_* */
+	plt_progress_fn progress;
+	void *progress_arg;
+	void (*volume)(void *arg, const struct plt_sparsify_volume *v); /* each; NULL: not wanted */
+	void *volume_arg;
+};
+enum {
+	PLT_SPARSIFY_FREE = 1 << 0,  /* what filesystems (ext2 to ext4, XFS, NTFS, FAT) call free */
+	PLT_SPARSIFY_SWAP = 1 << 1,  /* swap, all but its header */
+	PLT_SPARSIFY_ZERO = 1 << 2,  /* clusters that hold zeros; all data of the image is read */
+	PLT_SPARSIFY_SAME = 1 << 3,  /* clusters that hold what the backing file has there; the same */
+	PLT_SPARSIFY_LEAKS = 1 << 4, /* what lies in the file and belongs to nothing (qcow2; others keep no account) */
+	PLT_SPARSIFY_DRY_RUN = 1 << 8, /* only count */
+};
+#define PLT_SPARSIFY_OPTIONS_INIT { .size = sizeof(struct plt_sparsify_options) }
+/*
+ * Bytes of the disk that were stored in the image and no longer are (or would be), by the first kind that applies;
+ * .leaks in bytes of the file.  What an internal snapshot has too stays in the file.
+ */
+struct plt_sparsify_result {
+	uint64_t free, swap, zero, same, leaks;
+	int64_t before, after;       /* bytes that the file takes on the host; -1 unknown */
+};
+/*
+ * Give back to the host what the guest has no use for, in the image @name itself; only it is changed, not what it
+ * stands on.  All files of the guest stay as they are; what was free reads as zeros.  A filesystem that is in use, was
+ * not unmounted, is damaged, or is not known is left alone.  An interruption or a power cut at any moment leaves each
+ * range as it was, or given back.  -EUCLEAN: the image has to be repaired first; -ENOTSUP: it cannot give space back.
+ */
+int plt_sparsify(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+		 const struct plt_sparsify_options *opts, struct plt_sparsify_result *ret, struct plt_error *err);
+/* The same into a new image, by plt_convert(); @name is only read.  Not with DRY_RUN and SAME. */
+int plt_sparsify_copy(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+		      const struct plt_sparsify_options *opts, const char *target, const struct plt_convert_options *convert,
+		      struct plt_sparsify_result *ret, struct plt_error *err);
 
 struct plt_hash_options {
 	size_t size;

@@ -233,6 +233,13 @@ static int64_t fault_allocated(struct plt_store *st)
 	return plt_store_allocated(f->below);
 }
 
+static struct plt_store *fault_below(struct plt_store *st)
+{
+	struct fault *f = st->priv;
+
+	return f->below;
+}
+
 static const struct plt_store_ops fault_ops = {
 	.kind = "fault",
 	.close = fault_close,
@@ -246,6 +253,7 @@ static const struct plt_store_ops fault_ops = {
 	.allocate = fault_allocate,
 	.extents = fault_extents,
 	.lock = fault_lock,
+	.below = fault_below,
 	.allocated = fault_allocated,
 };
 

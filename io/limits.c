@@ -232,6 +232,13 @@ static int64_t limits_allocated(struct plt_store *st)
 	return plt_store_allocated(l->below);
 }
 
+static struct plt_store *limits_below(struct plt_store *st)
+{
+	struct limits *l = st->priv;
+
+	return l->below;
+}
+
 static const struct plt_store_ops limits_ops = {
 	.kind = "limits",
 	.close = limits_close,
@@ -245,6 +252,7 @@ static const struct plt_store_ops limits_ops = {
 	.allocate = limits_allocate,
 	.extents = limits_extents,
 	.lock = limits_lock,
+	.below = limits_below,
 	.allocated = limits_allocated,
 };
 

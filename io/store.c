@@ -422,6 +422,13 @@ int plt_store_fd(struct plt_store *st)
 	return st->ops->fd ? st->ops->fd(st) : -1;
 }
 
+int plt_store_origin(struct plt_store *st)
+{
+	while (!st->ops->fd && st->ops->below)
+		st = st->ops->below(st);
+	return plt_store_fd(st);
+}
+
 int64_t plt_store_allocated(struct plt_store *st)
 {
 	return st->ops->allocated ? st->ops->allocated(st) : -1;

@@ -113,6 +113,11 @@ struct plt_store_ops {
 	int (*lock)(struct plt_store *st, unsigned perm, unsigned shared, struct plt_error *err);
 	/* Descriptor for a ring to use, or -1.  Only stores whose bytes are exactly the file's. */
 	int (*fd)(struct plt_store *st);
+	/*
+	 * The store whose bytes these are, unchanged, where something stands between that can neither be
+	 * passed by nor resolved (faults, a log): for asking which file this is, not for I/O.
+	 */
+	struct plt_store *(*below)(struct plt_store *st);
 	/* Bytes really allocated (qemu-img's "disk size"), or -1. */
 	int64_t (*allocated)(struct plt_store *st);
 };
@@ -169,6 +174,8 @@ int plt_store_copy_from(struct plt_store *st, uint64_t off, struct plt_store *sr
 			uint64_t len, uint64_t *ret_len, struct plt_error *err);
 int plt_store_lock(struct plt_store *st, unsigned perm, unsigned shared, struct plt_error *err);
 int plt_store_fd(struct plt_store *st);
+/* Descriptor of the file that the bytes come from, through faults and logs, to tell files apart; or -1. */
+int plt_store_origin(struct plt_store *st);
 int64_t plt_store_allocated(struct plt_store *st);
 
 /* EIO with text if a sync of this store has failed; 0 otherwise.  One atomic load. */

@@ -224,6 +224,13 @@ static int64_t logged_allocated(struct plt_store *st)
 	return plt_store_allocated(l->below);
 }
 
+static struct plt_store *logged_below(struct plt_store *st)
+{
+	struct logged *l = st->priv;
+
+	return l->below;
+}
+
 static void logged_close(struct plt_store *st)
 {
 	struct logged *l = st->priv;
@@ -245,6 +252,7 @@ static const struct plt_store_ops logged_ops = {
 	.allocate = logged_allocate,
 	.extents = logged_extents,
 	.lock = logged_lock,
+	.below = logged_below,
 	.allocated = logged_allocated,
 };
 

@@ -34,6 +34,9 @@ struct qcow2_overflow {
 	uint64_t cluster, count; /* count 0: free slot */
 };
 
+/* Entries name clusters in no order: with one slot a refcount block would be read for nearly each of them. */
+#define QCOW2_COUNT_SLOTS 16
+
 struct qcow2_recount {
 	struct plt_ctx *ctx;
 	struct plt_store *file;
@@ -56,8 +59,11 @@ struct qcow2_recount {
 	uint64_t *rt; /* refcount table, host order; entries behind the file's end are absent */
 	uint64_t nrt;
 	uint64_t rt_entries; /* as the header has it */
-	uint8_t *block;	     /* the refcount block last read by qcow2_stored_count() */
-	uint64_t block_index;
+	/* refcount blocks that qcow2_stored_count() has read, each in the slot of its index modulo QCOW2_COUNT_SLOTS */
+	struct qcow2_counts {
+		uint64_t index; /* UINT64_MAX: none */
+		uint8_t *block;
+	} counts[QCOW2_COUNT_SLOTS];
 
 	/* L2 tables */
 	struct qcow2_l2ref *l2;
@@ -67,6 +73,23 @@ struct qcow2_recount {
 	_Atomic uint64_t allocated, fragmented, compressed;
 	_Atomic bool read_failed; /* some table could not be read */
 };
+
+/*
+ * The first place in [@p, @end) that is not one of 64 bytes of zeros, as most of the tables of a sparse disk are: absent
+ * entries in both sizes.  Loops over entries that have nothing to say to those begin and go on here.
+ */
+static inline const uint8_t *qcow2_behind_absent(const uint8_t *p, const uint8_t *end)
+{
+	uint64_t v[8];
+
+	while (end - p >= (ptrdiff_t)sizeof(v)) {
+		memcpy(v, p, sizeof(v));
+		if (v[0] || (v[1] | v[2] | v[3] | v[4] | v[5] | v[6] | v[7]))
+			break;
+		p += sizeof(v);
+	}
+	return p;
+}
 
 /* A reference to [off, off+len) is impossible: it would end a cluster or more behind the file. */
 static inline bool qcow2_exceeds(const struct qcow2_recount *c, uint64_t off, uint64_t len)
@@ -110,7 +133,7 @@ static inline enum qcow2_entry_type qcow2_entry_type(const struct qcow2_recount 
 	return QCOW2_ENTRY_NORMAL;
 }
 
-/* mend/orphans.c: what clusters are that are counted and that nothing reaches */
+/* mend/orphans.c: what clusters are that are counted, or whose counts are lost, and that nothing reaches */
 enum qcow2_orphan_verdict {
 	QCOW2_ORPHANS_LEFT,	 /* none, or a program that was stopped has left them */
 	QCOW2_ORPHANS_UNDECIDED, /* their counts stay */
@@ -140,8 +163,10 @@ struct qcow2_exam {
 	bool refblock_said; /* an unaligned refcount block has been named */
 	uint32_t walks;	    /* walks of L1 tables so far */
 	bool refs_bad;	    /* the refcount structure itself cannot be trusted */
+	bool counts_gone;   /* stored counts say that what is in use is free */
 	bool snapshots_bad; /* the snapshot table could not be read: what it reaches is not counted */
 	enum qcow2_orphan_verdict orphans;
+	struct plt_extents unreached; /* of an image whose counts are lost: those clusters */
 	uint64_t orphan_clusters, orphan_tables; /* with content and without explanation */
 	struct qcow2_piece *pieces; /* when mending */
 	uint32_t npieces;
@@ -152,7 +177,7 @@ struct qcow2_exam {
 	bool backing;	    /* the header names a backing file */
 	bool map_changed;	  /* what was counted is not the map that is there now */
 	bool counts_left;	  /* a stored count is wrong and stays so */
-	bool leaked;		  /* some cluster is counted, and nothing reaches it */
+	bool leaked;		  /* some cluster is counted, and nothing reaches it, or the other way round */
 	uint8_t *block;		  /* mending: the refcount block that is being changed */
 	uint64_t block_index;
 	uint32_t block_from, block_to; /* what of it has changed, in whole sectors */
@@ -216,6 +241,7 @@ uint64_t qcow2_references(const struct qcow2_recount *c, uint64_t cluster); /* t
 int qcow2_stored_load(struct qcow2_recount *c, struct plt_error *err);
 /* A stored count; -EIO: its refcount block cannot be (reached or) read. */
 int qcow2_stored_count(struct qcow2_recount *c, uint64_t cluster, uint64_t *ret);
+void qcow2_stored_forget(struct qcow2_recount *c); /* counts were written: they are read again */
 uint64_t qcow2_count_at(const struct qcow2_state *q, const uint8_t *block, uint64_t i);
 void qcow2_count_put(const struct qcow2_state *q, uint8_t *block, uint64_t i, uint64_t count);
 /*
@@ -264,15 +290,24 @@ int qcow2_l2_read(struct qcow2_recount *c, uint64_t off, uint8_t *buf);
 /* Does other metadata lie in [off, off+len), too?  Then no entry in it may be changed. */
 bool qcow2_exam_overlaps(const struct qcow2_exam *x, uint64_t off, uint64_t len);
 
+/* mend/orphans.c: sets x->orphans.  After everything has been counted. */
+int qcow2_judge_orphans(struct qcow2_exam *x);
+
 /*
- * mend/orphans.c: sets x->orphans.  After everything has been counted.  @counted: the stored counts can be
- * trusted to say what is in use; otherwise everything in the file that nothing reaches is looked at.
+ * mend/unreached.c: clusters that nothing reaches and that may be in use: those that are counted, and where counts are
+ * lost, all.  Sets x->counts_gone, and x->refs_bad where a count that is missing has no place.
  */
-int qcow2_judge_orphans(struct qcow2_exam *x, bool counted);
+int qcow2_find_unreached(struct qcow2_exam *x, struct plt_extents *ret);
+
+/*
+ * mend/stale.c: is the cluster at @off, of which @buf (a cluster) has the first @few bytes, one that the image itself has
+ * given up?  It may read the rest.
+ */
+bool qcow2_is_stale(const struct qcow2_exam *x, uint64_t off, uint8_t *buf, uint32_t few);
 
 #define QCOW2_MAX_STRAYS (UINT32_C(1) << 20) /* more are not placed */
 
-/* Could @e be an entry of an L2 table?  *ret_off: the cluster that it names, or 0. */
+/* mend/shapes.c.  Could @e be an entry of an L2 table?  *ret_off: the cluster that it names, or 0. */
 bool qcow2_entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t *ret_off);
 
 /* What a table that is named looks like; it is read once.  @buf: one cluster. */
@@ -297,6 +332,8 @@ int qcow2_mend_map(struct qcow2_exam *x);
  * into a new one behind the end of the file.
  */
 int qcow2_mend_tables(struct qcow2_exam *x);
+/* mend/blank.c: what a table of zeros must have named. */
+int qcow2_mend_blank(struct qcow2_exam *x);
 /* A tree of tables: the active one, or a snapshot's. */
 struct qcow2_tree {
 	uint32_t disk; /* PLT_DISK_ACTIVE, or which snapshot */
@@ -322,6 +359,23 @@ int qcow2_mend_snapcount(struct qcow2_exam *x);
 bool qcow2_snaptable_is_none(const struct qcow2_exam *x); /* not one entry that was read makes sense */
 int qcow2_mend_snapshots(struct qcow2_exam *x);
 int qcow2_mend_snap_l1(struct qcow2_exam *x);
+
+/*
+ * mend/packed.c: compressed clusters that nothing names.  Where they may be; may one lie in [off, off+len); the
+ * entry that names it; are some of them missing in clusters that others are in?
+ */
+int qcow2_packed_find(struct qcow2_exam *x, struct plt_orphans *p);
+bool qcow2_packed_is_open(struct qcow2_exam *x, uint64_t off, uint64_t len);
+uint64_t qcow2_packed_entry(const struct qcow2_state *q, uint64_t off, uint32_t len);
+int qcow2_packed_missing(struct qcow2_exam *x, bool *ret);
+
+/*
+ * mend/moves.c: what somebody has found out of the map (ex->mend->moves), and what he wants to know for it: orphans of
+ * either size, the tables of the active disk
+ */
+int qcow2_mend_moves(struct qcow2_exam *x);
+int qcow2_tell_orphans(struct qcow2_exam *x);
+int qcow2_map_tables(struct plt_ctx *ctx, struct plt_store *file, struct plt_orphans *ret, struct plt_error *err);
 
 /* mend/clusters.c: single clusters back into the map, and what is given up. */
 int qcow2_mend_clusters(struct qcow2_exam *x);

@@ -265,10 +265,11 @@ static bool scan_table(struct scan *s, const uint8_t *table, uint32_t times, str
 				 (q->cluster_size - 1);
 	const bool extl2 = q->extl2, lone = s->lone;
 	const unsigned step = q->l2_entry_size, bits = q->cluster_bits;
+	const uint8_t *end = table + q->cluster_size;
 	bool odd = false;
 
 	t->next = 0;
-	for (const uint8_t *p = table; p < table + q->cluster_size; p += step) {
+	for (const uint8_t *p = qcow2_behind_absent(table, end); p < end; p = qcow2_behind_absent(p + step, end)) {
 		uint64_t e = plt_get_be64(p), bitmap = extl2 ? plt_get_be64(p + 8) : 0, off;
 		unsigned was;
 

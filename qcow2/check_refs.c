@@ -37,7 +37,7 @@ int qcow2_recount_init(struct qcow2_recount *c, struct plt_ctx *ctx, struct plt_
 	memset(c, 0, sizeof(*c));
 	pthread_mutex_init(&c->lock, NULL);
 	c->cells = MAP_FAILED;
-	c->block_index = UINT64_MAX;
+	qcow2_stored_forget(c);
 	c->ctx = ctx;
 	c->file = file;
 	c->q = q;
@@ -56,8 +56,7 @@ int qcow2_recount_init(struct qcow2_recount *c, struct plt_ctx *ctx, struct plt_
 	c->cells_len = (c->nb + 2) << (c->wide ? 1 : 0);
 	c->cells = mmap(NULL, c->cells_len, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	c->block = plt_alloc_io(q->cluster_size);
-	if (c->cells == MAP_FAILED || !c->block)
+	if (c->cells == MAP_FAILED)
 		return plt_error_set(err, ENOMEM, "Out of memory");
 	return 0;
 }
@@ -68,7 +67,8 @@ void qcow2_recount_release(struct qcow2_recount *c)
 		munmap(c->cells, c->cells_len);
 	free(c->over);
 	free(c->rt);
-	free(c->block);
+	for (unsigned i = 0; i < QCOW2_COUNT_SLOTS; i++)
+		free(c->counts[i].block);
 	free(c->l2);
 	pthread_mutex_destroy(&c->lock);
 }
@@ -288,22 +288,31 @@ static int read_block(struct qcow2_recount *c, uint64_t index, uint8_t *buf)
 	return plt_store_read(c->file, off, buf, c->q->cluster_size, PLT_IO_REFBLOCK, NULL);
 }
 
+void qcow2_stored_forget(struct qcow2_recount *c)
+{
+	for (unsigned i = 0; i < QCOW2_COUNT_SLOTS; i++)
+		c->counts[i].index = UINT64_MAX;
+}
+
 int qcow2_stored_count(struct qcow2_recount *c, uint64_t cluster, uint64_t *ret)
 {
 	uint64_t index = cluster >> c->q->rb_bits;
+	struct qcow2_counts *s = &c->counts[index % QCOW2_COUNT_SLOTS];
 	int r;
 
 	*ret = 0;
 	if (index >= c->nrt || !(c->rt[index] & QCOW2_REFTABLE_OFFSET))
 		return 0;
-	if (c->block_index != index) {
-		c->block_index = UINT64_MAX;
-		r = read_block(c, index, c->block);
+	if (s->index != index) {
+		s->index = UINT64_MAX;
+		if (!s->block)
+			s->block = plt_alloc_io(c->q->cluster_size);
+		r = s->block ? read_block(c, index, s->block) : -ENOMEM;
 		if (r < 0)
 			return r;
-		c->block_index = index;
+		s->index = index;
 	}
-	*ret = qcow2_count_at(c->q, c->block, cluster & ((UINT64_C(1) << c->q->rb_bits) - 1));
+	*ret = qcow2_count_at(c->q, s->block, cluster & ((UINT64_C(1) << c->q->rb_bits) - 1));
 	return 0;
 }
 

@@ -141,12 +141,15 @@ static void report_allocated(struct qcow2_exam *x, uint64_t e, uint64_t bitmap, 
 static void report_table(struct qcow2_exam *x, const uint8_t *table, uint64_t guest, bool active)
 {
 	const struct qcow2_state *q = &x->q;
-	unsigned n = 1U << q->l2_bits;
+	const uint64_t first = guest;
+	const uint8_t *end = table + q->cluster_size;
 
-	for (unsigned i = 0; i < n; i++, guest += q->cluster_size) {
-		const uint8_t *p = table + (size_t)i * q->l2_entry_size;
+	for (const uint8_t *p = qcow2_behind_absent(table, end); p < end; p = qcow2_behind_absent(p + q->l2_entry_size, end)) {
 		uint64_t e = plt_get_be64(p), bitmap = q->extl2 ? plt_get_be64(p + 8) : 0;
 		enum qcow2_entry_type type = qcow2_entry_type(&x->c, e);
+		unsigned i = (unsigned)(p - table) / q->l2_entry_size;
+
+		guest = first + (uint64_t)i * q->cluster_size;
 
 		if (!(e | bitmap))
 			continue;
@@ -284,7 +287,9 @@ static int copied_table(struct qcow2_exam *x, uint64_t table_off, uint8_t *table
 	uint64_t from = UINT64_MAX, to = 0;
 	char what[120];
 
-	for (uint8_t *p = table; p < table + q->cluster_size; p += q->l2_entry_size) {
+	const uint8_t *end = table + q->cluster_size;
+
+	for (const uint8_t *p = qcow2_behind_absent(table, end); p < end; p = qcow2_behind_absent(p + q->l2_entry_size, end)) {
 		uint64_t e = plt_get_be64(p), off = e & QCOW2_L2_OFFSET, stored = 1;
 		enum qcow2_entry_type type = qcow2_entry_type(&x->c, e);
 		bool mend;
@@ -301,7 +306,7 @@ static int copied_table(struct qcow2_exam *x, uint64_t table_off, uint8_t *table
 		say_copied(x, mend, "Q-COPIED", off, what);
 		if (!mend)
 			continue;
-		plt_put_be64(p, e ^ QCOW2_COPIED);
+		plt_put_be64(table + (p - table), e ^ QCOW2_COPIED);
 		from = PLT_MIN(from, plt_align_down((uint64_t)(p - table), 512));
 		to = PLT_MAX(to, plt_align_up((uint64_t)(p - table) + 8, 512));
 	}

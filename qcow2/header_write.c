@@ -318,7 +318,7 @@ int qcow2_header_settle(struct plt_image *img, struct plt_error *err)
 	return q->unsettled_to ? switch_locked(img, q->unsettled_from, q->unsettled_to, err) : 0;
 }
 
-int qcow2_set_backing(struct plt_image *img, const char *name, const char *format,
+int qcow2_set_backing(struct plt_image *img, const char *name, const char *format, unsigned flags,
 		      struct plt_error *err)
 {
 	char *new_name = name && *name ? strdup(name) : NULL;
@@ -338,6 +338,14 @@ int qcow2_set_backing(struct plt_image *img, const char *name, const char *forma
 	}
 	if (new_format && strlen(new_format) > QCOW2_MAX_BACKING_FORMAT) {
 		r = plt_error_set(err, EINVAL, "Backing format name '%s' too long", new_format);
+		goto fail;
+	}
+	if (new_name && strlen(new_name) > QCOW2_MAX_BACKING_NAME) {
+		r = plt_error_set(err, EINVAL, "Backing file name too long");
+		goto fail;
+	}
+	if (flags & PLT_BACKING_TRIAL) {
+		r = 0;
 		goto fail;
 	}
 	pthread_mutex_lock(&img->lock);

@@ -388,7 +388,7 @@ int qcow2_first_write(struct plt_image *img, struct plt_error *err)
 		 * Bitmaps that we maintain are marked first: a cut here leaves them unusable, not
 		 * wrong.
 		 */
-		r = q->bitmaps_damaged ? 0 : qcow2_bitmaps_mark_in_use(img, err);
+		r = q->bitmaps_damaged || img->shows_same ? 0 : qcow2_bitmaps_mark_in_use(img, err);
 		if (r < 0)
 			return r;
 		keep_bitmaps = !q->bitmaps_damaged;

@@ -13,13 +13,8 @@
 
 #include "base/extents.h"
 #include "formats/driver.h"
-#include "repair/evidence/evidence.h"
+#include "guestfs/weigh.h"
 #include "repair/repair.h"
-
-#define UNIT 65536u /* in which the disk is read */
-#define EXT_MAGIC 0xef53u
-#define EXT_RECOVER 4u
-#define EXT_BIGALLOC 0x200u /* (of which the reader does not know where its bitmaps are) */
 
 struct deep {
 	struct plt_ctx *ctx;
@@ -184,34 +179,18 @@ static int check_layer(struct deep *d, bool top, struct plt_error *err)
 
 /* ---- what the guest says ------------------------------------------------------------------------- */
 
-static int read_disk(void *arg, uint64_t off, void *buf, size_t len)
-{
-	struct deep *d = arg;
-
-	return plt_read(d->disk, off, buf, len, NULL);
-}
-
 /*
  * A filesystem with a journal to be replayed need not be right before that; and where metadata has no checksums
  * a few odd pieces prove nothing.
  */
-static bool is_unclean(struct deep *d, const struct plt_weighed *w)
-{
-	uint8_t sb[128];
-
-	return !strncmp(w->name, "ext", 3) && plt_read(d->disk, w->start + 1024, sb, sizeof(sb), NULL) == 0 &&
-	       (sb[56] | sb[57] << 8) == EXT_MAGIC && (sb[96] & EXT_RECOVER || sb[101] & EXT_BIGALLOC >> 8);
-}
-
 static void weighed(void *arg, const struct plt_weighed *w)
 {
 	struct deep *d = arg;
 	struct plt_check_finding where = { .guest_off = w->first, .guest_len = 512 };
-	bool unclean, sums = !strncmp(w->name, "ext", 3) || !strcmp(w->name, "xfs");
+	bool unclean = w->unclean;
 
-	if (!w->bad || (!sums && w->bad < 16 && w->bad * 4 < w->good))
+	if (!w->bad || (!w->sums && w->bad < 16 && w->bad * 4 < w->good))
 		return;
-	unclean = is_unclean(d, w);
 	say(d, "G-META", unclean, where, "%sthe %s filesystem at %#" PRIx64 ": %" PRIu64 " of %" PRIu64
 	    " pieces of metadata do not belong where they lie, the first at guest offset %#" PRIx64 "%s",
 	    unclean ? "" : "ERROR ", w->name, w->start, w->bad, w->good + w->bad, w->first,
@@ -220,11 +199,48 @@ static void weighed(void *arg, const struct plt_weighed *w)
 
 static int check_guest(struct deep *d, struct plt_error *err)
 {
-	uint64_t good, bad, size = plt_disk_size(d->disk);
-	struct plt_puzzle puzzle = { .disk_size = size, .unit = UNIT, .span = UNIT, .read_disk = read_disk, .arg = d,
-				     .ctx = d->ctx };
+	const struct plt_weigh how = { .most = PLT_WEIGH_ALL, .fs = weighed, .arg = d };
+	struct plt_weighed sum;
 
-	return size ? plt_evidence_weigh_each(&puzzle, weighed, d, &good, &bad, err) : 0;
+	return plt_guest_weigh_disk(d->disk, &how, &sum, err);
+}
+
+/* ---- the map ------------------------------------------------------------------------------------- */
+
+struct map_check {
+	struct deep *d;
+	struct plt_repair rep;
+};
+
+/* Of a plan, what the guest's structures are the reason of. */
+static void map_found(void *arg, const struct plt_check_finding *f)
+{
+	struct map_check *m = arg;
+	const char *text = strncmp(f->text, "Repairing ", 10) ? f->text : f->text + 10;
+
+	if (m->rep.deeply || !strcmp(f->id, PLT_DEEP_DOUBT))
+		say(m->d, f->id, false, *f, "%s%s", text == f->text ? "" : "ERROR ", text);
+}
+
+/* What a repair would change of the map because the guest says so: found out over the image, and thrown away. */
+static int check_map(struct deep *d, bool no_backing, struct plt_error *err)
+{
+	struct plt_image *img = plt_disk_image(d->disk);
+	struct map_check m = { .d = d, .rep = { .ctx = d->ctx, .file = img->file, .name = img->name, .trust = PLT_STRONG,
+						.deep = true, .no_backing = no_backing } };
+	int r;
+
+	if (!img->drv->map_pieces)
+		return 0;
+	m.rep.format = strdup(img->drv->name);
+	if (!m.rep.format)
+		return plt_error_set(err, ENOMEM, "out of memory");
+	r = plt_repair_make(&m.rep, PLT_MEND_ALL, false, map_found, &m, NULL);
+	plt_repair_forget(&m.rep);
+	plt_doubts_release(&m.rep.doubts);
+	plt_store_unref(m.rep.overlay);
+	free(m.rep.format);
+	return r == -ENOMEM ? plt_error_set(err, ENOMEM, "out of memory") : 0; /* (what cannot be planned has been said) */
 }
 
 /* -------------------------------------------------------------------------------------------------- */
@@ -256,6 +272,8 @@ static int look_inside(struct deep *d, const char *name, const struct plt_open_o
 		r = check_layer(d, top, err);
 	if (r == 0 && !locked)
 		r = check_guest(d, err);
+	if (r == 0 && !locked && !(o.flags & PLT_OPEN_RESCUE))
+		r = check_map(d, o.flags & PLT_OPEN_NO_BACKING, err);
 	plt_disk_close(d->disk, NULL);
 	return r;
 }

@@ -19,7 +19,7 @@
 #include "base/endian.h"
 #include "base/zero.h"
 #include "formats/driver.h"
-#include "repair/evidence/evidence.h"
+#include "guestfs/weigh.h"
 #include "repair/repair.h"
 
 #define SECTOR 512
@@ -49,7 +49,7 @@ static bool is_child(struct plt_repair *rep, struct plt_disk **ret_alone)
 
 	*ret_alone = NULL;
 	o.flags = PLT_OPEN_NO_BACKING | PLT_OPEN_NO_KEY;
-	return !rep->no_parent &&
+	return !rep->no_backing &&
 	       plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &o, ret_alone, NULL) == 0 &&
 	       plt_disk_image(*ret_alone)->backing_name;
 }
@@ -149,29 +149,22 @@ static int at_home(void *arg, uint64_t off, const uint8_t *p)
 	return 0;
 }
 
-static int read_disk(void *arg, uint64_t off, void *buf, size_t len)
-{
-	return plt_read(arg, off, buf, len, NULL);
-}
-
 /*
  * Is the image below @chain the one that the child was made on?  Their content says so: the child has written over what it
  * has, and with both together the guest's own metadata verify.
  */
-static bool belongs(struct plt_repair *rep, struct plt_disk *alone, struct plt_disk *chain, struct plt_disk *parent,
-		    char *ret_why, size_t len)
+static bool belongs(struct plt_disk *alone, struct plt_disk *chain, struct plt_disk *parent, char *ret_why, size_t len)
 {
 	struct home h = { .parent = parent, .left = HOME_MAX / SECTOR };
-	const struct plt_puzzle puzzle = { .disk_size = plt_disk_size(chain), .unit = SECTOR, .span = 65536,
-					   .read_disk = read_disk, .arg = chain, .ctx = rep->ctx };
-	uint64_t good = 0, bad = 0;
+	struct plt_weighed w;
 
+	*ret_why = '\0';
 	if (each_sector(alone, 0, plt_disk_size(alone), true, at_home, &h) < 0 ||
-	    plt_evidence_weigh(&puzzle, &good, &bad, NULL) < 0)
+	    plt_guest_weigh_disk(chain, NULL, &w, NULL) < 0)
 		return false;
 	snprintf(ret_why, len, "%" PRIu64 " of %" PRIu64 " sectors that it holds itself are what is below them; of the guest's "
-		 "metadata %" PRIu64 " verify, %" PRIu64 " do not", h.same, h.seen, good, bad);
-	return h.same >= HOME_ENOUGH && h.same >= h.seen / 100 && bad <= good / 100;
+		 "metadata %" PRIu64 " verify, %" PRIu64 " do not", h.same, h.seen, w.good, w.bad);
+	return h.same >= HOME_ENOUGH && h.same >= h.seen / 100 && w.bad <= w.good / 100;
 }
 
 static void say(struct plt_repair *rep, bool mended, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
@@ -207,7 +200,7 @@ int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
 		r = open_below(rep, chain, &parent);
 	if (r < 0 || plt_disk_size(parent) != plt_disk_size(alone))
 		goto out;
-	if (belongs(rep, alone, chain, parent, agrees, sizeof(agrees))) {
+	if (belongs(alone, chain, parent, agrees, sizeof(agrees))) {
 		struct plt_doubt d = { .kind = PLT_INFERRED, .disk = PLT_DISK_ACTIVE, .len = plt_disk_size(alone),
 				       .certainty = PLT_STRONG };
 
@@ -357,14 +350,12 @@ static int choose(struct agree *a, enum plt_certainty least, struct plt_orphan *
 	return 0;
 }
 
-int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, struct plt_disk *pieces,
-			  struct plt_disk *parent, struct plt_orphan **ret, size_t *ret_n)
+static int place_over(struct plt_repair *rep, const struct plt_orphans *o, struct plt_disk *pieces,
+		      struct plt_disk *parent, struct plt_orphan **ret, size_t *ret_n)
 {
 	struct agree a = { .o = o, .speaks = calloc(o->n + 1, 1) };
 	int r = a.speaks ? 0 : -ENOMEM;
 
-	*ret = NULL;
-	*ret_n = 0;
 	for (size_t i = 0; i < o->n && r == 0; i++)
 		r = each_sector(pieces, i * o->span, o->span, true, add_sector, &a);
 	if (r >= 0 && a.n) {
@@ -379,5 +370,46 @@ int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, s
 	}
 	free(a.v);
 	free(a.speaks);
+	return r < 0 ? r : 0;
+}
+
+/* The pieces side by side. */
+static int open_pieces(struct plt_repair *rep, const struct plt_driver *drv, const struct plt_orphans *o,
+		       struct plt_disk **ret)
+{
+	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
+	struct plt_store *scratch;
+	int r;
+
+	how.flags = PLT_OPEN_NO_BACKING | PLT_OPEN_NO_KEY;
+	if (plt_overlay_new(rep->overlay, true, &scratch) < 0)
+		return -ENOMEM;
+	r = drv->show_pieces(scratch, o, NULL);
+	if (r == 0)
+		r = plt_disk_open_store(rep->ctx, scratch, rep->name, rep->format, &how, ret, NULL);
+	plt_store_unref(scratch);
 	return r;
+}
+
+int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n)
+{
+	const struct plt_driver *drv = plt_driver_find(rep->format);
+	struct plt_disk *parent = NULL, *pieces = NULL;
+	int r = 0;
+
+	*ret = NULL;
+	*ret_n = 0;
+	if (!drv || !drv->adopt_parent || !drv->show_pieces || !o->n || !o->ngaps || o->n > UINT32_MAX / 2 ||
+	    o->ngaps > UINT32_MAX / 2)
+		return 0;
+	if (plt_repair_open_parent(rep, &parent) == 0 && open_pieces(rep, drv, o, &pieces) == 0)
+		r = place_over(rep, o, pieces, parent, ret, ret_n);
+	if (r < 0 || !*ret_n) {
+		free(*ret);
+		*ret = NULL;
+		*ret_n = 0;
+	}
+	plt_disk_close(pieces, NULL);
+	plt_disk_close(parent, NULL);
+	return r == -ENOMEM ? r : 0;
 }

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/driver.h"
+#include "repair/deep/deep.h"
 #include "repair/guest/guest.h"
 
 #define MAX_ROUNDS 64
@@ -76,6 +78,19 @@ int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 	return plt_mend_store(rep->ctx, rep->overlay, rep->name, rep->format, mend, found, arg, ret, err);
 }
 
+/* Somebody asks for it, or structure has shown that something is wrong. */
+static bool can_look_deep(const struct plt_repair *rep, unsigned what)
+{
+	const struct plt_driver *drv = plt_driver_find(rep->format);
+
+	return what & PLT_MEND_MAP && drv && drv->map_pieces && drv->show_pieces;
+}
+
+static bool is_damaged(const struct plt_check_result *r)
+{
+	return r->corruptions || r->leaks || r->added;
+}
+
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
@@ -84,9 +99,13 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	struct plt_orphan *place = NULL;
 	struct plt_check_result res;
 	bool adopted = !(what & PLT_MEND_MAP);
+	struct deep_steps deep = { 0 };
+	bool deeply = can_look_deep(rep, what);
 	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
 	int r = 0;
 
+	if (deeply) /* what nothing reaches may be what the guest misses */
+		mend.what &= ~(unsigned)PLT_MEND_LOWER;
 	for (unsigned i = 0; r == 0 && mend.changed; i++) {
 		if (i == MAX_ROUNDS) {
 			r = plt_error_set(err, EUCLEAN, "'%s': after %u rounds of repair there still is something to repair",
@@ -95,6 +114,8 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		}
 		mend.changed = mend.more = false;
 		r = plt_repair_examine(rep, &mend, i ? later_found : found, i ? (void *)&l : arg, &res, err);
+		mend.nmoves = 0;
+		rep->deeply = false;
 		if (!i)
 			rep->before = res;
 		else if (r == 0) {
@@ -112,7 +133,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 				continue;
 		}
 		/* the guest is asked when nothing else has an answer; what it says may tell more */
-		if (!asked && mend.unplaced.n && mend.unplaced.ngaps) {
+		if (!asked && (mend.unplaced.n || mend.unplaced.nopen) && mend.unplaced.ngaps) {
 			free(place);
 			place = NULL;
 			r = plt_repair_place(rep, &mend.unplaced, &place, &mend.nplace, NULL);
@@ -120,6 +141,17 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 				r = 0; /* (an encrypted disk without its key, ...): they stay where they are */
 			mend.place = place;
 			mend.changed = asked = mend.nplace;
+		}
+		if (!mend.changed && deeply && (!mend.more || mend.stage + 1 >= PLT_MEND_SETTLE)) {
+			if (rep->deep || is_damaged(&rep->before))
+				r = plt_deep_step(rep, &mend, &deep, found, arg, err);
+			rep->deeply = mend.nmoves;
+			if (!mend.changed) {
+				deeply = mend.deep = false;
+				mend.changed = what != mend.what;
+				mend.what = what;
+			}
+			continue;
 		}
 		if (!mend.changed && mend.more && mend.stage < PLT_MEND_SETTLE) {
 			mend.stage++;
@@ -129,6 +161,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		}
 	}
 	free(place);
+	free(deep.moves);
 	plt_doubts_release(&rep->doubts);
 	rep->doubts = mend.doubts;
 	mend.doubts = (struct plt_doubts)PLT_DOUBTS_INIT;
@@ -286,13 +319,14 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 		rep->format = NULL;
 	}
 	rep->name = r == 0 ? strdup(rep->img->name) : NULL;
-	rep->no_parent = opts && opts->flags & PLT_OPEN_NO_BACKING;
 	rep->undo_file = o->undo_file ? strdup(o->undo_file) : NULL;
 	if (r == 0 && (!rep->name || (o->undo_file && !rep->undo_file)))
 		r = plt_error_set(err, ENOMEM, "out of memory");
 	if (r == 0) {
 		rep->file = plt_store_ref(rep->img->file);
 		rep->plan = o->plan;
+		rep->deep = o->flags & PLT_REPAIR_DEEP;
+		rep->no_backing = opts && opts->flags & PLT_OPEN_NO_BACKING;
 		rep->trust = o->flags & PLT_REPAIR_TRUST_LIKELY ? PLT_LIKELY : PLT_STRONG;
 		rep->offered = o->offered;
 		rep->offered_arg = o->offered_arg;

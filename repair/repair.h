@@ -16,6 +16,7 @@
  *	place.c   what the driver could not place, by evidence (evidence/)
  *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
  *	foreign.c  what other programs' journals say
+ *	packed.c  compressed units among it
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
  *	beside.c  which journals lie beside an image, and in which state
@@ -26,6 +27,8 @@
 #include "base/error.h"
 #include "block/internal.h"
 #include "io/journal.h"
+
+#define PLT_DEEP_DOUBT "G-MAP" /* the id of findings of what the guest's structures refuse, and nobody can decide */
 
 /* A finding that the plan puts right. */
 struct plt_mended {
@@ -44,10 +47,12 @@ struct plt_repair {
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
 	enum plt_certainty trust;    /* placements that are less sure are only offered */
+	bool deep;                   /* what the guest says is held against the map, whether anything is wrong with it or not */
+	bool no_backing;             /* what lies below is not to be opened */
+	bool deeply;                 /* in a round that does what the guest says */
 	bool ask_again;              /* some of these have not been looked at yet */
 	bool (*offered)(void *arg, const struct plt_placement_offer *offer); /* NULL: declined */
 	void *offered_arg;
-	bool no_parent;              /* what the image stands on is not to be opened */
 	const char *plan;            /* a file that says what to do; NULL: found out */
 	struct plt_mended *mended;   /* why, for the plan's file: bounded */
 	size_t nmended;
@@ -80,9 +85,24 @@ int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret);
 int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
 		     void (*found)(void *arg, const struct plt_check_finding *f), void *arg, bool *ret_done,
 		     struct plt_error *err);
-/* Placements of pieces of a child (@pieces shows them side by side) by what @parent has; malloc. */
-int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, struct plt_disk *pieces,
-			  struct plt_disk *parent, struct plt_orphan **ret, size_t *ret_n);
+/* Placements of pieces of a child by what its parent has; malloc.  None, and no error, where there is no parent. */
+int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n);
+/*
+ * The orphans with compressed units taken apart; clusters of which they are made are none themselves.  ret->v and
+ * *ret_ranks, a number that says in which order units were written, are malloc'ed; the rest of @ret is not touched.
+ */
+int plt_repair_take_apart(struct plt_repair *rep, enum plt_codec codec, const struct plt_orphans *o,
+			  struct plt_orphans *ret, uint64_t **ret_ranks);
+/*
+ * What evidence says of @o on @known (NULL: the image as planned, without a chain), unfiltered; free().
+ */
+struct plt_placement;
+int plt_repair_ask(struct plt_repair *rep, struct plt_disk *known, const struct plt_orphans *o,
+		   struct plt_placement **ret, uint32_t *ret_n, struct plt_error *err);
+/* Is compressed data among clusters that nothing reaches? */
+bool plt_repair_any_packed(struct plt_repair *rep, struct plt_disk *known, const struct plt_orphans *o);
+/* Is this placement sure enough, or has somebody said so? */
+bool plt_repair_wants(const struct plt_repair *rep, const struct plt_orphans *o, const struct plt_placement *p);
 /* Write the edits into the image as they are, durably: for those that are safe in any order. */
 int plt_repair_write(struct plt_repair *rep, struct plt_error *err);
 /* Would less of the disk be readable after the plan than before it? */

@@ -9,22 +9,16 @@
  */
 #include <string.h>
 
-#include "repair/evidence/evidence.h"
+#include "guestfs/weigh.h"
 #include "repair/repair.h"
 
 #define HEADER 512u
 #define FLAGS 72u     /* of a qcow2, 8 bytes that say nothing of the map: */
 #define FLAGS_END 80u /* dirty, corrupt */
-#define UNIT 65536u
 
 struct worth {
 	uint64_t readable, good;
 };
-
-static int read_disk(void *arg, uint64_t off, void *buf, size_t len)
-{
-	return plt_read(arg, off, buf, len, NULL);
-}
 
 static int add_up(struct plt_disk *disk, uint64_t *ret)
 {
@@ -49,9 +43,9 @@ static int add_up(struct plt_disk *disk, uint64_t *ret)
 static int weigh(struct plt_repair *rep, struct plt_store *overlay, struct worth *ret)
 {
 	struct plt_rescue_plan plan = { .overlay = plt_store_ref(overlay), .format = strdup(rep->format) };
-	struct plt_puzzle puzzle = { .unit = UNIT, .span = UNIT, .read_disk = read_disk, .ctx = rep->ctx };
+	const struct plt_weigh how = { .most = PLT_WEIGH_ALL };
+	struct plt_weighed guest;
 	struct plt_disk *disk;
-	uint64_t bad;
 	int r;
 
 	*ret = (struct worth){ 0 };
@@ -62,11 +56,10 @@ static int weigh(struct plt_repair *rep, struct plt_store *overlay, struct worth
 	r = plt_disk_open_planned(rep->ctx, &plan, rep->size, rep->name, &disk, NULL);
 	if (r < 0)
 		return r;
-	puzzle.arg = disk;
-	puzzle.disk_size = plt_disk_size(disk);
 	r = add_up(disk, &ret->readable);
-	if (r == 0 && puzzle.disk_size)
-		r = plt_evidence_weigh(&puzzle, &ret->good, &bad, NULL);
+	if (r == 0)
+		r = plt_guest_weigh_disk(disk, &how, &guest, NULL);
+	ret->good = r == 0 ? guest.good : 0;
 	plt_disk_close(disk, NULL);
 	return r;
 }

@@ -19,36 +19,11 @@
 #include "base/cleanup.h"
 #include "base/crew.h"
 #include "base/error.h"
-#include "block/internal.h"
+#include "formats/probe.h"
+#include "snapshot/look.h"
 
 #define LAYERS_MAX 100000
 #define LOOKERS 8 /* most of the time they wait for the disk */
-
-struct item {
-	struct plt_layer pub;
-	char *name, *format, *backing, *backing_format, *full, *why, *hint;
-	char id[PLT_ID_TEXT], parent_id[PLT_ID_TEXT];
-	bool found, from_caller, is_raw;
-	dev_t dev;
-	ino_t ino;
-};
-
-struct look {
-	struct plt_chain pub;
-	struct plt_layer *out;
-	struct plt_ctx *ctx;
-	struct plt_crew *crew;
-	struct item *v;
-	unsigned n, cap, next;
-	bool no_memory;
-};
-
-static void say(struct item *it, unsigned trouble, const char *text)
-{
-	it->pub.trouble |= trouble;
-	if (!it->why && text)
-		it->why = strdup(text);
-}
 
 /* ---- one file -------------------------------------------------------------------------------- */
 
@@ -74,6 +49,7 @@ static bool copy_text(char **ret, const char *text)
 static int describe(struct look *l, struct item *it, struct plt_disk *disk)
 {
 	const struct plt_image *img = plt_disk_image(disk);
+	const struct plt_driver *seems;
 	struct plt_info *info;
 	int r = plt_disk_info(disk, &info, NULL);
 
@@ -86,7 +62,9 @@ static int describe(struct look *l, struct item *it, struct plt_disk *disk)
 	    !copy_text(&it->backing_format, info->backing_format) || !copy_text(&it->full, info->full_backing_filename))
 		l->no_memory = true;
 	if (img->drv->ids)
-		img->drv->ids(plt_disk_image(disk), it->id, it->parent_id);
+		img->drv->ids(plt_disk_image(disk), it->id, it->parent_id, &it->hidden);
+	if (it->is_raw && plt_probe(img->file, &seems, NULL) == 0 && !(seems->flags & PLT_DRIVER_NO_HEADER))
+		it->looks_like = seems->name;
 	plt_info_free(info);
 	return 0;
 }
@@ -121,12 +99,12 @@ static void look_at(struct look *l, struct item *it)
 		o.flags &= ~(unsigned)PLT_OPEN_FIND_BACKING;
 		r = plt_disk_open(l->ctx, it->name, &o, &disk, &err);
 		if (r == 0)
-			say(it, PLT_LAYER_LOST, why.text);
+			plt_look_say(it, PLT_LAYER_LOST, why.text);
 	}
 	if (r == 0)
 		r = describe(l, it, disk);
 	if (r < 0)
-		say(it, PLT_LAYER_UNREADABLE, *err.text ? err.text : strerror(-r));
+		plt_look_say(it, PLT_LAYER_UNREADABLE, *err.text ? err.text : strerror(-r));
 	plt_disk_close(disk, NULL);
 }
 
@@ -171,8 +149,19 @@ static int push(struct look *l, const char *name, const char *hint, bool from_ca
 	return 0;
 }
 
+static int push_folder(struct look *l, const char *folder, unsigned flags, struct plt_error *err)
+{
+	struct plt_names names = { 0 };
+	int r = plt_names_of_folder(&names, folder, flags & PLT_CHAIN_HIDDEN, err);
+
+	for (unsigned i = 0; r == 0 && i < names.n; i++)
+		r = push(l, names.v[i], NULL, true, err);
+	plt_names_release(&names);
+	return r;
+}
+
 /* The layer in the file @path: -1 if it is none of them; -2 if there is no such file. */
-static int find(const struct look *l, const char *path)
+int plt_look_find(const struct look *l, const char *path)
 {
 	struct stat sb;
 
@@ -191,7 +180,7 @@ static int next_round(struct look *l, unsigned from, struct plt_error *err)
 	unsigned until = l->n;
 
 	for (unsigned i = from; i < until; i++) {
-		int r = l->v[i].full ? find(l, l->v[i].full) : -2;
+		int r = l->v[i].full ? plt_look_find(l, l->v[i].full) : -2;
 
 		if (r == -1) {
 			bool met = false;
@@ -227,65 +216,6 @@ static int look_at_all(struct look *l, struct plt_error *err)
 	}
 	plt_crew_release(&crew);
 	return r;
-}
-
-/* ---- judging --------------------------------------------------------------------------------- */
-
-static void judge_pair(struct item *up, const struct item *down)
-{
-	char text[200];
-
-	if (down->pub.trouble & PLT_LAYER_UNREADABLE)
-		return; /* that is said of it */
-	if (*up->parent_id && *down->id && strcmp(up->parent_id, down->id) != 0) {
-		snprintf(text, sizeof(text), "its parent is the disk %s, and this is %s", up->parent_id, down->id);
-		say(up, PLT_LAYER_LOST, text);
-	}
-	if (!up->backing_format && !*up->parent_id)
-		say(up, PLT_LAYER_NO_FORMAT, NULL);
-	if (up->backing_format && strcmp(up->backing_format, "raw") != 0 && down->format) {
-		const struct plt_driver *drv = plt_driver_find(up->backing_format);
-
-		if (drv && strcmp(drv->name, down->format) != 0) {
-			snprintf(text, sizeof(text), "recorded is the format %s, and it looks like %s", up->backing_format,
-				 down->format);
-			say(up, PLT_LAYER_OTHER_FORMAT, text);
-		}
-	}
-	if (down->pub.virtual_size < up->pub.virtual_size) {
-		snprintf(text, sizeof(text), "its backing file has %" PRIu64 " bytes, it has %" PRIu64,
-			 down->pub.virtual_size, up->pub.virtual_size);
-		say(up, PLT_LAYER_SHORT, text);
-	}
-	if (up->pub.made >= 0 && down->pub.written > up->pub.made) {
-		snprintf(text, sizeof(text), "its backing file was written %" PRId64 " seconds after it was made",
-			 down->pub.written - up->pub.made);
-		say(up, PLT_LAYER_CHANGED, text);
-	}
-}
-
-static void judge(struct look *l)
-{
-	for (unsigned i = 0; i < l->n; i++) {
-		struct item *it = &l->v[i];
-		int below = it->full ? find(l, it->full) : -1;
-
-		it->pub.below = below >= 0 ? below : -1;
-		if (it->backing && below < 0)
-			say(it, PLT_LAYER_LOST, it->full ? NULL : "where it is cannot be said");
-		if (below >= 0) {
-			l->v[below].pub.above++;
-			judge_pair(it, &l->v[below]);
-		}
-	}
-	for (unsigned i = 0; i < l->n; i++) { /* as many steps as there are layers, and still not at an end */
-		int at = (int)i;
-
-		for (unsigned steps = 0; at >= 0 && steps <= l->n; steps++)
-			at = l->v[at].pub.below;
-		if (at >= 0)
-			say(&l->v[i], PLT_LAYER_LOOP, NULL);
-	}
 }
 
 /* ---- shares ---------------------------------------------------------------------------------- */
@@ -337,6 +267,9 @@ static void fill(struct item *it)
 	it->pub.id = *it->id ? it->id : NULL;
 	it->pub.parent_id = *it->parent_id ? it->parent_id : NULL;
 	it->pub.why = it->why;
+	it->pub.moved_to = it->moved_to;
+	it->pub.findings = it->findings;
+	it->pub.nfindings = it->nfindings;
 }
 
 /* What the caller sees: sorted, unless it is one chain; and the numbers in .below for that order. */
@@ -383,11 +316,13 @@ int plt_chain_look(struct plt_ctx *ctx, const char *const *names, unsigned n, un
 		return r;
 	l->ctx = ctx;
 	for (unsigned i = 0; r == 0 && i < n; i++)
-		r = push(l, names[i], NULL, true, err);
+		r = flags & PLT_CHAIN_FOLDERS ? push_folder(l, names[i], flags, err) : push(l, names[i], NULL, true, err);
 	if (r == 0)
 		r = look_at_all(l, err);
-	if (r == 0)
-		judge(l);
+	if (r == 0) {
+		plt_look_judge(l);
+		r = l->no_memory ? plt_error_set(err, ENOMEM, "out of memory") : 0;
+	}
 	if (r == 0 && n && flags & PLT_CHAIN_SHARE && !(l->v[0].pub.trouble & PLT_LAYER_LOOP))
 		add_up(l);
 	if (r == 0)
@@ -416,6 +351,9 @@ void plt_chain_free(struct plt_chain *chain)
 		free(it->full);
 		free(it->why);
 		free(it->hint);
+		free(it->moved_to);
+		for (unsigned k = 0; k < it->nfindings; k++)
+			free((char *)(uintptr_t)it->findings[k].text);
 	}
 	free(l->v);
 	free(l->out);

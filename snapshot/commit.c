@@ -10,15 +10,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/crew.h"
 #include "base/error.h"
-#include "block/internal.h"
-#include "formats/name.h"
+#include "snapshot/snapshot.h"
 
 #define CHUNK (UINT64_C(1) << 20) /* at least */
 
@@ -37,77 +35,50 @@ struct piece {
 	bool zero;
 };
 
-/* ---- which layer ----------------------------------------------------------------------------- */
-
-static bool same_file(const char *path, const struct plt_image *img)
-{
-	int fd = plt_store_fd(img->file);
-	struct stat a, b;
-
-	return fd >= 0 && fstat(fd, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
-
-/* Is @name the layer @img, as recorded in @above, or from the folder of the image? */
-static bool is_named(const struct plt_disk *disk, const struct plt_image *above, const struct plt_image *img,
-		     const char *name)
-{
-	const struct plt_image *top = plt_disk_image((struct plt_disk *)(uintptr_t)disk);
-	PLT_AUTOFREE char *full = NULL;
-
-	if (above->backing_name && !strcmp(above->backing_name, name))
-		return true;
-	return plt_name_resolve(plt_image_base(top), name, &full, NULL) == 0 && same_file(full, img);
-}
-
 static int find_base(struct plt_disk *disk, const char *name, unsigned *ret, struct plt_error *err)
 {
 	if (!plt_disk_layer(disk, 1))
 		return plt_error_set(err, EINVAL, "Image does not have a backing file");
 	*ret = 1;
-	for (unsigned d = 1; name; d++) {
-		struct plt_image *img = plt_disk_layer(disk, d);
-
-		if (!img)
-			return plt_error_set(err, ENOENT, "Did not find '%s' in the backing chain of '%s'", name,
-					     plt_disk_name(disk));
-		if (is_named(disk, plt_disk_layer(disk, d - 1), img, name)) {
-			*ret = d;
-			break;
-		}
-	}
-	return 0;
+	return name ? plt_layer_find(disk, name, ret, err) : 0;
 }
 
 /* ---- copying --------------------------------------------------------------------------------- */
 
-/* The crew's lock is held.  Nothing (len 0) at the end. */
+/* Has a layer above the base something to say of it?  (Zeros behind the end of one hide what the base has there.) */
+static bool is_above(const struct job *j, const struct plt_extent *e)
+{
+	return (e->flags & PLT_EXTENT_PRESENT && e->depth < j->depth) ||
+	       (e->flags & PLT_EXTENT_EOF && e->depth + 1 < j->depth);
+}
+
+/* What lies together, of whatever layers, up to a chunk.  The crew's lock is held.  Nothing (len 0) at the end. */
 static int next_piece(struct job *j, struct piece *ret, struct plt_error *err)
 {
 	const struct plt_extent *e;
-	uint64_t end;
+	uint64_t end, stop = UINT64_MAX;
 	int r;
 
 	*ret = (struct piece){ 0 };
-	while (j->pos < j->walk.size) {
-		bool short_layer, ours;
-
+	while (j->pos < PLT_MIN(j->walk.size, stop)) {
 		r = plt_cursor_at(&j->walk, j->pos, &e, err);
 		if (r < 0)
 			return r;
 		end = e->off + e->len;
-		/* zeros behind the end of a layer above the base hide what the base has there */
-		short_layer = e->flags & PLT_EXTENT_EOF && e->depth + 1 < j->depth;
-		ours = e->flags & PLT_EXTENT_PRESENT && e->depth < j->depth;
-		if (!ours && !short_layer) {
+		if (ret->len && (!is_above(j, e) || ret->zero != !!(e->flags & PLT_EXTENT_ZERO)))
+			break;
+		if (!is_above(j, e)) {
 			plt_crew_done(&j->crew, end - j->pos);
 			j->pos = end;
 			continue;
 		}
-		ret->off = j->pos;
-		ret->zero = e->flags & PLT_EXTENT_ZERO;
-		ret->len = PLT_MIN(end, plt_align_down(j->pos, j->chunk) + j->chunk) - j->pos;
-		j->pos += ret->len;
-		return 0;
+		if (!ret->len) {
+			ret->off = j->pos;
+			ret->zero = e->flags & PLT_EXTENT_ZERO;
+			stop = plt_align_down(j->pos, j->chunk) + j->chunk;
+		}
+		ret->len = PLT_MIN(end, stop) - ret->off;
+		j->pos = ret->off + ret->len;
 	}
 	return 0;
 }

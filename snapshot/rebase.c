@@ -20,8 +20,8 @@
 #include "base/crew.h"
 #include "base/error.h"
 #include "base/zero.h"
-#include "block/internal.h"
 #include "formats/name.h"
+#include "snapshot/snapshot.h"
 
 #define CHUNK (UINT64_C(1) << 20) /* at least */
 #define LOOK (UINT64_C(1) << 30)  /* how far to look ahead with the lock held */
@@ -32,17 +32,30 @@ struct job {
 	struct plt_cursor now, then; /* of the image, of the new backing file; under the crew's lock */
 	uint64_t pos;
 	struct plt_disk *disk, *base; /* base NULL: none */
+	int twin[PLT_MAX_DEPTH];      /* of each layer of the image: the layer of the new chain that is the same; -1: none */
 	uint64_t unit, chunk;
 	bool compress;
 };
 
 /* ---- what may differ ------------------------------------------------------------------------- */
 
-static bool same_layer(struct job *j, const struct plt_extent *a, const struct plt_extent *b)
+static void find_twins(struct job *j)
 {
-	const struct plt_image *x = plt_disk_layer(j->disk, a->depth), *y = plt_disk_layer(j->base, b->depth);
+	const struct plt_image *x, *y;
 
-	return x && y && !((a->flags | b->flags) & PLT_EXTENT_DAMAGED) && plt_image_is_same(x, y);
+	for (unsigned d = 0; d < PLT_MAX_DEPTH; d++) {
+		x = plt_disk_layer(j->disk, d);
+		j->twin[d] = -1;
+		for (unsigned e = 0; x && j->base && (y = plt_disk_layer(j->base, e)); e++)
+			if (plt_image_is_same(x, y))
+				j->twin[d] = (int)e;
+	}
+}
+
+static bool same_layer(const struct job *j, const struct plt_extent *a, const struct plt_extent *b)
+{
+	return !((a->flags | b->flags) & PLT_EXTENT_DAMAGED) && a->depth < PLT_MAX_DEPTH &&
+	       j->twin[a->depth] == (int)b->depth;
 }
 
 /* From @off to *ret_end: need nobody look, since the image has it itself or both chains have the same? */
@@ -88,7 +101,7 @@ static int settled(struct job *j, uint64_t off, bool *ret, uint64_t *ret_end, st
 /* The next clusters to be looked at, none (*ret_len 0) at the end.  The crew's lock is held. */
 static int next_piece(struct job *j, uint64_t *ret_off, uint64_t *ret_len, struct plt_error *err)
 {
-	uint64_t size = j->now.size, start = UINT64_MAX, pos = j->pos;
+	uint64_t size = j->now.size, start = UINT64_MAX, pos = j->pos, next = 0;
 
 	*ret_len = 0;
 	while (pos < size && (start == UINT64_MAX || pos - start < j->chunk)) {
@@ -107,14 +120,16 @@ static int next_piece(struct job *j, uint64_t *ret_off, uint64_t *ret_len, struc
 			continue;
 		}
 		if (skip && start != UINT64_MAX && to > from) {
+			plt_crew_done(&j->crew, to - from);
 			pos = from;
+			next = to; /* (the cursors do not go back) */
 			break;
 		}
 		if (start == UINT64_MAX)
 			start = pos;
 		pos = PLT_MIN(end, start + j->chunk);
 	}
-	j->pos = pos;
+	j->pos = PLT_MAX(pos, next);
 	if (start != UINT64_MAX) {
 		*ret_off = start;
 		*ret_len = pos - start;
@@ -205,7 +220,8 @@ static int settle_all(struct plt_disk *disk, struct plt_disk *base, const struct
 		plt_cursor_init(&j->then, base, 0);
 	j->disk = disk;
 	j->base = base;
-	j->unit = cluster ? cluster : UNIT;
+	find_twins(j);
+	j->unit = cluster && !(plt_disk_image(disk)->drv->flags & PLT_DRIVER_PARTS && cluster > UNIT) ? cluster : UNIT;
 	if (!(opts->flags & PLT_REBASE_COMPRESS) && plt_disk_image(disk)->zero_unit)
 		j->unit = plt_disk_image(disk)->zero_unit; /* subclusters */
 	j->chunk = PLT_MAX(CHUNK, j->unit);
@@ -219,11 +235,20 @@ static int settle_all(struct plt_disk *disk, struct plt_disk *base, const struct
 
 /* ---- the whole ------------------------------------------------------------------------------- */
 
+static int record(struct plt_image *img, const struct plt_rebase_options *opts, unsigned trial, struct plt_error *err)
+{
+	const char *name = opts->backing ? opts->backing : "";
+	int r = img->drv->set_backing(img, *name ? name : NULL, opts->backing_format,
+				      trial | (opts->flags & PLT_REBASE_UNSAFE ? 0u : PLT_BACKING_SAME), err);
+
+	if (r < 0)
+		plt_error_prefix(err, "Could not change the backing file to '%s'", name);
+	return r;
+}
+
 static int switch_backing(struct plt_image *img, void *arg, struct plt_error *err)
 {
-	const struct plt_rebase_options *opts = arg;
-
-	return img->drv->set_backing(img, opts->backing, opts->backing_format, err);
+	return record(img, arg, 0, err);
 }
 
 /* What is known to be impossible before anything is opened or written. */
@@ -291,27 +316,30 @@ static int rebase(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_r
 {
 	struct plt_image *img = plt_disk_image(disk);
 	bool safe = !(opts->flags & PLT_REBASE_UNSAFE), named = opts->backing && *opts->backing;
-	const struct plt_snapshot_info *snapshots;
 	struct plt_disk *base = NULL;
-	unsigned n = 0;
+	const char *snapshot;
 	int r = check(disk, opts, err);
 
 	if (r == 0 && safe && named)
 		r = open_base(ctx, disk, opts, &base, err);
 	if (r < 0)
 		return r;
-	if (safe && img->drv->snapshots && img->drv->snapshots(img, &snapshots, &n) == 0 && n)
-		plt_ctx_warn(ctx, "'%s' has internal snapshots: what they do not hold themselves will be read from the new "
-			     "backing file", img->name);
+	r = record(img, opts, PLT_BACKING_TRIAL, err);
+	if (r < 0)
+		goto out;
+	img->has_backing |= named; /* zeros that nothing below shows now have to be in the image then */
+	snapshot = safe && img->has_backing ? plt_snapshot_that_needs_backing(img, &(int){ 0 }, NULL) : NULL;
+	if (snapshot)
+		plt_ctx_warn(ctx, "'%s' has internal snapshots: what '%s', for one, does not hold itself will be read from the "
+			     "new backing file", img->name, snapshot);
+	img->shows_same = true;
 	if (safe)
 		r = settle_all(disk, base, opts, err);
 	if (r == 0 && safe)
 		r = plt_flush(disk, err);
-	if (r == 0) {
+	if (r == 0)
 		r = plt_image_exclusive(img, false, switch_backing, (void *)(uintptr_t)opts, err);
-		if (r < 0)
-			plt_error_prefix(err, "Could not change the backing file to '%s'", named ? opts->backing : "");
-	}
+out:
 	plt_disk_close(base, NULL);
 	return r;
 }

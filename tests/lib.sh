@@ -128,13 +128,15 @@ settled() {
 	fi
 }
 
-# sampled: for loops over many cases of one kind.  A sanitizer looks for errors of memory and is slow: one in three is
-# enough there, and others each time; without one all are.
-sampled_count=$((RANDOM % 3))
+# sampled [N]: for loops over many cases of one kind: one in N of them, others each time.  A sanitizer looks for errors of
+# memory and is slow: a third of that is enough there.
+sampled_count=$((RANDOM % 36))
 sampled() {
-	[ "$SANITIZER" = 1 ] || return 0
+	local of=${1:-1}
+
+	[ "$SANITIZER" = 1 ] && of=$((of * 3))
 	sampled_count=$((sampled_count + 1))
-	[ $((sampled_count % 3)) -eq 0 ]
+	[ $((sampled_count % of)) -eq 0 ]
 }
 
 # ok DESCRIPTION COMMAND...: it exits 0.  Its output is shown if it does not.

@@ -67,12 +67,13 @@ json_t *vhd_info(struct plt_image *img)
 	return json_pack("{s:s,s:o}", "type", "vpc", "data", data);
 }
 
-void vhd_ids(struct plt_image *img, char *ret_own, char *ret_parent)
+void vhd_ids(struct plt_image *img, char *ret_own, char *ret_parent, bool *ret_hidden)
 {
 	const struct vhd_state *v = vhd_of(img);
 
 	_Static_assert(VHD_ID_TEXT <= PLT_ID_TEXT, "");
 	*ret_own = *ret_parent = 0;
+	*ret_hidden = v->footer.hidden;
 	if (!plt_is_zero(v->footer.id, 16))
 		vhd_id_text(v->footer.id, ret_own);
 	if (v->type == VHD_DIFFERENCING && !plt_is_zero(v->header.parent_id, 16))

@@ -27,6 +27,7 @@
  *	close              footer behind the last block -> the file is cut behind it
  *	first write        footer at the end, whole and behind all blocks -> copy at the start -> the rest
  *	resize             resize.c
+ *	another parent     reparent.c
  *
  * Bits go before their entry in rank, and there is nothing else in the cache, so there is no cycle.
  * Footers and headers are written in synchronous steps and are never edges.
@@ -49,6 +50,9 @@ enum vhd_rule {
 	VHD_RULE_GROW_TABLE,    /* a new table before the header names it */
 	VHD_RULE_GROW_ZERO,     /* what comes to light by growing is zero before the size says so */
 	VHD_RULE_SHRINK,        /* the smaller size before anything behind it goes */
+	VHD_RULE_PARENT_HEADER, /* another header before a footer names it */
+	VHD_RULE_PARENT_HOME,   /* both footers name it before the old header is overwritten */
+	VHD_RULE_PARENT_ZERO,   /* zeros before the bits that make them seen */
 	VHD_RULES
 };
 
@@ -224,10 +228,14 @@ int vhd_find_backing(struct plt_image *img, struct plt_error *err);
 int vhd_adopt_parent(struct plt_store *file, struct plt_image *below, struct plt_error *err);
 int vhd_check_backing(struct plt_image *img, struct plt_image *below, struct plt_error *err);
 
+/* ---- reparent.c ------------------------------------------------------------------------------ */
+
+int vhd_set_backing(struct plt_image *img, const char *name, const char *format, unsigned flags, struct plt_error *err);
+
 /* ---- info.c ---------------------------------------------------------------------------------- */
 
 json_t *vhd_info(struct plt_image *img);
-void vhd_ids(struct plt_image *img, char *ret_own, char *ret_parent);
+void vhd_ids(struct plt_image *img, char *ret_own, char *ret_parent, bool *ret_hidden);
 
 /* ---- map.c ----------------------------------------------------------------------------------- */
 

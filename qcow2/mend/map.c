@@ -333,9 +333,7 @@ int qcow2_mend_map(struct qcow2_exam *x)
 			!qcow2_exam_overlaps(x, q->l1_offset, (uint64_t)q->l1_size * 8);
 	int r;
 
-	free(p->v);
-	free(p->gaps);
-	*p = (struct plt_orphans){0};
+	plt_orphans_release(p);
 	if (!(x->ex->mend->what & PLT_MEND_MAP) || x->ex->mend->stage != PLT_MEND_TABLES || !holds_l1 || (!x->npieces && !x->q.nb_snapshots))
 		return 0;
 	m.table = plt_alloc_io(q->cluster_size);

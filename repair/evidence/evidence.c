@@ -17,7 +17,6 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "base/error.h"
-#include "base/zero.h"
 #include "repair/evidence/private.h"
 
 static void release(struct ev *ev)
@@ -172,73 +171,4 @@ int plt_evidence_place(const struct plt_puzzle *p, struct plt_placement **ret, u
 		r = report(&ev, ret, ret_n);
 	release(&ev);
 	return r ? plt_error_default(err, -r, "cannot look for places: out of memory") : 0;
-}
-
-/* ---- how well a disk agrees with itself ---------------------------------------------------------- */
-
-struct weigh {
-	struct ev *ev;
-	struct plt_guestfs *fs;
-	uint64_t good, bad, left;
-	void (*tell)(void *arg, const struct plt_weighed *w);
-	void *arg;
-	struct plt_weighed of; /* the filesystem at hand */
-};
-
-static bool weigh_fact(void *arg, const struct plt_fact *fact)
-{
-	struct weigh *w = arg;
-	uint8_t block[65536];
-	uint32_t bs = w->fs->block;
-
-	if ((fact->kind != PLT_FACT_META && fact->kind != PLT_FACT_KEY) || bs > sizeof(block))
-		return true;
-	for (uint64_t at = 0; at + bs <= fact->len; at += bs) {
-		int verdict;
-
-		if (!w->left--)
-			return false;
-		if (w->ev->view.read(w->ev, fact->off + at, block, bs) || plt_is_zero(block, bs))
-			continue;
-		verdict = w->fs->ops->verify(w->fs, fact, fact->off + at, block);
-		w->good += verdict > 0;
-		w->bad += verdict < 0;
-		w->of.good += verdict > 0;
-		if (verdict < 0 && !w->of.bad++)
-			w->of.first = fact->off + at;
-	}
-	return true;
-}
-
-int plt_evidence_weigh(const struct plt_puzzle *p, uint64_t *ret_good, uint64_t *ret_bad, struct plt_error *err)
-{
-	return plt_evidence_weigh_each(p, NULL, NULL, ret_good, ret_bad, err);
-}
-
-int plt_evidence_weigh_each(const struct plt_puzzle *p, void (*tell)(void *arg, const struct plt_weighed *w), void *arg,
-			    uint64_t *ret_good, uint64_t *ret_bad, struct plt_error *err)
-{
-	struct plt_puzzle known = *p;
-	struct ev ev = { .p = &known };
-	struct weigh w = { .ev = &ev, .left = UINT64_C(16) << 20, .tell = tell, .arg = arg };
-	int r = check_puzzle(p, err);
-
-	if (r)
-		return r;
-	known.nobjects = known.nslots = 0;
-	ev.view = (struct plt_guest){ .read = plt_ev_view_read, .arg = &ev, .size = p->disk_size };
-	r = plt_ev_find_fs(&ev);
-	for (unsigned i = 0; !r && i < ev.nfs; i++) {
-		w.fs = ev.fs[i].fs;
-		w.of = (struct plt_weighed){ .name = w.fs->ops->name, .start = w.fs->start };
-		r = w.fs->ops->survey(w.fs, weigh_fact, &w);
-		if (!r && tell)
-			tell(arg, &w.of);
-	}
-	release(&ev);
-	if (r)
-		return plt_error_default(err, -r, "cannot weigh the disk's metadata: out of memory");
-	*ret_good = w.good;
-	*ret_bad = w.bad;
-	return 0;
 }

@@ -69,18 +69,4 @@ struct plt_placement {
 int plt_evidence_place(const struct plt_puzzle *p, struct plt_placement **ret, uint32_t *ret_n,
 		       struct plt_error *err);
 
-/*
- * How well does what is known agree with itself: structures of the guest that verify where they lie,
- * and those that do not.  Objects and slots are not looked at.
- */
-int plt_evidence_weigh(const struct plt_puzzle *p, uint64_t *ret_good, uint64_t *ret_bad, struct plt_error *err);
-/* The same, told of each filesystem. */
-struct plt_weighed {
-	const char *name;
-	uint64_t start, good, bad;
-	uint64_t first; /* place of the first bad one */
-};
-int plt_evidence_weigh_each(const struct plt_puzzle *p, void (*tell)(void *arg, const struct plt_weighed *w), void *arg,
-			    uint64_t *ret_good, uint64_t *ret_bad, struct plt_error *err);
-
 #endif

@@ -140,25 +140,27 @@ static int by_copy(struct ev *ev, uint64_t start, uint64_t len, bool sure)
 	return 0;
 }
 
+/* What begins in a piece whose place was a guess is no surer than that. */
+static bool stands_on_sure(const struct ev *ev, uint64_t start)
+{
+	uint32_t slot = plt_ev_slot_at(ev, start);
+
+	return slot == EV_NONE || !ev->place || ev->place[slot].object == EV_NONE || ev->place[slot].certainty >= PLT_STRONG;
+}
+
 static int try_start(struct ev *ev, uint64_t start, uint64_t len, bool part)
 {
-	bool missing = false;
+	struct plt_guestfs *fs;
+	int r;
 
 	if (start >= ev->p->disk_size || fs_at(ev, start) || is_nested(ev, start))
 		return 0;
-	for (unsigned i = 0; plt_guestfs_all[i]; i++) {
-		struct plt_guestfs *fs;
-		int r = plt_guestfs_all[i]->open(&ev->view, start, NULL, 0, &fs);
-
-		if (r == -ENOMEM)
-			return r;
-		if (!r) {
-			add(ev, fs, true);
-			return 0;
-		}
-		missing |= r == -ENODATA;
-	}
-	if (!missing || (!part && !ev->guess))
+	r = plt_guestfs_open_any(&ev->view, start, &fs);
+	if (!r)
+		add(ev, fs, (part && ev->parts_sure) || stands_on_sure(ev, start));
+	if (!r || r == -ENOMEM)
+		return r;
+	if (r != -ENODATA || (!part && !ev->guess))
 		return 0;
 	return by_copy(ev, start, len, part);
 }

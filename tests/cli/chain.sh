@@ -62,7 +62,7 @@ create -f qcow2 -u -b top -F vpc odd 4M
 is "$(of odd wrong odd)" backing-format-differs 'another format than is recorded'
 create -f qcow2 guest 4M
 create -f qcow2 -u -b guest -F raw asraw 196608
-is "$(of asraw wrong asraw)$(of guest format asraw)" raw 'what is recorded as raw is raw, whatever it looks like'
+is "$(of asraw wrong asraw) $(of guest format asraw)" 'backing-looks-like raw' 'what is recorded as raw is raw, whatever it looks like'
 create -f qcow2 -u -b two -F qcow2 bad 1M
 printf 'QFI\373\0\0\0\3garbage' >broken
 create -f qcow2 -u -b broken -F qcow2 onbroken 1M
@@ -86,6 +86,7 @@ is "$(of c.vhd parent-id c.vhd)" "$(of p.vhd id c.vhd)" 'VHD: the id of the pare
 ok '  sound' "$PLATTER" chain c.vhd
 mv p.vhd right.vhd
 create -f vhd p.vhd 8M
+touch -r right.vhd p.vhd # (or else it was written since, too)
 is "$(of c.vhd wrong c.vhd)" backing-lost 'VHD: another disk under that name'
 
 # Policy: nothing but the image is opened.

@@ -88,6 +88,14 @@ hash=$("$PLATTER" hash top.qcow2)
 ok 'compressed' "$PLATTER" rebase -c -b '' top.qcow2
 is "$("$PLATTER" hash top.qcow2)" "$hash" '  shows the same'
 like "$("$PLATTER" check top.qcow2)" '100.00% compressed' '  and is'
+truncate -s 3M empty
+# Zeros that nothing stood behind become the image's own, in formats without zero clusters too.
+for options in compat=0.10 data_file=data compat=1.1 extended_l2=on; do
+	rm -f alone.qcow2 data
+	"$PLATTER" create -q -f qcow2 -o "$options" alone.qcow2 3M
+	ok "from nothing onto a base: $options" "$PLATTER" rebase -b other.qcow2 -F qcow2 alone.qcow2
+	ok '  shows the same' "$PLATTER" compare -f qcow2 -F raw alone.qcow2 empty
+done
 # A name of any length is recorded, and in its place nothing else is damaged.
 for n in 1 300 400 1000 700 1023 2; do
 	name=$(printf "%${n}s" | tr ' ' x)

@@ -42,6 +42,10 @@ tests_fault_test_races_SOURCES = tests/fault/test-races.c
 tests_fault_test_races_LDADD = $(fault_ldadd)
 tsan_tests += tests/fault/test-races
 
+unit_tests += tests/fault/test-chains
+tests_fault_test_chains_SOURCES = tests/fault/test-chains.c $(chainlab_sources)
+tests_fault_test_chains_LDADD = $(fault_ldadd)
+
 # What the peers make of the states.
 if HAVE_CHECK
 check_helpers += tests/fault/dump-states

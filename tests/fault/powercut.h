@@ -24,7 +24,7 @@
 
 #include "io/store.h"
 
-#define POWERCUT_STORES 2
+#define POWERCUT_STORES 16
 
 struct powercut_disk {
 	uint8_t *bytes;

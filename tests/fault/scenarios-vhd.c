@@ -191,6 +191,70 @@ static int run_random_vhd(struct rig *r)
 	return 0;
 }
 
+/* ---- parents --------------------------------------------------------------------------------- */
+
+struct other {
+	const char *name;
+	unsigned flags;
+};
+
+static int set_parent(struct plt_image *img, void *arg, struct plt_error *err)
+{
+	const struct other *o = arg;
+
+	return img->drv->set_backing(img, o->name, "raw", o->flags, err);
+}
+
+/* The same disk under another name. */
+static int run_moved(struct rig *r)
+{
+	static const char *const names[] = {
+		"elsewhere/a parent of which the name is longer than a sector of the header has room for/"
+		"0123456789012345678901234567890123456789/0123456789012345678901234567890123456789/base.img", "b"
+	};
+	uint64_t cs = rig_cluster(r);
+
+	for (unsigned i = 0; i < 4; i++) {
+		struct other o = { names[i % 2], 0 };
+
+		TRY(rig_write(r, (2 * i + 1) * cs + 64, 64));
+		TRY(rig_write(r, (2 * i + 2) * cs + 512, 64));
+		if (i % 2)
+			TRY(rig_flush(r));
+		TRY(plt_image_exclusive(plt_disk_image(r->disk), false, set_parent, &o, &r->err));
+	}
+	TRY(rig_write(r, 9 * cs + 64, cs));
+	return rig_flush(r);
+}
+
+/* A block that is here in part, and what was there before in the rest. */
+static void prepare_part(struct rig *r)
+{
+	static const uint8_t junk[512] = {1, 2, 3};
+
+	rig_open(r);
+	rig_must(r, rig_write(r, 12 * rig_cluster(r), 64));
+	rig_close(r);
+	rig_must(r, plt_store_write(r->file, length(r) - VHD_FOOTER - 1024, junk, sizeof(junk), PLT_IO_DATA, &r->err));
+}
+
+/* All that shows of the parent comes into the image. */
+static int run_parent_gone(struct rig *r)
+{
+	uint64_t cs = rig_cluster(r), below = plt_align_up(r->base_units * RIG_UNIT, 512);
+	struct other o = { NULL, PLT_BACKING_SAME };
+
+	TRY(rig_write(r, 0, below));
+	TRY(rig_write(r, 14 * cs + 640, 128));
+	TRY(rig_flush(r));
+	if (plt_disk_image(r->disk)->backing_name) /* (not after a run that failed behind it) */
+		TRY(plt_image_exclusive(plt_disk_image(r->disk), false, set_parent, &o, &r->err));
+	TRY(rig_write(r, 12 * cs + 2048, 64));
+	TRY(rig_write(r, 15 * cs + 128, 64));
+	TRY(rig_flush(r));
+	return rig_write(r, 2 * cs, 640);
+}
+
 /* ---- the table ------------------------------------------------------------------------------- */
 
 #define VHD .format = "vpc"
@@ -224,6 +288,10 @@ const struct scenario scenarios_vhd[] = {
 	{ "vhd grow in its table", { VHD, .options = OPT "block_size=4096", .size = 64 * KIB, .first_size = 13824 },
 	  NULL, run_grow, 0 },
 	{ "vhd shrink", { VHD, .options = OPT "block_size=2048", .size = 64 * KIB }, prepare_half, run_shrink, 0 },
+	{ "vhd another parent", { VHD, .options = OPT "block_size=4096", .size = 64 * KIB, .backing = true },
+	  NULL, run_moved, 0 },
+	{ "vhd parent gone", { VHD, .options = OPT "block_size=4096", .size = 64 * KIB, .backing = true },
+	  prepare_part, run_parent_gone, 0 },
 	{ "vhd random", { VHD, .options = OPT "block_size=2048", .size = 32 * KIB }, NULL, run_random_vhd, 0 },
 	{ "vhd random, writethrough",
 	  { VHD, .options = OPT "block_size=4096", .size = 64 * KIB, .writethrough = true },

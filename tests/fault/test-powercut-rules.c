@@ -61,6 +61,9 @@ static const struct {
 	{VHD_RULE_GROW_TABLE, "vhd grow", false},
 	{VHD_RULE_GROW_ZERO, "vhd shrink", false},
 	{VHD_RULE_SHRINK, "vhd shrink", false},
+	{VHD_RULE_PARENT_HEADER, "vhd another parent", false},
+	{VHD_RULE_PARENT_HOME, "vhd another parent", false},
+	{VHD_RULE_PARENT_ZERO, "vhd parent gone", false},
 	{VHD_RULE_SHRINK, "vhd fixed shrink", false},
 };
 

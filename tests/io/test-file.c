@@ -180,6 +180,31 @@ START_TEST(test_from_fd)
 END_TEST
 
 /* More pieces than the kernel takes in one call. */
+/* Through what only watches or spoils a file can be told which it is, and no bytes go past it. */
+START_TEST(test_origin)
+{
+	struct plt_store *file = open_ok(path_of("origin"), NEW), *fault, *limits, *logged, *window;
+	struct plt_writelog *log;
+
+	ck_assert_int_eq(plt_fault_new(file, &fault), 0);
+	ck_assert_int_eq(plt_limits_new(fault, &(struct plt_limits_rule){ .align = 512 }, &limits), 0);
+	ck_assert_int_eq(plt_writelog_new(&log), 0);
+	ck_assert_int_eq(plt_writelog_attach(log, limits, &logged), 0);
+	ck_assert_int_eq(plt_window_new(file, 512, 512, &window, NULL), 0);
+	ck_assert_int_ge(plt_store_origin(file), 0);
+	ck_assert_int_eq(plt_store_origin(logged), plt_store_origin(file));
+	ck_assert_int_eq(plt_store_fd(logged), -1);
+	ck_assert_int_eq(plt_store_fd(fault), -1);
+	ck_assert_int_eq(plt_store_origin(window), -1); /* other bytes */
+	plt_store_unref(window);
+	plt_store_unref(logged);
+	plt_writelog_free(log);
+	plt_store_unref(limits);
+	plt_store_unref(fault);
+	plt_store_unref(file);
+}
+END_TEST
+
 START_TEST(test_many_pieces)
 {
 	enum { N = 3000 };
@@ -511,6 +536,7 @@ static Suite *suite(void)
 	tcase_add_test(tc, test_open_flags);
 	tcase_add_test(tc, test_truncate_respects_locks);
 	tcase_add_test(tc, test_from_fd);
+	tcase_add_test(tc, test_origin);
 	tcase_add_test(tc, test_many_pieces);
 	tcase_add_test(tc, test_holes);
 	tcase_add_test(tc, test_copy);

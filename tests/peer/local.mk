@@ -5,6 +5,7 @@ script_tests += \
 	tests/peer/amend-keys.sh \
 	tests/peer/bitmaps.sh \
 	tests/peer/cells.sh \
+	tests/peer/chain.sh \
 	tests/peer/chains.sh \
 	tests/peer/clients.sh \
 	tests/peer/commit.sh \

@@ -132,3 +132,22 @@ let_go() {
 	exec 8>&-
 	wait "$holder"
 }
+
+# dirty IMAGE BITMAP: the dirty ranges, "start+length" each.  Wants qemu-nbd and nbdinfo.
+dirty() {
+	local socket=$SCRATCH/nbd.sock server i out
+
+	rm -f "$socket"
+	qemu-nbd -r -f qcow2 -B "$2" -k "$socket" "$1" &
+	server=$!
+	for ((i = 0; i < 500; i++)); do
+		out=$(nbdinfo --map="qemu:dirty-bitmap:$2" "nbd+unix:///?socket=$socket" 2>/dev/null) && break
+		kill -0 $server 2>/dev/null || break
+		sleep 0.02
+	done
+	# It would end after its client, in its own time.
+	kill -KILL $server 2>/dev/null
+	wait $server 2>/dev/null
+	[ -n "$out" ] || out='0 0 1 qemu-nbd has not answered'
+	awk '$3 == 1 { printf "%s%.0f+%.0f", n++ ? " " : "", $1, $2 } END { print "" }' <<<"$out"
+}

@@ -80,6 +80,62 @@ ok 'one cluster differs' "$PLATTER" rebase -b old.raw -F raw top
 is "$(own)" $K '  one cluster is copied'
 moved '  it shows the same'
 
+# VHD: the parent's id, time and names; without a parent an image that QEMU reads, too.
+vhd_chain() {
+	rm -f ./*.raw v.* flat
+	"$PLATTER" create -q -f vpc -o force_size=on v.base 8M
+	truncate -s 8M model.raw
+	fill v.base model.raw 20 vpc
+	"$PLATTER" create -q -f vpc -b v.base -F vpc v.mid
+	fill v.mid model.raw 20 vpc
+	"$PLATTER" create -q -f vpc -b v.mid -F vpc v.top
+	fill v.top model.raw 20 vpc
+	"$PLATTER" create -q -f vpc -o force_size=on v.other 8M
+	"$WRITER" -f vpc v.other "random 20 $seed"
+	"$PLATTER" convert -f vpc -O raw v.base flat
+}
+
+vhd_moved() { # TEXT
+	if "$PLATTER" compare -q -f vpc -F raw v.top model.raw && "$PLATTER" check -q -f vpc v.top; then
+		pass "$1"
+	else
+		fail "$1" "seed $seed"
+	fi
+}
+
+for to in 'v.base vpc' 'v.other vpc' 'flat raw' ''; do
+	read -r -a n <<<"$to"
+	vhd_chain
+	ok "vhd: to ${n[0]:-nothing}" "$PLATTER" rebase -f vpc -b "${n[0]:-}" ${n[1]:+-F ${n[1]}} v.top
+	vhd_moved '  it shows the same'
+	is "$("$PLATTER" chain --output=json v.top | sed -n 's/.*"full-backing-filename": "\(.*\)",/\1/p' | head -1)" "${n[0]:-}" \
+		'  on the new one'
+	mkdir moved
+	mv v.* flat moved
+	"$PLATTER" compare -q -f vpc -F raw moved/v.top model.raw && pass '  also in another folder' || fail '  also in another folder'
+	mv moved/* .
+	rmdir moved
+done
+ok '  and qemu-img reads it' qemu-img compare -q -f vpc -F raw v.top model.raw
+vhd_chain
+for i in 1 2 3 4 5; do
+	to=$([ $((i % 2)) = 0 ] && echo v.base || echo v.other)
+	"$PLATTER" rebase -q -f vpc -b "$to" -F vpc v.top >/dev/null 2>&1 &
+	sleep "0.0$((RANDOM % 40 + 10))"
+	kill -9 $! 2>/dev/null
+	wait $! 2>/dev/null
+	"$PLATTER" compare -q -f vpc -F raw v.top model.raw && pass "vhd: killed, $i" || fail "vhd: killed, $i" "seed $seed"
+done
+ok 'vhd: once more' "$PLATTER" rebase -f vpc -b v.other -F vpc v.top
+vhd_moved '  it shows the same'
+cp v.top before
+fails 1 'vhd: a qcow2 as its parent' "$PLATTER" rebase -f vpc -b mid -F qcow2 v.top
+fails 1 'vhd: none, without copying' "$PLATTER" rebase -u -f vpc -b '' v.top
+is_file_equal v.top before '  nothing is changed'
+mv v.other v.renamed
+ok 'vhd: only its name' "$PLATTER" rebase -u -f vpc -b v.renamed -F vpc v.top
+vhd_moved '  it shows the same'
+
 # Killed.
 chain $((60 * K)) $((60 * K)) cluster_size=4k
 "$WRITER" -f raw -m new.raw new.raw 'random 60 77'

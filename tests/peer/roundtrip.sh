@@ -110,7 +110,7 @@ for options in '' compat=0.10 compat=1.1 \
 	preallocation=metadata,extended_l2=on \
 	data_file=d.raw data_file=d.raw,data_file_raw=on data_file=d.raw,extended_l2=on \
 	data_file=d.raw,data_file_raw=on,cluster_size=2M; do
-	sampled || continue
+	sampled 2 || continue
 	case $options in
 	*512k* | *1M* | *2M*) size=$((10 << 20)) ;;
 	*512*) size=300000 ;;
@@ -124,7 +124,7 @@ done
 # Tiny disks.
 for size in 0 1 512 1000 65536 65537; do
 	for options in '' cluster_size=512 extended_l2=on compat=0.10 data_file=d.raw,data_file_raw=on preallocation=metadata; do
-		sampled || continue
+		sampled 3 || continue
 		turns "$size bytes, ${options:-defaults}" 12 $size
 	done
 done

@@ -258,7 +258,7 @@ START_TEST(backing_is_replaced)
 
 	for (unsigned i = 0; i < 4; i++) {
 		ck_assert_int_eq(try_open(&o, st, true, NULL, &err), 0);
-		ck_assert_msg(qcow2_set_backing(&o.img, names[i][0], names[i][1], &err) == 0, "%s", err.text);
+		ck_assert_msg(qcow2_set_backing(&o.img, names[i][0], names[i][1], 0, &err) == 0, "%s", err.text);
 		shut(&o);
 		ck_assert_int_eq(try_open(&o, st, false, NULL, &err), 0);
 		if (names[i][0])
@@ -272,7 +272,7 @@ START_TEST(backing_is_replaced)
 		shut(&o);
 	}
 	ck_assert_int_eq(try_open(&o, st, true, NULL, &err), 0);
-	ck_assert_int_eq(qcow2_set_backing(&o.img, "x", "a format with a long name", &err), -EINVAL);
+	ck_assert_int_eq(qcow2_set_backing(&o.img, "x", "a format with a long name", 0, &err), -EINVAL);
 	ck_assert_ptr_null(o.img.backing_name);
 	shut(&o);
 	ck_clean(st);

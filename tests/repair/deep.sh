@@ -111,5 +111,40 @@ deep 2 'ERROR the ext filesystem at 0: 2 of [0-9]* pieces of metadata do not bel
 
 fails 1 '-r and --deep' "$PLATTER" check --deep -r all d.qcow2
 "$PLATTER" check --deep --rescue --report r.json d.qcow2 >/dev/null 2>&1
-is $? 2 '--deep looks through a plan, too'
+is $? 0 '--deep looks through a plan, too, in which they are where they belong'
+# How well a disk agrees with itself: a child over its own parent does, over another disk or over a parent that was
+# written to since it does not.
+lab=$builddir/tests/repair/weigh-lab
+# number WORD: what weigh-lab says of it
+number() {
+	sed -nE "s/.*\\b([0-9]+) $1.*/\\1/p" out
+}
+for fs in ext4:mke2fs xfs:mkfs.xfs ntfs:mkntfs vfat:mcopy; do
+	command -v ${fs#*:} >/dev/null || continue
+	fs=${fs%:*}
+	for seed in 1 2; do
+		python3 "$srcdir/tests/fixtures/guest.py" $fs $([ $fs = xfs ] && echo 320 || echo 96) $seed $seed.raw 0 old fill=3 >/dev/null
+	done
+	python3 "$srcdir/tests/fixtures/image.py" q4k-backing 1.raw 1 child.qcow2
+	"$lab" child.qcow2 >out
+	is "$(number bad)" 0 "$fs: the right parent: $(cat out)"
+	"$PLATTER" check --deep child.qcow2 >out2 2>&1
+	is "$? $(grep -c '[[]' out2)" '0 0' "$fs: check --deep of a sound chain"
+	good=$(number good)
+	ok "$fs: there is something that verifies" test "$good" -gt 10
+	"$lab" child.qcow2 10 >out
+	ok "$fs: a sample: $(cat out)" [ "$(number good)" -ge 3 ]
+	like "$(cat out)" sampled "$fs: which says so"
+	"$lab" 1.raw >out
+	is "$(number good)" "$good" "$fs: the disk itself: $(cat out)"
+	mv child.qcow2.base right
+	qemu-img convert -f raw -O qcow2 2.raw.old child.qcow2.base
+	"$lab" child.qcow2 >out
+	[ $fs = ntfs ] || ok "$fs: another disk as parent: $(cat out)" [ "$(number bad)" -gt 0 ] # (its tools change no metadata)
+	qemu-img create -q -f qcow2 child.qcow2.base "$(stat -c %s 1.raw)"
+	"$lab" child.qcow2 >out
+	ok "$fs: nothing as parent: $(cat out)" [ "$(number good)" -lt "$good" ]
+	rm -f child.qcow2* right
+done
+
 done_testing

@@ -7,9 +7,10 @@ tests_repair_test_evidence_SOURCES = tests/repair/test-evidence.c
 unit_tests += tests/repair/test-worse
 tests_repair_test_worse_SOURCES = tests/repair/test-worse.c tests/block/lab.c tests/block/lab.h
 
-check_helpers += tests/repair/evidence-lab tests/repair/mend-lab
+check_helpers += tests/repair/evidence-lab tests/repair/mend-lab tests/repair/weigh-lab
 tests_repair_evidence_lab_SOURCES = tests/repair/evidence-lab.c
 tests_repair_mend_lab_SOURCES = tests/repair/mend-lab.c
+tests_repair_weigh_lab_SOURCES = tests/repair/weigh-lab.c
 
 script_tests += \
 	tests/repair/deep.sh \
@@ -18,6 +19,7 @@ script_tests += \
 	tests/repair/lost-blocks.sh \
 	tests/repair/lost-child.sh \
 	tests/repair/lost-clusters.sh \
+	tests/repair/lost-counts.sh \
 	tests/repair/lost-header.sh \
 	tests/repair/lost-snapshots.sh \
 	tests/repair/lost-tables.sh \

@@ -4,7 +4,7 @@
 """How much of damaged images is brought back, by platter and by qemu-img.
 
     recovery.py [--seed N] [--guests ext4,xfs,...] [--shapes q4k,...] [--classes Q-L1-1,...] [--times N] [--every N] [--damages N]
-                [--case-seed N] [--cuts N] [--mib N] [--filling KIND] [--no-peer] [--markdown FILE] [--states FILE] [--keep DIR] [-v]
+                [--case-seed N] [--cuts N] [--mib N] [--filling KIND] [--no-peer] [--deep] [--markdown FILE] [--states FILE] [--keep DIR] [-v]
 
 Guests are made (tests/fixtures/guest.py), images of them (image.py), each is broken in each way (damage.py), on
 --times pairs of guest and shape that the seed chooses, by --damages classes at once, --every Nth of all (--classes Q-HDR- are all of them); what each tool then gives back is
@@ -189,7 +189,7 @@ class Case:
     def rescue(self, path):
         out, report = path + '.out', path + '.json'
         t = time.monotonic()
-        status, text = run(PLATTER, 'convert', '--rescue', '--report', report, '-f', self.sound.format, '-O', 'raw', path,
+        status, text = run(PLATTER, 'convert', '--rescue', *DEEP, '--report', report, '-f', self.sound.format, '-O', 'raw', path,
                            out)
         t = time.monotonic() - t
         self.crashed('convert --rescue', status, text)
@@ -262,7 +262,7 @@ class Case:
             self.in_place('before', PLATTER, path)
         if RESCUE:
             self.rescue(path)
-        self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes')
+        self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes', *DEEP)
         self.check_after(path)
         with open(path, 'rb') as f:
             after = f.read()
@@ -376,11 +376,13 @@ def main():
     p.add_argument('--case-seed', type=int)
     p.add_argument('--filling')
     p.add_argument('--no-peer', action='store_true')
+    p.add_argument('--deep', action='store_true')
     p.add_argument('--markdown')
     p.add_argument('--states')
     p.add_argument('--keep')
     p.add_argument('-v', '--verbose', action='store_true')
     args = p.parse_args()
+    DEEP.extend(['--deep'] if args.deep else [])
     args.version = run(PLATTER, '--version')[1].split()[-1]
     os.environ['PATH'] += ':/usr/sbin:/sbin'
     top = tempfile.mkdtemp(prefix='recovery.')
@@ -403,6 +405,7 @@ def main():
 
 PLATTER = os.environ.get('PLATTER', 'platter')
 RESCUE = False
+DEEP = []
 if __name__ == '__main__':
     RESCUE = '--rescue' in run(PLATTER, 'convert', '--help')[1]
     main()

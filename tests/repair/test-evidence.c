@@ -14,6 +14,7 @@
 
 #include "base/endian.h"
 #include "base/zero.h"
+#include "guestfs/weigh.h"
 #include "tests/unit.h"
 
 #define SIZE (24u << 20)
@@ -341,6 +342,18 @@ START_TEST(no_puzzle)
 }
 END_TEST
 
+static int weigh(struct lab *l, uint64_t *ret_good, uint64_t *ret_bad)
+{
+	const struct plt_guest disk = { .read = read_disk, .arg = l, .size = SIZE };
+	const struct plt_weigh how = { .most = PLT_WEIGH_ALL };
+	struct plt_weighed w;
+	int r = plt_guest_weigh(&disk, &how, &w, NULL);
+
+	*ret_good = w.good;
+	*ret_bad = w.bad;
+	return r;
+}
+
 /* A disk whose directories lie where they should agrees with itself; with two of them swapped it does not. */
 START_TEST(weighing)
 {
@@ -349,7 +362,7 @@ START_TEST(weighing)
 	uint8_t *a = NULL, *b = NULL, t[CLUSTER];
 
 	lose(l, 101, 1);
-	ck_assert_int_eq(plt_evidence_weigh(&l->p, &good, &bad, NULL), 0);
+	ck_assert_int_eq(weigh(l, &good, &bad), 0);
 	ck_assert_uint_gt(good, 10);
 	ck_assert_uint_eq(bad, 0);
 	for (uint32_t i = 0; !b && i < 512; i++)
@@ -362,7 +375,7 @@ START_TEST(weighing)
 	memcpy(t, a, CLUSTER);
 	memcpy(a, b, CLUSTER);
 	memcpy(b, t, CLUSTER);
-	ck_assert_int_eq(plt_evidence_weigh(&l->p, &good2, &bad2, NULL), 0);
+	ck_assert_int_eq(weigh(l, &good2, &bad2), 0);
 	ck_assert_uint_eq(bad2, 2);
 	lab_free(l);
 }
@@ -412,7 +425,7 @@ START_TEST(any_bytes)
 			l->disk[TABLE + rnd(l, 40000)] = (uint8_t)rnd(l, 256);
 		}
 		l->missing[START / UNIT] = false;
-		ck_assert_int_eq(plt_evidence_weigh(&l->p, &good, &bad, NULL), 0);
+		ck_assert_int_eq(weigh(l, &good, &bad), 0);
 		if (round % 6 == 0) {
 			struct plt_placement *v;
 			uint32_t n;
