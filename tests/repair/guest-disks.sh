@@ -8,7 +8,7 @@
 
 . "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
 PATH=$PATH:/usr/sbin:/sbin
-requires python3 mke2fs debugfs e2fsck mkfs.fat mcopy blkid
+requires python3 mke2fs debugfs e2fsck mkfs.fat mcopy mmd blkid
 
 seed=${PLT_SEED:-7}
 guest=$srcdir/tests/fixtures/guest.py
@@ -84,6 +84,15 @@ damaged() {
 python3 "$guest" ext4 96 "$seed" ext4.raw 1024 >/dev/null || skip_all 'no filesystem can be made'
 truncate -s 80M part && mkfs.fat -F 32 part >/dev/null && mcopy -i part "$guest" ::guest.py && wrap part fat32.raw
 disks='ext4 fat32'
+# FAT16 and FAT12, which keep no copy of their boot sector
+for bits in 16 12; do
+	rm -f part
+	truncate -s $((bits * 2 - 20))M part && mkfs.fat -F $bits -n LABEL$bits part >/dev/null
+	for d in a b c; do
+		mmd -i part ::$d ::$d/sub && mcopy -i part "$guest" ::$d/sub/guest.py
+	done
+	wrap part fat$bits.raw
+done
 if command -v mkfs.xfs >/dev/null; then
 	truncate -s 320M part2 && mkfs.xfs -q -f part2 && wrap part2 xfs.raw && disks="$disks xfs"
 fi
@@ -119,6 +128,24 @@ damaged ext4 'the superblock is gone' fs R-SB
 cp fat32.raw d.raw
 zero 2048 1
 damaged fat32 'the boot sector is gone' same R-SB
+for bits in 16 12; do
+	cp fat$bits.raw d.raw
+	zero 2048 1
+	damaged fat$bits 'the boot sector is gone, and there is no copy' fs R-SB
+	cp fat$bits.raw d.raw
+	zero 2048 1
+	"$PLATTER" repair -q -f raw --yes d.raw >out 2>&1
+	dd if=d.raw of=part bs=1M skip=1 status=none
+	ok "fat$bits: its files are there" sh -c 'mcopy -i part ::b/sub/guest.py - | cmp - "$1"' sh "$guest"
+	# with one of its tables damaged nothing is made up
+	cp fat$bits.raw d.raw
+	zero 2048 1
+	printf x | dd of=d.raw bs=1 seek=$((2048 * 512 + 4 * 512 + 300)) conv=notrunc status=none
+	cp d.raw before
+	"$PLATTER" repair -q -f raw --yes d.raw >out 2>&1
+	is_file_equal d.raw before "fat$bits: tables that differ say nothing"
+	rm -f d.raw*
+done
 if [ -e xfs.raw ]; then
 	cp xfs.raw d.raw
 	zero 2048 1
