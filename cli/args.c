@@ -49,7 +49,7 @@ const struct cli_opt cli_open_opts[] = {
 	  CLI_ANY },
 	{ OPT_REPORT, "report", "file",
 	  "with --rescue: write all findings, and the ranges of the disk that are lost or inferred, as JSON; "
-	  "what is in neither list is right",
+	  "what is in neither list is right (-: on standard output, behind all else)",
 	  CLI_FILE },
 	{ OPT_PLAN, "plan", "file", "with --rescue: follow this plan, which repair --dry-run --plan has written", CLI_FILE },
 	{ OPT_TRUST, "trust", "strong|likely",

@@ -198,6 +198,8 @@ int cli_open_flags(const struct cli_args *a, struct plt_open_options *opts);
 /* Is it one of its options?  Takes it, as take_common() does. */
 bool cli_rescue_take(struct cli_args *a, int c);
 bool cli_rescue_is_on(const struct cli_args *a);
+/* Of what was opened and closed with --rescue: is something lost, inferred or still wrong? */
+bool cli_rescue_doubts(const struct cli_args *a);
 bool cli_looks_deep(const struct cli_args *a); /* --deep */
 /* For whoever opens disks without cli_open(). */
 int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts);

@@ -269,6 +269,8 @@ static int run(struct cli_args *a)
 	status = check(a, ctx, &j);
 	if (cli_rescue_is_on(a) && status != 1 && !rescued(a, ctx, &j))
 		status = 1;
+	if (status == 3 && cli_rescue_doubts(a)) /* more than space is lost */
+		status = 2;
 	plt_ctx_free(ctx);
 	return status;
 }

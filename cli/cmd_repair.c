@@ -31,7 +31,8 @@ static const struct cli_opt opts[] = {
 	  "hold the guest's own structures against the map even if nothing else shows that it is wrong (done anyway if "
 	  "something does)", CLI_ANY },
 	{ OPT_INTERACTIVE, "interactive", NULL, "ask about each piece of a lost map whose place is not sure", CLI_ANY },
-	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON", CLI_FILE },
+	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON (-: on standard output, behind all else)",
+	  CLI_FILE },
 	{ OPT_UNDO_FILE, "undo-file", "file", "the undo journal (the image's name and \".platter-undo\")", CLI_FILE },
 	{ 0 },
 };
@@ -179,6 +180,7 @@ static int repair(struct job *j, struct plt_repair *rep)
 	}
 	plt_repair_each(rep, add_up, &sum);
 	doubts = cli_report_plan(j->args, rep, j->name, plt_repair_before(rep)->format);
+	doubts |= plt_repair_before(rep)->lost || plt_repair_before(rep)->inferred; /* (of one that was interrupted) */
 	if (j->dry_run && cli_plan_file(j->args)) {
 		r = plt_repair_save(rep, cli_plan_file(j->args), &err);
 		if (r < 0) {
@@ -257,6 +259,10 @@ static int run(struct cli_args *a)
 	}
 	if (optind != a->argc - 1)
 		return cli_usage_error("Expecting one image file name");
+	if (j.copy && j.options.undo_file) {
+		cli_error("--output and --undo-file exclude each other: a copy needs no undo journal");
+		return 1;
+	}
 	if (cli_context(a, &ctx) < 0)
 		return 1;
 	j.name = a->argv[optind];

@@ -102,6 +102,11 @@ bool cli_rescue_is_on(const struct cli_args *a)
 	return a->rescue && a->rescue->on;
 }
 
+bool cli_rescue_doubts(const struct cli_args *a)
+{
+	return a->rescue && (a->rescue->doubts || a->rescue->left);
+}
+
 static void put_range(json_t *o, const char *name, uint64_t off, uint64_t len)
 {
 	if (len)
@@ -310,7 +315,11 @@ static bool write_report(const struct cli_args *a, struct cli_rescue *s)
 	json_decref(o);
 	for (int i = 1; i < a->argc; i++)
 		s->unwritable = s->unwritable || (a->argv[i] != s->report && same_file(s->report, a->argv[i]));
-	if (s->unwritable) {
+	if (!strcmp(s->report, "-")) {
+		done = text && printf("%s\n", text) > 0 && fflush(stdout) == 0;
+		if (!done)
+			cli_error("the report could not be written to standard output: %s", strerror(errno));
+	} else if (s->unwritable) {
 		cli_error("'%s' is an image: the report is not written over it", s->report);
 	} else if (!text || asprintf(&tmp, "%s.new", s->report) < 0) {
 		tmp = NULL;

@@ -683,7 +683,7 @@ struct plt_check_result {
 	uint64_t corruptions, leaks, check_errors;   /* as qemu-img counts */
 	uint64_t added;                              /* corruptions that qemu-img does not see */
 	uint64_t corruptions_fixed, leaks_fixed;     /* by a plan: not among those above */
-	uint64_t lost, inferred;                     /* plt_check_repair(): bytes of the disk and its snapshots */
+	uint64_t lost, inferred;                     /* by a repair: bytes of the disk and its snapshots */
 	uint64_t image_end_offset, total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
 	bool have_clusters;
 	const char *format;                          /* static */
@@ -730,7 +730,7 @@ struct plt_placement_offer {
 struct plt_repair_options {
 	size_t size;
 	unsigned flags;        /* PLT_REPAIR_* */
-	const char *undo_file; /* the journal; NULL: beside the image, its name and ".platter-undo" */
+	const char *undo_file; /* the journal; NULL: beside the image, its name (not a link's) and ".platter-undo" */
 	const char *plan;      /* a file that says what to do (and stays valid as long as the plan); NULL: found out */
 	/*
 	 * A part of the map (a table) for which the guest's data speaks, and not strongly enough: is it to be put
@@ -750,7 +750,10 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 		    const struct plt_repair_options *options,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
 		    struct plt_error *err);
-/* Of the image as it is (with what the plan fixes in .corruptions_fixed and .leaks_fixed). */
+/*
+ * Of the image as it is (with what the plan fixes in .corruptions_fixed and .leaks_fixed); .lost and .inferred: what a
+ * repair that had been interrupted, and was finished first, has left so.
+ */
 const struct plt_check_result *plt_repair_before(const struct plt_repair *rep);
 /* Examine the image as the plan makes it. */
 int plt_repair_check(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
@@ -973,7 +976,8 @@ struct plt_scan;
 /*
  * Look through all of @disk, once and in order, for images, partitions, filesystems and what is left of them.
  * Holes are not read; sectors that cannot be read are passed over.  Nothing of @disk is changed.  A file in the folder
- * .carve is never written over (-EEXIST is said of the object, .carved stays NULL).
+ * .carve is never written over: that, and what else keeps an object from being carved, is said of it in .detail, and
+ * .carved stays NULL.
  */
 int plt_scan(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_scan_options *opts, struct plt_scan **ret,
 	     struct plt_error *err);
@@ -984,6 +988,7 @@ struct plt_scan_totals {
 	uint64_t bad;           /* bytes that could not be read, or that the map calls bad */
 	uint64_t skipped;       /* bytes that were not tried: too many beside them are bad */
 	uint64_t omitted;       /* objects that were found and not kept: there are too many */
+	uint64_t uncarved;      /* objects that were not carved for another reason than their nature: .detail says why */
 };
 void plt_scan_totals(const struct plt_scan *scan, struct plt_scan_totals *ret);
 void plt_scan_free(struct plt_scan *scan); /* NULL allowed */

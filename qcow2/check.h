@@ -168,8 +168,9 @@ struct qcow2_exam {
 	enum qcow2_orphan_verdict orphans;
 	struct plt_extents unreached; /* of an image whose counts are lost: those clusters */
 	uint64_t orphan_clusters, orphan_tables; /* with content and without explanation */
-	struct qcow2_piece *pieces; /* when mending */
+	struct qcow2_piece *pieces; /* orphan L2 tables, once orphans have been judged */
 	uint32_t npieces;
+	bool explained;		  /* some orphan L2 table is explained by an orphan L1 table */
 	uint64_t *strays;   /* when mending the map: places of orphans with content, ascending */
 	uint32_t nstrays, strays_cap;
 	uint64_t *l1s;	    /* when mending the map: orphans of the shape of L1 tables that name L2 tables */
@@ -178,6 +179,7 @@ struct qcow2_exam {
 	bool map_changed;	  /* what was counted is not the map that is there now */
 	bool counts_left;	  /* a stored count is wrong and stays so */
 	bool leaked;		  /* some cluster is counted, and nothing reaches it, or the other way round */
+	bool overcounted;	  /* some cluster is counted more often than it is reached */
 	uint8_t *block;		  /* mending: the refcount block that is being changed */
 	uint64_t block_index;
 	uint32_t block_from, block_to; /* what of it has changed, in whole sectors */
@@ -326,6 +328,11 @@ bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *table);
  * the caller does; the others become ex->mend->unplaced.
  */
 int qcow2_mend_map(struct qcow2_exam *x);
+/*
+ * Where the map is not mended, or only looked at: does the disk lack tables that snapshots share with it, as the counts
+ * say?  Then it is said, and no count is lowered (x->orphans).
+ */
+int qcow2_map_owed(struct qcow2_exam *x);
 
 /*
  * mend/tables.c: what of L1 and L2 tables cannot be is taken out, and named lost; the sound rest of a table goes

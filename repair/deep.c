@@ -219,7 +219,7 @@ static void map_found(void *arg, const struct plt_check_finding *f)
 	const char *text = strncmp(f->text, "Repairing ", 10) ? f->text : f->text + 10;
 
 	if (m->rep.deeply || !strcmp(f->id, PLT_DEEP_DOUBT))
-		say(m->d, f->id, false, *f, "%s%s", text == f->text ? "" : "ERROR ", text);
+		say(m->d, f->id, !strcmp(f->severity, "note"), *f, "%s%s", text == f->text ? "" : "ERROR ", text);
 }
 
 /* What a repair would change of the map because the guest says so: found out over the image, and thrown away. */

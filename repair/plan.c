@@ -7,6 +7,7 @@
  * the repaired table.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -169,38 +170,51 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	return r;
 }
 
+/* The journal of an interrupted repair, *ret: the one that was named, or one beside the image.  NULL: none. */
+static int find_pending(struct plt_repair *rep, char **ret, struct plt_error *err)
+{
+	enum plt_journal_state state;
+	struct plt_beside b = { 0 };
+	struct plt_store *st;
+	int r = 0;
+
+	*ret = NULL;
+	if (!strcmp(rep->file->ops->kind, "file"))
+		r = plt_beside_find(rep->file->name, &b, rep->undo_file ? NULL : err);
+	*ret = b.pending;
+	b.pending = NULL;
+	plt_beside_release(&b);
+	if (*ret || !rep->undo_file)
+		return r;
+	/* that there is no place beside it is why another one is named */
+	if (plt_file_open(rep->undo_file, 0, &st, NULL) < 0)
+		return 0;
+	if (plt_journal_peek(st, &state, NULL) == 0 && state == PLT_JOURNAL_COMPLETE)
+		*ret = strdup(rep->undo_file);
+	plt_store_unref(st);
+	return 0;
+}
+
 /* What an interrupted repair has begun is finished before anything is looked at. */
 static int finish_pending(struct plt_repair *rep, bool write, struct plt_error *err)
 {
-	struct plt_beside b = { 0 };
-	const char *kind = rep->file->ops->kind;
-	int r = 0;
+	PLT_AUTOFREE char *pending = NULL;
+	int r = find_pending(rep, &pending, err);
 
-	if (rep->undo_file) {
-		enum plt_journal_state state;
-		struct plt_store *st;
-
-		r = plt_file_open(rep->undo_file, 0, &st, NULL);
-		if (r == 0) {
-			if (plt_journal_peek(st, &state, NULL) == 0 && state == PLT_JOURNAL_COMPLETE)
-				b.pending = strdup(rep->undo_file);
-			plt_store_unref(st);
-		}
-		r = 0;
-	} else if (!strcmp(kind, "file")) {
-		r = plt_beside_find(rep->file->name, &b, err);
-	}
-	if (r == 0 && b.pending && !write)
-		r = plt_error_set(err, EBUSY, "'%s': a repair was interrupted; 'repair' or 'check -r' finishes it, 'undo %s' "
-				  "takes it back", rep->name, b.pending);
-	if (r == 0 && b.pending) {
-		r = plt_journal_finish(b.pending, rep->file, err);
-		if (r == 0)
-			plt_ctx_warn(rep->ctx, "'%s': a repair that was interrupted has been finished; '%s' can undo it",
-				     rep->name, b.pending);
-	}
-	plt_beside_release(&b);
-	return r;
+	if (r < 0 || !pending)
+		return r;
+	if (!write)
+		return plt_error_set(err, EBUSY, "'%s': a repair was interrupted; 'repair' or 'check -r' finishes it, 'undo %s' "
+				     "takes it back", rep->name, pending);
+	r = plt_journal_finish(pending, rep->file, &rep->done_before, err);
+	if (r < 0)
+		return r;
+	plt_ctx_warn(rep->ctx, "'%s': a repair that was interrupted has been finished; '%s' can undo it", rep->name, pending);
+	if (rep->done_before.lost || rep->done_before.inferred)
+		plt_ctx_warn(rep->ctx, "'%s': that repair has left %" PRIu64 " bytes lost and %" PRIu64 " bytes that rest on less "
+			     "than proof: --report of a --dry-run lists them, once it is undone", rep->name,
+			     rep->done_before.lost, rep->done_before.inferred);
+	return 0;
 }
 
 /* What is put right is remembered: the plan's file says so beside its edits. */
@@ -337,6 +351,8 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 		plt_repair_free(rep);
 		return r;
 	}
+	rep->before.lost = rep->done_before.lost;
+	rep->before.inferred = rep->done_before.inferred;
 	*ret = rep;
 	return 0;
 }

@@ -37,6 +37,11 @@ struct plt_mended {
 	uint64_t host_off, host_len;
 };
 
+/* Bytes of the disk. */
+struct plt_unsure {
+	uint64_t lost, inferred;
+};
+
 struct plt_repair {
 	struct plt_ctx *ctx;
 	struct plt_image *img;       /* what holds the file open; NULL: the caller */
@@ -57,6 +62,7 @@ struct plt_repair {
 	struct plt_mended *mended;   /* why, for the plan's file: bounded */
 	size_t nmended;
 	struct plt_doubts doubts;    /* lost and inferred, as the plan leaves them */
+	struct plt_unsure done_before; /* as a repair leaves them that was interrupted, and is finished now */
 };
 
 /* The plan of a file, instead of one that is made. */
@@ -124,7 +130,7 @@ struct plt_beside {
 };
 int plt_beside_find(const char *image, struct plt_beside *ret, struct plt_error *err);
 void plt_beside_release(struct plt_beside *b);
-/* Finish what @journal has begun on @image, which is open. */
-int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_error *err);
+/* Finish what @journal has begun on @image, which is open; what it leaves lost and inferred. */
+int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_unsure *ret, struct plt_error *err);
 
 #endif

@@ -33,9 +33,12 @@ struct deep_survey {
 	struct plt_extents bad;   /* metadata that does not verify where it lies, where that proves something */
 	struct plt_extents odd;   /* what is odd: metadata without checksums that does not fit, files that go on behind their end */
 	struct plt_extents data;  /* files' blocks */
+	struct plt_extents sure;  /* metadata that verifies where it lies */
+	struct plt_extents starts; /* of partitions in which no filesystem begins */
 	struct deep_named *named;
 	size_t nnamed, named_cap;
 	uint64_t good, nbad, nodd;
+	struct deep_ranges { struct plt_range *v; size_t n, cap; } all_data, all_sure; /* as they come */
 	struct deep_tail *tails;  /* that were read */
 	size_t ntails, tails_cap;
 	bool any;                 /* a filesystem was found */
@@ -64,6 +67,7 @@ struct deep_map {
 	uint64_t span;
 	bool tables;        /* pieces are tables, not clusters */
 	struct deep_run *v; /* ascending, whole pieces; what is not mapped is not there */
+	uint64_t highest;   /* behind the last byte of the file that is mapped, by clusters */
 	size_t n, cap;
 };
 

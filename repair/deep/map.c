@@ -35,7 +35,7 @@ static int add(struct deep_map *m, const struct deep_run *run)
 		void *v = m->n < RUNS_MAX ? realloc(m->v, cap * sizeof(*m->v)) : NULL;
 
 		if (!v)
-			return -ENOMEM;
+			return m->n < RUNS_MAX ? -ENOMEM : -EFBIG;
 		m->v = v;
 		m->cap = cap;
 	}
@@ -65,6 +65,8 @@ static int map_clusters(struct plt_image *img, struct deep_map *ret, struct plt_
 							 v[i].flags & PLT_RUN_ALLOCATED && here ? v[i].host_off : DEEP_NOWHERE,
 							 DEEP_ZERO };
 			off = v[i].off + v[i].len;
+			if (here && (v[i].kind == PLT_RUN_DATA || v[i].kind == PLT_RUN_COMPRESSED))
+				ret->highest = PLT_MAX(ret->highest, v[i].host_off + (v[i].kind == PLT_RUN_DATA ? v[i].len : v[i].comp_len));
 			if (v[i].kind != PLT_RUN_ABSENT)
 				r = add(ret, &run);
 		}

@@ -17,6 +17,7 @@
 #include "repair/deep/deep.h"
 
 #define PIECES_MAX (1u << 20)
+#define EXCHANGES_MAX 4096
 
 struct puzzle {
 	const struct deep_map *m;
@@ -129,19 +130,19 @@ static int lay_out(struct puzzle *p, struct plt_repair *rep, const struct plt_me
 
 /* ---- which moves ---------------------------------------------------------------------------------- */
 
-static struct plt_move *move_to(struct plt_move *v, size_t n, uint64_t guest)
-{
-	for (size_t i = 0; i < n; i++) /* (few, or in order: see below) */
-		if (v[i].guest_off == guest)
-			return &v[i];
-	return NULL;
-}
-
 static int by_guest(const void *a, const void *b)
 {
 	const struct plt_move *x = a, *y = b;
 
 	return x->guest_off < y->guest_off ? -1 : x->guest_off > y->guest_off;
+}
+
+/* Is one of them to this place?  They are in order. */
+static bool is_target(const struct plt_move *v, size_t n, uint64_t guest)
+{
+	const struct plt_move key = { .guest_off = guest };
+
+	return n && bsearch(&key, v, n, sizeof(*v), by_guest);
 }
 
 /*
@@ -159,7 +160,7 @@ static size_t drop_open(const struct deep_map *m, struct plt_move *v, size_t n)
 		for (size_t i = 0; i < n; i++) {
 			uint64_t host;
 			bool stays = v[i].from == PLT_UNPLACED || v[i].from == v[i].guest_off ||
-				     plt_deep_at(m, v[i].from, &host) != DEEP_DATA || move_to(v, n, v[i].from);
+				     plt_deep_at(m, v[i].from, &host) != DEEP_DATA || is_target(v, n, v[i].from);
 
 			if (stays)
 				v[k++] = v[i];
@@ -169,8 +170,43 @@ static size_t drop_open(const struct deep_map *m, struct plt_move *v, size_t n)
 	return n;
 }
 
+/*
+ * Of two pieces that were exchanged often only one says where it belongs; the other had its place: likely, and nothing
+ * else is left for it.
+ */
+static size_t close_exchanges(const struct deep_map *m, struct plt_move *v, size_t n, size_t room)
+{
+	uint64_t *moved = malloc((room + 1) * sizeof(*moved));
+	size_t k = n;
+
+	for (size_t i = 0; i < n && moved; i++)
+		moved[i] = v[i].host_off;
+	if (moved && n)
+		qsort(moved, n, sizeof(*moved), by_value);
+	for (size_t i = 0; i < n && k < room && k - n < EXCHANGES_MAX && moved; i++) {
+		uint64_t host, from;
+		bool again = false;
+
+		if (v[i].from == PLT_UNPLACED || v[i].from == v[i].guest_off || plt_deep_at(m, v[i].from, &from) != DEEP_DATA ||
+		    is_target(v, n, v[i].from) || plt_deep_at(m, v[i].guest_off, &host) != DEEP_DATA ||
+		    bsearch(&host, moved, n, sizeof(*moved), by_value))
+			continue;
+		for (size_t j = n; j < k && !again; j++)
+			again = v[j].host_off == host || v[j].guest_off == v[i].from;
+		if (again)
+			continue;
+		v[k] = (struct plt_move){ .host_off = host, .guest_off = v[i].from, .from = v[i].guest_off, .certainty = PLT_LIKELY };
+		snprintf(v[k].why, sizeof(v[k].why), "it lay in the place of what lies here: they were exchanged");
+		k++;
+	}
+	free(moved);
+	if (k > n)
+		qsort(v, k, sizeof(*v), by_guest);
+	return k;
+}
+
 static size_t choose(struct plt_repair *rep, const struct puzzle *p, const struct plt_placement *v, uint32_t n,
-		     struct plt_move *moves, struct plt_extents *ret_known)
+		     struct plt_move *moves, size_t room, struct plt_extents *ret_known)
 {
 	size_t k = 0;
 
@@ -193,10 +229,28 @@ static size_t choose(struct plt_repair *rep, const struct puzzle *p, const struc
 		k++;
 	}
 	qsort(moves, k, sizeof(*moves), by_guest);
-	return drop_open(p->m, moves, k);
+	return drop_open(p->m, moves, close_exchanges(p->m, moves, k, room));
 }
 
 /* ---- trying ---------------------------------------------------------------------------------------- */
+
+static size_t tails_right(const struct deep_survey *s)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->ntails; i++)
+		n += s->tails[i].right;
+	return n;
+}
+
+/* More may be bad than was, where it could not be seen before: a filesystem that has its beginning again. */
+static bool is_better(const struct deep_survey *before, const struct deep_survey *after)
+{
+	if (after->starts.n != before->starts.n)
+		return after->starts.n < before->starts.n && after->good > before->good;
+	return after->good >= before->good && after->nbad <= before->nbad && tails_right(after) >= tails_right(before) &&
+	       (after->nodd <= before->nodd || after->nbad < before->nbad);
+}
 
 /* Is the disk better when the moves are made? */
 static int try(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk, uint64_t span,
@@ -220,8 +274,7 @@ static int try(struct plt_repair *rep, const struct plt_mend *mend, struct plt_d
 		if (r == 0) {
 			r = plt_deep_survey(then, &after, err);
 			if (r == 0) {
-				*ret = trial.changed && after.good >= before.good && after.nbad <= before.nbad &&
-				       (after.nodd <= before.nodd || after.nbad < before.nbad);
+				*ret = trial.changed && is_better(&before, &after);
 				plt_deep_survey_release(&after);
 			}
 			plt_deep_survey_release(&before);
@@ -253,11 +306,11 @@ int plt_deep_moves(struct plt_repair *rep, const struct plt_mend *mend, struct p
 		r = plt_repair_ask(rep, disk, &p.o, &v, &n, err);
 	}
 	if (r == 0)
-		*ret = calloc((size_t)n + 1, sizeof(**ret));
+		*ret = calloc(2 * (size_t)n + 1, sizeof(**ret));
 	if (r == 0 && !*ret)
 		r = -ENOMEM;
 	if (r == 0)
-		*ret_n = choose(rep, &p, v, n, *ret, ret_known);
+		*ret_n = choose(rep, &p, v, n, *ret, 2 * (size_t)n, ret_known);
 	if (r == 0 && *ret_n)
 		r = try(rep, mend, disk, m->span, *ret, *ret_n, &better, err);
 	if (r < 0 || !better) {

@@ -22,6 +22,7 @@
 
 static const char why_refused[] = "the guest's structures do not verify here";
 static const char why_hidden[] = "a zero flag hides data, and the guest has a file here";
+static const char why_large[] = "its map is in too many pieces to be held against what the guest says of it";
 static const char why_hole[] = "nothing is mapped, the guest has a file here, and clusters are left";
 
 int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_disk **ret, struct plt_error *err)
@@ -48,15 +49,15 @@ struct naming {
 	uint64_t size;
 };
 
-static void say(struct naming *n, uint64_t off, uint64_t len, uint64_t all, const char *why)
+static void say(struct naming *n, uint64_t off, uint64_t len, uint64_t all, const char *severity, const char *why)
 {
 	char text[256];
-	struct plt_check_finding f = { .id = PLT_DEEP_DOUBT, .severity = "corruption", .guest_off = off, .guest_len = len,
+	struct plt_check_finding f = { .id = PLT_DEEP_DOUBT, .severity = severity, .guest_off = off, .guest_len = len,
 				       .beyond_qemu = true, .text = text };
 
-	snprintf(text, sizeof(text), "ERROR %" PRIu64 " bytes of the disk are in doubt, the first at guest offset %#" PRIx64 ": %s",
-		 all, off, why);
-	n->rep->before.added++;
+	snprintf(text, sizeof(text), "%s%" PRIu64 " bytes of the disk are in doubt, the first at guest offset %#" PRIx64 ": %s",
+		 *severity == 'n' ? "" : "ERROR ", all, off, why);
+	n->rep->before.added += *severity != 'n';
 	if (n->found)
 		n->found(n->arg, &f);
 }
@@ -90,7 +91,7 @@ static int doubt(struct naming *n, const struct plt_extents *which, const char *
 		}
 	}
 	if (all)
-		say(n, first, len, all, why);
+		say(n, first, len, all, "corruption", why);
 	return r;
 }
 
@@ -117,6 +118,15 @@ static int name(struct naming *n, const struct deep_suspects *who, const struct 
 
 enum { BEGIN, PIECES, CLUSTERS, END };
 
+/* Does anything that nothing reaches lie below what is mapped?  What a program that was stopped leaves lies behind it. */
+static bool is_left_below(const struct deep_map *m, const struct plt_orphans *left)
+{
+	for (size_t i = 0; i < left->n; i++)
+		if (left->v[i].host_off < m->highest)
+			return true;
+	return false;
+}
+
 /* Pieces of one size: 1, and what is to be moved is in @mend. */
 static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st, struct plt_disk *disk,
 		struct deep_survey *s, struct naming *n, struct plt_error *err)
@@ -128,6 +138,10 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	size_t nmoves = 0;
 	int r = plt_deep_map(rep, disk, false, &clusters, err);
 
+	if (r == -EFBIG) { /* in more pieces than there is memory for */
+		say(n, 0, n->size, n->size, "note", why_large);
+		return 0;
+	}
 	if (r < 0)
 		return r;
 	r = plt_deep_map(rep, disk, true, &pieces, err);
@@ -145,7 +159,7 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 		mend->move_span = m->span;
 	}
 	if (r == 0 && !nmoves && st->phase == CLUSTERS)
-		r = name(n, &who, &known, m->tables ? mend->pieces.n : mend->clusters.n);
+		r = name(n, &who, &known, is_left_below(&clusters, m->tables ? &mend->pieces : &mend->clusters));
 	plt_deep_suspects_release(&who);
 	plt_extents_release(&known);
 	plt_deep_map_release(&clusters);
@@ -155,7 +169,7 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 
 static bool has_reason(const struct deep_survey *s)
 {
-	return s->any || s->nbad || s->nodd;
+	return s->any || s->nbad || s->nodd || s->starts.n;
 }
 
 int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st,

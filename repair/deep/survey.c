@@ -19,12 +19,17 @@
 
 #define TAILS_MAX 65536        /* ends of files that are looked at */
 #define NAMED_MAX 65536        /* structures that are asked where they belong */
+#define RANGES_MAX (8u << 20)  /* of files' blocks, and of metadata */
 
 void plt_deep_survey_release(struct deep_survey *s)
 {
 	plt_extents_release(&s->bad);
 	plt_extents_release(&s->odd);
 	plt_extents_release(&s->data);
+	plt_extents_release(&s->sure);
+	plt_extents_release(&s->starts);
+	free(s->all_data.v);
+	free(s->all_sure.v);
 	free(s->named);
 	free(s->tails);
 	*s = (struct deep_survey){ 0 };
@@ -36,12 +41,53 @@ static void note(struct deep_survey *s, struct plt_extents *to, uint64_t off, ui
 		s->error = plt_extents_add(to, off, len);
 }
 
+/* Of what there is much, in any order. */
+static void keep(struct deep_survey *s, struct deep_ranges *to, uint64_t off, uint64_t len)
+{
+	struct plt_range *last = to->n ? &to->v[to->n - 1] : NULL;
+
+	if (last && last->off + last->len == off) {
+		last->len += len;
+		return;
+	}
+	if (to->n == to->cap) {
+		size_t cap = to->cap ? 2 * to->cap : 1024;
+		void *v = to->cap < RANGES_MAX ? realloc(to->v, cap * sizeof(*to->v)) : NULL;
+
+		if (!v) {
+			s->error = -ENOMEM;
+			return;
+		}
+		to->v = v;
+		to->cap = cap;
+	}
+	to->v[to->n++] = (struct plt_range){ off, len };
+}
+
+static int by_off(const void *a, const void *b)
+{
+	const struct plt_range *x = a, *y = b;
+
+	return x->off < y->off ? -1 : x->off > y->off;
+}
+
+static void settle(struct deep_survey *s, struct deep_ranges *from, struct plt_extents *to)
+{
+	if (from->n)
+		qsort(from->v, from->n, sizeof(*from->v), by_off);
+	for (size_t i = 0; i < from->n; i++)
+		note(s, to, from->v[i].off, from->v[i].len);
+	free(from->v);
+	*from = (struct deep_ranges){ 0 };
+}
+
 static void piece(void *arg, uint64_t off, uint64_t len, int verdict)
 {
 	struct deep_survey *s = arg;
 
 	if (verdict > 0) {
 		s->good++;
+		keep(s, &s->all_sure, off, len);
 		return;
 	}
 	if (!s->any) /* (a GPT: its copy stays behind when a disk changes its size) */
@@ -94,7 +140,7 @@ static void fact(void *arg, struct plt_guestfs *fs, const struct plt_fact *f)
 {
 	struct deep_survey *s = arg;
 
-	note(s, &s->data, f->off, f->len);
+	keep(s, &s->all_data, f->off, f->len);
 	if (f->kind == PLT_FACT_TAIL)
 		tail(s, fs, f);
 }
@@ -199,12 +245,15 @@ static void look_for_lost(struct deep_survey *s)
 	if (plt_parts_read(&disk, parts, &n, &sure) < 0)
 		return;
 	for (unsigned i = 0; i < n && !s->error; i++) {
+		/* (an XFS has four groups, mostly) */
+		uint64_t quarter = plt_div_up(parts[i].len / 4096, 4) * 4096;
 		struct wanted w = { .start = parts[i].start };
 
 		if (plt_super_first(&disk, parts[i].start, &first))
 			continue;
-		for (unsigned k = 0; k <= PLT_ARRAY_SIZE(copies) && !w.found; k++) {
-			uint64_t at = k < PLT_ARRAY_SIZE(copies) ? copies[k] : parts[i].len - 512;
+		note(s, &s->starts, parts[i].start, PLT_MIN(parts[i].len, UINT64_C(4096)));
+		for (unsigned k = 0; k <= PLT_ARRAY_SIZE(copies) + 1 && !w.found; k++) {
+			uint64_t at = k < PLT_ARRAY_SIZE(copies) ? copies[k] : k == PLT_ARRAY_SIZE(copies) ? quarter : parts[i].len - 512;
 			size_t len = (size_t)PLT_MIN(sizeof(buf), parts[i].len - PLT_MIN(at, parts[i].len));
 
 			if (len >= 512 && plt_read(s->disk, parts[i].start + at, buf, len, NULL) == 0)
@@ -228,6 +277,8 @@ int plt_deep_survey(struct plt_disk *disk, struct deep_survey *ret, struct plt_e
 	r = plt_guest_weigh_disk(disk, &how, &sum, err);
 	if (r == 0)
 		look_for_lost(ret);
+	settle(ret, &ret->all_data, &ret->data);
+	settle(ret, &ret->all_sure, &ret->sure);
 	if (r == 0 && ret->error)
 		r = plt_error_set(err, ENOMEM, "out of memory");
 	if (r < 0)

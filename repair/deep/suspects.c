@@ -17,6 +17,8 @@
 
 #define HOLES_MAX (UINT64_C(1) << 20)  /* places */
 #define HIDDEN_MAX (UINT64_C(1) << 16)
+#define HIDDEN_FEW 16
+#define UNSURE_MAX 4096
 #define EMPTY_PART 4                   /* of the files' blocks in a table's span, that are not mapped: a quarter is odd */
 
 void plt_deep_suspects_release(struct deep_suspects *s)
@@ -84,7 +86,7 @@ static int add_by_tails(const struct deep_map *m, struct deep_survey *s, struct 
 
 	for (size_t i = 0; i < s->ntails; i++)
 		right += s->tails[i].right;
-	if (right < 8 || right * 4 < s->ntails * 3)
+	if (right < 8 || right * 2 < s->ntails)
 		return 0;
 	qsort(s->tails, s->ntails, sizeof(*s->tails), by_off);
 	for (size_t i = 0, k; i < s->ntails && r == 0; i = k) {
@@ -99,8 +101,23 @@ static int add_by_tails(const struct deep_map *m, struct deep_survey *s, struct 
 	return r;
 }
 
-/* Places at which nothing is mapped, and the guest has something: up to a number. */
-static int find_holes(const struct deep_map *m, const struct plt_extents *said, struct plt_extents *ret)
+/* Pieces of which no metadata verifies: what is wrong at one place may be right at theirs. */
+static int add_unsure(const struct deep_map *m, const struct deep_survey *s, struct plt_extents *to)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < m->n && r == 0 && m->n <= UNSURE_MAX; i++)
+		if (!plt_extents_overlaps(&s->sure, m->v[i].guest, m->span))
+			r = plt_extents_add(to, m->v[i].guest, m->span);
+	return r;
+}
+
+/*
+ * Places at which nothing is mapped, and the guest has something: up to a number.  Over a layer below not those that
+ * the metadata lies in.
+ */
+static int find_holes(const struct deep_map *m, const struct plt_extents *said, const struct plt_extents *sure,
+		      struct plt_extents *ret)
 {
 	uint64_t n = 0, host;
 	int r = 0;
@@ -111,7 +128,8 @@ static int find_holes(const struct deep_map *m, const struct plt_extents *said, 
 		for (uint64_t at = plt_align_down(said->v[i].off, m->span); at < end && n < HOLES_MAX && r == 0; at += m->span) {
 			enum deep_kind kind = plt_deep_at(m, at, &host);
 
-			if (kind == DEEP_ABSENT || (kind == DEEP_ZERO && host == DEEP_NOWHERE)) {
+			if ((kind == DEEP_ABSENT || (kind == DEEP_ZERO && host == DEEP_NOWHERE)) &&
+			    !(sure && plt_extents_overlaps(sure, at, m->span))) {
 				r = plt_extents_add(ret, at, m->span);
 				n++;
 			}
@@ -120,7 +138,7 @@ static int find_holes(const struct deep_map *m, const struct plt_extents *said, 
 	return r;
 }
 
-/* A zero flag over a cluster that holds something, where a file or metadata should be. */
+/* A zero flag over a cluster that holds something, where a file or metadata should be: many are no suspects. */
 static int find_hidden(struct plt_repair *rep, const struct deep_map *m, const struct deep_survey *s, struct plt_extents *ret)
 {
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(m->span);
@@ -139,6 +157,14 @@ static int find_hidden(struct plt_repair *rep, const struct deep_map *m, const s
 			r = plt_extents_add(ret, guest, m->span);
 			n++;
 		}
+	/* programs that make flags of the zeros that a guest writes leave as many as there were zeros */
+	for (size_t i = ret->n; n > HIDDEN_FEW && i-- && r == 0;) {
+		const struct plt_range v = ret->v[i];
+
+		for (uint64_t at = v.off; at < v.off + v.len && r == 0; at += m->span)
+			if (!plt_extents_overlaps(&s->bad, at, m->span))
+				r = plt_extents_remove(ret, at, m->span);
+	}
 	return r;
 }
 
@@ -183,9 +209,13 @@ int plt_deep_suspects(struct plt_repair *rep, const struct plt_mend *mend, struc
 	if (r == 0 && !m->tables)
 		r = find_hidden(rep, m, s, &ret->hidden);
 	if (r == 0 && (left->n || ret->accused.n || ret->others.n))
-		r = find_holes(m, &s->bad, &ret->holes);
-	if (r == 0 && left->n && !below)
-		r = find_holes(m, &s->data, &ret->holes);
+		r = find_holes(m, &s->bad, NULL, &ret->holes);
+	if (r == 0 && left->n)
+		r = find_holes(m, &s->data, below ? &s->sure : NULL, &ret->holes);
+	if (r == 0 && left->n)
+		r = find_holes(m, &s->starts, NULL, &ret->holes);
+	if (r == 0 && m->tables && (ret->accused.n || ret->others.n))
+		r = add_unsure(m, s, &ret->others);
 	if (r < 0)
 		plt_deep_suspects_release(ret);
 	return r < 0 ? plt_error_set(err, ENOMEM, "out of memory") : 0;
