@@ -26,7 +26,10 @@ static int try_one(struct plt_repair *rep, const struct plt_driver *drv, const c
 		return 0;
 	r = drv->replay(rep->overlay, st, text, len, &why);
 	plt_store_unref(st);
-	return r < 0 ? plt_error_set(err, -r, "'%s': the journal of an interrupted operation is damaged: %s (without it beside the image, that is looked at as it is)", path, why.text) : r;
+	if (r < 0)
+		return plt_error_set(err, -r, "'%s': the journal of an interrupted operation is damaged: %s (without it beside "
+				     "the image, that is looked at as it is)", path, why.text);
+	return r;
 }
 
 int plt_repair_foreign(struct plt_repair *rep, char *text, size_t len, struct plt_error *err)

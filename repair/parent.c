@@ -2,13 +2,14 @@
 /* Copyright (c) the platter authors */
 
 /*
- * What the parent of a differencing disk knows.  Two things are asked of it.  Is it the parent at all, where the child
- * records another identity than the file has that its own names lead to?  And where do blocks of the child belong
- * whose table is lost: a block that was written over mostly keeps some sectors as they were (a table of inodes of which
- * one has changed, a text with one new line), so it agrees with its parent at its own place, and nowhere else.
+ * What the parent of a differencing disk knows.  Two things are asked of it.  Is it the parent at all, where the
+ * child records another identity than the file has that its own names lead to?  And where do blocks of the child
+ * belong whose table is lost: a block that was written over mostly keeps some sectors as they were (a table of inodes
+ * of which one has changed, a text with one new line), so it agrees with its parent at its own place, and nowhere else.
  *
- * The invariant: sectors speak only if they are neither empty nor (where others do) uniform, and for a place only if the parent has them
- * at no other.  Memory: 24 bytes for each such sector of the child, at most SECTORS_MAX; the parent is read once.
+ * The invariant: sectors speak only if they are neither empty nor (where others do) uniform, and for a place only if
+ * the parent has them at no other.  Memory: 24 bytes for each such sector of the child, at most SECTORS_MAX; the parent
+ * is read once.
  */
 #include <errno.h>
 #include <stdio.h>
