@@ -347,7 +347,11 @@ static int place(struct plt_repair *rep, struct place *p, struct plt_orphan **re
 {
 	struct plt_placement *v;
 	uint32_t n;
-	int r = solve(rep, p, &v, &n, err);
+	int r = plt_repair_place_over(rep, p->o, ret, ret_n);
+
+	if (r < 0 || *ret_n)
+		return r < 0 ? plt_error_set(err, -r, "out of memory") : 0;
+	r = solve(rep, p, &v, &n, err);
 
 	if (r == 0)
 		r = keep_sure(rep, p->o, v, n, ret, ret_n);

@@ -99,6 +99,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	struct later l = { found, arg };
 	struct plt_orphan *place = NULL;
 	struct plt_check_result res;
+	bool adopted = !(what & PLT_MEND_MAP);
 	struct deep_steps deep = { 0 };
 	bool deeply = can_look_deep(rep, what);
 	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
@@ -125,6 +126,12 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		if (r < 0 || mend.changed) {
 			asked &= !mend.changed || (mend.stage == PLT_MEND_CLUSTERS && !rep->ask_again);
 			continue;
+		}
+		if (!adopted) {
+			adopted = true;
+			r = plt_repair_adopt(rep, &mend.doubts, found, arg, &mend.changed, err);
+			if (r < 0 || mend.changed)
+				continue;
 		}
 		/* the guest is asked when nothing else has an answer; what it says may tell more */
 		if (!asked && (mend.unplaced.n || mend.unplaced.nopen) && mend.unplaced.ngaps) {
@@ -273,9 +280,11 @@ static int withdraw(struct plt_repair *rep, unsigned what, struct hear *h, struc
 int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
+	struct plt_check_finding said = { .id = "V-JRN", .severity = "corruption", .beyond_qemu = true, .mended = true };
 	struct hear h = { rep, found, arg };
 	const struct plt_driver *drv;
-	int r = finish_pending(rep, write, err);
+	char text[240];
+	int replayed = 0, r = finish_pending(rep, write, err);
 
 	if (r == 0)
 		r = plt_repair_reset(rep, err);
@@ -287,8 +296,15 @@ int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 	if (r == 0 && !(drv && drv->flags & PLT_DRIVER_MENDS))
 		r = plt_error_set(err, ENOSYS, "'%s': images of the format %s cannot be repaired in this release", rep->name,
 				  rep->format);
-	if (r == 0)
+	if (r == 0 && what & PLT_MEND_MAP)
+		r = replayed = plt_repair_foreign(rep, text, sizeof(text), err);
+	if (replayed > 0) {
+		said.text = text;
+		hear(&h, &said);
+	}
+	if (r >= 0)
 		r = plt_repair_mend(rep, what, hear, &h, err);
+	rep->before.corruptions_fixed += replayed > 0;
 	return r == 0 && !(drv->flags & PLT_DRIVER_NO_HEADER) && plt_repair_is_worse(rep) ? withdraw(rep, what, &h, err) : r;
 }
 

@@ -263,6 +263,8 @@ class Case:
         if os.path.exists(base) and not os.path.exists(os.path.join(top, os.path.basename(base))):
             os.link(base, os.path.join(top, os.path.basename(base)))
         write_sparse(path, self.d.data)
+        for suffix, what in self.d.beside.items():
+            write_sparse(path + suffix, what)
         if peer or DEEP:
             self.in_place('before', PLATTER, path)
         if RESCUE:
@@ -281,7 +283,7 @@ class Case:
         if peer:
             write_sparse(path, self.d.data)
             self.in_place('qemu-img', 'qemu-img', path, 'check', '-q', '-r', 'all')
-        os.unlink(path)
+        remove(path, *(path + suffix for suffix in self.d.beside))
 
     def check_after(self, path):
         """What qemu-img finds in what repair has left, when repair says that nothing is wrong."""
