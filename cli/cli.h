@@ -241,6 +241,7 @@ json_t *cli_json_limits(const struct plt_info *info);
 /* ---- findings: findings.c ------------------------------------------------------------------- */
 
 struct cli_findings {
+	bool orphans;     /* what nothing reaches may be what is left of a map */
 	bool json;
 	json_t *beyond; /* findings that qemu-img does not have; NULL in human form */
 	uint64_t omitted;
