@@ -265,7 +265,7 @@ int plt_check_repair(struct plt_ctx *ctx, const char *name, const struct plt_ope
 	PLT_AUTOFREE char *journal = NULL;
 	struct plt_repair *rep;
 	struct plt_error why = PLT_ERROR_INIT;
-	int r = plt_repair_plan(ctx, name, opts, options, found, arg, &rep, err);
+	int r = plt_repair_plan_of(ctx, name, opts, options, true, found, arg, &rep, err);
 
 	memset(ret, 0, sizeof(*ret));
 	ret->format = "";
