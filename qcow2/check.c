@@ -477,10 +477,11 @@ static void report_orphans(struct qcow2_exam *x)
 				 "%" PRIu64 " clusters hold data that nothing reaches, and their counts are lost; whether they were "
 				 "free, or part of the map is lost, too, cannot be told: they are not free space",
 				 x->orphan_clusters);
-	else if (x->orphans == QCOW2_ORPHANS_UNDECIDED && x->ex->mend)
+	else if (x->orphans == QCOW2_ORPHANS_UNDECIDED)
 		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-ORPHANS", 0, 0, 0, 0,
 				 "%" PRIu64 " clusters hold data that nothing reaches; whether part of the map was lost, or a "
-				 "program was stopped, cannot be told: their counts stay", x->orphan_clusters);
+				 "program was stopped, cannot be told%s", x->orphan_clusters,
+				 x->ex->mend ? ": their counts stay" : "");
 }
 
 /* A file that ends inside a structure.  That it ends inside a data cluster is usual. */

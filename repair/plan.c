@@ -72,6 +72,8 @@ int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 {
 	const struct plt_driver *drv = plt_driver_find(rep->format);
 
+	if (drv && drv->flags & PLT_DRIVER_NO_HEADER && rep->image_only)
+		return plt_error_set(err, ENOTSUP, "This image format does not support checks");
 	if (drv && drv->flags & PLT_DRIVER_NO_HEADER)
 		return plt_guest_examine(rep->overlay, mend, found, arg, ret, err);
 	if (!mend)
@@ -313,6 +315,14 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
 		    struct plt_error *err)
 {
+	return plt_repair_plan_of(ctx, name, opts, options, false, found, arg, ret, err);
+}
+
+int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		       const struct plt_repair_options *options, bool image_only,
+		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
+		       struct plt_error *err)
+{
 	static const struct plt_repair_options defaults = PLT_REPAIR_OPTIONS_INIT;
 	const struct plt_repair_options *o = options ? options : &defaults;
 	bool write = !(o->flags & PLT_REPAIR_NO_WRITE);
@@ -339,6 +349,7 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 	if (r == 0) {
 		rep->file = plt_store_ref(rep->img->file);
 		rep->plan = o->plan;
+		rep->image_only = image_only;
 		rep->deep = o->flags & PLT_REPAIR_DEEP;
 		rep->no_backing = opts && opts->flags & PLT_OPEN_NO_BACKING;
 		rep->trust = o->flags & PLT_REPAIR_TRUST_LIKELY ? PLT_LIKELY : PLT_STRONG;

@@ -63,10 +63,16 @@ struct plt_repair {
 	const char *plan;            /* a file that says what to do; NULL: found out */
 	struct plt_mended *mended;   /* why, for the plan's file: bounded */
 	size_t nmended;
+	bool image_only;             /* nothing that the guest has written is examined for its own sake */
 	struct plt_doubts doubts;    /* lost and inferred, as the plan leaves them */
 	struct plt_unsure done_before; /* as a repair leaves them that was interrupted, and is finished now */
 };
 
+/* plt_repair_plan(); with @image_only a format that is nothing but the guest's bytes is refused, as check refuses it. */
+int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		       const struct plt_repair_options *options, bool image_only,
+		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
+		       struct plt_error *err);
 /* The plan of a file, instead of one that is made. */
 int plt_repair_load(struct plt_repair *rep, const char *path, struct plt_error *err);
 /* rep->file and rep->name are set, and rep->format, unless that is to be found out: plan. */

@@ -248,4 +248,14 @@ wrap lvm.raw pv.raw
 cp pv.raw d.raw
 zero 2049 1
 damaged pv 'the label of an LVM volume is gone' same R-LVM
+
+# As with qemu-img, whose callers give -r to any disk, check touches no guest.
+cp pv.raw d.raw
+zero 1 33
+cp d.raw before
+for args in '-r all -f raw' '-r leaks -f raw' '-r all'; do
+	# shellcheck disable=SC2086 # words
+	fails 63 "check $args" "$PLATTER" check $args d.raw
+	is_file_equal d.raw before '  changes nothing'
+done
 done_testing
