@@ -215,6 +215,8 @@ int plt_file_open(const char *path, unsigned flags, struct plt_store **ret, stru
 int plt_file_from_fd(int fd, const char *name, unsigned flags, struct plt_store **ret, struct plt_error *err);
 /* Make the entry of the file @path in its folder durable. */
 int plt_sync_folder(const char *path, struct plt_error *err);
+/* Both paths lead to the same file, which is there. */
+bool plt_same_path(const char *a, const char *b);
 
 /* io/memory.c: grows as a file does; @max bounds it (0: none).  For tests and fuzzers. */
 int plt_memory_new(const void *init, size_t len, uint64_t max, struct plt_store **ret);

@@ -21,6 +21,11 @@ libplatter_core_la_SOURCES += \
 	repair/guest/guest.h \
 	repair/guest/super.c \
 	repair/guest/table.c \
+	repair/parent/content.c \
+	repair/parent/find.c \
+	repair/parent/link.c \
+	repair/parent/parent.h \
+	repair/parent/rank.c \
 	repair/place.c \
 	repair/plan.c \
 	repair/planfile.c \
