@@ -13,6 +13,7 @@ bench_cryptbench_LDADD = libplatter_core.la
 
 EXTRA_DIST += \
 	bench/alloc.sh \
+	bench/chain.sh \
 	bench/compress.sh \
 	bench/convert.sh \
 	bench/crypt.sh \
