@@ -2,64 +2,47 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) the platter authors
 #
-# Chains: what thirty layers cost a reader, against the same disk in one image (there "peer" is ours too) and against
-# qemu-img; commit and rebase through ten layers; a folder of 500 images.
+# A chain of ten layers, pieces of 64 KiB to 1 MiB scattered over 16 GiB in each: the top committed into the base, and
+# rebased onto a lower layer, onto another image and onto nothing; for clusters of 64 KiB and of 4 KiB.
 # shellcheck source=bench/lib.sh
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
 
-MIB=512
+span=${BENCH_SPAN:-16384}   # MiB
+pieces=${BENCH_PIECES:-400} # of each layer; 140 to 180 MiB
 
-# layers NAME COUNT: NAME.0 with data all over, each layer above it with 200 pieces of 64 KiB and 400 of 4 KiB
-layers() {
-	local i k below=
-
-	[ -f "$1.$2" ] && return
-	RANDOM=7
-	for ((i = 0; i <= $2; i++)); do
-		"$PLATTER" create -q -f qcow2 ${below:+-b "$below" -F qcow2} "$1.$i" ${MIB}M
-		if [ "$i" = 0 ]; then
-			echo "write -q -P 17 0 ${MIB}M"
-		else
-			for ((k = 0; k < 200; k++)); do
-				echo "write -q -P $((i + k & 127 | 1)) $((RANDOM % (MIB * 16) * 65536)) 64k"
-			done
-			for ((k = 0; k < 400; k++)); do
-				echo "write -q -P $((i + k & 127 | 1)) $((RANDOM % (MIB * 16) * 65536 + RANDOM % 16 * 4096)) 4k"
-			done
-		fi | "$PLATTER" io -f qcow2 "$1.$i" >/dev/null 2>&1
-		below=$1.$i
-	done
+writes() { # LAYER
+	awk -v n="$pieces" -v s="$span" -v l="$1" 'BEGIN {
+		srand(l);
+		for (i = 0; i < n; i++) {
+			len = 64 * (1 + int(rand() * rand() * 16));
+			printf "write -P %d %dk %dk\n", 1 + l * 7 % 250 + i % 5, 64 * int(rand() * (s * 16 - 16)), len
+		}
+	}'
 }
 
-layers thirty 30
-[ -f flat.qcow2 ] || "$PLATTER" convert -O qcow2 thirty.30 flat.qcow2
-read_all="-c $((MIB * 16)) -s 65536 -d 16 -f qcow2"
-read_small="-c 60000 -s 4096 -S 69632 -d 32 -f qcow2"
-row "read 30 layers, 64 KiB (peer: ours, one image)" "$PLATTER bench $read_all thirty.30" "$PLATTER bench $read_all flat.qcow2" \
-	'>= 0.67'
-row "read 30 layers, 64 KiB" "$PLATTER bench $read_all thirty.30" "qemu-img bench $read_all thirty.30" '>= 1'
-row "read 30 layers, 4 KiB apart (peer: ours, one image)" "$PLATTER bench $read_small thirty.30" \
-	"$PLATTER bench $read_small flat.qcow2" '>= 0.67'
-row "read 30 layers, 4 KiB apart" "$PLATTER bench $read_small thirty.30" "qemu-img bench $read_small thirty.30" '>= 1'
-row "map of 30 layers" "$PLATTER map --output=json thirty.30" "qemu-img map --output=json thirty.30" -
+make_chain() { # CLUSTER
+	local below='' l
 
-layers ten 10
-copies='rm -f w.*; for i in 0 1 2 3 4 5 6 7 8 9 10; do cp ten.$i w.$i; done
-	for i in 1 2 3 4 5 6 7 8 9 10; do qemu-img rebase -u -b w.$((i - 1)) -F qcow2 w.$i; done'
-row "commit of the top into the last of 10 layers" "$PLATTER commit -q -b w.0 w.10" "qemu-img commit -q -b w.0 w.10" '>= 2' "$copies"
-row "rebase of the top to the last of 10 layers" "$PLATTER rebase -b w.0 -F qcow2 w.10" "qemu-img rebase -b w.0 -F qcow2 w.10" \
-	'>= 2' "$copies"
-row "10 layers become one" "$PLATTER chain flatten -q w.10" "qemu-img rebase -b '' w.10" '>= 2' "$copies"
-row "coalesce of a layer (peer: rebase)" "$PLATTER chain coalesce -q --into child w.10 w.5" "qemu-img rebase -b w.4 -F qcow2 w.6" - \
-	"$copies"
-rm -f w.*
-
-if [ ! -d folder ]; then
-	mkdir folder
-	for ((i = 0; i < 500; i++)); do
-		"$PLATTER" create -q -f qcow2 ${below:+-u -b "$below" -F qcow2} folder/$i 1G
-		below=$((RANDOM % (i + 1)))
+	rm -f l*.qcow2 other.qcow2 flat.qcow2
+	for l in 0 1 2 3 4 5 6 7 8 9; do
+		"$PLATTER" create -q -f qcow2 -o "cluster_size=$1" ${below:+-b "$below" -F qcow2} "l$l.qcow2" "${span}M"
+		writes "$l" | "$PLATTER" io -t unsafe "l$l.qcow2" >/dev/null
+		below=l$l.qcow2
 	done
-fi
-row "chain of a folder with 500 images (peer: info of each)" "$PLATTER chain folder || [ \$? = 2 ]" \
-	'for i in folder/*; do qemu-img info $i || exit; done' 'under 2 s'
+	"$PLATTER" create -q -f qcow2 -o "cluster_size=$1" other.qcow2 "${span}M"
+	writes 10 | "$PLATTER" io -t unsafe other.qcow2 >/dev/null
+}
+
+for cs in 64k 4k; do
+	make_chain $cs
+	reset='rm -rf a b; mkdir a b; for d in a b; do cp --reflink=auto *.qcow2 $d; done'
+	row "commit of ten layers into the base, clusters of $cs" "$PLATTER commit -q -b l0.qcow2 a/l9.qcow2" \
+		"qemu-img commit -q -b l0.qcow2 b/l9.qcow2" '2 x' "$reset"
+	row "  of the top into what it stands on" "$PLATTER commit -q a/l9.qcow2" "qemu-img commit -q b/l9.qcow2" '2 x' "$reset"
+	row "rebase of ten layers onto the lowest, clusters of $cs" "$PLATTER rebase -b l0.qcow2 -F qcow2 a/l9.qcow2" \
+		"qemu-img rebase -b l0.qcow2 -F qcow2 b/l9.qcow2" '2 x' "$reset"
+	row "  onto another image" "$PLATTER rebase -b other.qcow2 -F qcow2 a/l9.qcow2" \
+		"qemu-img rebase -b other.qcow2 -F qcow2 b/l9.qcow2" '2 x' "$reset"
+	row "  onto nothing" "$PLATTER rebase -b '' a/l9.qcow2" "qemu-img rebase -b '' b/l9.qcow2" '2 x' "$reset"
+done
+rm -rf a b l*.qcow2 other.qcow2

@@ -77,9 +77,6 @@ struct plt_ctx {
 	unsigned images;               /* open ones */
 };
 
-/* context.c: open a file that was named, by the user or in an image; @flags as for plt_file_open(). */
-int plt_ctx_open_file(struct plt_ctx *ctx, const char *path, unsigned flags, struct plt_store **ret,
-		      struct plt_error *err);
 /* secret.c */
 void plt_secrets_free(struct plt_ctx *ctx);
 /* keys.c: how many of the options of amend are of key slots; and what they ask for. */
@@ -312,6 +309,7 @@ enum plt_io_kind { PLT_IO_READ_REQ, PLT_IO_WRITE_REQ, PLT_IO_COMPRESSED_REQ, PLT
 		   PLT_IO_DISCARD_REQ, PLT_IO_FLUSH_REQ, PLT_IO_RESIZE_REQ, PLT_IO_VMSTATE_REQ,
 		   PLT_IO_EXCLUSIVE_REQ };
 #define PLT_IO_VMSTATE_WRITE 1u /* flag of PLT_IO_VMSTATE_REQ */
+#define PLT_IO_UNCOVER 1u       /* flag of PLT_IO_DISCARD_REQ: plt_disk_uncover() */
 #define PLT_IO_READS_PASS 1u    /* flag of PLT_IO_EXCLUSIVE_REQ: the gate is closed to changes only */
 
 #define PLT_IO_RUNS 16

@@ -10,6 +10,11 @@
 #include "formats/driver.h"
 #include "platter.h"
 
+#define PLT_OPEN_FINE_SCRATCH (1u << 30) /* with PLT_OPEN_SCRATCH: zeros in it need no more than 2 KiB at once */
+
+/* A file without a name, for what goes away with it; it is never synced. */
+int plt_temporary_store(struct plt_store **ret, struct plt_error *err);
+
 /* Open a disk whose image file is already open as a store (a reference is taken). */
 int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			const struct plt_open_options *opts, struct plt_disk **ret, struct plt_error *err);
@@ -69,7 +74,8 @@ struct plt_rescue_plan {
 	uint64_t edits, bytes;
 };
 int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
-			 const struct plt_rescue_options *opts, struct plt_rescue_plan *ret, struct plt_error *err);
+			 const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
+			 struct plt_error *err); /* @flags: PLT_OPEN_NO_BACKING */
 void plt_rescue_plan_release(struct plt_rescue_plan *plan);
 /* The disk that @plan makes of a file of @file_size bytes, without a chain; @plan is taken over. */
 int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
@@ -88,6 +94,9 @@ void plt_disk_attach_backing(struct plt_disk *disk, struct plt_disk *base);
 typedef int (*plt_opener_fn)(void *arg, const char *path, unsigned flags, struct plt_store **ret,
 			     struct plt_error *err);
 void plt_ctx_set_opener(struct plt_ctx *ctx, plt_opener_fn fn, void *arg);
+/* Open a file that was named, by the user or in an image, or one that belongs to it; @flags as for plt_file_open(). */
+int plt_ctx_open_file(struct plt_ctx *ctx, const char *path, unsigned flags, struct plt_store **ret,
+		      struct plt_error *err);
 
 /* The active layer of a disk. */
 struct plt_image *plt_disk_image(struct plt_disk *disk);
@@ -101,6 +110,12 @@ void plt_ctx_warn(struct plt_ctx *ctx, const char *fmt, ...) __attribute__((form
  */
 int plt_write_placed(struct plt_disk *disk, uint64_t off, const void *buf, size_t len, void (*placed)(void *arg),
 		     void *arg, struct plt_error *err);
+
+/*
+ * The disk gives up what it has in [off, off+len), whole allocation units, for what the layer below has there, which is the
+ * same: a power cut leaves either.  -ENOTSUP: the format cannot.
+ */
+int plt_disk_uncover(struct plt_disk *disk, uint64_t off, uint64_t len, struct plt_error *err);
 
 /* Flags for plt_file_open() of a cache mode ("none", ...); -EINVAL with qemu-img's words. */
 int plt_cache_mode_flags(const char *mode, unsigned *ret, struct plt_error *err);

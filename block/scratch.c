@@ -13,7 +13,7 @@
 
 #include "block/engine.h"
 
-static int temporary(struct plt_store **ret, struct plt_error *err)
+int plt_temporary_store(struct plt_store **ret, struct plt_error *err)
 {
 	const char *dir = getenv("TMPDIR");
 	PLT_AUTOFREE char *path = NULL;
@@ -33,19 +33,22 @@ static int temporary(struct plt_store **ret, struct plt_error *err)
 int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts,
 		     struct plt_image **ret, struct plt_error *err)
 {
+	static const char *const fine[] = { "extended_l2=on", NULL };
 	struct plt_create_options create = PLT_CREATE_OPTIONS_INIT;
 	struct plt_open_options base_opts = *opts, top_opts = PLT_OPEN_OPTIONS_INIT;
 	struct plt_image *base = NULL, *top = NULL;
 	struct plt_store *st = NULL;
 	int r;
 
-	base_opts.flags &= ~(unsigned)(PLT_OPEN_WRITE | PLT_OPEN_SCRATCH | PLT_OPEN_COPY_ON_READ);
+	base_opts.flags &= ~(unsigned)(PLT_OPEN_WRITE | PLT_OPEN_SCRATCH | PLT_OPEN_FINE_SCRATCH | PLT_OPEN_COPY_ON_READ);
 	r = plt_image_open(ctx, tree, &base_opts, 0, &base, err);
 	if (r < 0)
 		return r;
 	create.format = "qcow2";
+	if (opts->flags & PLT_OPEN_FINE_SCRATCH)
+		create.options = fine;
 	create.virtual_size = atomic_load(&base->size);
-	r = temporary(&st, err);
+	r = plt_temporary_store(&st, err);
 	if (r == 0)
 		r = plt_create_store(ctx, st, base->name, &create, NULL, err);
 	top_opts.flags = PLT_OPEN_WRITE | PLT_OPEN_NO_BACKING | PLT_OPEN_UNORDERED;

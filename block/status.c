@@ -11,7 +11,12 @@
 #include "base/alloc.h"
 #include "block/engine.h"
 
-#define RUNS 64
+/*
+ * Of one answer of a map.  Where layers lie below few: what is absent here may be many extents there, and what has
+ * been mapped behind the last one that there was room for is mapped again.
+ */
+#define RUNS 16
+#define RUNS_ABOVE 8
 #define MAPS 4096 /* calls of map in one status: even where all is alike, the caller gets to say stop */
 
 int plt_image_map_inside(struct plt_image *img, uint64_t off, uint64_t len, struct plt_runs *runs,
@@ -261,13 +266,11 @@ static int add_run(struct walk *w, struct plt_image *img, const struct plt_run *
 static int walk_layer(struct walk *w, struct plt_image *img, uint64_t off, uint64_t len, unsigned depth,
 		      struct plt_error *err)
 {
-	PLT_AUTOFREE struct plt_run *v = malloc(RUNS * sizeof(*v));
+	struct plt_run v[RUNS]; /* one set a layer lies on the stack */
 	uint64_t end = off + len;
 
-	if (!v)
-		return plt_error_set(err, ENOMEM, "out of memory");
 	while (off < end && !w->full) {
-		struct plt_runs runs = { v, 0, RUNS };
+		struct plt_runs runs = { v, 0, img->engine->backing ? RUNS_ABOVE : RUNS };
 		uint64_t upto = end;
 		int r;
 

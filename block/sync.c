@@ -150,6 +150,14 @@ int plt_discard(struct plt_disk *disk, uint64_t off, uint64_t len, struct plt_er
 	return change(disk, PLT_IO_DISCARD_REQ, off, len, 0, err);
 }
 
+int plt_disk_uncover(struct plt_disk *disk, uint64_t off, uint64_t len, struct plt_error *err)
+{
+	if (!disk->top->drv->uncover)
+		return plt_error_set(err, ENOTSUP, "'%s': images of the format %s cannot give up clusters for those below", disk->top->name,
+				     disk->top->drv->name);
+	return change(disk, PLT_IO_DISCARD_REQ, off, len, PLT_IO_UNCOVER, err);
+}
+
 int plt_image_check_compressed(struct plt_disk *disk, uint64_t off, uint64_t len, unsigned *ret_codec,
 			       struct plt_error *err)
 {

@@ -28,6 +28,8 @@ static int units(struct plt_io *io, struct plt_io_op *iop)
 	uint64_t off = io->pos, len = io->part_end - io->pos;
 
 	io->work_done = 0;
+	if (io->kind == PLT_IO_DISCARD_REQ && io->flags & PLT_IO_UNCOVER)
+		return drv->uncover(io->img, off, len, &io->work_done, &io->need, &iop->err);
 	return io->kind == PLT_IO_ZERO_REQ ?
 		       drv->write_zeroes(io->img, off, len, io->flags & PLT_ZERO_UNMAP, &io->work_done, &io->need,
 					 &iop->err) :
@@ -189,7 +191,8 @@ static void step(struct plt_io *io)
 {
 	const struct plt_driver *drv = io->img->drv;
 	uint64_t end = io->off + io->len;
-	bool has = io->kind == PLT_IO_ZERO_REQ ? drv->write_zeroes != NULL : drv->discard != NULL;
+	bool uncover = io->kind == PLT_IO_DISCARD_REQ && io->flags & PLT_IO_UNCOVER;
+	bool has = io->kind == PLT_IO_ZERO_REQ ? drv->write_zeroes != NULL : uncover || drv->discard != NULL;
 
 	while (!io->pending)
 		switch (io->state) {
@@ -300,6 +303,8 @@ static void step(struct plt_io *io)
 			}
 			if (io->kind == PLT_IO_DISCARD_REQ) { /* advice may be ignored */
 				plt_io_leave(io);
+				if (uncover) /* that is none */
+					plt_io_fail(io, ENOTSUP, NULL);
 				io->pos = io->part_end;
 				io->state = START;
 				break;

@@ -18,6 +18,7 @@ platter_SOURCES += \
 	cli/cmd_convert.c \
 	cli/cmd_create.c \
 	cli/cmd_dd.c \
+	cli/cmd_df.c \
 	cli/cmd_hash.c \
 	cli/cmd_info.c \
 	cli/cmd_io.c \
@@ -28,6 +29,7 @@ platter_SOURCES += \
 	cli/cmd_resize.c \
 	cli/cmd_scan.c \
 	cli/cmd_snapshot.c \
+	cli/cmd_sparsify.c \
 	cli/cmd_undo.c \
 	cli/edits.c \
 	cli/findings.c \

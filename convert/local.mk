@@ -6,6 +6,7 @@ libplatter_core_la_SOURCES += \
 	convert/compare.c \
 	convert/convert.h \
 	convert/copy.c \
+	convert/ghost.c \
 	convert/hash.c \
 	convert/hold.c \
 	convert/measure.c \
@@ -17,6 +18,9 @@ libplatter_core_la_SOURCES += \
 	convert/scan_images.c \
 	convert/scan_map.c \
 	convert/source.c \
+	convert/sparsify.c \
+	convert/sparsify.h \
+	convert/sparsify_look.c \
 	convert/target.c \
 	convert/verify.c \
 	$(NULL)

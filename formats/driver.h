@@ -465,6 +465,12 @@ struct plt_driver {
 			    struct plt_need *need, struct plt_error *err);
 	int (*discard)(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done,
 		       struct plt_need *need, struct plt_error *err);
+	/*
+	 * As discard, but the range becomes absent: what lies below, which is the same, shows.  -ENOTSUP: not in this
+	 * image.  NULL: the format has no such entry.
+	 */
+	int (*uncover)(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done, struct plt_need *need,
+		       struct plt_error *err);
 	/* Lower the counts of what left the limbo, punch, and make it reusable.  Blocking. */
 	int (*release)(struct plt_image *img, uint64_t host_off, uint64_t len, unsigned kind, struct plt_error *err);
 	/* What place or map asked for by PLT_NEED_WORK. */
@@ -562,8 +568,18 @@ struct plt_driver {
 	 * them can be read then, whatever encodes it.
 	 */
 	int (*show_pieces)(struct plt_store *overlay, const struct plt_orphans *p, struct plt_error *err);
+	/*
+	 * The large pieces by which the active disk is mapped, tables or blocks, of which a few bytes name each: .span is what
+	 * of the guest one of them covers, .v those that there are, ascending by place.  NULL: there are none such.
+	 */
+	int (*map_pieces)(struct plt_ctx *ctx, struct plt_store *file, struct plt_orphans *ret, struct plt_error *err);
 	/* The LUKS header of an open image, whose key slots may be changed; NULL: it has none, or was not read. */
 	struct plt_luks *(*luks)(struct plt_image *img);
+	/*
+	 * Give back what lies in the file and belongs to nothing; *ret: the bytes, which with @trial are only counted.
+	 * The caller is exclusive, and has found the counts to be right.  NULL: the format keeps no account of it.
+	 */
+	int (*trim)(struct plt_image *img, bool trial, uint64_t *ret, struct plt_error *err);
 	/*
 	 * What the image has (it has been committed) goes: everything is absent.  The caller is exclusive, and what lies
 	 * below holds the same, durably: a cut may leave any part of it done.  Space is given back.  @trial: do nothing,

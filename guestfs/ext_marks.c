@@ -77,9 +77,19 @@ static bool looks_like_inodes(const uint8_t *p)
 	return used > 0;
 }
 
+/* The only descriptor of a filesystem of one group: its bitmaps and its table lie together, and nothing follows it. */
+static bool looks_like_one_group(const uint8_t *p)
+{
+	uint32_t bb = plt_get_le32(p), ib = plt_get_le32(p + 4), it = plt_get_le32(p + 8);
+
+	return bb && ib > bb && it > ib && it - bb < 64 && plt_get_le16(p + 0x1e) && plt_is_zero(p + 64, 512 - 64);
+}
+
 /* Descriptors of 64 or 32 bytes whose bitmaps and tables follow one another. */
 static bool looks_like_gdt(const uint8_t *p)
 {
+	if (looks_like_one_group(p))
+		return true;
 	for (unsigned size = 32; size <= 64; size *= 2) {
 		const uint8_t *q = p + size;
 		uint32_t bb = plt_get_le32(p), ib = plt_get_le32(p + 4), it = plt_get_le32(p + 8);

@@ -11,38 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/bitmap.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "base/zero.h"
-#include "guestfs/guestfs.h"
+#include "guestfs/fat.h"
 
 #define CLUSTERS_MAX (1u << 28)
 #define DIRS_MAX (1u << 20)
 #define SCAN_MAX (1u << 24)     /* clusters that are looked at for directories out of reach */
-#define CACHE 512               /* of the table: what is beside may be missing */
 
 enum { IS_DIR = 1, IS_TABLE };
-
-struct fat {
-	struct plt_guestfs fs;
-	uint32_t ss, reserved, ntables, table_sectors, root_entries, root_cluster, clusters;
-	unsigned bits;
-	uint64_t data;           /* of cluster 2, from the start */
-	uint64_t cached;         /* which part of the table is in cache; UINT64_MAX: none */
-	int cached_error;
-	uint8_t cache[CACHE];
-	struct plt_bitmap seen;  /* directories entered */
-	uint32_t *todo;
-	size_t ntodo, todo_cap;
-	uint64_t budget;
-	bool single;             /* its tables are no copies of one another */
-	bool blind;              /* a directory could not be read: what it leads to is found by other means */
-	plt_fact_fn fn;
-	void *arg;
-	bool stop;
-};
 
 static bool parse_boot(const uint8_t *p, struct fat *f)
 {
@@ -223,10 +202,10 @@ static int read_table(struct fat *f, uint64_t at, uint8_t *buf, size_t len)
 	uint64_t size = (uint64_t)f->table_sectors * f->ss;
 
 	for (size_t i = 0; i < len; i++) {
-		uint64_t page = plt_align_down(at + i, CACHE);
+		uint64_t page = plt_align_down(at + i, FAT_CACHE);
 
 		if (f->cached != page) {
-			size_t n = (size_t)PLT_MIN((uint64_t)CACHE, size - PLT_MIN(page, size));
+			size_t n = (size_t)PLT_MIN((uint64_t)FAT_CACHE, size - PLT_MIN(page, size));
 
 			f->cached = page;
 			f->cached_error = -EUCLEAN;

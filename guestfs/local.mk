@@ -8,13 +8,23 @@ libplatter_core_la_SOURCES += \
 	guestfs/ext_marks.c \
 	guestfs/ext_super.c \
 	guestfs/fat.c \
+	guestfs/fat.h \
+	guestfs/free.c \
+	guestfs/free.h \
+	guestfs/free_ext.c \
+	guestfs/free_fat.c \
+	guestfs/free_lvm.c \
+	guestfs/free_ntfs.c \
+	guestfs/free_xfs.c \
 	guestfs/guestfs.h \
 	guestfs/marks.c \
 	guestfs/ntfs.c \
+	guestfs/ntfs.h \
 	guestfs/parts.c \
 	guestfs/supers.c \
 	guestfs/supers.h \
 	guestfs/weigh.c \
 	guestfs/weigh.h \
 	guestfs/xfs.c \
+	guestfs/xfs.h \
 	$(NULL)

@@ -15,9 +15,8 @@
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "base/zero.h"
-#include "guestfs/guestfs.h"
+#include "guestfs/ntfs.h"
 
-#define RECORD_MAX 4096
 #define MIRRORED 4              /* records that $MFTMirr has, at least */
 #define LOG_PAGE 4096
 #define RUNS_MAX 65536          /* of $MFT */
@@ -27,21 +26,7 @@
 
 enum { IS_MFT = 1, IS_INDEX, IS_MIRROR, IS_LOG };
 
-struct run { uint64_t vcn, lcn, count; };
-struct index { uint32_t dir; struct run run; };
-
-struct ntfs {
-	struct plt_guestfs fs;
-	uint64_t clusters, mft_lcn, mirror; /* bytes of the disk; 0: not known */
-	uint32_t record, index_size;
-	struct run *mft;
-	size_t nmft;
-	struct index *indexes;      /* by directory, when a survey has ended */
-	size_t nindexes, indexes_cap;
-	plt_fact_fn fn;
-	void *arg;
-	bool stop;
-};
+struct index { uint32_t dir; struct ntfs_run run; };
 
 /* ---- marks ---------------------------------------------------------------------------------------- */
 
@@ -103,7 +88,7 @@ void plt_ntfs_marks(struct plt_mark_sink *sink)
 		/* The first sector, or its copy in the last: nothing in it tells, but only one place will fit. */
 		plt_mark_add(sink, PLT_MARK_NTFS_BOOT, 0, n.fs.fsid, 512, false);
 		plt_mark_add(sink, PLT_MARK_NTFS_BOOT, 1, n.fs.fsid, 512, false);
-	} else if (p[0] == 'F' && (len = fixed_up(p, left, "FILE")) && len <= RECORD_MAX && plt_get_le16(p + 4) >= 0x30) {
+	} else if (p[0] == 'F' && (len = fixed_up(p, left, "FILE")) && len <= NTFS_RECORD_MAX && plt_get_le16(p + 4) >= 0x30) {
 		plt_mark_add(sink, PLT_MARK_NTFS_MFT, plt_get_le32(p + 0x2c), 0, len, false);
 	} else if (p[0] == 'I' && (len = fixed_up(p, left, "INDX"))) {
 		uint32_t at = 24 + plt_get_le32(p + 24);
@@ -170,8 +155,7 @@ static void fact(struct ntfs *n, enum plt_fact_kind kind, uint64_t off, uint64_t
 		n->stop = true;
 }
 
-/* The next run of a mapping; false at its end, or where it is none.  lcn UINT64_MAX: a hole. */
-static bool next_run(const struct ntfs *n, const uint8_t **p, const uint8_t *end, uint64_t *lcn, uint64_t *count,
+bool plt_ntfs_next_run(const struct ntfs *n, const uint8_t **p, const uint8_t *end, uint64_t *lcn, uint64_t *count,
 		     bool *hole)
 {
 	unsigned nlen, noff;
@@ -229,7 +213,7 @@ static void attribute(struct ntfs *n, uint32_t base, const uint8_t *a, uint32_t 
 	real = vcn ? UINT64_MAX : PLT_MIN(plt_get_le64(a + 48), plt_get_le64(a + 56));
 	last = real / bs;
 	tail = real % bs;
-	for (; next_run(n, &p, end, &lcn, &count, &hole) && !n->stop; vcn += count) {
+	for (; plt_ntfs_next_run(n, &p, end, &lcn, &count, &hole) && !n->stop; vcn += count) {
 		uint64_t off = n->fs.start + lcn * bs, use = count;
 
 		if (hole)
@@ -266,10 +250,9 @@ static void attribute(struct ntfs *n, uint32_t base, const uint8_t *a, uint32_t 
 	}
 }
 
-/* Undo the fix-ups of a record in place; false if it is torn or none. */
-static bool unfix(uint8_t *p, uint32_t len)
+bool plt_ntfs_unfix(uint8_t *p, uint32_t len, const char *magic)
 {
-	uint32_t at, n = fixed_up(p, len, "FILE");
+	uint32_t at, n = fixed_up(p, len, magic);
 
 	if (n != len)
 		return false;
@@ -283,7 +266,7 @@ static void record(struct ntfs *n, uint32_t number, uint8_t *p)
 {
 	uint32_t at, base;
 
-	if (!unfix(p, n->record) || !(plt_get_le16(p + 22) & 1))
+	if (!plt_ntfs_unfix(p, n->record, "FILE") || !(plt_get_le16(p + 22) & 1))
 		return;
 	base = plt_get_le64(p + 32) ? plt_get_le32(p + 32) : number;
 	at = plt_get_le16(p + 20);
@@ -298,7 +281,7 @@ static void record(struct ntfs *n, uint32_t number, uint8_t *p)
 	}
 }
 
-static uint64_t record_off(const struct ntfs *n, uint64_t number)
+uint64_t plt_ntfs_record_off(const struct ntfs *n, uint64_t number)
 {
 	uint64_t at = number * n->record, vcn = at / n->fs.block;
 	size_t lo = 0, hi = n->nmft;
@@ -317,9 +300,9 @@ static uint64_t record_off(const struct ntfs *n, uint64_t number)
 }
 
 /* $MFT's own runs, by its first record; without it, where its first records lie. */
-static int find_mft(struct ntfs *n, uint64_t *ret_size)
+int plt_ntfs_find_mft(struct ntfs *n, uint64_t *ret_size)
 {
-	uint8_t buf[RECORD_MAX];
+	uint8_t buf[NTFS_RECORD_MAX];
 	uint64_t off = n->fs.start + n->mft_lcn * n->fs.block, vcn = 0;
 
 	free(n->mft);
@@ -329,7 +312,7 @@ static int find_mft(struct ntfs *n, uint64_t *ret_size)
 	n->nmft = 0;
 	*ret_size = 0;
 	if (plt_in_range(off, n->record, n->fs.disk->size) && !n->fs.disk->read(n->fs.disk->arg, off, buf, n->record) &&
-	    unfix(buf, n->record)) {
+	    plt_ntfs_unfix(buf, n->record, "FILE")) {
 		uint32_t at = plt_get_le16(buf + 20);
 
 		while (at + 72 <= n->record) {
@@ -345,16 +328,16 @@ static int find_mft(struct ntfs *n, uint64_t *ret_size)
 				continue;
 			*ret_size = plt_get_le64(a + 48);
 			p = a + plt_get_le16(a + 32);
-			while (n->nmft < RUNS_MAX && next_run(n, &p, a + len, &lcn, &count, &hole)) {
+			while (n->nmft < RUNS_MAX && plt_ntfs_next_run(n, &p, a + len, &lcn, &count, &hole)) {
 				if (!hole)
-					n->mft[n->nmft++] = (struct run){ vcn, lcn, count };
+					n->mft[n->nmft++] = (struct ntfs_run){ vcn, lcn, count };
 				vcn += count;
 			}
 			break;
 		}
 	}
 	if (!n->nmft) {
-		n->mft[n->nmft++] = (struct run){ 0, n->mft_lcn, plt_div_up(16 * n->record, n->fs.block) };
+		n->mft[n->nmft++] = (struct ntfs_run){ 0, n->mft_lcn, plt_div_up(16 * n->record, n->fs.block) };
 		fact(n, PLT_FACT_META, off, plt_align_up(16 * n->record, n->fs.block), 0, IS_MFT);
 	}
 	return 0;
@@ -372,7 +355,7 @@ static int compare_indexes(const void *a, const void *b)
 static int ntfs_survey(struct plt_guestfs *fs, plt_fact_fn fn, void *arg)
 {
 	struct ntfs *n = (struct ntfs *)fs;
-	uint8_t buf[RECORD_MAX];
+	uint8_t buf[NTFS_RECORD_MAX];
 	uint64_t size;
 	int r;
 
@@ -381,7 +364,7 @@ static int ntfs_survey(struct plt_guestfs *fs, plt_fact_fn fn, void *arg)
 	n->stop = false;
 	n->nindexes = 0;
 	n->mirror = 0;
-	r = find_mft(n, &size);
+	r = plt_ntfs_find_mft(n, &size);
 	if (r)
 		return r;
 	for (size_t i = 0, seen = 0; i < n->nmft && !n->stop; i++)
@@ -419,7 +402,7 @@ static bool ntfs_locate(struct plt_guestfs *fs, const struct plt_mark *mark, con
 		*ret = mark->value ? fs->start + plt_align_down(fs->size - 1, 512) : fs->start;
 		return true;
 	case PLT_MARK_NTFS_MFT:
-		*ret = record_off(n, mark->value);
+		*ret = plt_ntfs_record_off(n, mark->value);
 		return *ret != UINT64_MAX;
 	case PLT_MARK_NTFS_INDX:
 		if (n->index_size < fs->block)

@@ -16,27 +16,11 @@
 #include "base/crc.h"
 #include "base/endian.h"
 #include "base/zero.h"
-#include "guestfs/guestfs.h"
+#include "guestfs/xfs.h"
 
-#define SB_SIZE 264
-#define AGS_MAX (1u << 20)
 #define BUDGET (4u << 20) /* blocks that one survey reads */
 
 enum { IS_AG = 1, IS_INODES, IS_BLOCK };
-
-struct xfs {
-	struct plt_guestfs fs;
-	uint64_t dblocks, logstart;
-	uint32_t agblocks, agcount, logblocks, sectsize, isize;
-	unsigned blocklog, inodelog, inopblog, agblklog, dirblklog;
-	bool v5, nrext64;
-	uint8_t uuid[16];
-	uint64_t budget;
-	uint64_t chunks;           /* of inodes, seen by a survey */
-	plt_fact_fn fn;
-	void *arg;
-	bool stop;
-};
 
 /* ---- marks ---------------------------------------------------------------------------------------- */
 
@@ -67,7 +51,7 @@ static const struct layout *layout_of(const uint8_t *p)
 	return da == 0x3ebe || da == 0x3df1 || da == 0x3dff || da == 0x3bee ? &da_layout : NULL;
 }
 
-static bool crc_ok(const uint8_t *p, size_t len, size_t at)
+bool plt_xfs_crc_ok(const uint8_t *p, size_t len, size_t at)
 {
 	uint32_t crc = plt_crc32c(~0u, p, at);
 
@@ -79,12 +63,12 @@ static bool crc_ok(const uint8_t *p, size_t len, size_t at)
 static bool crc_ok_somehow(const uint8_t *p, size_t left, size_t min, size_t at)
 {
 	for (size_t len = min; len <= left && len <= 65536; len *= 2)
-		if (crc_ok(p, len, at))
+		if (plt_xfs_crc_ok(p, len, at))
 			return true;
 	return false;
 }
 
-static bool parse_super(const uint8_t *p, struct xfs *x)
+bool plt_xfs_parse_super(const uint8_t *p, struct xfs *x)
 {
 	unsigned version = plt_get_be16(p + 100) & 15;
 	uint32_t bs = plt_get_be32(p + 4);
@@ -114,7 +98,7 @@ static bool parse_super(const uint8_t *p, struct xfs *x)
 	return x->blocklog >= 9 && x->blocklog <= 16 && bs == 1u << x->blocklog && x->inodelog >= 8 &&
 	       x->inodelog <= 11 && x->isize == 1u << x->inodelog && x->inodelog + x->inopblog == x->blocklog &&
 	       plt_is_pow2(x->sectsize) && x->sectsize >= 512 && x->sectsize <= bs && x->agblklog < 32 &&
-	       x->agblocks >= 16 && x->agblocks <= 1u << x->agblklog && x->agcount && x->agcount <= AGS_MAX &&
+	       x->agblocks >= 16 && x->agblocks <= 1u << x->agblklog && x->agcount && x->agcount <= XFS_AGS_MAX &&
 	       !plt_mul(x->agcount, x->agblocks, &most) && x->dblocks <= most && x->dblocks > most - x->agblocks &&
 	       most < UINT64_MAX >> 17;
 }
@@ -136,13 +120,13 @@ void plt_xfs_marks(struct plt_mark_sink *sink)
 		struct xfs x = { 0 };
 		uint32_t s = plt_get_be16(p + 102);
 
-		if (parse_super(p, &x) && s + 64 <= left && !memcmp(p + s, "XAGF", 4) && plt_get_be32(p + s + 8) < AGS_MAX)
+		if (plt_xfs_parse_super(p, &x) && s + 64 <= left && !memcmp(p + s, "XAGF", 4) && plt_get_be32(p + s + 8) < XFS_AGS_MAX)
 			plt_mark_add(sink, PLT_MARK_XFS_AG, (uint64_t)plt_get_be32(p + s + 8) << 16, x.fs.fsid, 512,
-				     x.v5 && crc_ok(p, x.sectsize, 224));
-	} else if (magic == 0x58414746 && plt_get_be32(p + 8) < AGS_MAX) { /* XAGF: crc 216, uuid 64 */
+				     x.v5 && plt_xfs_crc_ok(p, x.sectsize, 224));
+	} else if (magic == 0x58414746 && plt_get_be32(p + 8) < XFS_AGS_MAX) { /* XAGF: crc 216, uuid 64 */
 		plt_mark_add(sink, PLT_MARK_XFS_AG, (uint64_t)plt_get_be32(p + 8) << 16 | 1, plt_fsid(p + 64, 16), 512,
 			     crc_ok_somehow(p, left, 512, 216));
-	} else if (magic == 0x58414749 && plt_get_be32(p + 8) < AGS_MAX) { /* XAGI: crc 312, uuid 296 */
+	} else if (magic == 0x58414749 && plt_get_be32(p + 8) < XFS_AGS_MAX) { /* XAGI: crc 312, uuid 296 */
 		plt_mark_add(sink, PLT_MARK_XFS_AG, (uint64_t)plt_get_be32(p + 8) << 16 | 2, plt_fsid(p + 296, 16), 512,
 			     crc_ok_somehow(p, left, 512, 312));
 	} else if (magic >> 16 == 0x494e && p[4] == 3) {
@@ -164,7 +148,7 @@ static int xfs_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 	uint8_t sb[512];
 	struct xfs *x;
 
-	if (copy && len < SB_SIZE)
+	if (copy && len < XFS_SB_SIZE)
 		return -ENOENT;
 	if (!copy) {
 		int r;
@@ -179,7 +163,7 @@ static int xfs_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 	x = calloc(1, sizeof(*x));
 	if (!x)
 		return -ENOMEM;
-	if (!parse_super(copy, x) || start >= disk->size) {
+	if (!plt_xfs_parse_super(copy, x) || start >= disk->size) {
 		free(x);
 		return -ENOENT;
 	}
@@ -419,7 +403,7 @@ static int xfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_t
 			if (!x->v5)
 				continue;
 			if (inode_off(x, plt_get_be64(p + 152)) != off + at || memcmp(p + 160, x->uuid, 16) ||
-			    !crc_ok(p, x->isize, 100))
+			    !plt_xfs_crc_ok(p, x->isize, 100))
 				return -1;
 			good = 1;
 		}
@@ -430,7 +414,7 @@ static int xfs_verify(struct plt_guestfs *fs, const struct plt_fact *f, uint64_t
 			return 0; /* the rest of a directory block that is larger than a block */
 		if (plt_get_be64(block + l->blkno) * 512 != off - fs->start || memcmp(block + l->uuid, x->uuid, 16))
 			return -1;
-		return (x->dirblklog && is_directory(l)) || crc_ok(block, fs->block, l->crc) ? 1 : -1;
+		return (x->dirblklog && is_directory(l)) || plt_xfs_crc_ok(block, fs->block, l->crc) ? 1 : -1;
 	default:
 		return 0;
 	}

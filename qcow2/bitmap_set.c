@@ -29,13 +29,14 @@ int qcow2_bitmap_read(struct plt_image *img, unsigned i, uint64_t **ret, uint64_
 
 	r = b->words ? 0 : plt_store_size(img->file, &file_size, err);
 	if (!r && !b->words)
-		r = qcow2_bitmap_load(img, b, file_size, 0, err);
+		r = qcow2_bitmap_load(img, b, file_size, NULL, err);
 	words = plt_div_up(b->nbits, 64);
 	v = r ? NULL : plt_alloc_capped(words, sizeof(*v), SIZE_MAX / 2);
 	if (!r && !v)
 		r = plt_error_set(err, ENOMEM, "Out of memory");
-	for (uint64_t w = 0; !r && w < words; w++)
-		v[w] = atomic_load_explicit(&b->words[w], memory_order_relaxed);
+	for (uint64_t w = 0; !r && w < words; w++) /* (pages of zeros stay untouched) */
+		if (atomic_load_explicit(&b->words[w], memory_order_relaxed))
+			v[w] = atomic_load_explicit(&b->words[w], memory_order_relaxed);
 	*ret = v;
 	*ret_nbits = b->nbits;
 	if (!b->loaded) { /* one at a time is enough */
@@ -129,14 +130,17 @@ static int set_content(const struct qcow2_state *q, struct qcow2_bitmap *b, cons
 	if (!b->words)
 		return plt_error_set(err, ENOMEM, "Out of memory");
 	for (uint64_t w = 0; w < words; w++)
-		atomic_store_explicit(&b->words[w], bits[w], memory_order_relaxed);
+		if (bits[w]) {
+			atomic_store_explicit(&b->words[w], bits[w], memory_order_relaxed);
+			b->held += sizeof(bits[w]);
+		}
 	b->table_size = (uint32_t)plt_div_up(plt_div_up(b->nbits, 8), q->cluster_size);
 	b->loaded = true;
 	return 0;
 }
 
-static int begin_entry(struct plt_image *img, const struct plt_bitmap_wish *w, struct entry *e, uint64_t *loaded,
-		       struct plt_error *err)
+static int begin_entry(struct plt_image *img, const struct plt_bitmap_wish *w, struct entry *e,
+		       struct qcow2_bitmap_room *room, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
 	struct qcow2_bitmap *b = &e->b;
@@ -147,7 +151,8 @@ static int begin_entry(struct plt_image *img, const struct plt_bitmap_wish *w, s
 	e->old = w->keep;
 	if (w->keep >= 0 && (w->info.inconsistent || w->info.enabled == q->bitmaps[w->keep].recording)) {
 		*b = q->bitmaps[w->keep]; /* as it is */
-		*loaded += b->words ? plt_div_up(b->nbits, 8) : 0;
+		room->space += b->words ? plt_div_up(b->nbits, 8) : 0;
+		room->held += b->words ? b->held : 0;
 		return 0;
 	}
 	e->own = true;
@@ -173,8 +178,7 @@ static int begin_entry(struct plt_image *img, const struct plt_bitmap_wish *w, s
 		b->flags |= QCOW2_BITMAP_AUTO | (q->bitmaps_marked ? QCOW2_BITMAP_IN_USE : 0);
 	if (w->keep < 0 && !b->nbits)
 		return plt_error_set(err, EINVAL, "'%s': a disk of no length can have no bitmaps", img->name);
-	if (plt_div_up(b->nbits, 8) > QCOW2_MAX_BITMAP_CONTENT ||
-	    (recording && plt_div_up(b->nbits, 8) > QCOW2_MAX_BITMAPS_LOADED - *loaded))
+	if (!qcow2_bitmap_fits(room, plt_div_up(b->nbits, 8)))
 		return plt_error_set(err, EFBIG, "The granularity of bitmap '%s' is too small for a disk of %" PRIu64
 				     " bytes", b->name, atomic_load(&img->size));
 	if (w->keep < 0) {
@@ -190,11 +194,14 @@ static int begin_entry(struct plt_image *img, const struct plt_bitmap_wish *w, s
 	} else if (recording) {
 		r = plt_store_size(img->file, &file_size, err);
 		if (r == 0)
-			r = qcow2_bitmap_load(img, b, file_size, *loaded, err);
+			r = qcow2_bitmap_load(img, b, file_size, room, err);
 		b->loaded = r == 0;
 	}
 	b->recording = recording;
-	*loaded += recording ? plt_div_up(b->nbits, 8) : 0;
+	if (e->stored && recording) {
+		room->space += plt_div_up(b->nbits, 8);
+		room->held += b->held;
+	}
 	return r;
 }
 
@@ -366,7 +373,7 @@ int qcow2_bitmaps_set(struct plt_image *img, const struct plt_bitmap_wish *v, un
 	struct qcow2_state *q = qcow2_of(img);
 	struct plan p = { .v = calloc(n + 1, sizeof(*p.v)) };
 	struct list l = { .v = calloc(n + 1, sizeof(*l.v)), .n = n, .nb = n };
-	uint64_t loaded = 0;
+	struct qcow2_bitmap_room room = { 0 };
 	int r = p.v && l.v ? check(img, v, n, err) : plt_error_set(err, ENOMEM, "Out of memory");
 
 	if (r == 0 && atomic_load(&q->corrupt))
@@ -376,7 +383,7 @@ int qcow2_bitmaps_set(struct plt_image *img, const struct plt_bitmap_wish *v, un
 	if (r == 0)
 		r = qcow2_guard_load(img, err);
 	for (; r == 0 && p.n < n; p.n++)
-		r = begin_entry(img, &v[p.n], &p.v[p.n], &loaded, err);
+		r = begin_entry(img, &v[p.n], &p.v[p.n], &room, err);
 	if (r < 0) {
 		for (unsigned i = 0; i < p.n; i++)
 			p.v[i].stored = false;

@@ -201,10 +201,16 @@ static void take_bits(struct qcow2_bitmap *b, uint64_t first, uint64_t n, const 
 	}
 }
 
+bool qcow2_bitmap_fits(const struct qcow2_bitmap_room *room, uint64_t bytes)
+{
+	return bytes <= QCOW2_MAX_BITMAP_CONTENT && bytes <= QCOW2_MAX_BITMAPS_SPACE - room->space;
+}
+
 int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size,
-		      uint64_t loaded, struct plt_error *err)
+		      struct qcow2_bitmap_room *room, struct plt_error *err)
 {
 	const struct qcow2_state *q = qcow2_of(img);
+	struct qcow2_bitmap_room alone = { 0 };
 	uint64_t per = cluster_bits_of(q);
 	PLT_AUTOFREE uint64_t *table = NULL;
 	PLT_AUTOFREE uint8_t *buf = NULL;
@@ -217,14 +223,11 @@ int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t fi
 				     " does not correspond to bitmap size and "
 				     "cluster size",
 				     b->table_size);
-	if (plt_div_up(b->nbits, 8) > QCOW2_MAX_BITMAP_CONTENT)
+	room = room ? room : &alone;
+	if (!qcow2_bitmap_fits(room, plt_div_up(b->nbits, 8)))
 		return plt_error_set(err, EFBIG, "Bitmap of %" PRIu64 " bits is too large",
 				     b->nbits);
-	if (plt_div_up(b->nbits, 8) > QCOW2_MAX_BITMAPS_LOADED - loaded)
-		return plt_error_set(err, EFBIG,
-				     "The image's bitmaps would take more than %" PRIu64
-				     " MiB of memory",
-				     QCOW2_MAX_BITMAPS_LOADED >> 20);
+	b->held = 0;
 	if (!plt_in_range(b->table_offset, (uint64_t)b->table_size * 8, file_size))
 		return plt_error_set(err, EUCLEAN,
 				     "Bitmap table at offset %#" PRIx64
@@ -246,6 +249,12 @@ int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t fi
 					     "Bitmap table entry %" PRIu32 " (%#" PRIx64
 					     ") is invalid",
 					     i, e);
+		b->held += e ? plt_div_up(n, 8) : 0;
+		if (b->held > QCOW2_MAX_BITMAPS_LOADED - room->held)
+			return plt_error_set(err, EFBIG,
+					     "The image's bitmaps would take more than %" PRIu64
+					     " MiB of memory",
+					     QCOW2_MAX_BITMAPS_LOADED >> 20);
 		if (off) {
 			r = plt_store_read(img->file, off, buf, q->cluster_size, PLT_IO_BITMAP,
 					   err);
@@ -255,6 +264,8 @@ int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t fi
 			take_bits(b, i * per, n, NULL);
 		}
 	}
+	room->space += r ? 0 : plt_div_up(b->nbits, 8);
+	room->held += r ? 0 : b->held;
 	return r;
 }
 
@@ -262,7 +273,8 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
 	struct plt_error why = PLT_ERROR_INIT;
-	uint64_t file_size, loaded = 0;
+	struct qcow2_bitmap_room room = { 0 };
+	uint64_t file_size;
 	int r;
 
 	if (q->bitmaps_damaged)
@@ -308,7 +320,7 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 			b->inconsistent = true;
 		if (!img->writable || b->inconsistent || !(b->flags & QCOW2_BITMAP_AUTO))
 			continue;
-		r = qcow2_bitmap_load(img, b, file_size, loaded, &why);
+		r = qcow2_bitmap_load(img, b, file_size, &room, &why);
 		if (r == -ENOMEM)
 			return plt_error_set(err, ENOMEM, "Bitmap '%s': %s", b->name, why.text);
 		if (r < 0)
@@ -317,9 +329,7 @@ int qcow2_bitmaps_load(struct plt_image *img, struct plt_error *err)
 		b->inconsistent = r <
 				  0; /* and is marked so on the disk before anything is written */
 		b->recording = b->loaded = r == 0;
-		if (b->recording) {
-			loaded += plt_div_up(b->nbits, 8);
-		} else {
+		if (!b->recording) {
 			free((void *)b->words);
 			b->words = NULL;
 		}
@@ -413,15 +423,21 @@ static bool is_void(const struct qcow2_bitmap *b)
 static int load_others(struct plt_image *img, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
+	struct qcow2_bitmap_room room = { 0 };
 	uint64_t file_size;
 	int r = plt_store_size(img->file, &file_size, err);
 
+	for (unsigned i = 0; i < q->nbitmaps; i++)
+		if (q->bitmaps[i].loaded) {
+			room.space += plt_div_up(q->bitmaps[i].nbits, 8);
+			room.held += q->bitmaps[i].held;
+		}
 	for (unsigned i = 0; r == 0 && i < q->nbitmaps; i++) {
 		struct qcow2_bitmap *b = &q->bitmaps[i];
 
 		if (b->loaded || is_void(b))
 			continue;
-		r = qcow2_bitmap_load(img, b, file_size, 0, err);
+		r = qcow2_bitmap_load(img, b, file_size, &room, err);
 		b->loaded = r == 0;
 		if (r < 0) {
 			free((void *)b->words);
@@ -435,7 +451,8 @@ static int load_others(struct plt_image *img, struct plt_error *err)
 int qcow2_bitmaps_prepare_resize(struct plt_image *img, uint64_t size, struct plt_error *err)
 {
 	const struct qcow2_state *q = qcow2_of(img);
-	uint64_t nbits, table, loaded = 0;
+	struct qcow2_bitmap_room room = { 0 };
+	uint64_t nbits, table;
 
 	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		return 0; /* of no use to anybody already */
@@ -445,11 +462,10 @@ int qcow2_bitmaps_prepare_resize(struct plt_image *img, uint64_t size, struct pl
 		if (b->inconsistent && !is_void(b))
 			return plt_error_set(err, EINVAL, "Bitmap '%s' is inconsistent and cannot be used", b->name);
 		table = expected_table(q, size, b->granularity_bits, &nbits);
-		if (table > QCOW2_MAX_BITMAP_TABLE || plt_div_up(nbits, 8) > QCOW2_MAX_BITMAP_CONTENT ||
-		    plt_div_up(nbits, 8) > QCOW2_MAX_BITMAPS_LOADED - loaded)
+		if (table > QCOW2_MAX_BITMAP_TABLE || !qcow2_bitmap_fits(&room, plt_div_up(nbits, 8)))
 			return plt_error_set(err, EFBIG, "Bitmap '%s' cannot cover a disk of %" PRIu64 " bytes",
 					     b->name, size);
-		loaded += is_void(b) ? 0 : plt_div_up(nbits, 8);
+		room.space += is_void(b) ? 0 : plt_div_up(nbits, 8);
 	}
 	return load_others(img, err);
 }
@@ -463,9 +479,10 @@ static int set_length(struct qcow2_state *q, struct qcow2_bitmap *b, uint64_t si
 	if (!v)
 		return plt_error_set(err, ENOMEM, "Out of memory");
 	pthread_rwlock_wrlock(&q->bitmaps_lock);
-	for (uint64_t w = 0; w < keep; w++)
-		atomic_store_explicit(&v[w], atomic_load_explicit(&old[w], memory_order_relaxed),
-				      memory_order_relaxed);
+	for (uint64_t w = 0; w < keep; w++) /* (pages of zeros stay untouched) */
+		if (atomic_load_explicit(&old[w], memory_order_relaxed))
+			atomic_store_explicit(&v[w], atomic_load_explicit(&old[w], memory_order_relaxed),
+					      memory_order_relaxed);
 	if (nbits < b->nbits && nbits % 64)
 		atomic_fetch_and_explicit(&v[words - 1], (UINT64_C(1) << nbits % 64) - 1, memory_order_relaxed);
 	b->words = v;

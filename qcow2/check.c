@@ -93,7 +93,7 @@ static int gather(struct qcow2_exam *x, struct plt_error *err)
 		mark(x, q->snapshots_offset, q->snapshots_size, "snapshot table");
 	mark(x, q->luks_offset, q->luks_length, "encryption header");
 	for (uint64_t i = 0; i < c->nrt; i++)
-		if (c->rt[i] & QCOW2_REFTABLE_OFFSET)
+		if (c->rt[i] & QCOW2_REFTABLE_OFFSET && !(c->rt[i] & (q->cluster_size - 1) & QCOW2_REFTABLE_OFFSET))
 			mark(x, c->rt[i] & QCOW2_REFTABLE_OFFSET, q->cluster_size,
 			     "refcount block");
 	r = qcow2_l2_collect(c, q->l1_offset, q->l1_size, true, 1);
@@ -457,19 +457,25 @@ static void report_difference(void *arg, uint64_t cluster, uint64_t stored, uint
 			 "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
 			 mended ? "Repairing" : stored < refs ? "ERROR" : "Leaked", cluster, stored, refs);
 	x->counts_left |= !mended;
-	x->leaked |= stored && !refs;
+	x->leaked |= !stored != !refs;
+	x->overcounted |= stored > refs && refs;
 }
 
 /* What qemu-img calls leaked may be what is left of a map. */
 static void report_orphans(struct qcow2_exam *x)
 {
-	if (x->orphans == QCOW2_ORPHANS_LOST)
+	if (x->orphans == QCOW2_ORPHANS_LOST && x->orphan_clusters)
 		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, x->orphan_tables ? "Q-L1" : "Q-L2", x->q.l1_offset,
 				 (uint64_t)x->q.l1_size * 8, 0, 0,
 				 "ERROR part of the map is lost: %" PRIu64 " clusters hold data that nothing reaches, %" PRIu64
 				 " of them L2 tables whose L1 entry is gone, and the map has gaps that they fit. They are "
 				 "not free space",
 				 x->orphan_clusters, x->orphan_tables);
+	else if (x->orphans == QCOW2_ORPHANS_UNDECIDED && (x->counts_gone || (x->ex->mend && x->ex->mend->counts_gone)))
+		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-ORPHANS", 0, 0, 0, 0,
+				 "%" PRIu64 " clusters hold data that nothing reaches, and their counts are lost; whether they were "
+				 "free, or part of the map is lost, too, cannot be told: they are not free space",
+				 x->orphan_clusters);
 	else if (x->orphans == QCOW2_ORPHANS_UNDECIDED && x->ex->mend)
 		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-ORPHANS", 0, 0, 0, 0,
 				 "%" PRIu64 " clusters hold data that nothing reaches; whether part of the map was lost, or a "
@@ -568,11 +574,17 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	report_refblocks(x);
 	report_overflow(x);
 	/* before anything is lowered; otherwise only where there is something to judge */
-	r = x->ex->mend || x->refs_bad ? qcow2_judge_orphans(x, !x->refs_bad) : 0;
+	r = x->ex->mend || x->refs_bad ? qcow2_judge_orphans(x) : 0;
 	if (!r && x->ex->mend)
 		r = qcow2_name_cut(x);
+	if (!r && x->ex->mend && x->ex->mend->deep)
+		r = qcow2_tell_orphans(x);
 	if (!r && x->ex->mend)
+		r = qcow2_mend_moves(x);
+	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_tables(x);
+	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_blank(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_snapshots(x);
 	if (!r && x->ex->mend && !x->map_changed)
@@ -581,12 +593,16 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 		r = qcow2_mend_map(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_clusters(x);
+	if (!r && x->ex->mend && !(x->ex->mend->what & PLT_MEND_MAP)) /* the counts are what would say so later */
+		r = qcow2_map_owed(x);
 	if (!r && x->map_changed) /* the next round counts what is there now */
 		return 0;
 	if (!r)
 		r = qcow2_compare(c, report_difference, x, &highest);
 	if (!r && x->leaked && !x->ex->mend && !x->refs_bad)
-		r = qcow2_judge_orphans(x, true);
+		r = qcow2_judge_orphans(x);
+	if (!r && x->overcounted && !x->ex->mend)
+		r = qcow2_map_owed(x);
 	if (!r)
 		r = qcow2_mend_counts_end(x);
 	if (!r && qcow2_mend_rebuilds(x))
@@ -676,6 +692,7 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 	free(x.overlaps);
 	free(x.block);
 	free(x.pieces);
+	plt_extents_release(&x.unreached);
 	free(x.strays);
 	free(x.l1s);
 	qcow2_bitmaps_release(&x.q);

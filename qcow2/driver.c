@@ -97,6 +97,15 @@ static int gated_discard(struct plt_image *img, uint64_t off, uint64_t len, uint
 	return qcow2_discard(img, off, len, ret_done, need, err);
 }
 
+static int gated_uncover(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done,
+			 struct plt_need *need, struct plt_error *err)
+{
+	*ret_done = 0;
+	if (qcow2_of(img)->unmappable)
+		return unmappable(img, err);
+	return qcow2_uncover(img, off, len, ret_done, need, err);
+}
+
 static uint32_t cluster_size(struct plt_image *img)
 {
 	return qcow2_of(img)->cluster_size;
@@ -141,6 +150,8 @@ const struct plt_driver qcow2_driver = {
 	.withdraw = qcow2_withdraw,
 	.write_zeroes = gated_write_zeroes,
 	.discard = gated_discard,
+	.uncover = gated_uncover,
+	.trim = qcow2_trim,
 	.release = qcow2_release,
 	.work = qcow2_work,
 	.first_write = qcow2_first_write,
@@ -170,6 +181,7 @@ const struct plt_driver qcow2_driver = {
 	.examine = qcow2_examine,
 	.recognise = qcow2_recognise,
 	.show_pieces = qcow2_show_pieces,
+	.map_pieces = qcow2_map_tables,
 	.luks = qcow2_luks,
 	.make_empty = qcow2_make_empty,
 	.set_backing = qcow2_set_backing,

@@ -160,7 +160,8 @@ struct qcow2_snapshot_extra { /* as much of it as extra_data_size says */
 #define QCOW2_MAX_BITMAP_DIRECTORY (UINT64_C(1024) * QCOW2_MAX_BITMAPS)
 #define QCOW2_MAX_BITMAP_NAME 1023
 #define QCOW2_MAX_BITMAP_CONTENT (UINT64_C(512) << 20) /* bytes of bits of one bitmap: QEMU's limit */
-#define QCOW2_MAX_BITMAPS_LOADED (UINT64_C(192) << 20) /* of all that an image makes us keep in memory */
+#define QCOW2_MAX_BITMAPS_LOADED (UINT64_C(192) << 20) /* of all that an image makes us keep in memory: bits that are set */
+#define QCOW2_MAX_BITMAPS_SPACE (UINT64_C(4) << 30)    /* and others, which are pages that nobody touches */
 #define QCOW2_MAX_BITMAP_TABLE 0x8000000U            /* entries, QEMU's cap */
 #define QCOW2_MIN_GRANULARITY_BITS 9
 #define QCOW2_MAX_GRANULARITY_BITS 31

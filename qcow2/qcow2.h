@@ -77,7 +77,13 @@ struct qcow2_bitmap {
 	_Atomic bool changed;           /* bits set since it was loaded */
 	uint64_t dir_pos;               /* file offset of its directory entry */
 	uint64_t nbits;
+	uint64_t held;                  /* bytes of words that the file makes us keep: what lies between was never touched */
 	_Atomic uint64_t *words;        /* bit i of word i/64: granule i has been written */
+};
+
+/* What the bitmaps of an image take of memory. */
+struct qcow2_bitmap_room {
+	uint64_t space, held;           /* bytes of words; of these in pages that are touched */
 };
 
 /* What qcow2_header_replace() turns into the first cluster. */
@@ -252,6 +258,11 @@ int qcow2_work(struct plt_image *img, int code, uint64_t arg, struct plt_error *
 /* zero.c */
 int qcow2_write_zeroes(struct plt_image *img, uint64_t off, uint64_t len, bool unmap, uint64_t *ret_done,
 		       struct plt_need *need, struct plt_error *err);
+/* The file ends behind the last cluster in use.  The caller is exclusive. */
+int qcow2_cut_file(struct plt_image *img, struct plt_error *err);
+int qcow2_trim(struct plt_image *img, bool trial, uint64_t *ret, struct plt_error *err);
+int qcow2_uncover(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done,
+		  struct plt_need *need, struct plt_error *err);
 int qcow2_discard(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done,
 		  struct plt_need *need, struct plt_error *err);
 
@@ -316,9 +327,11 @@ int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err);   /* from
 /* The directory alone, from a bare store: fills q->bitmaps.  -EUCLEAN: damaged. */
 int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err);
 void qcow2_bitmaps_release(struct qcow2_state *q);
-/* Fill in b->words.  @loaded: bytes of bits that the image's other bitmaps keep in memory. */
-int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size, uint64_t loaded,
+/* Fill in b->words.  @room: what the image's other bitmaps take, and this one with them; NULL: one alone. */
+int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size, struct qcow2_bitmap_room *room,
 		      struct plt_error *err);
+/* Would @bytes more fit? */
+bool qcow2_bitmap_fits(const struct qcow2_bitmap_room *room, uint64_t bytes);
 /* Data and table of one bitmap into fresh clusters, whose counts are in the cache. */
 int qcow2_bitmap_store(struct plt_image *img, struct qcow2_bitmap *b, uint64_t *ret_table, struct plt_error *err);
 

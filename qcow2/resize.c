@@ -480,8 +480,7 @@ static int parse_mode(const char *text, enum qcow2_prealloc *ret, struct plt_err
 
 /* ---- both ways -------------------------------------------------------------------------------- */
 
-/* The file ends behind the last cluster in use. */
-static int cut_file(struct plt_image *img, struct plt_error *err)
+int qcow2_cut_file(struct plt_image *img, struct plt_error *err)
 {
 	struct qcow2_state *q = qcow2_of(img);
 	uint64_t end = q->file_clusters, count = 0, size, table;
@@ -525,7 +524,7 @@ static int shrink(struct plt_image *img, uint64_t size, struct plt_error *err)
 	if (in_order)
 		r = walk(img, REMOVE, size, err);
 	if (r == 0)
-		r = cut_file(img, err);
+		r = qcow2_cut_file(img, err);
 	if (r == 0 && img->data != img->file && img->data->limits.can_grow)
 		r = plt_store_truncate(img->data, size, err);
 	if (r < 0)

@@ -15,7 +15,7 @@
 #include "qcow2/mapping.h"
 
 struct op {
-	bool discard, unmap;
+	bool discard, unmap, uncover;
 };
 
 static bool is_external(const struct plt_image *img)
@@ -76,6 +76,10 @@ static bool change_entry(struct plt_image *img, const struct op *op, struct qcow
 	bool keep = !free_it && old.word & QCOW2_COPIED && !(old.word & QCOW2_COMPRESSED) &&
 		    qcow2_of(img)->version >= 3;
 
+	if (op->uncover) {
+		*ret = (struct qcow2_entry){ 0, 0 };
+		return old.word || old.bitmap;
+	}
 	if (reads_zero(img, old, off) && !(free_it && has_cluster(old)) && !say_zero(img, op, old))
 		return false;
 	*ret = zero_entry(img, old, keep);
@@ -120,8 +124,8 @@ static int do_slice(struct plt_image *img, const struct op *op, uint64_t off, ui
 	r = qcow2_l1_check(img, index, l1, err);
 	if (r < 0)
 		goto out;
-	if (!(l1 & QCOW2_L1_OFFSET) && !img->has_backing && (op->discard || q->version < 3)) {
-		*ret_done = PLT_MIN(len, ((index + 1) << l1_shift) - off); /* nothing here: zeros already */
+	if (!(l1 & QCOW2_L1_OFFSET) && (op->uncover || (!img->has_backing && (op->discard || q->version < 3)))) {
+		*ret_done = PLT_MIN(len, ((index + 1) << l1_shift) - off); /* nothing here */
 		goto out;
 	}
 	if (!(l1 & QCOW2_L1_OFFSET) || !(l1 & QCOW2_COPIED)) {
@@ -230,4 +234,14 @@ int qcow2_discard(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *r
 		return r;
 	}
 	return change(img, &op, off, len, ret_done, need, err);
+}
+
+int qcow2_uncover(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_done, struct plt_need *need,
+		  struct plt_error *err)
+{
+	struct op op = { .uncover = true };
+
+	*ret_done = 0;
+	/* (in a data file the place stays, and what is in it) */
+	return is_external(img) ? -ENOTSUP : change(img, &op, off, len, ret_done, need, err);
 }

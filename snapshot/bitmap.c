@@ -45,13 +45,12 @@ static uint64_t granules(const struct plt_image *img, const struct plt_bitmap_in
 
 static uint64_t *new_bits(const struct plt_image *img, const struct plt_bitmap_info *info, struct plt_error *err)
 {
-	uint64_t *v = plt_alloc_capped(plt_div_up(granules(img, info), 64) + 1, sizeof(*v), BITMAP_BYTES_MAX);
+	/* (zeros of the system: a bitmap with little in it takes little memory) */
+	uint64_t *v = plt_alloc_capped(plt_div_up(granules(img, info), 64) + 1, sizeof(*v), BITMAP_BYTES_MAX + sizeof(*v));
 
 	if (!v)
 		plt_error_set(err, EFBIG, "The granularity of bitmap '%s' is too small for a disk of %" PRIu64 " bytes",
 			      info->name, atomic_load(&img->size));
-	else
-		memset(v, 0, (plt_div_up(granules(img, info), 64) + 1) * sizeof(*v));
 	return v;
 }
 

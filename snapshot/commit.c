@@ -45,34 +45,40 @@ static int find_base(struct plt_disk *disk, const char *name, unsigned *ret, str
 
 /* ---- copying --------------------------------------------------------------------------------- */
 
-/* The crew's lock is held.  Nothing (len 0) at the end. */
+/* Has a layer above the base something to say of it?  (Zeros behind the end of one hide what the base has there.) */
+static bool is_above(const struct job *j, const struct plt_extent *e)
+{
+	return (e->flags & PLT_EXTENT_PRESENT && e->depth < j->depth) ||
+	       (e->flags & PLT_EXTENT_EOF && e->depth + 1 < j->depth);
+}
+
+/* What lies together, of whatever layers, up to a chunk.  The crew's lock is held.  Nothing (len 0) at the end. */
 static int next_piece(struct job *j, struct piece *ret, struct plt_error *err)
 {
 	const struct plt_extent *e;
-	uint64_t end;
+	uint64_t end, stop = UINT64_MAX;
 	int r;
 
 	*ret = (struct piece){ 0 };
-	while (j->pos < j->walk.size) {
-		bool short_layer, ours;
-
+	while (j->pos < PLT_MIN(j->walk.size, stop)) {
 		r = plt_cursor_at(&j->walk, j->pos, &e, err);
 		if (r < 0)
 			return r;
 		end = e->off + e->len;
-		/* zeros behind the end of a layer above the base hide what the base has there */
-		short_layer = e->flags & PLT_EXTENT_EOF && e->depth + 1 < j->depth;
-		ours = e->flags & PLT_EXTENT_PRESENT && e->depth < j->depth;
-		if (!ours && !short_layer) {
+		if (ret->len && (!is_above(j, e) || ret->zero != !!(e->flags & PLT_EXTENT_ZERO)))
+			break;
+		if (!is_above(j, e)) {
 			plt_crew_done(&j->crew, end - j->pos);
 			j->pos = end;
 			continue;
 		}
-		ret->off = j->pos;
-		ret->zero = e->flags & PLT_EXTENT_ZERO;
-		ret->len = PLT_MIN(end, plt_align_down(j->pos, j->chunk) + j->chunk) - j->pos;
-		j->pos += ret->len;
-		return 0;
+		if (!ret->len) {
+			ret->off = j->pos;
+			ret->zero = e->flags & PLT_EXTENT_ZERO;
+			stop = plt_align_down(j->pos, j->chunk) + j->chunk;
+		}
+		ret->len = PLT_MIN(end, stop) - ret->off;
+		j->pos = ret->off + ret->len;
 	}
 	return 0;
 }

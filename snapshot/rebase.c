@@ -32,17 +32,30 @@ struct job {
 	struct plt_cursor now, then; /* of the image, of the new backing file; under the crew's lock */
 	uint64_t pos;
 	struct plt_disk *disk, *base; /* base NULL: none */
+	int twin[PLT_MAX_DEPTH];      /* of each layer of the image: the layer of the new chain that is the same; -1: none */
 	uint64_t unit, chunk;
 	bool compress;
 };
 
 /* ---- what may differ ------------------------------------------------------------------------- */
 
-static bool same_layer(struct job *j, const struct plt_extent *a, const struct plt_extent *b)
+static void find_twins(struct job *j)
 {
-	const struct plt_image *x = plt_disk_layer(j->disk, a->depth), *y = plt_disk_layer(j->base, b->depth);
+	const struct plt_image *x, *y;
 
-	return x && y && !((a->flags | b->flags) & PLT_EXTENT_DAMAGED) && plt_image_is_same(x, y);
+	for (unsigned d = 0; d < PLT_MAX_DEPTH; d++) {
+		x = plt_disk_layer(j->disk, d);
+		j->twin[d] = -1;
+		for (unsigned e = 0; x && j->base && (y = plt_disk_layer(j->base, e)); e++)
+			if (plt_image_is_same(x, y))
+				j->twin[d] = (int)e;
+	}
+}
+
+static bool same_layer(const struct job *j, const struct plt_extent *a, const struct plt_extent *b)
+{
+	return !((a->flags | b->flags) & PLT_EXTENT_DAMAGED) && a->depth < PLT_MAX_DEPTH &&
+	       j->twin[a->depth] == (int)b->depth;
 }
 
 /* From @off to *ret_end: need nobody look, since the image has it itself or both chains have the same? */
@@ -88,7 +101,7 @@ static int settled(struct job *j, uint64_t off, bool *ret, uint64_t *ret_end, st
 /* The next clusters to be looked at, none (*ret_len 0) at the end.  The crew's lock is held. */
 static int next_piece(struct job *j, uint64_t *ret_off, uint64_t *ret_len, struct plt_error *err)
 {
-	uint64_t size = j->now.size, start = UINT64_MAX, pos = j->pos;
+	uint64_t size = j->now.size, start = UINT64_MAX, pos = j->pos, next = 0;
 
 	*ret_len = 0;
 	while (pos < size && (start == UINT64_MAX || pos - start < j->chunk)) {
@@ -107,14 +120,16 @@ static int next_piece(struct job *j, uint64_t *ret_off, uint64_t *ret_len, struc
 			continue;
 		}
 		if (skip && start != UINT64_MAX && to > from) {
+			plt_crew_done(&j->crew, to - from);
 			pos = from;
+			next = to; /* (the cursors do not go back) */
 			break;
 		}
 		if (start == UINT64_MAX)
 			start = pos;
 		pos = PLT_MIN(end, start + j->chunk);
 	}
-	j->pos = pos;
+	j->pos = PLT_MAX(pos, next);
 	if (start != UINT64_MAX) {
 		*ret_off = start;
 		*ret_len = pos - start;
@@ -205,6 +220,7 @@ static int settle_all(struct plt_disk *disk, struct plt_disk *base, const struct
 		plt_cursor_init(&j->then, base, 0);
 	j->disk = disk;
 	j->base = base;
+	find_twins(j);
 	j->unit = cluster && !(plt_disk_image(disk)->drv->flags & PLT_DRIVER_PARTS && cluster > UNIT) ? cluster : UNIT;
 	if (!(opts->flags & PLT_REBASE_COMPRESS) && plt_disk_image(disk)->zero_unit)
 		j->unit = plt_disk_image(disk)->zero_unit; /* subclusters */

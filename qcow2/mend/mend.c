@@ -92,10 +92,10 @@ bool qcow2_mend_count(struct qcow2_exam *x, uint64_t cluster, uint64_t stored, u
 	bool lower = stored > refs;
 	uint64_t at;
 
+	if (qcow2_mend_rebuilds(x) && (refs || may_lower_at(x, cluster)))
+		return true;
 	if (!x->ex->mend || (lower ? !may_lower_at(x, cluster) : !wants(x, PLT_MEND_RAISE)))
 		return false;
-	if (qcow2_mend_rebuilds(x))
-		return true;
 	if (unreadable || x->refs_bad || !qcow2_has_refblock(x, cluster >> q->rb_bits) || turn_to(x, cluster >> q->rb_bits) < 0)
 		return false;
 	at = cluster & ((UINT64_C(1) << q->rb_bits) - 1);
@@ -170,7 +170,7 @@ static uint64_t times_old(const struct rebuild *b, uint64_t cluster)
 }
 
 /* The count of a cluster of the file as it was. */
-static uint64_t new_count(const struct rebuild *b, struct qcow2_host *host, uint64_t k)
+static uint64_t new_count(const struct rebuild *b, uint64_t k)
 {
 	struct qcow2_exam *x = b->x;
 	uint64_t cs = x->q.cluster_size, refs = qcow2_references(&x->c, k), old, stored;
@@ -184,7 +184,7 @@ static uint64_t new_count(const struct rebuild *b, struct qcow2_host *host, uint
 	/* in doubt it is not free */
 	if (qcow2_stored_count(&x->c, k, &stored) == 0 && stored)
 		return stored;
-	return x->orphans == QCOW2_ORPHANS_LOST && qcow2_hole_at(&x->c, host, k * cs, cs) != cs;
+	return x->orphans != QCOW2_ORPHANS_LEFT && plt_extents_overlaps(&x->unreached, k * cs, cs);
 }
 
 /* Which blocks are needed, and where they and the table go. */
@@ -192,7 +192,6 @@ static int lay_out(struct rebuild *b)
 {
 	struct qcow2_exam *x = b->x;
 	const struct qcow2_state *q = &x->q;
-	struct qcow2_host host = {0};
 	uint64_t per = UINT64_C(1) << q->rb_bits, want = 0, n, last;
 
 	b->first = plt_div_up(x->c.file_size, q->cluster_size);
@@ -206,7 +205,7 @@ static int lay_out(struct rebuild *b)
 	for (uint64_t k = 0; k < b->first; k++) {
 		if (b->place[k >> q->rb_bits])
 			k = ((k >> q->rb_bits) + 1) * per - 1;
-		else if (new_count(b, &host, k))
+		else if (new_count(b, k))
 			b->place[k >> q->rb_bits] = 1;
 	}
 	for (uint64_t i = 0; i < b->nplaces; i++)
@@ -239,7 +238,6 @@ static int write_blocks(struct rebuild *b)
 	const struct qcow2_state *q = &x->q;
 	uint64_t per = UINT64_C(1) << q->rb_bits;
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(q->cluster_size);
-	struct qcow2_host host = {0};
 	int r = buf ? 0 : -ENOMEM;
 
 	for (uint64_t i = 0; i < b->nblocks && r == 0; i++) {
@@ -247,7 +245,7 @@ static int write_blocks(struct rebuild *b)
 			continue;
 		memset(buf, 0, q->cluster_size);
 		for (uint64_t k = i * per; k < (i + 1) * per && k < b->first + b->clusters; k++) {
-			uint64_t count = k >= b->first ? 1 : new_count(b, &host, k);
+			uint64_t count = k >= b->first ? 1 : new_count(b, k);
 
 			if (count)
 				qcow2_count_put(q, buf, k - i * per, count);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) the platter authors */
 /*
- * Orphans: clusters that are counted, hold something, and that nothing reaches.  What another tool calls
- * a leak may be all that is left of a disk whose map was lost, so before anybody frees it the orphans are
- * looked at: which of them are L2 tables or L1 tables by their shape, what those reach, and where they lie.
+ * Orphans: clusters that are counted (or whose counts are lost: unreached.c), hold something, and that nothing
+ * reaches.  What another tool calls a leak may be all that is left of a disk whose map was lost, so before anybody
+ * frees it the orphans are looked at: which of them are L2 tables or L1 tables by their shape, what those reach, and
+ * where they lie.
  *
  *	left      a program that was stopped has left them: they lie behind everything that is mapped, for a
  *	          stop loses the newest allocations; or an orphan L1 reaches them, as a half-deleted snapshot
@@ -14,6 +15,11 @@
  *	undecided the rest.  A power cut may keep the newest of what was written since the last flush and lose
  *	          what is older, and it may catch clusters on their way to be free; in a small image that cannot
  *	          be told from a lost table
+ *
+ * An image whose counts are lost has been damaged, which no stop explains: there any table of zeros and any L2 table
+ * without a place are lost, wherever they lie.  But clusters that were free are among the orphans, too.  Known as
+ * such are old refcount blocks, old L1 tables with the tables that they name, and older copies of tables that are
+ * in use.
  *
  * Nothing is written here; what may be done about a verdict is decided in mend.c.
  */
@@ -29,6 +35,7 @@
 #include "base/zero.h"
 #include "qcow2/check.h"
 
+#define SOME 8      /* clusters: more than are free, and not zero, in an image without counts, as a rule */
 #define MANY 64     /* entries of a table: more than one sector of it holds */
 /* Clusters mapped behind an orphan: more, and more bytes, than are mapped between two flushes as a rule. */
 #define FAR_CLUSTERS UINT64_C(1024)
@@ -55,8 +62,9 @@ struct census {
 	struct orphan_table *v;
 	uint32_t n, cap;
 	uint64_t *seen;             /* of one table: its targets */
-	uint64_t *l1;               /* bit i: active L1 entry i names a place in the file */
+	uint64_t *l1;               /* the place in the file that active L1 entry i names; 0: none */
 	bool l1_any;                /* some of them does */
+	bool uncounted;             /* counts were lost */
 	bool emptied;               /* none does, and that is what the disk was in a snapshot: it may have been applied */
 	uint64_t highest;           /* host offset behind the last cluster that is mapped; 0: none */
 	uint8_t *buf, *l1_buf;
@@ -70,29 +78,6 @@ static uint8_t *mark_at(struct census *c, uint64_t off)
 }
 
 /* ---- shapes ---------------------------------------------------------------------------------- */
-
-bool qcow2_entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t *ret_off)
-{
-	const struct qcow2_state *q = &x->q;
-	uint64_t len;
-
-	*ret_off = 0;
-	if (e & QCOW2_COMPRESSED) {
-		len = qcow2_compressed_range(q, e & ~QCOW2_COPIED, ret_off);
-		return !(e & QCOW2_COPIED) && !bitmap && !x->c.external &&
-		       plt_in_range(*ret_off, len, plt_align_up(x->c.file_size, 512)) && *ret_off >= q->cluster_size;
-	}
-	*ret_off = e & QCOW2_L2_OFFSET;
-	if ((e & QCOW2_L2_RESERVED) || (*ret_off & (q->cluster_size - 1)))
-		return false;
-	if ((e & QCOW2_L2_ZERO) && (q->version < 3 || q->extl2))
-		return false;
-	if (q->extl2 && ((bitmap >> 32 & bitmap) || (!*ret_off && (uint32_t)bitmap)))
-		return false;
-	if (!*ret_off)
-		return !(e & QCOW2_COPIED) || x->c.external;
-	return x->c.external || *ret_off < x->c.file_size;
-}
 
 /* What is in c->seen: the place, and whether it is compressed data. */
 static uint64_t seen_off(uint64_t v)
@@ -166,45 +151,6 @@ static int read_cluster(struct census *c, uint64_t off)
 	return plt_store_read(c->x->c.file, off, c->buf, c->x->q.cluster_size, PLT_IO_L2, NULL);
 }
 
-/* ---- gathering ------------------------------------------------------------------------------- */
-
-struct gather {
-	struct census *c;
-	int r;
-};
-
-static void note_orphan(void *arg, uint64_t cluster, uint64_t stored, uint64_t refs, int unreadable)
-{
-	struct gather *g = arg;
-	const struct qcow2_state *q = &g->c->x->q;
-
-	if (g->r == 0 && stored && !refs && !unreadable && !qcow2_left_behind(g->c->x, cluster))
-		g->r = plt_extents_add(&g->c->all, cluster << q->cluster_bits, q->cluster_size);
-	/* a count that has no place where it could be raised */
-	if (stored < refs && !qcow2_has_refblock(g->c->x, cluster >> q->rb_bits))
-		g->c->x->refs_bad = true;
-}
-
-/* Without counts: everything that lies in the file and that nothing reaches. */
-static int note_unreached(struct census *c)
-{
-	const struct qcow2_recount *rc = &c->x->c;
-	unsigned bits = c->x->q.cluster_bits;
-	struct qcow2_host host = {0};
-	int r = 0;
-
-	for (uint64_t k = 0; k < rc->nb && k << bits < rc->file_size && r == 0; k++) {
-		if (qcow2_references(rc, k) || qcow2_left_behind(c->x, k))
-			continue;
-		if (qcow2_hole_at(rc, &host, k << bits, UINT64_C(1) << bits) != UINT64_C(1) << bits)
-			r = plt_extents_add(&c->all, k << bits, UINT64_C(1) << bits);
-		else /* the rest of the hole at once, up to what something reaches */
-			while (k + 1 < rc->nb && (k + 2) << bits <= host.to && !qcow2_references(rc, k + 1))
-				k++;
-	}
-	return r;
-}
-
 static int add_table(struct census *c, const struct orphan_table *t)
 {
 	if (c->n == c->cap) {
@@ -219,6 +165,15 @@ static int add_table(struct census *c, const struct orphan_table *t)
 	c->v[c->n++] = *t;
 	return 0;
 }
+
+/* What lies there is known, and was not the guest's. */
+static void explain(struct census *c, uint64_t off)
+{
+	if (*mark_at(c, off) & ORPHAN)
+		*mark_at(c, off) |= EXPLAINED;
+}
+
+/* ---- looking --------------------------------------------------------------------------------- */
 
 /* Does it hold anything, and is it a table?  The first 4 KiB nearly always tell; there may be many. */
 static int look_at(struct census *c, uint64_t off)
@@ -241,6 +196,8 @@ static int look_at(struct census *c, uint64_t off)
 	if (zero)
 		return 0;
 	*mark_at(c, off) |= CONTENT; /* (what cannot be read may be anything) */
+	if ((c->uncounted || c->x->refs_bad) && r == 0 && !t.l1 && !t.l2 && qcow2_is_stale(c->x, off, c->buf, few))
+		explain(c, off);
 	return (t.l1 || t.l2) && c->n < MAX_TABLES ? add_table(c, &t) : 0;
 }
 
@@ -267,7 +224,7 @@ static int note_l1(void *arg, uint32_t index, uint64_t e)
 	struct census *c = arg;
 
 	if ((e & QCOW2_L1_OFFSET) && !(e & QCOW2_L1_RESERVED) && (e & QCOW2_L1_OFFSET) < c->x->c.file_size) {
-		c->l1[index / 64] |= UINT64_C(1) << index % 64;
+		c->l1[index] = e & QCOW2_L1_OFFSET;
 		c->l1_any = true;
 	}
 	return 0;
@@ -275,7 +232,7 @@ static int note_l1(void *arg, uint32_t index, uint64_t e)
 
 static bool l1_has(const struct census *c, uint64_t index)
 {
-	return index < c->x->q.l1_size && (c->l1[index / 64] >> index % 64 & 1);
+	return index < c->x->q.l1_size && c->l1[index];
 }
 
 static int some_entry(void *arg, uint32_t index, uint64_t e)
@@ -363,12 +320,6 @@ static int keep_l1s(struct census *c)
 	return x->l1s ? 0 : -ENOMEM;
 }
 
-static void explain(struct census *c, uint64_t off)
-{
-	if (*mark_at(c, off) & ORPHAN)
-		*mark_at(c, off) |= EXPLAINED;
-}
-
 /* What a table reaches belongs to whom it belongs to. */
 static void explain_table(struct census *c, struct orphan_table *t)
 {
@@ -376,7 +327,7 @@ static void explain_table(struct census *c, struct orphan_table *t)
 
 	if (t->explained)
 		return;
-	t->explained = true;
+	t->explained = c->x->explained = true;
 	explain(c, t->off);
 	if (read_cluster(c, t->off) < 0 || !looks_like_table(c, c->buf, c->x->q.cluster_size, &n))
 		return;
@@ -387,10 +338,27 @@ static void explain_table(struct census *c, struct orphan_table *t)
 	}
 }
 
+/* Without counts: is the part @part of an L1 table in c->l1_buf an older state of the active one? */
+static bool is_older(const struct census *c, uint32_t part)
+{
+	uint32_t per = c->x->q.cluster_size / 8, same = 0, other = 0;
+
+	for (uint32_t k = 0; k < per && c->uncounted; k++) {
+		uint64_t off = plt_get_be64(c->l1_buf + (size_t)k * 8) & QCOW2_L1_OFFSET, slot = (uint64_t)part * per + k;
+
+		if (!off || !l1_has(c, slot))
+			continue;
+		same += c->l1[slot] == off;
+		other += c->l1[slot] != off;
+	}
+	return same && other <= same / 4;
+}
+
 /*
  * An orphan L1 is what a snapshot leaves that was being deleted, or the disk when a snapshot was being
  * applied: it explains the tables it names.  Where the active L1 names no table at all, it may be all that
- * is left of the map.
+ * is left of the map; and so it may for single entries if it says what the active one says, as far as that goes, and
+ * no count tells which of the two was in use.
  */
 static void follow_l1s(struct census *c)
 {
@@ -398,19 +366,20 @@ static void follow_l1s(struct census *c)
 	uint32_t per = q->cluster_size / 8, part = 0;
 
 	for (uint32_t i = 0; i < c->n; i++) {
-		bool whole = true;
+		bool whole = true, older;
 
 		/* parts that lie one behind the other are one table */
 		part = i && c->v[i - 1].l1 && c->v[i - 1].off + q->cluster_size == c->v[i].off ? part + 1 : 0;
 		if (!c->v[i].l1 || plt_store_read(c->x->c.file, c->v[i].off, c->l1_buf, q->cluster_size, PLT_IO_L1, NULL) < 0)
 			continue;
+		older = is_older(c, part);
 		for (uint32_t k = 0; k < per; k++) {
 			uint64_t off = plt_get_be64(c->l1_buf + (size_t)k * 8) & QCOW2_L1_OFFSET;
 			struct orphan_table *t = off ? table_find(c, off) : NULL;
 
 			if (!t)
 				continue;
-			if (c->l1_any) {
+			if (c->l1_any && !(older && !l1_has(c, (uint64_t)part * per + k))) {
 				explain_table(c, t);
 				continue;
 			}
@@ -424,57 +393,6 @@ static void follow_l1s(struct census *c)
 }
 
 /* ---- gaps ------------------------------------------------------------------------------------ */
-
-/* Only entries that can be; a single one that cannot is a finding of its own. */
-bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *p)
-{
-	const struct qcow2_state *q = &x->q;
-	uint32_t bad = 0, all = 0;
-	uint64_t off;
-
-	for (const uint8_t *end = p + q->cluster_size; (p = qcow2_behind_absent(p, end)) < end; p += q->l2_entry_size) {
-		uint64_t e = plt_get_be64(p), bitmap = q->extl2 ? plt_get_be64(p + 8) : 0;
-
-		all += (e | bitmap) != 0;
-		bad += (e | bitmap) && !qcow2_entry_fits(x, e, bitmap, &off);
-	}
-	return bad * 4 < all;
-}
-
-/*
- * 512 bytes of a table that name no place: unallocated, or zeros without one, which is also what a repair
- * leaves of entries that are lost.
- */
-static bool says_nothing(const struct qcow2_state *q, const uint8_t *sector)
-{
-	for (uint32_t at = 0; at < 512; at += q->l2_entry_size)
-		if (plt_get_be64(sector + at) & ~(q->extl2 ? UINT64_C(0) : QCOW2_L2_ZERO))
-			return false;
-	return true;
-}
-
-unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *buf)
-{
-	const uint32_t cs = x->q.cluster_size;
-
-	if (l->shape)
-		return l->shape;
-	if (l->empty || l->off >= x->c.file_size) {
-		l->shape = QCOW2_SHAPE_ZERO;
-	} else if ((l->off & (cs - 1)) || qcow2_l2_read(&x->c, l->off, buf) < 0) {
-		l->shape = QCOW2_SHAPE_GARBAGE;
-	} else if (plt_is_zero(buf, cs)) {
-		l->shape = QCOW2_SHAPE_ZERO;
-	} else if (!qcow2_l2_well_formed(x, buf)) {
-		l->shape = QCOW2_SHAPE_GARBAGE;
-	} else {
-		l->shape = QCOW2_SHAPE_FULL;
-		for (uint32_t at = 0; at < cs; at += 512)
-			if (says_nothing(&x->q, buf + at))
-				l->shape = QCOW2_SHAPE_SPARSE;
-	}
-	return l->shape;
-}
 
 /* What all tables of the active tree look like, together: bits of QCOW2_SHAPE_*. */
 static unsigned look_for_gaps(struct census *c)
@@ -505,6 +423,41 @@ static bool is_far_below(const struct census *c, uint64_t off)
 	return n > far(c);
 }
 
+/*
+ * An older copy of a table that is in use, of the map or of the counts?  It names what that one names: of a table of the
+ * map some has been written anew since, or nothing; what a snapshot shares says nothing.
+ */
+static bool is_older_copy(const struct census *c, uint32_t n)
+{
+	const struct qcow2_recount *rc = &c->x->c;
+	unsigned bits = c->x->q.cluster_bits;
+	uint32_t reached = 0;
+
+	if (!c->uncounted || rc->external)
+		return false;
+	for (uint32_t k = 0; k < n; k++) {
+		uint64_t cluster = seen_off(c->seen[k]) >> bits;
+
+		reached += c->x->q.nb_snapshots ? qcow2_is_metadata(rc, cluster) : qcow2_references(rc, cluster) != 0;
+	}
+	return reached * 8 > n;
+}
+
+/* An orphan with content; without counts, one that is not known as something else. */
+static bool is_missed(struct census *c, uint64_t off)
+{
+	return (*mark_at(c, off) & (CONTENT | (c->uncounted ? EXPLAINED : 0))) == CONTENT;
+}
+
+/* A table of refcount blocks that are not in use any more is not in use, either. */
+static bool names_explained(struct census *c, uint32_t n)
+{
+	for (uint32_t k = 0; k < n; k++)
+		if (!(*mark_at(c, seen_off(c->seen[k])) & EXPLAINED))
+			return false;
+	return c->uncounted && !c->x->c.external;
+}
+
 /* Tables that nothing explains, and how many orphans they reach, while some place in the L1 is empty. */
 struct lost {
 	uint64_t tables, clusters;
@@ -515,7 +468,7 @@ static struct lost lost_tables(struct census *c)
 {
 	const struct qcow2_state *q = &c->x->q;
 	struct lost l = {0};
-	bool gap = false, keep = c->x->ex->mend && c->x->ex->mend->what & PLT_MEND_MAP;
+	bool gap = false;
 	uint32_t n;
 
 	if (c->emptied)
@@ -523,18 +476,22 @@ static struct lost lost_tables(struct census *c)
 
 	for (uint32_t i = 0; i < q->l1_size && !gap; i++)
 		gap = !l1_has(c, i);
-	for (uint32_t i = 0; i < c->n && (gap || keep); i++) {
+	for (uint32_t i = 0; i < c->n; i++) {
 		const struct orphan_table *t = &c->v[i];
 		uint64_t orphans = 0;
 
 		if (t->explained || t->l1 || !t->l2 || read_cluster(c, t->off) < 0 ||
 		    !looks_like_table(c, c->buf, q->cluster_size, &n))
 			continue;
+		if (is_older_copy(c, n) || names_explained(c, n)) {
+			explain(c, t->off);
+			continue;
+		}
 		for (uint32_t k = 0; k < n; k++)
-			orphans += c->x->c.external || *mark_at(c, seen_off(c->seen[k])) & CONTENT;
+			orphans += c->x->c.external || is_missed(c, seen_off(c->seen[k]));
 		if (!orphans)
 			continue;
-		if (keep && c->x->pieces)
+		if (c->x->pieces)
 			c->x->pieces[c->x->npieces++] =
 				(struct qcow2_piece){.off = t->off, .slot = t->slot, .named = t->named && t->slot != UINT64_MAX};
 		if (!gap)
@@ -546,35 +503,45 @@ static struct lost lost_tables(struct census *c)
 	return l;
 }
 
-/* What the orphans are that nothing explains: @below of them lie below what is mapped; @first is the first. */
-static int judge_rest(struct census *c, uint64_t below, uint64_t first, enum qcow2_orphan_verdict *ret)
+/* Has the L1 table an entry, of those that the disk needs, that names nothing? */
+static bool has_room(const struct census *c)
 {
-	struct qcow2_exam *x = c->x;
-	struct lost l;
+	const struct qcow2_state *q = &c->x->q;
+	uint64_t n = PLT_MIN(qcow2_l1_entries(q, q->virtual_size), (uint64_t)q->l1_size);
+
+	for (uint64_t i = 0; i < n; i++)
+		if (!c->l1[i])
+			return true;
+	return false;
+}
+
+/* No stop explains anything, but some of them were free. */
+static enum qcow2_orphan_verdict judge_uncounted(struct census *c, const struct lost *l)
+{
+	unsigned shapes = look_for_gaps(c);
+
+	if (l->tables || shapes & QCOW2_SHAPE_GARBAGE || (shapes & QCOW2_SHAPE_ZERO && c->x->orphan_clusters >= SOME))
+		return QCOW2_ORPHANS_LOST;
+	return has_room(c) || shapes & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_SPARSE) ? QCOW2_ORPHANS_UNDECIDED : QCOW2_ORPHANS_LEFT;
+}
+
+/* What the orphans are that nothing explains: @below of them lie below what is mapped; @first is the first. */
+static enum qcow2_orphan_verdict judge_rest(struct census *c, const struct lost *l, uint64_t below, uint64_t first)
+{
 	unsigned shapes;
 
-	if (x->ex->mend && c->n) {
-		x->pieces = calloc(c->n, sizeof(*x->pieces));
-		if (!x->pieces)
-			return -ENOMEM;
-	}
-	l = lost_tables(c);
-	x->orphan_tables = l.tables;
-	*ret = QCOW2_ORPHANS_LOST;
-	if (l.clusters >= MANY && (c->highest ? l.below && is_far_below(c, first) : l.clusters >= far(c)))
-		return 0;
-	*ret = QCOW2_ORPHANS_UNDECIDED;
+	if (c->uncounted)
+		return judge_uncounted(c, l);
+	if (l->clusters >= MANY && (c->highest ? l->below && is_far_below(c, first) : l->clusters >= far(c)))
+		return QCOW2_ORPHANS_LOST;
 	if (!c->highest)
-		return 0;
-	*ret = QCOW2_ORPHANS_LEFT;
+		return QCOW2_ORPHANS_UNDECIDED;
 	if (!below)
-		return 0;
+		return QCOW2_ORPHANS_LEFT;
 	shapes = look_for_gaps(c);
 	if (shapes & QCOW2_SHAPE_GARBAGE || (shapes & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_SPARSE) && is_far_below(c, first)))
-		*ret = QCOW2_ORPHANS_LOST;
-	else if (shapes & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_SPARSE) || l.tables)
-		*ret = QCOW2_ORPHANS_UNDECIDED;
-	return 0;
+		return QCOW2_ORPHANS_LOST;
+	return shapes & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_SPARSE) || l->tables ? QCOW2_ORPHANS_UNDECIDED : QCOW2_ORPHANS_LEFT;
 }
 
 static int keep_stray(struct qcow2_exam *x, uint64_t off)
@@ -605,46 +572,64 @@ static bool known_lost(const struct qcow2_exam *x)
 	return false;
 }
 
-static int judge(struct census *c, bool counted)
+/* What may be in use must not be free in the counts that are made: some orphan has none. */
+static bool is_free_by_counts(struct qcow2_exam *x, uint64_t off)
+{
+	uint64_t stored;
+
+	return qcow2_stored_count(&x->c, off >> x->q.cluster_bits, &stored) < 0 || !stored;
+}
+
+static int judge(struct census *c)
 {
 	struct qcow2_exam *x = c->x;
+	struct lost l;
+	bool unsaved = false;
 	const bool keep = x->ex->mend && x->ex->mend->what & PLT_MEND_MAP && !c->emptied;
 	uint64_t below = 0, rest = 0, first = 0;
 	int r = 0;
 
+	free(x->pieces);
+	x->pieces = NULL;
+	x->npieces = 0;
+	if (c->n) {
+		x->pieces = calloc(c->n, sizeof(*x->pieces));
+		if (!x->pieces)
+			return -ENOMEM;
+	}
+	l = lost_tables(c);
 	for (size_t i = 0; i < c->all.n && r == 0; i++)
 		for (uint64_t off = c->all.v[i].off; off < c->all.v[i].off + c->all.v[i].len && r == 0; off += x->q.cluster_size)
 			if ((*mark_at(c, off) & (CONTENT | EXPLAINED)) == CONTENT) {
 				if (!rest++)
 					first = off;
 				below += off < c->highest;
-				if (keep && x->nstrays < QCOW2_MAX_STRAYS)
+				unsaved |= is_free_by_counts(x, off);
+				r = c->uncounted ? plt_extents_add(&x->unreached, off, x->q.cluster_size) : 0;
+				if (r == 0 && keep && x->nstrays < QCOW2_MAX_STRAYS)
 					r = keep_stray(x, off);
 			}
 	if (r < 0)
 		return r;
 	x->orphan_clusters = rest;
+	x->orphan_tables = l.tables;
 	if (rest)
-		r = judge_rest(c, below, first, &x->orphans);
-	/* without counts what is free cannot be told from what is not: only what is certain counts */
-	if (!counted && x->orphans == QCOW2_ORPHANS_UNDECIDED)
-		x->orphans = QCOW2_ORPHANS_LEFT;
+		x->orphans = judge_rest(c, &l, below, first);
 	if (rest && known_lost(x))
 		x->orphans = QCOW2_ORPHANS_LOST;
+	/* (counts are made anew then, behind the end of the file, and have them) */
+	x->refs_bad |= x->ex->mend && c->uncounted && unsaved && x->orphans != QCOW2_ORPHANS_LEFT;
 	return r;
 }
 
-int qcow2_judge_orphans(struct qcow2_exam *x, bool counted)
+int qcow2_judge_orphans(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
 	struct census c = {.x = x, .mark = MAP_FAILED};
-	struct gather g = {.c = &c};
-	uint64_t highest;
-	int r = counted ? qcow2_compare(&x->c, note_orphan, &g, &highest) : note_unreached(&c);
+	int r = qcow2_find_unreached(x, &c.all);
 
 	x->orphans = QCOW2_ORPHANS_LEFT;
-	if (r == 0)
-		r = g.r;
+	c.uncounted = x->counts_gone || (x->ex->mend && x->ex->mend->counts_gone);
 	if (r < 0 || !c.all.n)
 		goto out;
 	c.mark_len = x->c.nb + 2;
@@ -652,7 +637,7 @@ int qcow2_judge_orphans(struct qcow2_exam *x, bool counted)
 	c.buf = plt_alloc_io(q->cluster_size);
 	c.l1_buf = plt_alloc_io(q->cluster_size);
 	c.seen = plt_alloc_capped(q->cluster_size / q->l2_entry_size, 8, SIZE_MAX / 2);
-	c.l1 = calloc((size_t)q->l1_size / 64 + 1, 8);
+	c.l1 = calloc((size_t)q->l1_size + 1, 8);
 	r = c.mark != MAP_FAILED && c.buf && c.l1_buf && c.seen && c.l1 ? qcow2_l1_each(&x->c, q->l1_offset, q->l1_size, note_l1, &c) : -ENOMEM;
 	if (r == -ENOMEM)
 		goto out;
@@ -665,7 +650,7 @@ int qcow2_judge_orphans(struct qcow2_exam *x, bool counted)
 		if (!c.emptied && !x->snapshots_bad) /* (then neither says anything: they may be left, or lost) */
 			follow_l1s(&c);
 		if (r == 0)
-			r = judge(&c, counted);
+			r = judge(&c);
 	}
 out:
 	plt_extents_release(&c.all);

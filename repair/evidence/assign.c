@@ -18,7 +18,8 @@ struct best { int first, second; size_t pair; uint64_t newness, older; bool twin
 void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second)
 {
 	ev->place[pair->slot] = (struct ev_place){
-		.object = pair->object, .certainty = (uint8_t)certainty, .kinds = pair->kinds,
+		.object = pair->object, .kinds = pair->kinds,
+		.certainty = (uint8_t)(pair->shaky ? PLT_MIN(certainty, PLT_LIKELY) : certainty),
 		.score = pair->score, .second = second,
 	};
 	ev->slot_of[pair->object] = pair->slot;
@@ -120,6 +121,9 @@ static enum plt_certainty certainty_of(const struct ev *ev, const struct ev_pair
 	if (pair->kinds & EV_SELF && pair->score >= EV_W_SELF && !pair->rival && margin >= EV_W_SELF / 2)
 		return pair->sure ? PLT_PROVEN : PLT_STRONG;
 	if (margin >= EV_W_STRONG && lead >= EV_W_STRONG && kinds >= 2)
+		return PLT_STRONG;
+	/* Ends alone, if they are many bits: a file's last block that fits here and nowhere else, and nothing else fits here. */
+	if (likely && pair->kinds & EV_TAIL && pair->score >= ev->prior + EV_W_LIKELY / 2 && PLT_MIN(margin, lead) >= EV_W_TAIL)
 		return PLT_STRONG;
 	return likely ? PLT_LIKELY : PLT_GUESS;
 }

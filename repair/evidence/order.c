@@ -15,10 +15,11 @@
 #include "base/checked.h"
 #include "repair/evidence/private.h"
 
-#define HABIT_BRIDGE 500 /* of 1000 */
+#define HABIT_BRIDGE 100 /* of 1000: by chance two are never as far apart here as there */
+#define HABIT_SPLIT 940
+#define MAX_OVERLAP 6    /* objects that both sides could have: with more, whole runs may lie in between */
 #define HABIT_STEP 997
-#define HABIT_STRONG 800 /* what is in between two strong ones is strong, too, */
-#define MAX_STRONG 64    /* if it is not more than that */
+#define MAX_STRONG 64    /* what is in between two strong ones is strong, too, if it is not more than that */
 #define SURE_STEPS 985   /* a chain of steps is right this often at least */
 #define SURE_RULE 990    /* and so is the rule of one break, tried on what is known */
 #define SURE_LONG 997    /* the more depends on one decision */
@@ -169,7 +170,7 @@ static void grow_one(struct ev *ev, const struct ev_pair *pair, unsigned hops, e
  */
 static bool both_strong(const struct ev *ev, uint32_t left, uint32_t right)
 {
-	return ev->habit >= HABIT_STRONG && ev->place[ev->slot_of[left]].certainty >= PLT_STRONG &&
+	return ev->place[ev->slot_of[left]].certainty >= PLT_STRONG &&
 	       ev->place[ev->slot_of[right]].certainty >= PLT_STRONG;
 }
 
@@ -304,7 +305,7 @@ static bool find_gap(struct ev *ev, uint32_t left, unsigned skip, struct gap *g)
 		return false;
 	g->reach_left = reach(ev, g, 1);
 	g->reach_right = reach(ev, g, -1);
-	return g->reach_left + g->reach_right >= g->n;
+	return g->reach_left + g->reach_right >= g->n && g->reach_left + g->reach_right <= g->n + MAX_OVERLAP;
 }
 
 /* Gaps of alike length: the longer, the more may be in between. */
@@ -399,7 +400,7 @@ int plt_ev_order_grow(struct ev *ev, uint32_t *ret_n)
 	ev->habit = measure(ev);
 	if (ev->habit >= HABIT_BRIDGE)
 		bridge(ev, ret_n);
-	if (!*ret_n && ev->habit >= HABIT_BRIDGE)
+	if (!*ret_n && ev->habit >= HABIT_SPLIT)
 		split(ev, ret_n);
 	if (*ret_n || ev->habit < HABIT_STEP)
 		return 0;

@@ -17,7 +17,9 @@
 #define VOTES_MAX (4u << 20) /* 128 MiB */
 #define NEAR 24              /* objects without a vote that a group may pass over */
 #define ALONE 24             /* bits that a member needs of its own where the group ends */
-#define CHANCE 20            /* bits above the prior: of the first vote of a group any may be chance */
+#define CHANCE 8             /* bits above the prior that make a group likely */
+#define SURE 10              /* and sure, if it is that far ahead of the others, and half as much: */
+#define AHEAD 15
 
 struct vote {
 	uint64_t shift;      /* guest offset less host offset */
@@ -63,6 +65,18 @@ static int put(struct runs *rs, const struct vote *v)
 	return 0;
 }
 
+/* What its content has placed speaks for its neighbours. */
+static int vote_of_placed(const struct ev *ev, struct runs *rs, uint32_t object, uint64_t host)
+{
+	uint32_t slot = ev->slot_of[object];
+	const struct ev_place *place = &ev->place[slot];
+
+	if (place->certainty < PLT_STRONG || !(place->kinds & (EV_SELF | EV_META | EV_TAIL)))
+		return 0;
+	return put(rs, &(struct vote){ .shift = ev->p->slots[slot] - host, .host = host, .object = object, .slot = slot,
+				       .bits = EV_W_TAIL_MAX });
+}
+
 static int vote(struct ev *ev, struct runs *rs)
 {
 	const struct plt_puzzle *p = ev->p;
@@ -73,8 +87,12 @@ static int vote(struct ev *ev, struct runs *rs)
 		struct ev_claim claims[EV_CLAIMS_MAX];
 		size_t n;
 
-		if (ev->slot_of[o] != EV_NONE || ev->blank[o] || !host)
+		if (ev->blank[o] || !host)
 			continue;
+		if (ev->slot_of[o] != EV_NONE) {
+			r = vote_of_placed(ev, rs, o, host);
+			continue;
+		}
 		n = plt_ev_claims(ev, o, claims);
 		for (size_t i = 0; !r && i < n; i++) {
 			struct vote v = {
@@ -145,6 +163,8 @@ int plt_ev_runs(struct ev *ev, uint32_t *ret_n)
 	if (!r)
 		r = form_groups(ev, &rs);
 	for (size_t i = 0; !r && i < rs.n; i++) {
+		if (ev->slot_of[rs.v[i].object] != EV_NONE)
+			continue;
 		claim(&of_object[rs.v[i].object], rs.total[rs.v[i].group], rs.v[i].group);
 		claim(&of_slot[rs.v[i].slot], rs.total[rs.v[i].group], rs.v[i].group);
 		plt_ev_alt_note(ev, 1, rs.v[i].object, rs.v[i].slot, (int)PLT_MIN(rs.total[rs.v[i].group], 100000u));
@@ -162,7 +182,7 @@ int plt_ev_runs(struct ev *ev, uint32_t *ret_n)
 			continue;
 		second = PLT_MAX(of_object[v->object].second, of_slot[v->slot].second);
 		second = PLT_MAX(second, (uint32_t)plt_ev_alternative(ev, 1, v->object, v->slot));
-		if (total < second + second / 2 + EV_W_STRONG / 2) /* folders alike, moved: neither is likely */
+		if (total < second + second / 4 + AHEAD / 2) /* folders alike, moved: neither is likely */
 			continue;
 		pair = plt_ev_score(ev, v->object, v->slot);
 		if (pair.score <= 0 || pair.score + EV_W_TAIL <= (int)v->bits)
@@ -171,8 +191,7 @@ int plt_ev_runs(struct ev *ev, uint32_t *ret_n)
 		edge = i == 0 || rs.v[i - 1].group != v->group || i + 1 == rs.n || rs.v[i + 1].group != v->group;
 		if (edge && v->bits < ALONE && lonely(ev, &rs, i))
 			continue;
-		if (total >= (uint32_t)ev->prior + 2 * CHANCE && total >= second + EV_W_STRONG &&
-		    total / 4 >= second &&
+		if (total >= (uint32_t)ev->prior + SURE && total >= second + AHEAD && total / 2 >= second &&
 		    (!edge || v->bits >= ALONE)) /* files of one size in a row look alike when moved */
 			c = PLT_STRONG;
 		pair.kinds |= EV_ORDER;

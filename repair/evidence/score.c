@@ -260,7 +260,7 @@ struct ev_pair plt_ev_score(const struct ev *ev, uint32_t object, uint32_t slot)
 			judge_data(&s, f);
 	}
 	pair.score -= PLT_MIN(s.holes, 60);
-	if (s.full >= 2 && s.holes == 0)
+	if (s.full && s.holes == 0)
 		pair.kinds |= EV_PATTERN;
 	neighbours = plt_ev_order_support(ev, object, slot);
 	if (neighbours) {

@@ -140,6 +140,14 @@ static int by_copy(struct ev *ev, uint64_t start, uint64_t len, bool sure)
 	return 0;
 }
 
+/* What begins in a piece whose place was a guess is no surer than that. */
+static bool stands_on_sure(const struct ev *ev, uint64_t start)
+{
+	uint32_t slot = plt_ev_slot_at(ev, start);
+
+	return slot == EV_NONE || !ev->place || ev->place[slot].object == EV_NONE || ev->place[slot].certainty >= PLT_STRONG;
+}
+
 static int try_start(struct ev *ev, uint64_t start, uint64_t len, bool part)
 {
 	struct plt_guestfs *fs;
@@ -149,7 +157,7 @@ static int try_start(struct ev *ev, uint64_t start, uint64_t len, bool part)
 		return 0;
 	r = plt_guestfs_open_any(&ev->view, start, &fs);
 	if (!r)
-		add(ev, fs, true);
+		add(ev, fs, (part && ev->parts_sure) || stands_on_sure(ev, start));
 	if (!r || r == -ENOMEM)
 		return r;
 	if (r != -ENODATA || (!part && !ev->guess))

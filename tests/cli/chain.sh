@@ -137,6 +137,7 @@ is "$(of c.vhd parent-id c.vhd)" "$(of p.vhd id c.vhd)" 'VHD: the id of the pare
 ok '  sound' "$PLATTER" chain c.vhd
 mv p.vhd right.vhd
 create -f vhd p.vhd 8M
+touch -r right.vhd p.vhd # (or else it was written since, too)
 is "$(of c.vhd wrong c.vhd)" backing-lost 'VHD: another disk under that name'
 
 # Policy: nothing but the image is opened.

@@ -2,7 +2,7 @@
 /* Copyright (c) the platter authors */
 
 /*
- * Chains at random (tests/snapshot/chainlab.h), and whenever one is committed or rebased: each state that a power cut
+ * Chains at random (tests/snapshot/chainlab.h), and whenever one is committed, rebased, flattened or coalesced: each state that a power cut
  * could have left meanwhile, and a failure of any of the writes.  In each the images show what they showed, the base of
  * a commit what it held or what it gets; and the same call, made again, brings it to its end.
  */
@@ -194,7 +194,8 @@ static bool concerns(const struct stage *s, int i)
 	const struct chainlab *c = &s->lab;
 
 	return c->v[i].used && (i == s->deed.i || i == s->deed.on || chain_is_above(c, i, s->deed.i) ||
-				(s->deed.on >= 0 && chain_is_above(c, i, s->deed.on)));
+				chain_is_above(c, i, s->deed.on) ||
+				(s->deed.verb == CHAIN_COALESCE && (i == s->deed.child || chain_is_above(c, i, s->deed.child))));
 }
 
 static const char *judge_all(struct stage *s, bool again)
@@ -216,13 +217,16 @@ static int judge(struct stage *s, bool done, const char *what)
 {
 	struct plt_error err = PLT_ERROR_INIT;
 	const char *why;
+	int r;
 
 	chain_restore(&s->lab, s->before);
 	if (done)
 		chain_done(&s->lab, &s->deed);
 	why = judge_all(s, false);
 	if (!why) {
-		why = chain_do(&s->lab, &s->deed, &err) < 0 ? err.text : NULL;
+		r = chain_do(&s->lab, &s->deed, &err);
+		/* (a layer that is in the chain no longer has been coalesced) */
+		why = r < 0 && !(r == -ENOENT && s->deed.verb == CHAIN_COALESCE) ? err.text : NULL;
 		if (!why && !done)
 			chain_done(&s->lab, &s->deed);
 		if (!why)
@@ -308,6 +312,23 @@ static unsigned deeds(void)
 	return env && *env ? (unsigned)strtoul(env, NULL, 0) : getenv("PLT_SANITIZER") ? 3 : 8;
 }
 
+/* Tried out; all is put back. */
+static bool is_refused(struct stage *s)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	int r;
+
+	if (!chain_may_be_refused(&s->lab, &s->deed))
+		return false;
+	take_files(s);
+	r = chain_do(&s->lab, &s->deed, &err);
+	for (unsigned i = 0; i < s->nfiles; i++)
+		s->file[i].index = 0;
+	put_back(s);
+	drop_files(s);
+	return r < 0;
+}
+
 static void run(uint64_t seed, bool cuts)
 {
 	struct stage *s = calloc(1, sizeof(*s));
@@ -323,7 +344,7 @@ static void run(uint64_t seed, bool cuts)
 		if (step < 4 || chain_any(&s->lab, 3))
 			continue;
 		s->deed = chain_choose(&s->lab);
-		if (s->deed.verb == CHAIN_NOTHING || chain_is_refused(&s->lab, &s->deed) ||
+		if (s->deed.verb == CHAIN_NOTHING || is_refused(s) ||
 		    chain_grows_fixed(&s->lab, &s->deed))
 			continue;
 		if (cuts)

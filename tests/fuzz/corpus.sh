@@ -30,7 +30,7 @@ replay() {
 
 requires prlimit timeout
 [ -x "$builddir/tests/fuzz/fuzz-open" ] || skip_all "the fuzz targets were not built"
-plan 10
+plan 12
 replay probe image
 replay open image
 replay map image
@@ -38,6 +38,8 @@ replay read image
 replay check image
 replay mend image
 replay scan image
+replay free image
+replay free guest
 replay write image
 replay name name
 replay options option

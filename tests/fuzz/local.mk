@@ -24,6 +24,7 @@ endif
 
 fuzz_targets += \
 	tests/fuzz/fuzz-check \
+	tests/fuzz/fuzz-free \
 	tests/fuzz/fuzz-map \
 	tests/fuzz/fuzz-mend \
 	tests/fuzz/fuzz-name \
@@ -38,6 +39,9 @@ fuzz_targets += \
 tests_fuzz_fuzz_check_SOURCES = tests/fuzz/fuzz-check.c tests/fuzz/fuzz.h
 tests_fuzz_fuzz_check_LDADD = $(fuzz_ldadd)
 tests_fuzz_fuzz_check_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_free_SOURCES = tests/fuzz/fuzz-free.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_free_LDADD = $(fuzz_ldadd)
+tests_fuzz_fuzz_free_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_map_SOURCES = tests/fuzz/fuzz-map.c tests/fuzz/fuzz.h
 tests_fuzz_fuzz_map_LDADD = $(fuzz_ldadd)
 tests_fuzz_fuzz_map_LDFLAGS = $(fuzz_ldflags)

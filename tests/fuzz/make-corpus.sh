@@ -18,7 +18,7 @@ most=8192 # bytes of one input
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-mkdir -p "$corpus/image" "$corpus/name" "$corpus/option"
+mkdir -p "$corpus/image" "$corpus/guest" "$corpus/name" "$corpus/option"
 find "$corpus" -type f ! -name 'found-*' -delete
 
 # add NAME FILE: an image, unless it is too large packed
@@ -134,6 +134,26 @@ mkdir "$scratch/nasty"
 	*) add "$name" "$scratch/nasty/$name" ;;
 	esac
 done
+
+# Disks of guests, for the readers of free-space maps.
+# guest NAME SIZE COMMAND...: the command gets the file
+guest() {
+	local name=$1 size=$2
+
+	shift 2
+	rm -f "$scratch/guest"
+	truncate -s "$size" "$scratch/guest"
+	if "$@" "$scratch/guest" >/dev/null 2>&1; then
+		"$make_images" --pack "$scratch/guest" >"$corpus/guest/$name"
+	fi
+}
+pv() { python3 -B "$srcdir/tests/convert/pv.py" "$1" root:1+2,4+1 swap:3+1 s:5+1:origin=root; }
+guest fat12 1M mkfs.vfat -F 12
+guest ext2 2M mke2fs -q -F -t ext2 -b 1024 -N 16 -O ^resize_inode
+guest ext4 4M mke2fs -q -F -t ext4 -b 1024 -N 16 -O ^resize_inode,^has_journal
+guest xfs 64M mkfs.xfs -q -f --unsupported
+guest swap 1M mkswap -q
+guest lvm 9M pv
 
 # text KIND NAME TEXT
 text() {

@@ -186,4 +186,27 @@ done
 is "$(flags m.qcow2)" "$(flags theirs.qcow2)" 'one is removed, the other stays as it is'
 ok 'sound' qemu-img check -q m.qcow2
 
+# More bits than may be kept in memory, of which next to none are set.
+"$PLATTER" create -q -f qcow2 huge.qcow2 1T
+ok '256 MiB of bits' "$PLATTER" bitmap --add -g 512 huge.qcow2 fine
+ok '  and a few of them set' "$PLATTER" io -c 'write 1G 1k' -c 'write 1000G 512' huge.qcow2
+is "$(dirty huge.qcow2 fine)" '1073741824+1024 1073741824000+512' '  are those'
+ok '  sound' qemu-img check -q huge.qcow2
+# All of them set, in a table of ones: that is more than a file of this size can ask for.
+python3 - huge.qcow2 <<'END'
+import struct, sys
+f = open(sys.argv[1], 'r+b')
+f.seek(112)
+while True: # the extension of bitmaps
+    kind, size = struct.unpack('>II', f.read(8))
+    if kind == 0x23852875:
+        break
+    f.seek(-size % 8 + size, 1)
+f.seek(struct.unpack('>IIQQ', f.read(24))[3])
+at, n = struct.unpack('>QI', f.read(12))
+f.seek(at)
+f.write(struct.pack('>Q', 1) * n)
+END
+like "$("$PLATTER" io -c 'write 0 512' huge.qcow2 2>&1)" 'more than 192 MiB of memory' 'all of them set'
+
 done_testing

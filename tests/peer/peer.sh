@@ -149,5 +149,5 @@ dirty() {
 	kill -KILL $server 2>/dev/null
 	wait $server 2>/dev/null
 	[ -n "$out" ] || out='0 0 1 qemu-nbd has not answered'
-	awk '$3 == 1 { printf "%s%d+%d", n++ ? " " : "", $1, $2 } END { print "" }' <<<"$out"
+	awk '$3 == 1 { printf "%s%.0f+%.0f", n++ ? " " : "", $1, $2 } END { print "" }' <<<"$out"
 }

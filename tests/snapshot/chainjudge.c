@@ -111,15 +111,18 @@ const char *chain_wrong(struct chainlab *c, int i, const struct chain_deed *d)
 {
 	struct chain_layer *l = &c->v[i];
 	struct also also = { 0 }, none = { 0 };
-	bool under = d && d->verb == CHAIN_COMMIT && (i == d->on || chain_is_above(c, i, d->on));
+	/* what others stand on is not changed by a coalesce */
+	bool under = d && ((d->verb == CHAIN_COMMIT && (i == d->on || chain_is_above(c, i, d->on))) ||
+			   (d->verb == CHAIN_COALESCE && i == d->on));
+	bool grows = d && i == d->on && (d->verb == CHAIN_COMMIT || d->verb == CHAIN_COALESCE);
 	struct plt_disk *disk;
 	const char *why;
 
 	if (under || (d && d->verb == CHAIN_REBASE && i == d->i)) {
-		also.sec = d->verb == CHAIN_COMMIT ? c->v[d->i].sec : d->on >= 0 ? c->v[d->on].sec : NULL;
+		also.sec = d->verb != CHAIN_REBASE ? c->v[d->i].sec : d->on >= 0 ? c->v[d->on].sec : NULL;
 		also.zeros = d->verb == CHAIN_REBASE;
 	}
-	if (d && d->verb == CHAIN_COMMIT && i == d->on)
+	if (grows)
 		also.size = PLT_MAX(l->size, c->v[d->i].size);
 	why = look(c, l, NULL, &disk);
 	if (why)

@@ -429,7 +429,24 @@ void chain_burst(struct chainlab *c)
 static bool can_rebase(const struct chainlab *c, int i, int arg)
 {
 	(void)arg;
-	return !strcmp(c->v[i].kind->format, "qcow2");
+	return c->v[i].kind->stands;
+}
+
+static bool can_be_flattened(const struct chainlab *c, int i, int arg)
+{
+	return can_rebase(c, i, arg) && c->v[i].below >= 0;
+}
+
+/* A layer in the middle. */
+static bool can_coalesce(const struct chainlab *c, int i, int arg)
+{
+	(void)arg;
+	return is_stood_on(c, i);
+}
+
+static bool stands_on(const struct chainlab *c, int i, int arg)
+{
+	return c->v[i].below == arg;
 }
 
 static bool can_commit(const struct chainlab *c, int i, int arg)
@@ -438,22 +455,39 @@ static bool can_commit(const struct chainlab *c, int i, int arg)
 	return c->v[i].below >= 0 && !is_stood_on(c, i);
 }
 
+/* Does what a deed writes into have to grow? */
+static bool grows(const struct chainlab *c, const struct chain_deed *d)
+{
+	return d->on >= 0 && (d->verb == CHAIN_COMMIT || d->verb == CHAIN_COALESCE) && c->v[d->on].size < c->v[d->i].size;
+}
+
 /* Where it ends the footer of the smaller one was, until that has been overwritten. */
 bool chain_grows_fixed(const struct chainlab *c, const struct chain_deed *d)
 {
-	const struct chain_layer *on = d->on < 0 ? NULL : &c->v[d->on];
-
-	return d->verb == CHAIN_COMMIT && on->size < c->v[d->i].size && strstr(on->kind->options ? on->kind->options : "",
-									       "fixed");
+	return grows(c, d) && c->v[d->on].kind->options && strstr(c->v[d->on].kind->options, "fixed");
 }
 
 /* An image that has to grow for it, and cannot. */
-bool chain_is_refused(const struct chainlab *c, const struct chain_deed *d)
+static bool is_stuck(const struct chainlab *c, const struct chain_deed *d)
 {
-	const struct chain_layer *on = d->on < 0 ? NULL : &c->v[d->on];
+	return grows(c, d) && ((is_version_2(&c->v[d->on]) && c->v[d->on].nkept) ||
+			       (c->v[d->on].below >= 0 && c->v[d->on].kind->vhd_only));
+}
 
-	return d->verb == CHAIN_COMMIT && on->size < c->v[d->i].size &&
-	       ((is_version_2(on) && on->nkept) || (on->below >= 0 && on->kind->vhd_only));
+bool chain_may_be_refused(const struct chainlab *c, const struct chain_deed *d)
+{
+	const struct chain_layer *l = &c->v[d->i];
+
+	switch (d->verb) {
+	case CHAIN_COMMIT:
+		return is_stuck(c, d);
+	case CHAIN_FLATTEN: /* by snapshots that read from below */
+		return l->nkept || l->kind->vhd_only;
+	case CHAIN_COALESCE: /* by whom it would change */
+		return true;
+	default: /* a VHD stands on VHDs of its size */
+		return l->kind->vhd_only;
+	}
 }
 
 static bool leads_not_to(const struct chainlab *c, int i, int arg)
@@ -461,18 +495,23 @@ static bool leads_not_to(const struct chainlab *c, int i, int arg)
 	return i != arg && !chain_is_above(c, i, arg);
 }
 
-struct chain_deed chain_choose(struct chainlab *c)
+static struct chain_deed choose_rebase(struct chainlab *c)
 {
-	struct chain_deed d = { .verb = chain_any(c, 2) ? CHAIN_REBASE : CHAIN_COMMIT };
+	struct chain_deed d = { .verb = CHAIN_REBASE, .i = pick(c, can_rebase, 0) };
 
-	d.i = pick(c, d.verb == CHAIN_REBASE ? can_rebase : can_commit, 0);
+	d.on = d.i >= 0 && chain_any(c, 5) ? pick(c, leads_not_to, d.i) : -1;
+	if (d.i >= 0 && plt_driver_find(c->v[d.i].kind->format)->flags & PLT_DRIVER_COMPRESS && !c->v[d.i].kind->data &&
+	    !chain_any(c, 4))
+		d.flags = PLT_REBASE_COMPRESS;
+	return d;
+}
+
+static struct chain_deed choose_commit(struct chainlab *c)
+{
+	struct chain_deed d = { .verb = CHAIN_COMMIT, .i = pick(c, can_commit, 0) };
+
 	if (d.i < 0)
-		return (struct chain_deed){ 0 };
-	if (d.verb == CHAIN_REBASE) {
-		d.on = chain_any(c, 5) ? pick(c, leads_not_to, d.i) : -1;
-		d.flags = chain_any(c, 4) || c->v[d.i].kind->data ? 0 : PLT_REBASE_COMPRESS;
 		return d;
-	}
 	d.on = c->v[d.i].below;
 	while (chain_any(c, 3) == 0 && c->v[d.on].below >= 0)
 		d.on = c->v[d.on].below;
@@ -481,34 +520,86 @@ struct chain_deed chain_choose(struct chainlab *c)
 	return d;
 }
 
+static struct chain_deed choose_coalesce(struct chainlab *c)
+{
+	struct chain_deed d = { .verb = CHAIN_COALESCE, .i = pick(c, can_coalesce, 0) };
+	int next;
+
+	if (d.i < 0)
+		return d;
+	d.child = d.top = pick(c, stands_on, d.i);
+	while ((next = pick(c, stands_on, d.top)) >= 0)
+		d.top = next;
+	d.on = chain_any(c, 2) ? c->v[d.i].below : -1;
+	return d;
+}
+
+struct chain_deed chain_choose(struct chainlab *c)
+{
+	unsigned what = (unsigned)chain_any(c, 8);
+	struct chain_deed d = what < 3 ? choose_rebase(c) : what < 5 ? choose_commit(c) : what < 7 ? choose_coalesce(c) :
+			      (struct chain_deed){ .verb = CHAIN_FLATTEN, .i = pick(c, can_be_flattened, 0), .on = -1 };
+
+	return d.i < 0 ? (struct chain_deed){ 0 } : d;
+}
+
 const char *chain_text(const struct chainlab *c, const struct chain_deed *d)
 {
-	static char text[200];
-	static const char *const verbs[] = { "nothing", "rebase", "commit" };
+	static char text[300];
+	static const char *const verbs[] = { "nothing", "rebase", "commit", "flatten", "coalesce" };
 
-	snprintf(text, sizeof(text), "%s%s%s of %s (%s) %s %s (%s)", verbs[d->verb], d->keep ? " -d" : "",
-		 d->flags ? " -c" : "", c->v[d->i].name, c->v[d->i].kind->options, d->verb == CHAIN_REBASE ? "onto" : "into",
-		 d->on < 0 ? "nothing" : c->v[d->on].name, d->on < 0 ? "" : c->v[d->on].kind->options);
+	snprintf(text, sizeof(text), "%s%s%s of %s (%s) and %s (%s)", verbs[d->verb], d->keep ? " -d" : "",
+		 d->flags ? " -c" : "", c->v[d->i].name, c->v[d->i].kind->options, d->on < 0 ? "nothing" : c->v[d->on].name,
+		 d->on < 0 ? "" : c->v[d->on].kind->options);
+	if (d->verb == CHAIN_COALESCE)
+		snprintf(text + strlen(text), sizeof(text) - strlen(text), ", below %s (%s) in the chain of %s",
+			 c->v[d->child].name, c->v[d->child].kind->options, c->v[d->top].name);
 	return text;
+}
+
+static int do_coalesce(struct chainlab *c, const struct chain_deed *d, const struct plt_open_options *o, const char *top,
+		       struct plt_error *err)
+{
+	struct plt_coalesce_options how = PLT_COALESCE_OPTIONS_INIT;
+	struct plt_coalesced done = { 0 };
+	char *layer = chain_path(c, c->v[d->i].name);
+	int r;
+
+	how.layer = layer;
+	how.into = d->on < 0 ? PLT_COALESCE_CHILD : PLT_COALESCE_PARENT;
+	r = plt_coalesce(c->ctx, top, o, &how, &done, err);
+	if (r == 0)
+		plt_coalesced_release(&done);
+	free(layer);
+	return r;
 }
 
 int chain_do(struct chainlab *c, const struct chain_deed *d, struct plt_error *err)
 {
-	const struct chain_layer *l = &c->v[d->i], *on = d->on < 0 ? NULL : &c->v[d->on];
+	const struct chain_layer *l = &c->v[d->verb == CHAIN_COALESCE ? d->top : d->i], *on = d->on < 0 ? NULL : &c->v[d->on];
 	struct plt_rebase_options rebase = PLT_REBASE_OPTIONS_INIT;
 	struct plt_commit_options commit = PLT_COMMIT_OPTIONS_INIT;
 	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
 	char *path = chain_path(c, l->name);
+	bool done;
 	int r;
 
 	o.format = l->kind->format;
 	o.cache = rebase.backing_cache = c->cache;
-	if (d->verb == CHAIN_REBASE) {
+	rebase.flags = d->flags;
+	switch (d->verb) {
+	case CHAIN_REBASE:
 		rebase.backing = on ? on->name : NULL;
 		rebase.backing_format = on ? on->kind->format : NULL;
-		rebase.flags = d->flags;
 		r = plt_rebase(c->ctx, path, &o, &rebase, err);
-	} else {
+		break;
+	case CHAIN_FLATTEN:
+		r = plt_flatten(c->ctx, path, &o, &rebase, &done, err);
+		break;
+	case CHAIN_COALESCE:
+		r = do_coalesce(c, d, &o, path, err);
+		break;
+	default:
 		commit.base = d->on == l->below ? NULL : on->name;
 		commit.flags = d->keep ? PLT_COMMIT_KEEP : 0;
 		r = plt_commit(c->ctx, path, &o, &commit, err);
@@ -521,10 +612,14 @@ void chain_done(struct chainlab *c, const struct chain_deed *d)
 {
 	struct chain_layer *l = &c->v[d->i], *on = d->on < 0 ? NULL : &c->v[d->on];
 
-	if (d->verb == CHAIN_REBASE) {
+	if (d->verb == CHAIN_REBASE || d->verb == CHAIN_FLATTEN) {
 		l->below = d->on;
 		return;
 	}
+	if (d->verb == CHAIN_COALESCE)
+		c->v[d->child].below = l->below;
+	if (!on)
+		return;
 	for (uint64_t s = 0; s < l->size / 512; s++) /* (what is not written is what it was) */
 		if (on->sec[s] != l->sec[s])
 			mark(on, s, 1);

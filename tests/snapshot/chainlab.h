@@ -66,10 +66,15 @@ struct chainlab {
 	bool warned;  /* the library had something to say */
 };
 
-enum chain_verb { CHAIN_NOTHING, CHAIN_REBASE, CHAIN_COMMIT };
+enum chain_verb { CHAIN_NOTHING, CHAIN_REBASE, CHAIN_COMMIT, CHAIN_FLATTEN, CHAIN_COALESCE };
 struct chain_deed {
 	enum chain_verb verb;
-	int i, on;         /* the image; the one that it is to stand on (-1: none), or that takes what it holds */
+	/*
+	 * The image, and the one that it is to stand on (-1: none) or that takes what it holds.  COALESCE: .i is the layer
+	 * that goes into .on, or with .on -1 into .child; that one is to stand on what .i stands on.
+	 */
+	int i, on;
+	int child, top;    /* COALESCE: the image above .i, and that of the whole chain */
 	bool keep;         /* COMMIT */
 	unsigned flags;    /* of plt_rebase() */
 };
@@ -88,7 +93,7 @@ void chain_burst(struct chainlab *c);  /* write, discard, resize, snapshots, bit
 
 /* A deed at random (.verb NOTHING: none is possible); what it returned; and what it means for what images show. */
 struct chain_deed chain_choose(struct chainlab *c);
-bool chain_is_refused(const struct chainlab *c, const struct chain_deed *d); /* by what the formats can do */
+bool chain_may_be_refused(const struct chainlab *c, const struct chain_deed *d); /* by what formats can do, or lose */
 bool chain_grows_fixed(const struct chainlab *c, const struct chain_deed *d); /* a fixed VHD, in more than one step */
 int chain_do(struct chainlab *c, const struct chain_deed *d, struct plt_error *err);
 void chain_done(struct chainlab *c, const struct chain_deed *d);

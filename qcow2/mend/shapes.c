@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+/*
+ * Shapes of L2 tables: whether an entry can be one, and what a table that is named looks like.  What is asked here is
+ * the bytes alone; nothing is said of whether an entry is right.
+ */
+#include "base/checked.h"
+#include "base/zero.h"
+#include "qcow2/check.h"
+
+bool qcow2_entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t *ret_off)
+{
+	const struct qcow2_state *q = &x->q;
+	uint64_t len;
+
+	*ret_off = 0;
+	if (e & QCOW2_COMPRESSED) {
+		len = qcow2_compressed_range(q, e & ~QCOW2_COPIED, ret_off);
+		return !(e & QCOW2_COPIED) && !bitmap && !x->c.external &&
+		       plt_in_range(*ret_off, len, plt_align_up(x->c.file_size, 512)) && *ret_off >= q->cluster_size;
+	}
+	*ret_off = e & QCOW2_L2_OFFSET;
+	if ((e & QCOW2_L2_RESERVED) || (*ret_off & (q->cluster_size - 1)))
+		return false;
+	if ((e & QCOW2_L2_ZERO) && (q->version < 3 || q->extl2))
+		return false;
+	if (q->extl2 && ((bitmap >> 32 & bitmap) || (!*ret_off && (uint32_t)bitmap)))
+		return false;
+	if (!*ret_off)
+		return !(e & QCOW2_COPIED) || x->c.external;
+	return x->c.external || *ret_off < x->c.file_size;
+}
+
+/* Only entries that can be; a single one that cannot is a finding of its own. */
+bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *p)
+{
+	const struct qcow2_state *q = &x->q;
+	uint32_t bad = 0, all = 0;
+	uint64_t off;
+
+	for (const uint8_t *end = p + q->cluster_size; (p = qcow2_behind_absent(p, end)) < end; p += q->l2_entry_size) {
+		uint64_t e = plt_get_be64(p), bitmap = q->extl2 ? plt_get_be64(p + 8) : 0;
+
+		all += (e | bitmap) != 0;
+		bad += (e | bitmap) && !qcow2_entry_fits(x, e, bitmap, &off);
+	}
+	return bad * 4 < all;
+}
+
+/*
+ * 512 bytes of a table that name no place: unallocated, or zeros without one, which is also what a repair
+ * leaves of entries that are lost.
+ */
+static bool says_nothing(const struct qcow2_state *q, const uint8_t *sector)
+{
+	for (uint32_t at = 0; at < 512; at += q->l2_entry_size)
+		if (plt_get_be64(sector + at) & ~(q->extl2 ? UINT64_C(0) : QCOW2_L2_ZERO))
+			return false;
+	return true;
+}
+
+unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *buf)
+{
+	const uint32_t cs = x->q.cluster_size;
+
+	if (l->shape)
+		return l->shape;
+	if (l->empty || l->off >= x->c.file_size) {
+		l->shape = QCOW2_SHAPE_ZERO;
+	} else if ((l->off & (cs - 1)) || qcow2_l2_read(&x->c, l->off, buf) < 0) {
+		l->shape = QCOW2_SHAPE_GARBAGE;
+	} else if (plt_is_zero(buf, cs)) {
+		l->shape = QCOW2_SHAPE_ZERO;
+	} else if (!qcow2_l2_well_formed(x, buf)) {
+		l->shape = QCOW2_SHAPE_GARBAGE;
+	} else {
+		l->shape = QCOW2_SHAPE_FULL;
+		for (uint32_t at = 0; at < cs; at += 512)
+			if (says_nothing(&x->q, buf + at))
+				l->shape = QCOW2_SHAPE_SPARSE;
+	}
+	return l->shape;
+}
