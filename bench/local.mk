@@ -17,6 +17,7 @@ EXTRA_DIST += \
 	bench/compress.sh \
 	bench/convert.sh \
 	bench/crypt.sh \
+	bench/layers.sh \
 	bench/lib.sh \
 	bench/metadata.sh \
 	bench/random.sh \

@@ -161,6 +161,7 @@ void plt_image_attach_backing(struct plt_image *img, struct plt_image *base)
 		i->engine->depth += img->engine->depth + 1;
 	img->engine->backing = base;
 	img->has_backing = true;
+	plt_skip_init(img);
 }
 
 void plt_disk_attach_backing(struct plt_disk *disk, struct plt_disk *base)

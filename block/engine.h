@@ -205,6 +205,8 @@ struct plt_limbo_entry {
 struct plt_engine {
 	struct plt_image *img;
 	struct plt_image *backing;     /* the layer below, owned; NULL: none */
+	struct plt_skip *_Atomic skip; /* skip.c */
+	bool fixed_below, skips;       /* nothing below is written; what is not there is remembered */
 	struct plt_rescue *rescue;     /* it is looked at through a plan; NULL: as it is */
 	unsigned depth;
 	unsigned file_flags;           /* PLT_FILE_* of the cache mode, for references */
@@ -341,6 +343,9 @@ struct plt_io {
 
 	uint64_t off, len;      /* the frame's guest range */
 	uint64_t pos;           /* how far it has come */
+	struct plt_engine *top; /* of a read below: the image that was read; NULL: this one */
+	unsigned skipped;       /* layers below that one which are not, or were not, asked */
+	bool learns;            /* each of those has nothing in the whole unit */
 	const struct iovec *iov;
 	int niov;
 	size_t iov_off;         /* where the frame's range starts in iov */
@@ -489,6 +494,18 @@ bool plt_copies_on_read(const struct plt_io *io);
 void plt_copy_on_read_step(struct plt_io *io);
 void plt_copy_fetch(struct plt_io *io);
 void plt_copy_zero(struct plt_io *io);
+
+/*
+ * skip.c: layers below an image that need not be asked.  init: the chain below is complete.  find: of the read of [off, +len)
+ * below io's image, the first *ret_len bytes begin at *ret (NULL: nobody has anything), so many layers further
+ * down than the next.  may_learn: all of it is in one unit.  learn: @run is absent in io's image, a layer below io->top: is all
+ * the unit, so that the next layer may be asked about it too?
+ */
+void plt_skip_init(struct plt_image *img);
+void plt_skip_free(struct plt_engine *eng);
+unsigned plt_skip_find(struct plt_io *io, uint64_t off, uint64_t len, struct plt_image **ret, uint64_t *ret_len);
+bool plt_skip_may_learn(const struct plt_io *io, uint64_t off, uint64_t len);
+bool plt_skip_learn(struct plt_io *io, const struct plt_run *run);
 
 /* read.c, write.c, zero.c, flush.c, resize.c: the frames */
 void plt_read_step(struct plt_io *io);

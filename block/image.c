@@ -40,6 +40,7 @@ void plt_engine_free(struct plt_engine *eng)
 	if (!eng)
 		return;
 	plt_rescue_free(eng->rescue);
+	plt_skip_free(eng);
 	free(eng->limbo);
 	pthread_cond_destroy(&eng->gate_opened);
 	pthread_mutex_destroy(&eng->lock);
@@ -610,6 +611,7 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 			     "         Specify the '%s' format explicitly to remove the restrictions.", name, drv->name,
 			     drv->name);
 	img->has_backing = img->backing_name || img->engine->backing;
+	plt_skip_init(img);
 	*ret = img;
 	return 0;
 }

@@ -35,6 +35,7 @@ libplatter_core_la_SOURCES += \
 	block/resize.c \
 	block/scratch.c \
 	block/secret.c \
+	block/skip.c \
 	block/status.c \
 	block/submit.c \
 	block/sync.c \

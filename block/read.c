@@ -29,30 +29,50 @@ static void read_data(struct plt_io *io, const struct plt_run *run)
 	}
 }
 
-static void read_backing(struct plt_io *io, const struct plt_run *run)
+/* What the layer @b below has of [off, +len); @skipped layers between it and the image at the top say nothing of it. */
+static void read_below(struct plt_io *io, struct plt_image *b, uint64_t off, uint64_t len, unsigned skipped, bool learns)
 {
-	struct plt_image *b = io->eng->backing;
 	uint64_t size = b ? atomic_load(&b->size) : 0;
-	uint64_t n = run->off >= size ? 0 : PLT_MIN(run->len, size - run->off);
+	uint64_t n = off >= size ? 0 : PLT_MIN(len, size - off);
 	struct plt_io *c;
 
-	if (!b && io->eng->rescue && io->eng->rescue->base_gone) {
-		plt_rescue_lose(io, run->off, run->len, PLT_WHY_BASE);
-		return;
-	}
-	if (n < run->len) /* beyond the end of the layer below */
-		plt_iov_zero(io->iov, io->niov, io->iov_off + (size_t)(run->off + n - io->off),
-			     (size_t)(run->len - n));
+	if (n < len) /* beyond the end of the layer below */
+		plt_iov_zero(io->iov, io->niov, io->iov_off + (size_t)(off + n - io->off), (size_t)(len - n));
 	if (!n)
 		return;
-	c = plt_io_child(io, b, PLT_IO_READ_REQ, run->off, n);
+	c = plt_io_child(io, b, PLT_IO_READ_REQ, off, n);
 	if (!c)
 		return;
 	c->iov = io->iov;
 	c->niov = io->niov;
-	c->iov_off = io->iov_off + (size_t)(run->off - io->off);
+	c->iov_off = io->iov_off + (size_t)(off - io->off);
 	c->tag = io->tag;
+	c->top = io->top ? io->top : io->eng;
+	c->skipped = skipped;
+	c->learns = learns;
 	plt_io_start(c);
+}
+
+static void read_backing(struct plt_io *io, const struct plt_run *run)
+{
+	uint64_t off = run->off, len = run->len, n;
+
+	if (!io->eng->backing && io->eng->rescue && io->eng->rescue->base_gone) {
+		plt_rescue_lose(io, off, len, PLT_WHY_BASE);
+		return;
+	}
+	if (io->top) {
+		bool learns = plt_skip_learn(io, run);
+
+		read_below(io, io->eng->backing, off, len, io->skipped + 1, learns);
+		return;
+	}
+	for (; len && !io->result; off += n, len -= n) {
+		struct plt_image *b;
+		unsigned skipped = plt_skip_find(io, off, len, &b, &n);
+
+		read_below(io, b, off, n, skipped, plt_skip_may_learn(io, off, n));
+	}
 }
 
 /* The frame's own memory for all of the unit, if the unit is wanted whole and lies in one piece there. */

@@ -26,6 +26,13 @@ struct chain_job {
 int chain_verify(struct chain_job *j);
 int chain_flatten(struct chain_job *j);
 int chain_coalesce(struct chain_job *j);
+int chain_repair(struct chain_job *j);
+
+/* chain_repair.c */
+json_t *chain_parents_json(const struct plt_parents *p);
+void chain_print_parents(const struct plt_parents *p);
+/* The recorded backing file, if it is there and another surely is the right one; NULL: not. */
+const char *chain_wrong_parent(const struct plt_parents *p);
 
 /* chain_show.c */
 json_t *chain_json(const struct plt_chain *c);

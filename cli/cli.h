@@ -78,6 +78,7 @@ enum {
 	OPT_AGAINST,
 	OPT_INTO,
 	OPT_SEARCH,
+	OPT_TO,
 	OPT_FREE,
 	OPT_SWAP,
 	OPT_ZERO,
@@ -282,6 +283,15 @@ struct cli_work {
 };
 #define CLI_WORK_INIT(f) { .open = PLT_OPEN_OPTIONS_INIT, .fn = (f) }
 int cli_work(struct cli_args *a, struct cli_work *w); /* the exit status, 0 or 1 */
+
+/* ---- what a plan would change: edits.c -------------------------------------------------------- */
+
+struct cli_edits {
+	uint64_t edits, bytes;
+};
+void cli_edits(struct plt_repair *rep, struct cli_edits *ret);
+void cli_print_edits(struct plt_repair *rep, const struct cli_edits *sum); /* "Plan: 2 edits, ..." */
+bool cli_ask(const char *question); /* false: no, or there is nobody to ask (that is printed) */
 
 /* ---- help: help.c ---------------------------------------------------------------------------- */
 

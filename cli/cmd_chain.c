@@ -23,14 +23,18 @@ static const struct cli_opt opts[] = {
 	{ OPT_INTO, "into", "parent|child", "coalesce: where the layer's content goes (where it costs less)", CLI_ANY },
 	{ 'd', "delete", NULL, "coalesce: delete the layer's file at the end", CLI_ANY },
 	{ 'r', "rate-limit", "rate", "coalesce: copy into the parent no more than so many bytes a second", CLI_ANY },
-	{ OPT_SEARCH, "search", "dir", "coalesce: look here, too, for images that depend on the layers; can be repeated", CLI_DIR },
-	{ OPT_DRY_RUN, "dry-run", NULL, "coalesce: only say what would be done", CLI_ANY },
+	{ OPT_SEARCH, "search", "dir", "look here for a backing file that is missing, or (coalesce) for more images that depend "
+	  "on the layers; can be repeated", CLI_DIR },
+	{ OPT_TO, "to", "file", "repair: the right backing file", CLI_FILE },
+	{ OPT_YES, "yes", NULL, "repair: do not ask", CLI_ANY },
+	{ OPT_UNDO_FILE, "undo-file", "file", "repair: the undo journal (the image's name and \".platter-undo\")", CLI_FILE },
+	{ OPT_DRY_RUN, "dry-run", NULL, "coalesce, repair: only say what would be done", CLI_ANY },
 	{ 0 },
 };
 
 const struct cli_command cli_chain = {
 	.name = "chain",
-	.operands = "[verify|flatten|coalesce] filename|directory [layer...]",
+	.operands = "[verify|flatten|coalesce|repair] filename|directory [layer...]",
 	.operand_kind = CLI_FILE,
 	.summary = "show what an image, or the images of a folder, depend on; make a chain shorter",
 	.text = (const char *const[]){
@@ -48,7 +52,12 @@ const struct cli_command cli_chain = {
 		"\\fBcoalesce\\fR takes layers out of the chain: what each holds goes into the one below it, or into the one above, "
 		"and the image shows the same. It is refused if another image depends on what would change: the folders of the "
 		"layers, and those of --search, are searched for such images.",
-		"Both can be interrupted, by a power cut too, at any moment: the image shows the same, and giving the command "
+		"\\fBrepair\\fR records another backing file in the image that has lost its own: the one that --to names, or the best "
+		"of those found in its own folder, in that of the recorded name, and in those of --search, if it is sure. Ids, size, "
+		"format, name and times are compared, and what the bytes say: whether the guest's metadata fits on the disk that image "
+		"and candidate make together, and how much of what the image holds is the same below. The plan is shown, and applied "
+		"with an undo journal, as by the command \\fBrepair\\fR. Without the verb, --search only lists the candidates.",
+		"flatten and coalesce can be interrupted, by a power cut too, at any moment: the image shows the same, and giving the command "
 		"again finishes it. What they copy no bitmap records, since the content stays.",
 		NULL,
 	},
@@ -58,6 +67,8 @@ const struct cli_command cli_chain = {
 		"platter chain verify top.qcow2", "the digest of what it shows, and its chain's health",
 		"platter chain flatten -p top.qcow2", "an image that needs no other",
 		"platter chain coalesce -d top.qcow2 snap3.qcow2", "one layer less",
+		"platter chain --search /backup top.qcow2", "which of those files it was made on",
+		"platter chain repair --search /backup top.qcow2", "record that, if it is sure",
 		NULL,
 	},
 	.groups = (const struct cli_opt *const[]){
@@ -68,35 +79,59 @@ const struct cli_command cli_chain = {
 
 /* ---- showing --------------------------------------------------------------------------------- */
 
+static void print(struct chain_job *j, const struct plt_chain *chain, bool folder, const struct plt_parents *p)
+{
+	const char *wrong = p ? chain_wrong_parent(p) : NULL;
+	json_t *o;
+
+	if (j->args->json) {
+		o = chain_json(chain);
+		if (p)
+			o = json_pack("{s:o, s:o, s:o}", "layers", o, "candidates-for", cli_json_text(p->image), "candidates",
+				      chain_parents_json(p));
+		cli_print_json(o);
+		json_decref(o);
+		return;
+	}
+	if (folder)
+		chain_print_forest(chain);
+	else
+		chain_print(chain);
+	if (!p)
+		return;
+	putchar('\n');
+	if (wrong)
+		printf("! '%s' records '%s', and '%s' fits: another backing file was recorded [C-REBASE]\n", p->image, wrong,
+		       p->v[0].name);
+	chain_print_parents(p);
+}
+
 static int show(struct chain_job *j)
 {
 	struct plt_error err = PLT_ERROR_INIT;
 	const char *name = j->operands[0];
-	struct plt_chain *chain;
+	struct plt_parents *p = NULL;
+	struct plt_chain *chain = NULL;
 	struct plt_ctx *ctx;
 	struct stat sb;
 	bool folder = stat(name, &sb) == 0 && S_ISDIR(sb.st_mode);
 	int status = 1;
 
+	if (folder && j->nfolders)
+		return cli_usage_error("--search is for an image, not for a folder");
 	if (cli_context(j->args, &ctx) < 0)
 		return 1;
 	if (plt_chain_look(ctx, &name, 1, folder ? PLT_CHAIN_FOLDERS | PLT_CHAIN_KNOWN_ONLY : PLT_CHAIN_SHARE, &chain,
-			   &err) < 0) {
+			   &err) < 0 || (j->nfolders && plt_parents_find(ctx, name, j->folders, &p, &err) < 0)) {
 		cli_error("%s", err.text);
 	} else {
-		if (j->args->json) {
-			json_t *list = chain_json(chain);
-
-			cli_print_json(list);
-			json_decref(list);
-		} else if (folder) {
-			chain_print_forest(chain);
-		} else {
-			chain_print(chain);
-		}
+		print(j, chain, folder, p);
 		status = chain_status(chain, folder);
-		plt_chain_free(chain);
+		if (p && chain_wrong_parent(p) && !status)
+			status = CHAIN_TROUBLE;
 	}
+	plt_parents_free(p);
+	plt_chain_free(chain);
 	plt_ctx_free(ctx);
 	return status;
 }
@@ -110,10 +145,11 @@ static const struct verb {
 	const char *expects;
 	const char *options; /* what it takes of those that not all do: short ones, and letters for others below */
 } verbs[] = {
-	{ NULL, show, 1, 1, "one image file or directory name", "" },
+	{ NULL, show, 1, 1, "one image file or directory name", "S" },
 	{ "verify", chain_verify, 1, 1, "one image file name", "ftA" },
 	{ "flatten", chain_flatten, 1, 1, "one image file name", "ftc" },
 	{ "coalesce", chain_coalesce, 2, UINT32_MAX, "an image file name and layers of its chain", "ftdrISN" },
+	{ "repair", chain_repair, 1, 1, "one image file name", "STYUN" },
 };
 
 /* What an option is called in the tables of verbs. */
@@ -128,6 +164,12 @@ static char letter(int c)
 		return 'S';
 	case OPT_DRY_RUN:
 		return 'N';
+	case OPT_TO:
+		return 'T';
+	case OPT_YES:
+		return 'Y';
+	case OPT_UNDO_FILE:
+		return 'U';
 	default:
 		return (char)c;
 	}
@@ -166,6 +208,15 @@ static bool take(struct chain_job *j, int c)
 		break;
 	case OPT_DRY_RUN:
 		j->dry_run = true;
+		break;
+	case OPT_TO:
+		j->to = arg;
+		break;
+	case OPT_YES:
+		j->yes = true;
+		break;
+	case OPT_UNDO_FILE:
+		j->undo_file = arg;
 		break;
 	case OPT_INTO:
 		j->into = !strcmp(arg, "parent") ? PLT_COALESCE_PARENT : PLT_COALESCE_CHILD;

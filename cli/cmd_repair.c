@@ -100,21 +100,6 @@ static void found(void *arg, const struct plt_check_finding *f)
 		printf("%s: %s [%s]\n", f->severity, f->text, f->id);
 }
 
-struct sum {
-	uint64_t edits, bytes;
-};
-
-static int add_up(void *arg, uint64_t off, const void *bytes, uint64_t len)
-{
-	struct sum *s = arg;
-
-	(void)off;
-	(void)bytes;
-	s->edits++;
-	s->bytes += len;
-	return 0;
-}
-
 static void print_left(const char *when, const struct plt_check_result *res)
 {
 	if (!res->corruptions && !res->added && !res->leaks && !res->check_errors)
@@ -127,19 +112,6 @@ static void print_left(const char *when, const struct plt_check_result *res)
 static int exit_status(const struct plt_check_result *res, bool doubts)
 {
 	return res->corruptions || res->added || res->check_errors || doubts ? 2 : res->leaks ? 3 : 0;
-}
-
-static bool ask(void)
-{
-	char answer[16];
-
-	if (!isatty(STDIN_FILENO)) {
-		cli_error("nobody to ask: --yes repairs without asking");
-		return false;
-	}
-	printf("Repair? [y/N] ");
-	fflush(stdout);
-	return fgets(answer, sizeof(answer), stdin) && (*answer == 'y' || *answer == 'Y');
 }
 
 /* A piece whose place is not sure. */
@@ -169,8 +141,8 @@ static int repair(struct job *j, struct plt_repair *rep)
 {
 	struct plt_error err = PLT_ERROR_INIT;
 	struct plt_check_result left = { 0 };
-	struct sum sum = { 0 };
-	char *journal = NULL, size[CLI_SIZE_MAX];
+	struct cli_edits sum;
+	char *journal = NULL;
 	bool doubts;
 	int r = plt_repair_check(rep, NULL, NULL, &left, &err);
 
@@ -178,7 +150,7 @@ static int repair(struct job *j, struct plt_repair *rep)
 		cli_error("%s", err.text);
 		return 1;
 	}
-	plt_repair_each(rep, add_up, &sum);
+	cli_edits(rep, &sum);
 	doubts = cli_report_plan(j->args, rep, j->name, plt_repair_before(rep)->format);
 	doubts |= plt_repair_before(rep)->lost || plt_repair_before(rep)->inferred; /* (of one that was interrupted) */
 	if (j->dry_run && cli_plan_file(j->args)) {
@@ -195,19 +167,13 @@ static int repair(struct job *j, struct plt_repair *rep)
 			print_left("There is nothing that can be repaired;", &left);
 		return exit_status(&left, doubts);
 	}
-	cli_human_size(sum.bytes, size);
 	if (!j->quiet) {
-		printf("\nPlan: %" PRIu64 " edits, %s", sum.edits, size);
-		if (plt_repair_growth(rep)) {
-			cli_human_size(plt_repair_growth(rep), size);
-			printf("; the file grows by %s", size);
-		}
-		puts(".");
+		cli_print_edits(rep, &sum);
 		print_left("After it", &left);
 	}
 	if (j->dry_run)
 		return exit_status(&left, doubts);
-	if (!j->yes && !ask())
+	if (!j->yes && !cli_ask("Repair?"))
 		return 1;
 	if (j->copy)
 		r = plt_repair_copy(rep, j->copy, &err);

@@ -4,6 +4,7 @@
 platter_SOURCES += \
 	cli/args.c \
 	cli/chain.h \
+	cli/chain_repair.c \
 	cli/chain_show.c \
 	cli/chain_verbs.c \
 	cli/cli.h \
@@ -30,6 +31,7 @@ platter_SOURCES += \
 	cli/cmd_snapshot.c \
 	cli/cmd_sparsify.c \
 	cli/cmd_undo.c \
+	cli/edits.c \
 	cli/findings.c \
 	cli/help.c \
 	cli/io.h \

@@ -400,6 +400,13 @@ struct plt_snapshot_info {
 
 #define PLT_ID_TEXT 64
 
+/* Who an image is, and who its parent was when it was made. */
+struct plt_identity {
+	char own[PLT_ID_TEXT], parent[PLT_ID_TEXT]; /* "" where there is none */
+	int64_t parent_time;            /* when the parent was written last then, or made; since 1970; -1: not known */
+	bool hidden;                    /* marked as one on which others are to stand, and no guest */
+};
+
 /* Of set_backing. */
 enum {
 	PLT_BACKING_TRIAL = 1 << 0, /* do nothing, say only whether it could be recorded */
@@ -522,11 +529,8 @@ struct plt_driver {
 			       unsigned n, uint64_t *ret);
 	/* "format-specific": {"type":…, "data":{…}}, a new reference, NULL if there is nothing to say. */
 	json_t *(*info)(struct plt_image *img);
-	/*
-	 * Of itself and of its parent, "" where there is none; PLT_ID_TEXT bytes each.  NULL: it records none.
-	 * *ret_hidden: it is marked as one on which others are to stand, and no guest.
-	 */
-	void (*ids)(struct plt_image *img, char *ret_own, char *ret_parent, bool *ret_hidden);
+	/* NULL: it records none. */
+	void (*identity)(struct plt_image *img, struct plt_identity *ret);
 	uint32_t (*cluster_size)(struct plt_image *img); /* 0: none */
 	/* Blocking: at least @n clusters of the file are in use by the format.  NULL: all that it is long. */
 	bool (*uses_at_least)(struct plt_image *img, uint64_t n);

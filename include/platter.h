@@ -783,6 +783,41 @@ int plt_repair_copy(struct plt_repair *rep, const char *path, struct plt_error *
 void plt_repair_free(struct plt_repair *rep); /* NULL allowed */
 
 /*
+ * A plan by which the image @name records @parent, a file, as its backing file, and nothing else changes; it is
+ * then applied like any other.  @format: of the image, NULL: found out; @options: .flags (NO_WRITE) and .undo_file.
+ * -ENOTSUP: the format cannot record it; -ELOOP: the new chain leads back; or what keeps @parent from being opened.
+ */
+int plt_repair_reference(struct plt_ctx *ctx, const char *name, const char *format, const char *parent,
+			 const char *parent_format, const struct plt_repair_options *options, struct plt_repair **ret,
+			 struct plt_error *err);
+
+/* A file that may be the backing file of an image. */
+struct plt_parent {
+	const char *name, *format;
+	uint64_t virtual_size;
+	int score;                       /* against that of the others; means nothing else */
+	const char *certainty;           /* "proven" "strong" "likely" "guess" */
+	const char *why;
+	bool recorded;                   /* it is what the image records now */
+	bool opens;                      /* the image can be opened on it, and nothing says that it is another disk */
+};
+struct plt_parents {
+	const char *image, *image_format; /* whose backing file is looked for: the layer of the chain that has lost it */
+	const struct plt_parent *v;      /* best first */
+	unsigned n;
+};
+/*
+ * Which of the images in @folders (NULL-terminated, NULL: none), in the image's own folder and in that of its recorded
+ * backing file is the one that it stands on?  By the ids that formats record, size, format, name, times, and by what the
+ * bytes say: whether the guest's metadata fits on the disk that both make together, and how much of what the image holds is
+ * the same below.  If no layer of the image's chain has lost its backing file, that of the image itself is looked for.
+ * Nothing is written.  plt_parents_free().
+ */
+int plt_parents_find(struct plt_ctx *ctx, const char *name, const char *const *folders, struct plt_parents **ret,
+		     struct plt_error *err);
+void plt_parents_free(struct plt_parents *p); /* NULL allowed */
+
+/*
  * What `check -r` does: of an image's own structure (never of what its guest has written: raw is refused, -ENOTSUP)
  * plan, apply, and the journal removed once the image is right; it is kept, and a warning names it, where something is
  * lost or not all is proven.  Where there is no place

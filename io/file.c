@@ -512,3 +512,10 @@ int plt_sync_folder(const char *path, struct plt_error *err)
 		return plt_error_errno(err, errno, "Could not flush the folder '%s'", folder);
 	return 0;
 }
+
+bool plt_same_path(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}

@@ -222,6 +222,8 @@ enum plt_file_share { PLT_SHARE_MODE, PLT_SHARE_OWNER };
 void plt_file_share_as(struct plt_store *st, struct plt_store *as, enum plt_file_share how);
 /* Make the entry of the file @path in its folder durable. */
 int plt_sync_folder(const char *path, struct plt_error *err);
+/* Both paths lead to the same file, which is there. */
+bool plt_same_path(const char *a, const char *b);
 
 /* io/memory.c: grows as a file does; @max bounds it (0: none).  For tests and fuzzers. */
 int plt_memory_new(const void *init, size_t len, uint64_t max, struct plt_store **ret);

@@ -258,19 +258,57 @@ static int check_map(struct deep *d, bool no_backing, struct plt_error *err)
 
 /* -------------------------------------------------------------------------------------------------- */
 
+/*
+ * What names, headers and times say of the chain.  That a backing file was written since is a note here: whether what
+ * it holds still fits is looked at below.  -ECHILD: the chain cannot be opened, and why has been said.
+ */
+static int look_at_links(struct deep *d, const char *name, const struct plt_open_options *o, struct plt_error *err)
+{
+	struct plt_chain *chain;
+	bool lost = false;
+	int r;
+
+	if (o->flags & (PLT_OPEN_IMAGE_OPTS | PLT_OPEN_NO_BACKING) || !strncmp(name, "json:", 5))
+		return 0;
+	r = plt_chain_look(d->ctx, &name, 1, PLT_CHAIN_SHARE, &chain, err);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < chain->n; i++) {
+		const struct plt_layer *l = &chain->layers[i];
+
+		for (unsigned k = 0; k < l->nfindings; k++) {
+			const struct plt_layer_finding *f = &l->findings[k];
+			struct plt_check_finding where = { .image = l->name };
+			bool note = f->harmless || !strcmp(f->id, "C-CHANGED");
+
+			if (!strcmp(f->id, "C-ORPHAN") || (!i && !strcmp(f->id, "C-OPEN")))
+				continue;
+			lost |= !note;
+			say(d, f->id, note, where, "%s'%s': %s", note ? "" : "ERROR ", l->name, f->text);
+		}
+	}
+	plt_chain_free(chain);
+	return lost ? -ECHILD : 0;
+}
+
 static int look_inside(struct deep *d, const char *name, const struct plt_open_options *opts, struct plt_error *err)
 {
 	struct plt_open_options o = *opts;
 	struct plt_check_finding where = { 0 };
 	struct plt_error why = PLT_ERROR_INIT;
-	bool locked = false, top = true;
-	int r;
+	bool locked = false, top = true, lost;
+	int r = look_at_links(d, name, opts, err);
 
+	lost = r == -ECHILD;
+	if (r < 0 && !lost)
+		return r;
 	o.flags = (o.flags & ~(unsigned)(PLT_OPEN_INSPECT | PLT_OPEN_CHECK | PLT_OPEN_WRITE)) | PLT_OPEN_SHARE_RAW;
 	r = plt_disk_open(d->ctx, name, &o, &d->disk, &why);
 	if (r < 0 && r != -ENOMEM) { /* for want of a key? */
 		o.flags |= PLT_OPEN_NO_KEY;
 		locked = plt_disk_open(d->ctx, name, &o, &d->disk, NULL) == 0;
+		if (lost && !locked)
+			return 0;
 		say(d, "C-OPEN", locked, where, "%s%s", locked ? "what the guest has written is not looked at: " :
 		    "ERROR the disk cannot be opened: ", why.text);
 		r = 0;

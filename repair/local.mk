@@ -32,6 +32,11 @@ libplatter_core_la_SOURCES += \
 	repair/guest/table.c \
 	repair/packed.c \
 	repair/parent.c \
+	repair/parent/content.c \
+	repair/parent/find.c \
+	repair/parent/link.c \
+	repair/parent/parent.h \
+	repair/parent/rank.c \
 	repair/place.c \
 	repair/plan.c \
 	repair/planfile.c \

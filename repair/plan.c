@@ -219,6 +219,13 @@ static int finish_pending(struct plt_repair *rep, bool write, struct plt_error *
 	return 0;
 }
 
+int plt_repair_settle(struct plt_repair *rep, bool write, struct plt_error *err)
+{
+	int r = finish_pending(rep, write, err);
+
+	return r < 0 ? r : plt_repair_reset(rep, err);
+}
+
 /* What is put right is remembered: the plan's file says so beside its edits. */
 struct hear {
 	struct plt_repair *rep;
@@ -286,10 +293,8 @@ int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 	struct hear h = { rep, found, arg };
 	const struct plt_driver *drv;
 	char text[240];
-	int replayed = 0, r = finish_pending(rep, write, err);
+	int replayed = 0, r = plt_repair_settle(rep, write, err);
 
-	if (r == 0)
-		r = plt_repair_reset(rep, err);
 	if (r == 0 && rep->plan)
 		return follow(rep, &h, err);
 	if (r == 0 && !rep->format)
@@ -310,18 +315,8 @@ int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 	return r == 0 && !(drv->flags & PLT_DRIVER_NO_HEADER) && plt_repair_is_worse(rep) ? withdraw(rep, what, &h, err) : r;
 }
 
-int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
-		    const struct plt_repair_options *options,
-		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
-		    struct plt_error *err)
-{
-	return plt_repair_plan_of(ctx, name, opts, options, false, found, arg, ret, err);
-}
-
-int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
-		       const struct plt_repair_options *options, bool image_only,
-		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
-		       struct plt_error *err)
+int plt_repair_open(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		    const struct plt_repair_options *options, struct plt_repair **ret, struct plt_error *err)
 {
 	static const struct plt_repair_options defaults = PLT_REPAIR_OPTIONS_INIT;
 	const struct plt_repair_options *o = options ? options : &defaults;
@@ -346,18 +341,43 @@ int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_o
 	rep->undo_file = o->undo_file ? strdup(o->undo_file) : NULL;
 	if (r == 0 && (!rep->name || (o->undo_file && !rep->undo_file)))
 		r = plt_error_set(err, ENOMEM, "out of memory");
-	if (r == 0) {
-		rep->file = plt_store_ref(rep->img->file);
-		rep->plan = o->plan;
-		rep->image_only = image_only;
-		rep->deep = o->flags & PLT_REPAIR_DEEP;
-		rep->no_backing = opts && opts->flags & PLT_OPEN_NO_BACKING;
-		rep->trust = o->flags & PLT_REPAIR_TRUST_LIKELY ? PLT_LIKELY : PLT_STRONG;
-		rep->offered = o->offered;
-		rep->offered_arg = o->offered_arg;
-		r = plt_repair_make(rep, o->flags & PLT_REPAIR_LEAKS ? PLT_MEND_LOWER | PLT_MEND_MARKS : PLT_MEND_ALL, write,
-				    found, arg, err);
+	if (r < 0) {
+		plt_repair_free(rep);
+		return r;
 	}
+	rep->file = plt_store_ref(rep->img->file);
+	rep->plan = o->plan;
+	rep->deep = o->flags & PLT_REPAIR_DEEP;
+	rep->no_backing = opts && opts->flags & PLT_OPEN_NO_BACKING;
+	rep->trust = o->flags & PLT_REPAIR_TRUST_LIKELY ? PLT_LIKELY : PLT_STRONG;
+	rep->offered = o->offered;
+	rep->offered_arg = o->offered_arg;
+	*ret = rep;
+	return 0;
+}
+
+int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		    const struct plt_repair_options *options,
+		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
+		    struct plt_error *err)
+{
+	return plt_repair_plan_of(ctx, name, opts, options, false, found, arg, ret, err);
+}
+
+int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		       const struct plt_repair_options *options, bool image_only,
+		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
+		       struct plt_error *err)
+{
+	unsigned flags = options ? options->flags : 0;
+	struct plt_repair *rep;
+	int r = plt_repair_open(ctx, name, opts, options, &rep, err);
+
+	if (r < 0)
+		return r;
+	rep->image_only = image_only;
+	r = plt_repair_make(rep, flags & PLT_REPAIR_LEAKS ? PLT_MEND_LOWER | PLT_MEND_MARKS : PLT_MEND_ALL,
+			    !(flags & PLT_REPAIR_NO_WRITE), found, arg, err);
 	if (r < 0) {
 		plt_repair_free(rep);
 		return r;

@@ -21,6 +21,7 @@
  *	copy.c    a repaired copy
  *	beside.c  which journals lie beside an image, and in which state
  *	undo.c    taking back
+ *	parent/   which file an image stands on that has lost it
  */
 #include "base/checked.h"
 #include "base/cleanup.h"
@@ -73,6 +74,11 @@ int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_o
 		       const struct plt_repair_options *options, bool image_only,
 		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
 		       struct plt_error *err);
+/* The image is open and locked; nothing is planned. */
+int plt_repair_open(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		    const struct plt_repair_options *options, struct plt_repair **ret, struct plt_error *err);
+/* An interrupted repair is finished (or, to look only, refused); an empty overlay. */
+int plt_repair_settle(struct plt_repair *rep, bool write, struct plt_error *err);
 /* The plan of a file, instead of one that is made. */
 int plt_repair_load(struct plt_repair *rep, const char *path, struct plt_error *err);
 /* rep->file and rep->name are set, and rep->format, unless that is to be found out: plan. */

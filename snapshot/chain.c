@@ -61,8 +61,8 @@ static int describe(struct look *l, struct item *it, struct plt_disk *disk)
 	if (!copy_text(&it->format, info->format) || !copy_text(&it->backing, info->backing_filename) ||
 	    !copy_text(&it->backing_format, info->backing_format) || !copy_text(&it->full, info->full_backing_filename))
 		l->no_memory = true;
-	if (img->drv->ids)
-		img->drv->ids(plt_disk_image(disk), it->id, it->parent_id, &it->hidden);
+	if (img->drv->identity)
+		img->drv->identity(plt_disk_image(disk), &it->id);
 	if (it->is_raw && plt_probe(img->file, &seems, NULL) == 0 && !(seems->flags & PLT_DRIVER_NO_HEADER))
 		it->looks_like = seems->name;
 	plt_info_free(info);
@@ -264,8 +264,8 @@ static void fill(struct item *it)
 	it->pub.backing = it->backing;
 	it->pub.backing_format = it->backing_format;
 	it->pub.full_backing = it->full;
-	it->pub.id = *it->id ? it->id : NULL;
-	it->pub.parent_id = *it->parent_id ? it->parent_id : NULL;
+	it->pub.id = *it->id.own ? it->id.own : NULL;
+	it->pub.parent_id = *it->id.parent ? it->id.parent : NULL;
 	it->pub.why = it->why;
 	it->pub.moved_to = it->moved_to;
 	it->pub.findings = it->findings;

@@ -59,7 +59,7 @@ static int take(struct member *m, const struct plt_image *img)
 	m->format = img->drv->name;
 	m->size = atomic_load(&img->size);
 	m->is_file = !strcmp(img->file->ops->kind, "file") && strncmp(img->name, "json:", 5);
-	m->has_ids = img->drv->ids;
+	m->has_ids = img->drv->identity;
 	return m->name ? 0 : -ENOMEM;
 }
 

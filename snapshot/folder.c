@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) the platter authors */
 
-/* Names of files: those of a folder, and whether two are the same file. */
+/* Names of the files of a folder. */
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -11,13 +11,6 @@
 
 #include "base/error.h"
 #include "snapshot/snapshot.h"
-
-bool plt_same_path(const char *a, const char *b)
-{
-	struct stat x, y;
-
-	return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
 
 int plt_names_add(struct plt_names *names, const char *folder, const char *name)
 {

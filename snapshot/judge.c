@@ -88,7 +88,7 @@ static void judge_lost(struct look *l, struct item *it)
 
 	plt_look_say(it, PLT_LAYER_LOST, it->full ? NULL : "where it is cannot be said");
 	why = it->why;
-	if (!*it->parent_id)
+	if (!*it->id.parent)
 		it->moved_to = moved_to(it);
 	if (it->moved_to)
 		found(l, it, "C-MOVED", PLT_LAYER_LOST | PLT_LAYER_MOVED, "its backing file '%s' is not there, and '%s' is", it->backing,
@@ -104,7 +104,7 @@ static void judge_format(struct look *l, struct item *up, const struct item *dow
 {
 	const struct plt_driver *drv = up->backing_format ? plt_driver_find(up->backing_format) : NULL;
 
-	if (!up->backing_format && !*up->parent_id)
+	if (!up->backing_format && !*up->id.parent)
 		found(l, up, "C-FMT", PLT_LAYER_NO_FORMAT, "the format of its backing file is not recorded");
 	if (drv && down->format && !(drv->flags & PLT_DRIVER_NO_HEADER) && strcmp(drv->name, down->format) != 0)
 		found(l, up, "C-FMT", PLT_LAYER_OTHER_FORMAT, "its backing file is of another format: recorded is %s, and it looks "
@@ -132,9 +132,9 @@ static void judge_pair(struct look *l, struct item *up, const struct item *down)
 {
 	if (down->pub.trouble & PLT_LAYER_UNREADABLE)
 		return; /* that is said of it */
-	if (*up->parent_id && *down->id && strcmp(up->parent_id, down->id) != 0)
-		found(l, up, "C-LOST", PLT_LAYER_LOST, "its parent is the disk %s, and '%s' is %s", up->parent_id, down->name,
-		      down->id);
+	if (*up->id.parent && *down->id.own && strcmp(up->id.parent, down->id.own) != 0)
+		found(l, up, "C-LOST", PLT_LAYER_LOST, "its parent is the disk %s, and '%s' is %s", up->id.parent, down->name,
+		      down->id.own);
 	judge_format(l, up, down);
 	if (down->pub.virtual_size < up->pub.virtual_size)
 		found(l, up, "C-SIZE", PLT_LAYER_SHORT, "its backing file is shorter: %" PRIu64 " bytes, and it has %" PRIu64,
@@ -167,7 +167,7 @@ static void judge_orphan(struct look *l, struct item *it)
 
 	if (it->pub.above)
 		return;
-	if (it->hidden)
+	if (it->id.hidden)
 		found(l, it, "C-ORPHAN", PLT_LAYER_ORPHAN, "it is marked as an inner node of a tree (hidden), and nothing depends on it");
 	else if (down && down->pub.above > 1 && down->pub.written > it->pub.written && it->pub.written >= 0)
 		found(l, it, "C-ORPHAN", PLT_LAYER_ORPHAN, "nothing depends on it, and its backing file, which others have too, was "

@@ -14,10 +14,10 @@ struct item {
 	struct plt_layer pub;
 	char *name, *format, *backing, *backing_format, *full, *why, *hint, *moved_to;
 	const char *looks_like; /* of what is recorded as raw: a format by its first bytes; static */
-	char id[PLT_ID_TEXT], parent_id[PLT_ID_TEXT];
+	struct plt_identity id;
 	struct plt_layer_finding findings[PLT_LAYER_FINDINGS];
 	unsigned nfindings;
-	bool found, from_caller, is_raw, hidden;
+	bool found, from_caller, is_raw;
 	dev_t dev;
 	ino_t ino;
 };

@@ -8,8 +8,6 @@
 
 /* Is the file @path the one that @img is in? */
 bool plt_layer_is_file(const struct plt_image *img, const char *path);
-/* Both name the same file, which is there. */
-bool plt_same_path(const char *a, const char *b);
 /*
  * Which layer of the chain is called @name: as the one above records it, or from the folder of the image.  -ENOENT
  * with qemu-img's words.

@@ -67,15 +67,20 @@ json_t *vhd_info(struct plt_image *img)
 	return json_pack("{s:s,s:o}", "type", "vpc", "data", data);
 }
 
-void vhd_ids(struct plt_image *img, char *ret_own, char *ret_parent, bool *ret_hidden)
+void vhd_identity(struct plt_image *img, struct plt_identity *ret)
 {
 	const struct vhd_state *v = vhd_of(img);
+	uint32_t t;
 
 	_Static_assert(VHD_ID_TEXT <= PLT_ID_TEXT, "");
-	*ret_own = *ret_parent = 0;
-	*ret_hidden = v->footer.hidden;
+	*ret = (struct plt_identity){ .parent_time = -1, .hidden = v->footer.hidden };
 	if (!plt_is_zero(v->footer.id, 16))
-		vhd_id_text(v->footer.id, ret_own);
-	if (v->type == VHD_DIFFERENCING && !plt_is_zero(v->header.parent_id, 16))
-		vhd_id_text(v->header.parent_id, ret_parent);
+		vhd_id_text(v->footer.id, ret->own);
+	if (v->type != VHD_DIFFERENCING)
+		return;
+	if (!plt_is_zero(v->header.parent_id, 16))
+		vhd_id_text(v->header.parent_id, ret->parent);
+	t = plt_be32_get(v->header.parent_timestamp);
+	if (t)
+		ret->parent_time = (int64_t)t + VHD_EPOCH;
 }

@@ -235,7 +235,7 @@ int vhd_set_backing(struct plt_image *img, const char *name, const char *format,
 /* ---- info.c ---------------------------------------------------------------------------------- */
 
 json_t *vhd_info(struct plt_image *img);
-void vhd_ids(struct plt_image *img, char *ret_own, char *ret_parent, bool *ret_hidden);
+void vhd_identity(struct plt_image *img, struct plt_identity *ret);
 
 /* ---- map.c ----------------------------------------------------------------------------------- */
 

@@ -31,3 +31,7 @@ tsan_tests += tests/block/test-resize
 
 unit_tests += tests/block/test-rescue
 tests_block_test_rescue_SOURCES = tests/block/test-rescue.c tests/block/lab.c tests/block/lab.h
+
+unit_tests += tests/block/test-skip
+tests_block_test_skip_SOURCES = tests/block/test-skip.c
+tsan_tests += tests/block/test-skip

@@ -44,6 +44,14 @@ wrong() { # IMAGE LAYER WHAT STATUS TEXT
 	is "$(grep -c '!' out)" "$(wc -w <<<"$3")" '  and words'
 }
 
+ids() { # IMAGE: the ids of what chain says of it and its layers
+	"$PLATTER" chain "$1" | sed -n 's/.*! .*\[\(C-[A-Z]*\)\]$/\1/p' | sort -u | paste -sd' '
+}
+deep() { # IMAGE STATUS IDS
+	"$PLATTER" check --deep --output=json "$1" >deep.out 2>/dev/null
+	is "$? $(sed -n 's/.*"id": "\(C-[A-Z]*\)".*/\1/p' deep.out | sort -u | paste -sd' ')" "$2 $3" "  $1: check --deep, too"
+}
+
 create -f qcow2 -b base -F raw long 8M
 wrong long long backing-shorter 0 'a backing file that is shorter'
 create -f qcow2 -u -b gone -F raw lost 1M
@@ -76,8 +84,51 @@ else
 	touch -d "@$((made + 100))" base
 	is "$(of mid wrong)" backing-changed 'a backing file that was written since'
 	fails 2 '  status' "$PLATTER" chain top
-	touch -d "@$((made - 100))" base
+	is "$(ids mid)" C-CHANGED '  C-CHANGED'
+	deep mid 0 C-CHANGED # (there the content decides)
+	touch -d "@$((made + 200))" mid
+	is "$(of mid wrong)" backing-rewritten 'but the image was written after that: a merge does so, too'
+	ok '  status' "$PLATTER" chain mid
+	touch -d "@$((made - 100))" base mid
 fi
+
+# Findings by the names of the catalogue, here and in check --deep.
+is "$(ids lost)" C-LOST 'C-LOST'
+deep lost 2 C-LOST
+deep over 2 C-LOST
+is "$(ids one)" C-CYCLE 'C-CYCLE'
+deep one 2 C-CYCLE
+is "$(ids odd)" C-FMT 'C-FMT'
+is "$(ids long)" C-SIZE 'C-SIZE'
+deep long 0 C-SIZE
+deep top 0 ''
+is "$(ids onbroken)" C-OPEN 'C-OPEN'
+deep onbroken 2 C-OPEN
+mkdir -p store/a
+create -f raw store/a/m.img 1M
+create -f qcow2 -u -b /elsewhere/store/a/m.img -F raw store/child 1M
+is "$(ids store/child)" C-MOVED 'C-MOVED: by the end of the stored path'
+is "$(of store/child moved-to store/child)" store/a/m.img '  says where'
+deep store/child 2 C-MOVED
+create -f qcow2 -u -b /gone/m.img -F raw store/a/beside 1M
+is "$(of store/a/beside moved-to store/a/beside)" store/a/m.img '  beside the image'
+mkdir deep
+(
+	cd deep || exit
+	create -f qcow2 -o cluster_size=512 0 64k
+	for ((i = 1; i < 258; i++)); do
+		echo $i
+	done | xargs -P2 -I{} sh -c "'$PLATTER' create -q -f qcow2 -o cluster_size=512 -u -b \$(({} - 1)) -F qcow2 {} 64k"
+)
+like "$(ids deep/257)" C-DEPTH 'C-DEPTH'
+is "$(ids deep/250)" '' '  a chain of 251 layers opens'
+ok '  indeed' "$PLATTER" map deep/250
+rm -r deep
+mkdir merged
+create -f raw merged/base 1M
+(cd merged && create -f qcow2 -b base -F raw left && create -f qcow2 -b base -F raw right)
+touch -d '2020-01-01' merged/left # (one of two, and written last before its base)
+like "$(ids merged)" C-ORPHAN 'C-ORPHAN: what a merge may have left'
 
 # VHD: by ids.
 create -f vhd p.vhd 8M
@@ -115,4 +166,21 @@ is "$(of dir/leaf wrong dir)" backing-lost '  and who depended on it is named'
 ok 'an empty folder' "$PLATTER" chain "$(mktemp -d -p .)"
 qemu-img create -q -f qcow2 -u -b "$(printf 'x\033[31m\ny')" -F qcow2 hostile 1M
 like "$("$PLATTER" chain hostile)" 'x[?][[]31m[?]y' 'a name with control characters is one line, and orders a terminal nothing'
+
+# The verbs: what is no command line of theirs.
+fails 1 'no such verb' "$PLATTER" chain look top
+fails 1 'an option of another verb' "$PLATTER" chain verify -d top
+fails 1 'show takes none of them' "$PLATTER" chain --into parent top
+fails 1 'neither parent nor child' "$PLATTER" chain coalesce --into base top mid
+fails 1 'coalesce: no layer' "$PLATTER" chain coalesce top
+cp top verify
+ok 'an image whose name is a verb' "$PLATTER" chain verify
+ok '  and the verb' "$PLATTER" chain verify verify
+is "$("$PLATTER" chain verify top)" "$("$PLATTER" hash top)" 'verify: the digest that hash prints'
+digest=$("$PLATTER" hash top | cut -d' ' -f1)
+ok '  the same' "$PLATTER" chain verify --against "$digest" top
+ok '  as an image' "$PLATTER" chain verify --against verify top
+fails 2 '  another' "$PLATTER" chain verify --against base top
+fails 2 '  another digest' "$PLATTER" chain verify --against "$(tr 0-9 1-90 <<<"$digest")" top
+like "$("$PLATTER" chain verify --output=json --against verify top)" '"same": true' '  for a program'
 done_testing

@@ -80,7 +80,7 @@ l2=$(($(u64 base.qcow2 "$l1") & 0x00fffffffffffe00))
 put64 base.qcow2 $((l2 + 8)) $((0x123456789abc))
 deep 2 '[^k]' 'a damaged base'
 mv base.qcow2 away
-deep 2 'ERROR the disk cannot be opened: .*No such file' 'a base that is missing'
+deep 2 'ERROR .d.qcow2.: its backing file is missing or another one: base.qcow2' 'a base that is missing'
 "$PLATTER" check --deep --no-backing d.qcow2 >/dev/null 2>&1
 is $? 0 'a base that is not asked for'
 

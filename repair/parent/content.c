@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * What the bytes say of a candidate.  Two kinds of evidence, both read only:
+ *
+ * The guest's metadata on the disk that image and candidate make together.  Over the right parent it verifies; over
+ * another version of it, or another disk, pieces that the image holds do not fit those that the candidate does.
+ *
+ * What a write leaves around itself.  An image whose unit is larger than a guest's write copies the rest of it from its
+ * parent, and guests write again what was there; so of the blocks that an image holds some are the same in its parent, and
+ * hardly any in another disk.  Zeros say nothing.
+ *
+ * And when a guest wrote to the candidate last, by the guest's own record (ext's superblock), which no copy and no touch
+ * of the file changes: not after the image was made on it.
+ */
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/endian.h"
+#include "base/zero.h"
+#include "guestfs/weigh.h"
+#include "repair/parent/parent.h"
+
+#define BLOCK 4096u
+#define CHUNK 65536u
+#define COMPARED 1024u /* chunks at most, all over what the image holds */
+#define EXT_SUPER 1024u
+#define EXT_WTIME 48u
+#define EXT_MAGIC 56u
+#define EXTS 32
+
+struct weighing {
+	const struct plt_child *child;
+	struct plt_candidate *c;
+	uint64_t ext[EXTS]; /* where such filesystems begin */
+	unsigned next;
+};
+
+static void filesystem(void *arg, const struct plt_weighed *fs)
+{
+	struct weighing *w = arg;
+
+	if (!strncmp(fs->name, "ext", 3) && w->next < EXTS)
+		w->ext[w->next++] = fs->start;
+}
+
+static void piece(void *arg, uint64_t off, uint64_t len, int verdict)
+{
+	struct weighing *w = arg;
+
+	if (plt_extents_overlaps(&w->child->own, off, len))
+		*(verdict > 0 ? &w->c->own_good : &w->c->own_bad) += 1;
+}
+
+static json_t *node(const char *format, const char *file)
+{
+	return json_pack("{s:s, s:{s:s, s:s%}}", "driver", format, "file", "driver", "file", "filename", file, strlen(file));
+}
+
+/* The image on the candidate, whatever it records. */
+static int open_both(const struct plt_child *child, const struct plt_candidate *c, struct plt_disk **ret)
+{
+	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+	json_t *top = node(child->format, child->name), *below = node(c->format, c->name);
+	char *text, *name = NULL;
+	int r = -EINVAL; /* (a name that is not UTF-8) */
+
+	if (top && below && *child->id.parent)
+		json_object_set_new(top, "parent-check", json_string("off"));
+	if (top && below && json_object_set(top, "backing", below) == 0) {
+		text = json_dumps(top, JSON_COMPACT);
+		if (text && asprintf(&name, "json:%s", text) < 0)
+			name = NULL;
+		free(text);
+		o.flags = PLT_OPEN_FORCE_SHARE;
+		r = name ? plt_disk_open(child->ctx, name, &o, ret, NULL) : -ENOMEM;
+		free(name);
+	}
+	json_decref(top);
+	json_decref(below);
+	return r;
+}
+
+/* ---- the same blocks --------------------------------------------------------------------------- */
+
+static void compare_chunk(const struct plt_child *child, struct plt_disk *below, struct plt_candidate *c, uint64_t off,
+			  size_t len, uint8_t *a, uint8_t *b)
+{
+	if (off >= plt_disk_size(below))
+		return;
+	len = (size_t)PLT_MIN((uint64_t)len, plt_disk_size(below) - off);
+	if (plt_read(child->alone, off, a, len, NULL) < 0 || plt_read(below, off, b, len, NULL) < 0)
+		return;
+	for (size_t at = 0; at + BLOCK <= len; at += BLOCK) {
+		if (plt_is_zero(a + at, BLOCK))
+			continue;
+		c->blocks++;
+		c->same += !memcmp(a + at, b + at, BLOCK);
+	}
+}
+
+/* In chunks that are spread evenly over what the image holds: the same for each candidate. */
+static int compare(const struct plt_child *child, struct plt_disk *below, struct plt_candidate *c, struct plt_error *err)
+{
+	uint64_t total = plt_extents_total(&child->own), every = PLT_MAX(total / COMPARED, (uint64_t)CHUNK), next = 0, sum = 0;
+	PLT_AUTOFREE uint8_t *a = plt_alloc_io(CHUNK), *b = plt_alloc_io(CHUNK);
+
+	if (!a || !b)
+		return plt_error_set(err, ENOMEM, "out of memory");
+	for (size_t i = 0; i < child->own.n; i++) {
+		const struct plt_range *e = &child->own.v[i];
+
+		while (next < sum + e->len) {
+			uint64_t in = next - sum, off = plt_align_up(e->off + in, BLOCK);
+
+			if (off < e->off + e->len)
+				compare_chunk(child, below, c, off, (size_t)PLT_MIN(e->off + e->len - off, (uint64_t)CHUNK), a, b);
+			next += every;
+		}
+		sum += e->len;
+		next = PLT_MAX(next, sum);
+	}
+	return 0;
+}
+
+/* ------------------------------------------------------------------------------------------------ */
+
+static void look_at_times(struct weighing *w, struct plt_disk *below)
+{
+	uint8_t sb[128];
+
+	for (unsigned i = 0; i < w->next; i++) {
+		if (w->ext[i] > plt_disk_size(below) || plt_disk_size(below) - w->ext[i] < EXT_SUPER + sizeof(sb) ||
+		    plt_read(below, w->ext[i] + EXT_SUPER, sb, sizeof(sb), NULL) < 0 || plt_get_le16(sb + EXT_MAGIC) != 0xef53)
+			continue;
+		w->c->guest_time = PLT_MAX(w->c->guest_time, (int64_t)plt_get_le32(sb + EXT_WTIME));
+	}
+}
+
+int plt_candidate_weigh(const struct plt_child *child, struct plt_candidate *c, struct plt_error *err)
+{
+	struct weighing w = { .child = child, .c = c };
+	struct plt_weigh how = { .piece = piece, .fs = filesystem, .arg = &w };
+	struct plt_weighed sum = { 0 };
+	struct plt_disk *both;
+	int r = open_both(child, c, &both);
+
+	if (r < 0) {
+		c->unopened = true;
+		return r == -ENOMEM ? plt_error_set(err, ENOMEM, "out of memory") : 0;
+	}
+	r = plt_guest_weigh_disk(both, &how, &sum, err);
+	c->good = sum.good;
+	c->bad = sum.bad;
+	if (r == 0) {
+		/* the layer below as a disk of its own */
+		struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+		struct plt_disk *below;
+
+		o.format = c->format;
+		o.flags = PLT_OPEN_FORCE_SHARE;
+		if (plt_disk_open(child->ctx, c->name, &o, &below, NULL) == 0) {
+			look_at_times(&w, below);
+			r = compare(child, below, c, err);
+			plt_disk_close(below, NULL);
+		}
+	}
+	plt_disk_close(both, NULL);
+	c->weighed = r == 0;
+	return r;
+}
