@@ -159,6 +159,16 @@ state 'set_super_value last_orphan 12' && left_alone x.raw 'to be deleted' 'ext4
 state 'feature needs_recovery' && left_alone x.raw 'journal' 'ext4 with a journal to replay'
 cp ext4.raw x.raw && poke x.raw $(($(dumpe2fs ext4.raw 2>/dev/null | sed -n 's/.*Block bitmap at \([0-9]*\).*/\1/p' | head -n 1) * 1024 + 1000)) '\1'
 left_alone x.raw 'the bitmap' 'ext4 whose bitmap does not verify'
+# (as many are free as before: only the checksum tells)
+python3 - "$(dumpe2fs ext4.raw 2>/dev/null | sed -n 's/.*Block bitmap at \([0-9]*\).*/\1/p' | head -n 1)" <<'EOF2'
+import sys
+data = bytearray(open('ext4.raw', 'rb').read())
+at = int(sys.argv[1]) * 1024
+used, free = (next(i for i in range(at, at + 1024) if data[i] == v) for v in (255, 0))
+data[used], data[free] = 254, 1
+open('x.raw', 'wb').write(data)
+EOF2
+left_alone x.raw 'checksum of the bitmap' 'ext4 with another bitmap of the same count'
 cp ext2.raw x.raw && debugfs -w -R 'set_bg 0 free_blocks_count 5' x.raw >/dev/null 2>&1
 left_alone x.raw 'its descriptor says' 'ext2 whose count is another'
 cp ext4.raw x.raw && truncate -s 200M x.raw && left_alone x.raw 'has room for' 'ext4 that is cut'
@@ -205,6 +215,28 @@ data[at + 512 + 9] = 1
 open('x.raw', 'wb').write(data)
 EOF2
 	left_alone x.raw 'log has to be replayed' 'XFS whose log does not end with an unmount'
+	cat >xfs.py <<'EOF2'
+# xfs.py FILE FIELD BY: in the first record of group 0's tree of free space, of one block: FIELD 0 is its place, 1 its length
+import struct
+import sys
+data = bytearray(open(sys.argv[1], 'rb').read())
+bs, = struct.unpack_from('>I', data, 4)
+v5 = struct.unpack_from('>H', data, 100)[0] & 15 == 5
+root, = struct.unpack_from('>I', data, 512 + 16)
+at = root * bs + (56 if v5 else 16) + 4 * int(sys.argv[2])
+struct.pack_into('>I', data, at, struct.unpack_from('>I', data, at)[0] + int(sys.argv[3]))
+open('x.raw', 'wb').write(data)
+EOF2
+	python3 xfs.py xfs.raw 0 -1
+	left_alone x.raw 'is damaged' 'XFS with a record that the checksum does not know'
+	new xfs4.raw 64M
+	if mkfs.xfs -q -f --unsupported -m crc=0 xfs4.raw >/dev/null 2>&1; then
+		is "$(why xfs4.raw)" '' 'XFS of version 4 is in order'
+		python3 xfs.py xfs4.raw 1 -1
+		left_alone x.raw 'its header says' 'XFS of version 4 with less free than its header says'
+		cp xfs4.raw x.raw && poke x.raw $((512 + 53)) '\001'
+		left_alone x.raw 'its header says' 'XFS of version 4 whose header has another sum'
+	fi
 fi
 poke swap.raw 1024 '\002' && left_alone swap.raw version 'swap of another version'
 done_testing
