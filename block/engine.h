@@ -77,9 +77,6 @@ struct plt_ctx {
 	unsigned images;               /* open ones */
 };
 
-/* context.c: open a file that was named, by the user or in an image; @flags as for plt_file_open(). */
-int plt_ctx_open_file(struct plt_ctx *ctx, const char *path, unsigned flags, struct plt_store **ret,
-		      struct plt_error *err);
 /* secret.c */
 void plt_secrets_free(struct plt_ctx *ctx);
 /* keys.c: how many of the options of amend are of key slots; and what they ask for. */

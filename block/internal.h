@@ -94,6 +94,9 @@ void plt_disk_attach_backing(struct plt_disk *disk, struct plt_disk *base);
 typedef int (*plt_opener_fn)(void *arg, const char *path, unsigned flags, struct plt_store **ret,
 			     struct plt_error *err);
 void plt_ctx_set_opener(struct plt_ctx *ctx, plt_opener_fn fn, void *arg);
+/* Open a file that was named, by the user or in an image, or one that belongs to it; @flags as for plt_file_open(). */
+int plt_ctx_open_file(struct plt_ctx *ctx, const char *path, unsigned flags, struct plt_store **ret,
+		      struct plt_error *err);
 
 /* The active layer of a disk. */
 struct plt_image *plt_disk_image(struct plt_disk *disk);

@@ -76,7 +76,7 @@ static int open_place(const struct plt_repair *rep, const char *path, struct plt
 {
 	bool chosen = rep->undo_file;
 	enum plt_journal_state state;
-	int r = plt_file_open(path, PLT_FILE_WRITE, ret, NULL);
+	int r = plt_ctx_open_file(rep->ctx, path, PLT_FILE_WRITE, ret, NULL);
 
 	if (r == 0) { /* an old one that means nothing any more is written over; nothing else is */
 		uint64_t size = 0;
@@ -89,7 +89,7 @@ static int open_place(const struct plt_repair *rep, const char *path, struct plt
 			plt_store_unref(*ret);
 		return r;
 	}
-	r = plt_file_open(path, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_EXCL | PLT_FILE_PRIVATE, ret, err);
+	r = plt_ctx_open_file(rep->ctx, path, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_EXCL | PLT_FILE_PRIVATE, ret, err);
 	if ((r == -EACCES || r == -EROFS || r == -EPERM || r == -ENOENT) && !chosen) {
 		struct plt_error why = err ? *err : (struct plt_error)PLT_ERROR_INIT;
 

@@ -85,7 +85,7 @@ int plt_undo(struct plt_ctx *ctx, const char *name, const char *image, struct pl
 	struct plt_journal *j = NULL;
 	struct plt_image *img = NULL;
 	struct plt_store *st;
-	int r = plt_file_open(journal, PLT_FILE_WRITE, &st, err);
+	int r = plt_ctx_open_file(ctx, journal, PLT_FILE_WRITE, &st, err);
 
 	if (r < 0)
 		return r;

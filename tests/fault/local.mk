@@ -5,8 +5,10 @@ if HAVE_CHECK
 check_LTLIBRARIES += libplatter_fault.la
 endif
 libplatter_fault_la_SOURCES = \
+	tests/fault/judge.c \
 	tests/fault/powercut.c \
 	tests/fault/powercut.h \
+	tests/fault/rig-images.c \
 	tests/fault/rig.c \
 	tests/fault/rig.h \
 	tests/fault/scenarios-vhd.c \
@@ -45,6 +47,10 @@ tsan_tests += tests/fault/test-races
 unit_tests += tests/fault/test-chains
 tests_fault_test_chains_SOURCES = tests/fault/test-chains.c $(chainlab_sources)
 tests_fault_test_chains_LDADD = $(fault_ldadd)
+
+unit_tests += tests/fault/test-repair
+tests_fault_test_repair_SOURCES = tests/fault/test-repair.c
+tests_fault_test_repair_LDADD = $(fault_ldadd)
 
 # What the peers make of the states.
 if HAVE_CHECK

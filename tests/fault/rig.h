@@ -174,4 +174,20 @@ int rig_verify_state(struct rig *r, const struct powercut_disk *file,
 int rig_cut_power(struct rig *r, const struct powercut_limits *limits,
 		  struct powercut_count *ret_count);
 
+/* ---- between rig.c, rig-images.c and judge.c -------------------------------------------------- */
+
+#define RIG_CHUNK 4096u /* what rig.touched counts in */
+enum { RIG_EVENT_ZERO, RIG_EVENT_BASE, RIG_EVENT_FIRST };
+
+/* What unit number @unit holds when event number @event has written it; and @n of them. */
+uint64_t rig_tag(uint64_t unit, size_t event);
+void rig_fill(uint8_t *buf, uint64_t first, uint64_t n, size_t event);
+uint64_t rig_first_size(const struct rig *r);
+struct plt_store *rig_memory(const void *init, size_t len);
+int rig_open_disk(struct rig *r, struct plt_store *file, struct plt_store *data, bool write, const char *snapshot,
+		  struct plt_disk **ret, struct plt_error *err);
+void rig_add_bitmap(struct rig *r);
+void rig_note_snapshot(struct rig *r); /* one has been made */
+uint64_t rig_get64(struct plt_store *st, uint64_t off);
+
 #endif
