@@ -179,6 +179,33 @@ if "$lab" fat16.raw | grep -q '^ '; then
 		left_alone x.raw 'differ' 'FAT32 with one table changed'
 	cp fat16.raw x.raw && poke x.raw $((4 * 512 + 90)) '\001' && left_alone x.raw 'differ' 'FAT16 whose tables differ'
 fi
+if "$lab" fat16.raw | grep -q '^ ' && have mcopy; then
+	for fs in fat12 fat16 fat32; do
+		cp $fs.raw x.raw && mcopy -i x.raw files/1 ::one && mcopy -i x.raw files/2 ::two
+		is "$(why x.raw)" '' "$fs with files is in order"
+		python3 - <<'EOF2'
+import struct
+data = bytearray(open('x.raw', 'rb').read())
+ss, reserved, n, root = struct.unpack_from('<H', data, 11)[0], struct.unpack_from('<H', data, 14)[0], data[16], struct.unpack_from('<H', data, 17)[0]
+size = struct.unpack_from('<H', data, 22)[0] or struct.unpack_from('<I', data, 36)[0]
+at = (reserved + n * size) * ss
+while data[at:at + 11] != b'TWO        ':
+    at += 32
+first = struct.unpack_from('<H', data, at + 26)[0]
+for k in range(n):
+    table = (reserved + k * size) * ss
+    if not root: # FAT32
+        struct.pack_into('<I', data, table + 4 * first, 0)
+    elif size * ss * 8 // 12 < 4085 * 2 and len(data) < 8 << 20:
+        old, = struct.unpack_from('<H', data, table + first * 3 // 2)
+        struct.pack_into('<H', data, table + first * 3 // 2, old & (0xf if first & 1 else 0xf000))
+    else:
+        struct.pack_into('<H', data, table + 2 * first, 0)
+open('x.raw', 'wb').write(data)
+EOF2
+		left_alone x.raw 'calls free' "$fs with a file on what is free"
+	done
+fi
 if "$lab" ntfs.raw | grep -q '^ ' && have ntfscp; then
 	head -c 40000 /dev/zero >h && cp ntfs.raw x.raw && ntfscp -q x.raw h hiberfil.sys
 	is "$(why x.raw)" '' 'NTFS with an empty hiberfil.sys is in order'
