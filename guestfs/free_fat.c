@@ -4,7 +4,8 @@
 /*
  * Free space of FAT12, FAT16 and FAT32: clusters whose entry in the allocation table is 0.  The table is
  * believed if its copies are alike, and its first two entries are what they have to be: the media byte, and
- * the flags that say that the volume was left in order.
+ * the flags that say that the volume was left in order, and no file begins or ends on what it calls free: nothing else here would
+ * show that the table is an older one.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -116,6 +117,54 @@ static int walk(struct plt_free *f, const struct fat *x, const uint8_t *boot, ui
 	return r < 0 ? r : plt_free_run_end(f, &run, x->data, x->fs.block);
 }
 
+/* ---- is a file on what is free? --------------------------------------------------------------------- */
+
+struct files {
+	struct plt_free *f;
+	const struct fat *x;
+	uint32_t table;   /* the one that counts */
+	bool bad;
+};
+
+static bool is_free(const struct files *s, uint64_t off)
+{
+	const struct fat *x = s->x;
+	uint64_t cluster = (off - x->data) / x->fs.block + 2, bit = cluster * x->bits;
+	uint8_t p[4] = { 0 };
+
+	if (off < x->data || cluster >= (uint64_t)x->clusters + 2)
+		return false;
+	if (plt_free_read(s->f, ((uint64_t)x->reserved + (uint64_t)s->table * x->table_sectors) * x->ss + bit / 8, p,
+			  x->bits == 32 ? 4 : 2, "the allocation table") < 0)
+		return true;
+	if (x->bits == 12)
+		return !(bit % 8 ? plt_get_le16(p) >> 4 : plt_get_le16(p) & 0xfff);
+	return x->bits == 16 ? !plt_get_le16(p) : !(plt_get_le32(p) & 0x0fffffff);
+}
+
+/* A chain goes on until an entry that is none: its ends are what can be free. */
+static bool look_at_file(void *arg, const struct plt_fact *fact)
+{
+	struct files *s = arg;
+
+	if (fact->len && (fact->kind == PLT_FACT_DATA || fact->kind == PLT_FACT_TAIL || fact->kind == PLT_FACT_META))
+		s->bad = is_free(s, fact->off) || is_free(s, fact->off + fact->len - 1);
+	return !s->bad;
+}
+
+static int check_files(struct plt_free *f, struct plt_guestfs *fs, const uint8_t *boot)
+{
+	struct files s = { .f = f, .x = (struct fat *)fs };
+	int r;
+
+	if (s.x->bits == 32 && plt_get_le16(boot + 40) & 0x80)
+		s.table = plt_get_le16(boot + 40) & 15;
+	r = plt_guestfs_fat.survey(fs, look_at_file, &s);
+	if (r == -ENOMEM)
+		return r;
+	return s.bad ? plt_free_refuse(f, "a file or a folder lies on what its table calls free") : 0;
+}
+
 int plt_free_fat(struct plt_free *f)
 {
 	uint8_t *a PLT_AUTOFREE = malloc(CHUNK + 4), *b PLT_AUTOFREE = malloc(CHUNK + 4);
@@ -136,6 +185,8 @@ int plt_free_fat(struct plt_free *f)
 	fs->size = (uint64_t)(plt_get_le16(boot + 19) ? plt_get_le16(boot + 19) : plt_get_le32(boot + 32)) *
 		   plt_get_le16(boot + 11);
 	r = walk(f, (struct fat *)fs, boot, a, b);
+	if (r == 0 && !f->range)
+		r = check_files(f, fs, boot);
 	plt_guestfs_free(fs);
 	return r;
 }

@@ -413,6 +413,8 @@ static int walk(struct reader *r)
 	if (r->n->clusters > r->f->vol->size / r->n->fs.block)
 		return plt_free_refuse(r->f, "it claims %" PRIu64 " clusters and has room for %" PRIu64,
 				       r->n->clusters, r->f->vol->size / r->n->fs.block);
+	if (r->n->clusters > UINT32_MAX)
+		return plt_free_refuse(r->f, "it claims %" PRIu64 " clusters, and Windows knows no more than 2^32", r->n->clusters);
 	r->n->stop = true; /* (nobody wants facts) */
 	e = plt_ntfs_find_mft(r->n, &size);
 	if (e == 0)

@@ -146,7 +146,8 @@ static int extent(struct reader *r, uint64_t first, uint64_t n)
 	return plt_free_add(r->f, ag_off(r, first), n << r->x.blocklog);
 }
 
-static int tree(struct reader *r, uint32_t agbno, unsigned level)
+/* No block of it but a root is empty: so extents that ascend are the bound of its size, too. */
+static int tree(struct reader *r, uint32_t agbno, unsigned level, bool root)
 {
 	uint8_t *buf PLT_AUTOFREE = malloc(r->x.fs.block);
 	uint32_t head = r->x.v5 ? 56 : 16, max = (r->x.fs.block - head) / (level ? 12 : 8), n;
@@ -162,7 +163,7 @@ static int tree(struct reader *r, uint32_t agbno, unsigned level)
 		return -EBUSY;
 	n = plt_get_be16(buf + 6);
 	if (plt_get_be32(buf) != (r->x.v5 ? 0x41423342u : 0x41425442u) || plt_get_be16(buf + 4) != level ||
-	    n > max || (level && !n) ||
+	    n > max || (!n && !root) ||
 	    (r->x.v5 &&
 	     (!plt_xfs_crc_ok(buf, r->x.fs.block, 52) || plt_get_be64(buf + 16) * BB != ag_off(r, agbno) ||
 	      memcmp(buf + 32, r->x.uuid, 16) || plt_get_be32(buf + 48) != r->ag)))
@@ -174,7 +175,7 @@ static int tree(struct reader *r, uint32_t agbno, unsigned level)
 		const uint8_t *rec = buf + head + 8 * (size_t)i;
 
 		if (level)
-			e = tree(r, plt_get_be32(buf + head + 8 * (size_t)max + 4 * (size_t)i), level - 1);
+			e = tree(r, plt_get_be32(buf + head + 8 * (size_t)max + 4 * (size_t)i), level - 1, false);
 		else
 			e = extent(r, plt_get_be32(rec), plt_get_be32(rec + 4));
 	}
@@ -199,7 +200,7 @@ static int group(struct reader *r, uint32_t ag)
 		return plt_free_refuse(r->f, "the header of group %" PRIu32 " is damaged", ag);
 	r->ag_blocks = (uint32_t)want;
 	r->next = r->sum = r->longest = r->blocks = 0;
-	e = tree(r, plt_get_be32(agf + 16), level - 1);
+	e = tree(r, plt_get_be32(agf + 16), level - 1, level == 1);
 	if (e < 0)
 		return e;
 	if (r->sum != plt_get_be32(agf + 52) || r->longest != plt_get_be32(agf + 56))

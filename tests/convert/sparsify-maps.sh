@@ -159,6 +159,16 @@ state 'set_super_value last_orphan 12' && left_alone x.raw 'to be deleted' 'ext4
 state 'feature needs_recovery' && left_alone x.raw 'journal' 'ext4 with a journal to replay'
 cp ext4.raw x.raw && poke x.raw $(($(dumpe2fs ext4.raw 2>/dev/null | sed -n 's/.*Block bitmap at \([0-9]*\).*/\1/p' | head -n 1) * 1024 + 1000)) '\1'
 left_alone x.raw 'the bitmap' 'ext4 whose bitmap does not verify'
+# (as many are free as before: only the checksum tells)
+python3 - "$(dumpe2fs ext4.raw 2>/dev/null | sed -n 's/.*Block bitmap at \([0-9]*\).*/\1/p' | head -n 1)" <<'EOF2'
+import sys
+data = bytearray(open('ext4.raw', 'rb').read())
+at = int(sys.argv[1]) * 1024
+used, free = (next(i for i in range(at, at + 1024) if data[i] == v) for v in (255, 0))
+data[used], data[free] = 254, 1
+open('x.raw', 'wb').write(data)
+EOF2
+left_alone x.raw 'checksum of the bitmap' 'ext4 with another bitmap of the same count'
 cp ext2.raw x.raw && debugfs -w -R 'set_bg 0 free_blocks_count 5' x.raw >/dev/null 2>&1
 left_alone x.raw 'its descriptor says' 'ext2 whose count is another'
 cp ext4.raw x.raw && truncate -s 200M x.raw && left_alone x.raw 'has room for' 'ext4 that is cut'
@@ -168,6 +178,33 @@ if "$lab" fat16.raw | grep -q '^ '; then
 	cp fat32.raw x.raw && poke x.raw $((32 * 512 + 7)) '\007' && poke x.raw $((32 * 512 + 4)) '\377\377\377' &&
 		left_alone x.raw 'differ' 'FAT32 with one table changed'
 	cp fat16.raw x.raw && poke x.raw $((4 * 512 + 90)) '\001' && left_alone x.raw 'differ' 'FAT16 whose tables differ'
+fi
+if "$lab" fat16.raw | grep -q '^ ' && have mcopy; then
+	for fs in fat12 fat16 fat32; do
+		cp $fs.raw x.raw && mcopy -i x.raw files/1 ::one && mcopy -i x.raw files/2 ::two
+		is "$(why x.raw)" '' "$fs with files is in order"
+		python3 - <<'EOF2'
+import struct
+data = bytearray(open('x.raw', 'rb').read())
+ss, reserved, n, root = struct.unpack_from('<H', data, 11)[0], struct.unpack_from('<H', data, 14)[0], data[16], struct.unpack_from('<H', data, 17)[0]
+size = struct.unpack_from('<H', data, 22)[0] or struct.unpack_from('<I', data, 36)[0]
+at = (reserved + n * size) * ss
+while data[at:at + 11] != b'TWO        ':
+    at += 32
+first = struct.unpack_from('<H', data, at + 26)[0]
+for k in range(n):
+    table = (reserved + k * size) * ss
+    if not root: # FAT32
+        struct.pack_into('<I', data, table + 4 * first, 0)
+    elif size * ss * 8 // 12 < 4085 * 2 and len(data) < 8 << 20:
+        old, = struct.unpack_from('<H', data, table + first * 3 // 2)
+        struct.pack_into('<H', data, table + first * 3 // 2, old & (0xf if first & 1 else 0xf000))
+    else:
+        struct.pack_into('<H', data, table + 2 * first, 0)
+open('x.raw', 'wb').write(data)
+EOF2
+		left_alone x.raw 'calls free' "$fs with a file on what is free"
+	done
 fi
 if "$lab" ntfs.raw | grep -q '^ ' && have ntfscp; then
 	head -c 40000 /dev/zero >h && cp ntfs.raw x.raw && ntfscp -q x.raw h hiberfil.sys
@@ -205,6 +242,28 @@ data[at + 512 + 9] = 1
 open('x.raw', 'wb').write(data)
 EOF2
 	left_alone x.raw 'log has to be replayed' 'XFS whose log does not end with an unmount'
+	cat >xfs.py <<'EOF2'
+# xfs.py FILE FIELD BY: in the first record of group 0's tree of free space, of one block: FIELD 0 is its place, 1 its length
+import struct
+import sys
+data = bytearray(open(sys.argv[1], 'rb').read())
+bs, = struct.unpack_from('>I', data, 4)
+v5 = struct.unpack_from('>H', data, 100)[0] & 15 == 5
+root, = struct.unpack_from('>I', data, 512 + 16)
+at = root * bs + (56 if v5 else 16) + 4 * int(sys.argv[2])
+struct.pack_into('>I', data, at, struct.unpack_from('>I', data, at)[0] + int(sys.argv[3]))
+open('x.raw', 'wb').write(data)
+EOF2
+	python3 xfs.py xfs.raw 0 -1
+	left_alone x.raw 'is damaged' 'XFS with a record that the checksum does not know'
+	new xfs4.raw 64M
+	if mkfs.xfs -q -f --unsupported -m crc=0 xfs4.raw >/dev/null 2>&1; then
+		is "$(why xfs4.raw)" '' 'XFS of version 4 is in order'
+		python3 xfs.py xfs4.raw 1 -1
+		left_alone x.raw 'its header says' 'XFS of version 4 with less free than its header says'
+		cp xfs4.raw x.raw && poke x.raw $((512 + 53)) '\001'
+		left_alone x.raw 'its header says' 'XFS of version 4 whose header has another sum'
+	fi
 fi
 poke swap.raw 1024 '\002' && left_alone swap.raw version 'swap of another version'
 done_testing

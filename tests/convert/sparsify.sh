@@ -204,6 +204,38 @@ cp damaged.qcow2 keep
 sparsify damaged.qcow2 >log 2>&1
 is "$?/$(grep -c 'has to be repaired' log)" 1/1 'a damaged image is refused'
 is_file_equal damaged.qcow2 keep 'and not changed'
+refused() { # WHAT WORDS ARGUMENTS...
+	local image=${*: -1} what=$1 words=$2
+
+	shift 2
+	sparsify --free "$@" >log 2>&1
+	is "$?/$(grep -c "$words" log)/$(cmp "$image" keep && echo same)" 1/1/same "$what is refused, and as it was" || diag "$(cat log)"
+}
+cp old.fat32 g.raw
+qemu-img convert -t unsafe -S 0 -O vpc -o force_size=on g.raw base.vhd
+"$PLATTER" create -q -f vpc -b base.vhd -F vpc diff.vhd
+"$PLATTER" io -f vpc -c "write -q -P 9 20M 8M" diff.vhd
+cp diff.vhd keep
+refused 'a differencing VHD' 'would come to light' -f vpc diff.vhd
+"$PLATTER" convert --object secret,id=s,data=x -f raw -O luks -o key-secret=s,iter-time=10 g.raw keep
+cp keep l.luks
+sparsify --free --object secret,id=s,data=x --image-opts driver=luks,key-secret=s,file.filename=l.luks >log 2>&1
+is "$?/$(grep -c 'cannot give space back' log)/$(cmp l.luks keep && echo same)" 1/1/same 'what is encrypted as a whole is refused, and as it was'
+qemu-img convert -t unsafe -S 0 -O qcow2 g.raw b.qcow2
+qemu-img bitmap --add b.qcow2 records
+"$PLATTER" sparsify -q b.qcow2
+is "$(qemu-img info --output=json b.qcow2 | jq -c '."format-specific".data.bitmaps | map(.flags)')" '[["auto"]]' 'a bitmap goes on recording'
+ok 'the image is sound' qemu-img check -q b.qcow2
+mkfifo hold
+qemu-io b.qcow2 <hold >/dev/null 2>&1 &
+exec 9>hold # (it waits for commands, and has the image open)
+for _ in {1..50}; do
+	sparsify --free b.qcow2 >log 2>&1 || break
+	sleep 0.1
+done
+is "$(grep -c 'another process' log)" 1 'an image in use is refused'
+exec 9>&-
+wait $!
 sparsify -O raw a.qcow2 >log 2>&1
 is $? 1 'options of a copy want a copy'
 done_testing
