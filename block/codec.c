@@ -206,35 +206,53 @@ static int64_t deflate_compress(struct thread_codecs *tc, int level, const void 
 	return zlib_compress(tc, level, in, len, out, cap);
 }
 
-/* The exact answer, and how far a damaged stream is right. */
-static int zlib_decompress(struct thread_codecs *tc, const void *in, size_t in_len, void *out,
-			   size_t out_len, size_t *ret_good)
+static int zlib_inflate(struct thread_codecs *tc, const void *in, size_t in_len, void *out, size_t out_len)
 {
 	z_stream *zs = &tc->inflate;
-	int ret;
 
 	if (!tc->inflate_ready) {
 		zs->next_in = NULL;
 		zs->avail_in = 0;
 		if (inflateInit2(zs, -MAX_WBITS) != Z_OK)
-			return -ENOMEM;
+			return Z_MEM_ERROR;
 		tc->inflate_ready = true;
 	} else if (inflateReset(zs) != Z_OK) {
-		return -EIO;
+		return Z_STREAM_ERROR;
 	}
 	zs->next_in = (Bytef *)in;
 	zs->avail_in = (uInt)in_len;
 	zs->next_out = out;
 	zs->avail_out = (uInt)out_len;
-	ret = inflate(zs, Z_FINISH);
+	return inflate(zs, Z_FINISH);
+}
+
+/* The exact answer, and how far a damaged stream is right. */
+static int zlib_decompress(struct thread_codecs *tc, const void *in, size_t in_len, void *out,
+			   size_t out_len, size_t *ret_good)
+{
+	const z_stream *zs = &tc->inflate;
+	int ret = zlib_inflate(tc, in, in_len, out, out_len);
+
 	if (ret == Z_MEM_ERROR)
 		return -ENOMEM;
+	if (ret == Z_STREAM_ERROR)
+		return -EIO;
 	if (ret_good)
 		*ret_good = out_len - zs->avail_out;
 	/* The bytes wanted are there: whether the stream ends here or goes on is no concern. */
 	if (zs->avail_out == 0 && (ret == Z_STREAM_END || ret == Z_OK || ret == Z_BUF_ERROR))
 		return 0;
 	return -EIO;
+}
+
+/* How long the stream is that fills @out and ends there. */
+static int64_t zlib_length(struct thread_codecs *tc, const void *in, size_t in_len, void *out, size_t out_len)
+{
+	int ret = zlib_inflate(tc, in, in_len, out, out_len);
+
+	if (ret == Z_MEM_ERROR)
+		return -ENOMEM;
+	return ret == Z_STREAM_END && tc->inflate.avail_out == 0 ? (int64_t)(in_len - tc->inflate.avail_in) : -EIO;
 }
 
 /* True: out is filled, exactly, from a valid stream.  False says nothing. */
@@ -332,8 +350,9 @@ static size_t zstd_salvage(struct thread_codecs *tc, const void *in, size_t in_l
 	return ob.pos;
 }
 
-static int zstd_decompress(struct thread_codecs *tc, const void *in, size_t in_len, void *out,
-			   size_t out_len, size_t *ret_good)
+/* *ret_done: how much of @out whole frames fill.  The length of these frames. */
+static int64_t zstd_frames(struct thread_codecs *tc, const void *in, size_t in_len, void *out, size_t out_len,
+			   size_t *ret_done)
 {
 	const uint8_t *src = in;
 	uint8_t *dst = out;
@@ -363,6 +382,18 @@ static int zstd_decompress(struct thread_codecs *tc, const void *in, size_t in_l
 		at += frame;
 		done += ret;
 	}
+	*ret_done = done;
+	return (int64_t)at;
+}
+
+static int zstd_decompress(struct thread_codecs *tc, const void *in, size_t in_len, void *out,
+			   size_t out_len, size_t *ret_good)
+{
+	size_t done;
+	int64_t r = zstd_frames(tc, in, in_len, out, out_len, &done);
+
+	if (r < 0)
+		return (int)r;
 	if (ret_good)
 		*ret_good = done == out_len ? out_len : zstd_salvage(tc, in, in_len, out, out_len);
 	return done == out_len ? 0 : -EIO;
@@ -420,4 +451,23 @@ int plt_decompress(enum plt_codec codec, const void *in, size_t in_len, void *ou
 		break;
 	}
 	return -EINVAL;
+}
+
+int64_t plt_packed_length(enum plt_codec codec, const void *in, size_t in_len, void *out, size_t out_len)
+{
+	struct thread_codecs *tc = codecs();
+	size_t done;
+	int64_t r;
+
+	if (!tc)
+		return -ENOMEM;
+	if (out_len == 0 || out_len > INT_MAX)
+		return -EINVAL;
+	in_len = PLT_MIN(in_len, (size_t)INT_MAX);
+	if (codec == PLT_CODEC_DEFLATE)
+		return zlib_length(tc, in, in_len, out, out_len);
+	if (codec != PLT_CODEC_ZSTD)
+		return -EINVAL;
+	r = zstd_frames(tc, in, in_len, out, out_len, &done);
+	return r < 0 || done == out_len ? r : -EIO;
 }

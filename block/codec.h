@@ -32,4 +32,10 @@ int64_t plt_compress(enum plt_codec codec, int level, const void *in, size_t len
 int plt_decompress(enum plt_codec codec, const void *in, size_t in_len, void *out, size_t out_len,
 		   size_t *ret_good);
 
+/*
+ * Of a unit that decodes to exactly @out_len bytes, and ends there, the compressed length; @in may go on behind it.
+ * -EIO: no such unit begins here; -ENOMEM.
+ */
+int64_t plt_packed_length(enum plt_codec codec, const void *in, size_t in_len, void *out, size_t out_len);
+
 #endif

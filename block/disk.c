@@ -68,8 +68,10 @@ static int open_disk(struct plt_ctx *ctx, const char *name, const struct plt_ope
 	r = disk_new(img, ret, err);
 	if (r == 0 && opts->flags & PLT_OPEN_RESCUE && opts->rescue && opts->rescue->donor) {
 		r = plt_donor_attach(*ret, opts->rescue->donor, err);
-		if (r < 0)
+		if (r < 0) {
 			plt_disk_close(*ret, NULL);
+			*ret = NULL;
+		}
 	}
 	return r;
 }

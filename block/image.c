@@ -165,12 +165,11 @@ static int open_blkdebug(struct plt_ctx *ctx, json_t *tree, struct opening *how,
 static int refuse_unfinished(const char *filename, struct plt_error *err)
 {
 	for (unsigned n = 1; n < 100; n++) {
-		PLT_AUTOFREE char *path = NULL;
+		PLT_AUTOFREE char *path = plt_journal_name(filename, n);
 		enum plt_journal_state state;
 		struct plt_store *st;
 
-		if (n == 1 ? asprintf(&path, "%s.platter-undo", filename) < 0 :
-			     asprintf(&path, "%s.platter-undo.%u", filename, n) < 0)
+		if (!path)
 			return plt_error_set(err, ENOMEM, "out of memory");
 		if (access(path, F_OK) < 0 || plt_file_open(path, 0, &st, NULL) < 0)
 			return 0;
@@ -506,7 +505,7 @@ static int plan_rescue(struct plt_ctx *ctx, struct plt_store *file, const char *
 	if (r == 0)
 		r = lock_image(file, drv, how->opts, err);
 	if (r == 0)
-		r = plt_rescue_plan_make(ctx, file, name, format, how->opts->rescue, ret, err);
+		r = plt_rescue_plan_make(ctx, file, name, format, how->opts->rescue, how->opts->flags, ret, err);
 	return r;
 }
 

@@ -255,12 +255,12 @@ int plt_bytes_open(struct plt_ctx *ctx, const char *name, const struct plt_open_
 }
 
 /* The image as a repair would make it. */
-static int check_planned(struct plt_ctx *ctx, struct plt_image *img, const char *format,
+static int check_planned(struct plt_ctx *ctx, struct plt_image *img, const struct plt_open_options *opts,
 			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 			 struct plt_check_result *ret, struct plt_error *err)
 {
 	struct plt_rescue_plan plan;
-	int r = plt_rescue_plan_make(ctx, img->file, img->name, format, NULL, &plan, err);
+	int r = plt_rescue_plan_make(ctx, img->file, img->name, opts->format, opts->rescue, opts->flags, &plan, err);
 
 	if (r < 0)
 		return r;
@@ -282,7 +282,7 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 	memset(ret, 0, sizeof(*ret));
 	ret->format = "";
 	if (r == 0 && opts && opts->flags & PLT_OPEN_RESCUE)
-		r = check_planned(ctx, img, opts->format, found, arg, ret, err);
+		r = check_planned(ctx, img, opts, found, arg, ret, err);
 	else if (r == 0)
 		r = plt_check_store(ctx, img->file, img->name, format, found, arg, ret, err);
 	plt_image_close(img, NULL);

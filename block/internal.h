@@ -12,6 +12,9 @@
 
 #define PLT_OPEN_FINE_SCRATCH (1u << 30) /* with PLT_OPEN_SCRATCH: zeros in it need no more than 2 KiB at once */
 
+/* A file without a name, for what goes away with it; it is never synced. */
+int plt_temporary_store(struct plt_store **ret, struct plt_error *err);
+
 /* Open a disk whose image file is already open as a store (a reference is taken). */
 int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			const struct plt_open_options *opts, struct plt_disk **ret, struct plt_error *err);
@@ -71,7 +74,8 @@ struct plt_rescue_plan {
 	uint64_t edits, bytes;
 };
 int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
-			 const struct plt_rescue_options *opts, struct plt_rescue_plan *ret, struct plt_error *err);
+			 const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
+			 struct plt_error *err); /* @flags: PLT_OPEN_NO_BACKING */
 void plt_rescue_plan_release(struct plt_rescue_plan *plan);
 /* The disk that @plan makes of a file of @file_size bytes, without a chain; @plan is taken over. */
 int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,

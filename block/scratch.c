@@ -13,7 +13,7 @@
 
 #include "block/engine.h"
 
-static int temporary(struct plt_store **ret, struct plt_error *err)
+int plt_temporary_store(struct plt_store **ret, struct plt_error *err)
 {
 	const char *dir = getenv("TMPDIR");
 	PLT_AUTOFREE char *path = NULL;
@@ -48,7 +48,7 @@ int plt_scratch_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_op
 	if (opts->flags & PLT_OPEN_FINE_SCRATCH)
 		create.options = fine;
 	create.virtual_size = atomic_load(&base->size);
-	r = temporary(&st, err);
+	r = plt_temporary_store(&st, err);
 	if (r == 0)
 		r = plt_create_store(ctx, st, base->name, &create, NULL, err);
 	top_opts.flags = PLT_OPEN_WRITE | PLT_OPEN_NO_BACKING | PLT_OPEN_UNORDERED;

@@ -49,7 +49,7 @@ const struct cli_opt cli_open_opts[] = {
 	  CLI_ANY },
 	{ OPT_REPORT, "report", "file",
 	  "with --rescue: write all findings, and the ranges of the disk that are lost or inferred, as JSON; "
-	  "what is in neither list is right",
+	  "what is in neither list is right (-: on standard output, behind all else)",
 	  CLI_FILE },
 	{ OPT_PLAN, "plan", "file", "with --rescue: follow this plan, which repair --dry-run --plan has written", CLI_FILE },
 	{ OPT_TRUST, "trust", "strong|likely",
@@ -58,6 +58,9 @@ const struct cli_opt cli_open_opts[] = {
 	{ OPT_DONOR, "donor", "image",
 	  "with --rescue: an older copy or a clone of the disk, of the same size; what is lost and this one has is "
 	  "taken from it, and listed as inferred", CLI_FILE },
+	{ OPT_DEEP, "deep", NULL,
+	  "with --rescue: hold the guest's own structures against the map even if nothing else shows that it is wrong. check: "
+	  "that as well, and decode every compressed cluster, and examine the chain and data files", CLI_ANY },
 	{ OPT_ZERO_LOST, "zero-lost", NULL,
 	  "with --rescue: what is lost reads as zeros (elsewhere than in convert, dd and hash it is an error)", CLI_ANY },
 	{ 0 },

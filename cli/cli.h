@@ -84,6 +84,7 @@ enum {
 	OPT_SAME,
 	OPT_LEAKS,
 	OPT_ALL,
+	OPT_EXACT,
 };
 
 struct cli_opt {
@@ -197,6 +198,9 @@ int cli_open_flags(const struct cli_args *a, struct plt_open_options *opts);
 /* Is it one of its options?  Takes it, as take_common() does. */
 bool cli_rescue_take(struct cli_args *a, int c);
 bool cli_rescue_is_on(const struct cli_args *a);
+/* Of what was opened and closed with --rescue: is something lost, inferred or still wrong? */
+bool cli_rescue_doubts(const struct cli_args *a);
+bool cli_looks_deep(const struct cli_args *a); /* --deep */
 /* For whoever opens disks without cli_open(). */
 int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts);
 /* What of a disk that was read (NULL allowed) is lost, before it is closed; and close it. */
@@ -288,7 +292,7 @@ extern const char *const cli_cache_modes[], *const cli_output_formats[];
 /* ---- commands -------------------------------------------------------------------------------- */
 
 extern const struct cli_command cli_amend, cli_bench, cli_bitmap, cli_chain, cli_check, cli_commit, cli_compare,
-	cli_convert, cli_create, cli_dd, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_rebase, cli_repair,
+	cli_convert, cli_create, cli_dd, cli_df, cli_hash, cli_info, cli_io, cli_map, cli_measure, cli_rebase, cli_repair,
 	cli_resize, cli_scan,
 	cli_snapshot, cli_sparsify, cli_undo;
 

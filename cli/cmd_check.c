@@ -21,9 +21,6 @@ static const struct cli_opt opts[] = {
 	{ 'f', "format", "fmt", "format of the image", CLI_FORMAT },
 	{ 'r', "repair", "leaks|all", "put right: counts that are too high, or all that can be", CLI_REPAIR },
 	{ OPT_UNDO_FILE, "undo-file", "file", "where -r keeps what it changes until it is done", CLI_FILE },
-	{ OPT_DEEP, "deep", NULL,
-	  "decode every compressed cluster, examine the chain and data files, and hold the guest's own metadata "
-	  "against where it lies", CLI_ANY },
 	{ 'T', "cache", "src_cache", "how to read the image: " CLI_CACHE_WORDS " (writeback)", CLI_CACHE },
 	{ 0 },
 };
@@ -254,9 +251,6 @@ static int run(struct cli_args *a)
 		case 'T':
 			cache = a->arg;
 			break;
-		case OPT_DEEP:
-			j.deep = true;
-			break;
 		case OPT_UNDO_FILE:
 			j.undo_file = a->arg;
 			break;
@@ -271,9 +265,12 @@ static int run(struct cli_args *a)
 	if (cli_context(a, &ctx) < 0)
 		return 1;
 	j.name = a->argv[optind];
+	j.deep = cli_looks_deep(a);
 	status = check(a, ctx, &j);
 	if (cli_rescue_is_on(a) && status != 1 && !rescued(a, ctx, &j))
 		status = 1;
+	if (status == 3 && cli_rescue_doubts(a)) /* more than space is lost */
+		status = 2;
 	plt_ctx_free(ctx);
 	return status;
 }

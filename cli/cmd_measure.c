@@ -25,6 +25,8 @@ static const struct cli_opt opts[] = {
 	  CLI_ANY },
 	{ OPT_SIZE, "size", "N", "of an empty image of this size, instead of a conversion",
 	  CLI_ANY },
+	{ OPT_EXACT, "exact", NULL, "the length of the file that convert makes, to the byte: the image is read", CLI_ANY },
+	{ 'c', "compress", NULL, "with --exact: of a compressed image", CLI_ANY },
 	{ 's', NULL, "N", "the same as --size", CLI_ANY },
 	{ 0 },
 };
@@ -37,12 +39,14 @@ const struct cli_command cli_measure = {
 	.text = (const char *const[]){
 		"\\fIrequired size\\fR is what a conversion of the image would take at most, "
 		"\\fIfully allocated size\\fR what the new image can grow to. Both are lengths of "
-		"the file. Where both formats can have persistent bitmaps, \\fIbitmaps size\\fR is "
+		"the file. The first is qemu-img's bound, from the map alone; with --exact it is the length of the file "
+		"that convert makes with the same options, found out by a conversion that keeps nothing. Where both formats can have persistent bitmaps, \\fIbitmaps size\\fR is "
 		"what copying them would take besides.",
 		NULL,
 	},
 	.examples = (const char *const[]){
 		"platter measure -O qcow2 disk.raw", "before a conversion",
+		"platter measure --exact -c -O qcow2 disk.raw", "how long a compressed image would be",
 		"platter measure --output=json -O qcow2 -o cluster_size=1M --size 20G", "of a new image",
 		NULL,
 	},
@@ -57,15 +61,17 @@ static void print(const struct cli_args *a, const struct plt_measure_result *res
 	json_t *o;
 
 	if (!a->json) {
-		printf("required size: %" PRIu64 "\nfully allocated size: %" PRIu64 "\n", res->required,
-		       res->fully_allocated);
+		printf("required size: %" PRIu64 "\n", res->required);
+		if (res->fully_allocated || !res->required)
+			printf("fully allocated size: %" PRIu64 "\n", res->fully_allocated);
 		if (res->have_bitmaps)
 			printf("bitmaps size: %" PRIu64 "\n", res->bitmaps);
 		return;
 	}
 	o = json_object();
 	json_object_set_new(o, "required", json_integer((json_int_t)res->required));
-	json_object_set_new(o, "fully-allocated", json_integer((json_int_t)res->fully_allocated));
+	if (res->fully_allocated || !res->required)
+		json_object_set_new(o, "fully-allocated", json_integer((json_int_t)res->fully_allocated));
 	if (res->have_bitmaps)
 		json_object_set_new(o, "bitmaps", json_integer((json_int_t)res->bitmaps));
 	cli_print_json(o);
@@ -113,6 +119,8 @@ static int check(const struct cli_args *a, const struct plt_open_options *src, c
 	*ret_name = optind < a->argc ? a->argv[optind] : NULL;
 	if (a->argc - optind > 1)
 		cli_error("At most one filename argument is allowed.");
+	else if (o->flags & PLT_MEASURE_COMPRESS && (sized || !(o->flags & PLT_MEASURE_EXACT)))
+		cli_error("-c is for an image and --exact: how far data compresses only reading it tells.");
 	else if (!*ret_name && (a->image_opts || src->format || src->snapshot || src->snapshot_id || src->snapshot_name))
 		cli_error("--image-opts, -f, and -l require a filename argument.");
 	else if (*ret_name && sized)
@@ -151,6 +159,12 @@ static int run(struct cli_args *a)
 		case 'l':
 			if (!cli_snapshot_parse(&snapshot, a->arg, &src))
 				goto out;
+			break;
+		case OPT_EXACT:
+			o.flags |= PLT_MEASURE_EXACT;
+			break;
+		case 'c':
+			o.flags |= PLT_MEASURE_COMPRESS;
 			break;
 		case OPT_SIZE:
 		case 's':

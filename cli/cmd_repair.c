@@ -27,8 +27,12 @@ static const struct cli_opt opts[] = {
 	{ OPT_PLAN, "plan", "file", "follow this plan; with --dry-run: write the plan into this file", CLI_FILE },
 	{ OPT_TRUST, "trust", "strong|likely",
 	  "put pieces of a lost map where they are likely to belong, too (strong: only where the evidence is)", CLI_ANY },
+	{ OPT_DEEP, "deep", NULL,
+	  "hold the guest's own structures against the map even if nothing else shows that it is wrong (done anyway if "
+	  "something does)", CLI_ANY },
 	{ OPT_INTERACTIVE, "interactive", NULL, "ask about each piece of a lost map whose place is not sure", CLI_ANY },
-	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON", CLI_FILE },
+	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON (-: on standard output, behind all else)",
+	  CLI_FILE },
 	{ OPT_UNDO_FILE, "undo-file", "file", "the undo journal (the image's name and \".platter-undo\")", CLI_FILE },
 	{ 0 },
 };
@@ -176,6 +180,7 @@ static int repair(struct job *j, struct plt_repair *rep)
 	}
 	plt_repair_each(rep, add_up, &sum);
 	doubts = cli_report_plan(j->args, rep, j->name, plt_repair_before(rep)->format);
+	doubts |= plt_repair_before(rep)->lost || plt_repair_before(rep)->inferred; /* (of one that was interrupted) */
 	if (j->dry_run && cli_plan_file(j->args)) {
 		r = plt_repair_save(rep, cli_plan_file(j->args), &err);
 		if (r < 0) {
@@ -254,12 +259,18 @@ static int run(struct cli_args *a)
 	}
 	if (optind != a->argc - 1)
 		return cli_usage_error("Expecting one image file name");
+	if (j.copy && j.options.undo_file) {
+		cli_error("--output and --undo-file exclude each other: a copy needs no undo journal");
+		return 1;
+	}
 	if (cli_context(a, &ctx) < 0)
 		return 1;
 	j.name = a->argv[optind];
 	j.args = a;
 	if (!j.dry_run)
 		j.options.plan = cli_plan_file(a);
+	if (cli_looks_deep(a))
+		j.options.flags |= PLT_REPAIR_DEEP;
 	if (cli_trusts_likely(a))
 		j.options.flags |= PLT_REPAIR_TRUST_LIKELY;
 	if (j.interactive) {

@@ -37,7 +37,7 @@ const struct cli_command cli_scan = {
 		"written over. How much of an image is there its check says, if its format has one.",
 		"Sectors that cannot be read are tried twice and passed over; where eight of 64 KiB fail the rest of these is not "
 		"tried. Memory stays below 64 MiB, and 4 MiB a core, whatever the size.",
-		"Exit status: 0 all was read, and is whole; 1 failed; 2 something could not be read, or is damaged.",
+		"Exit status: 0 all was read, and is whole; 1 failed; 2 something could not be read, is damaged, or was not carved.",
 		NULL,
 	},
 	.examples = (const char *const[]){
@@ -174,7 +174,9 @@ static int scan(struct cli_args *a, struct plt_ctx *ctx, const char *name, struc
 	if (!a->json && !a->quiet && t.omitted)
 		printf("%" PRIu64 " further objects are not listed: there are too many.\n", t.omitted);
 	plt_scan_free(s);
-	return damaged ? 2 : 0;
+	if (t.uncarved)
+		cli_error("%" PRIu64 " objects were not carved", t.uncarved);
+	return damaged || t.uncarved ? 2 : 0;
 }
 
 static int run(struct cli_args *a)

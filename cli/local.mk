@@ -17,6 +17,7 @@ platter_SOURCES += \
 	cli/cmd_convert.c \
 	cli/cmd_create.c \
 	cli/cmd_dd.c \
+	cli/cmd_df.c \
 	cli/cmd_hash.c \
 	cli/cmd_info.c \
 	cli/cmd_io.c \

@@ -34,7 +34,7 @@ static const struct cli_command cli_help = {
 
 const struct cli_command *const cli_commands[] = {
 	&cli_amend, &cli_bench, &cli_bitmap, &cli_chain, &cli_check, &cli_commit, &cli_compare, &cli_convert,
-	&cli_create, &cli_dd, &cli_hash, &cli_help, &cli_info, &cli_io, &cli_map, &cli_measure, &cli_rebase,
+	&cli_create, &cli_dd, &cli_df, &cli_hash, &cli_help, &cli_info, &cli_io, &cli_map, &cli_measure, &cli_rebase,
 	&cli_repair, &cli_resize, &cli_scan,
 	&cli_snapshot, &cli_sparsify, &cli_undo, NULL,
 };

@@ -20,7 +20,7 @@
 #define FINDINGS_MAX 1000000
 
 struct cli_rescue {
-	bool on, strict, zero_lost, likely;
+	bool on, strict, zero_lost, likely, deep;
 	const char *report, *plan, *trust, *donor;
 	struct plt_rescue_options options;
 	json_t *findings, *images;
@@ -45,7 +45,7 @@ bool cli_rescue_take(struct cli_args *a, int c)
 	struct cli_rescue *s;
 
 	if (c != OPT_RESCUE && c != OPT_REPORT && c != OPT_STRICT && c != OPT_ZERO_LOST && c != OPT_PLAN &&
-	    c != OPT_TRUST && c != OPT_DONOR)
+	    c != OPT_TRUST && c != OPT_DONOR && c != OPT_DEEP)
 		return false;
 	s = state(a);
 	if (!s)
@@ -69,6 +69,9 @@ bool cli_rescue_take(struct cli_args *a, int c)
 		if (!s->likely && strcmp(a->arg, "strong"))
 			a->status = cli_usage_error("--trust: expecting 'strong' or 'likely', not '%s'", a->arg);
 		break;
+	case OPT_DEEP:
+		s->deep = true;
+		break;
 	case OPT_STRICT:
 		s->strict = true;
 		break;
@@ -89,9 +92,19 @@ const char *cli_plan_file(const struct cli_args *a)
 	return a->rescue ? a->rescue->plan : NULL;
 }
 
+bool cli_looks_deep(const struct cli_args *a)
+{
+	return a->rescue && a->rescue->deep;
+}
+
 bool cli_rescue_is_on(const struct cli_args *a)
 {
 	return a->rescue && a->rescue->on;
+}
+
+bool cli_rescue_doubts(const struct cli_args *a)
+{
+	return a->rescue && (a->rescue->doubts || a->rescue->left);
 }
 
 static void put_range(json_t *o, const char *name, uint64_t off, uint64_t len)
@@ -137,9 +150,12 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 
 	if (!s || a->cmd->makes_plan)
 		return 0;
+	if (!s->on && s->deep && a->cmd == &cli_check && !s->report && !s->strict && !s->plan && !s->trust && !s->donor &&
+	    !s->zero_lost)
+		return 0;
 	if (!s->on) {
 		cli_error("%s is said of a disk that is opened with --rescue", s->report ? "--report" : s->strict ? "--strict" :
-			  s->plan ? "--plan" : s->trust ? "--trust" : s->donor ? "--donor" : "--zero-lost");
+			  s->plan ? "--plan" : s->trust ? "--trust" : s->donor ? "--donor" : s->deep ? "--deep" : "--zero-lost");
 		return -1;
 	}
 	if (s->strict && s->zero_lost) {
@@ -152,6 +168,7 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 	s->options.plan = s->plan;
 	s->options.trust_likely = s->likely;
 	s->options.donor = s->donor;
+	s->options.deep = s->deep;
 	opts->rescue = &s->options;
 	opts->flags |= PLT_OPEN_RESCUE;
 	opts->flags &= ~(unsigned)PLT_OPEN_INSPECT; /* what a base has lost is the disk's loss */
@@ -298,7 +315,11 @@ static bool write_report(const struct cli_args *a, struct cli_rescue *s)
 	json_decref(o);
 	for (int i = 1; i < a->argc; i++)
 		s->unwritable = s->unwritable || (a->argv[i] != s->report && same_file(s->report, a->argv[i]));
-	if (s->unwritable) {
+	if (!strcmp(s->report, "-")) {
+		done = text && printf("%s\n", text) > 0 && fflush(stdout) == 0;
+		if (!done)
+			cli_error("the report could not be written to standard output: %s", strerror(errno));
+	} else if (s->unwritable) {
 		cli_error("'%s' is an image: the report is not written over it", s->report);
 	} else if (!text || asprintf(&tmp, "%s.new", s->report) < 0) {
 		tmp = NULL;

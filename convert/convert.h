@@ -106,6 +106,14 @@ int plt_target_commit(struct plt_target *t, struct plt_error *err);
 /* Remove what was begun; where something remains, @err (already set) says what. */
 void plt_target_abort(struct plt_target *t, struct plt_error *err);
 
+/* With PLT_CONVERT_*: nothing is made; the target is a ghost (ghost.c), whose length is wanted. */
+#define PLT_CONVERT_GHOST (1u << 31)
+int plt_target_length(struct plt_target *t, uint64_t *ret, struct plt_error *err); /* when it is complete */
+int plt_ghost_new(struct plt_store **ret, struct plt_error *err);
+/* How long the file becomes that plt_convert() would make with these options. */
+int plt_convert_length(struct plt_ctx *ctx, struct plt_disk *const *sources, unsigned n, const struct plt_convert_options *opts,
+		       uint64_t *ret, struct plt_error *err);
+
 /* replace.c: a file that will take another's place by its name */
 struct plt_replace {
 	char *final;         /* the file itself, symbolic links resolved */

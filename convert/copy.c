@@ -33,6 +33,7 @@ struct job {
 	struct plt_source src;
 	struct plt_target *target;
 	struct plt_disk *out;
+	uint64_t *length;          /* only that is wanted; NULL: a copy is */
 	struct plt_crew crew;
 	struct plt_walk walk;
 	struct plt_rate rate;
@@ -452,7 +453,9 @@ static int run(struct job *job, struct plt_ctx *ctx, const char *target, struct 
 		ret = plt_target_complete(job->target, err);
 	if (!ret)
 		ret = verify(job, threads, err);
-	if (ret) {
+	if (!ret && job->length)
+		ret = plt_target_length(job->target, job->length, err);
+	if (ret || job->length) {
 		plt_target_abort(job->target, err);
 		return ret;
 	}
@@ -484,8 +487,8 @@ no_crew:
 	return ret;
 }
 
-int plt_convert(struct plt_ctx *ctx, struct plt_disk *const *sources, unsigned n, const char *target,
-		const struct plt_convert_options *opts, struct plt_error *err)
+static int convert(struct plt_ctx *ctx, struct plt_disk *const *sources, unsigned n, const char *target,
+		   const struct plt_convert_options *opts, uint64_t *length, struct plt_error *err)
 {
 	static const struct plt_convert_options defaults = PLT_CONVERT_OPTIONS_INIT;
 	struct job *job;
@@ -498,6 +501,7 @@ int plt_convert(struct plt_ctx *ctx, struct plt_disk *const *sources, unsigned n
 		return plt_error_set(err, ENOMEM, "Out of memory");
 	job->opts = opts ? opts : &defaults;
 	job->name = target;
+	job->length = length;
 	job->sparse = job->opts->sparse_size;
 	job->compress = job->opts->flags & PLT_CONVERT_COMPRESS;
 	ret = check_options(job, n, err);
@@ -523,4 +527,19 @@ out_source:
 out:
 	free(job);
 	return ret;
+}
+
+int plt_convert(struct plt_ctx *ctx, struct plt_disk *const *sources, unsigned n, const char *target,
+		const struct plt_convert_options *opts, struct plt_error *err)
+{
+	return convert(ctx, sources, n, target, opts, NULL, err);
+}
+
+int plt_convert_length(struct plt_ctx *ctx, struct plt_disk *const *sources, unsigned n, const struct plt_convert_options *opts,
+		       uint64_t *ret, struct plt_error *err)
+{
+	struct plt_convert_options o = *opts;
+
+	o.flags |= PLT_CONVERT_GHOST;
+	return convert(ctx, sources, n, "measured", &o, ret, err);
 }

@@ -6,6 +6,7 @@ libplatter_core_la_SOURCES += \
 	convert/compare.c \
 	convert/convert.h \
 	convert/copy.c \
+	convert/ghost.c \
 	convert/hash.c \
 	convert/hold.c \
 	convert/measure.c \

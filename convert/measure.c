@@ -88,6 +88,40 @@ static int measure(struct plt_disk *src, const struct plt_driver *drv, const str
 	return r;
 }
 
+/* The length of what a conversion makes of @src, found out by one that keeps no data; NULL: of an empty image. */
+static int exact(struct plt_disk *src, const struct plt_driver *drv, const struct plt_opts *set,
+		 const struct plt_measure_options *opts, uint64_t *ret, struct plt_error *err)
+{
+	struct plt_convert_options co = PLT_CONVERT_OPTIONS_INIT;
+	struct plt_create_options create = PLT_CREATE_OPTIONS_INIT;
+	struct plt_store *st = NULL;
+	struct plt_ctx *ctx = NULL;
+	int r;
+
+	if (src) {
+		co.format = drv->name;
+		co.options = opts->options;
+		co.flags = opts->flags & PLT_MEASURE_COMPRESS ? PLT_CONVERT_COMPRESS : 0;
+		co.progress = opts->progress;
+		co.progress_arg = opts->progress_arg;
+		return plt_convert_length(plt_disk_ctx(src), &src, 1, &co, ret, err);
+	}
+	create.format = drv->name;
+	create.options = opts->options;
+	create.virtual_size = plt_opts_get(set, "size") ? plt_opts_u64(set, "size") : opts->virtual_size;
+	create.flags = PLT_CREATE_UNCHECKED_BACKING | PLT_CREATE_OWN_SIZE;
+	r = plt_ctx_new(NULL, &ctx, err);
+	if (r == 0)
+		r = plt_ghost_new(&st, err);
+	if (r == 0)
+		r = plt_create_store(ctx, st, "measured", &create, NULL, err);
+	if (r == 0)
+		r = plt_store_size(st, ret, err);
+	plt_store_unref(st);
+	plt_ctx_free(ctx);
+	return r;
+}
+
 int plt_measure(struct plt_disk *src, const struct plt_measure_options *opts, struct plt_measure_result *ret,
 		struct plt_error *err)
 {
@@ -109,7 +143,9 @@ int plt_measure(struct plt_disk *src, const struct plt_measure_options *opts, st
 	}
 	if (r < 0)
 		return r;
-	r = measure(src, drv, set, ret, err);
+	r = opts->flags & PLT_MEASURE_EXACT && !drv->measure ? 0 : measure(src, drv, set, ret, err);
+	if (r == 0 && opts->flags & PLT_MEASURE_EXACT)
+		r = exact(src, drv, set, opts, &ret->required, err);
 	plt_opts_free(set);
 	return plt_error_default(err, -r, "Out of memory");
 }

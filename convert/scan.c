@@ -303,6 +303,10 @@ int plt_scan(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_scan_o
 	s->guest = (struct plt_guest){ .read = guest_read, .arg = s, .size = s->size };
 	atomic_store(&s->crew.progress.total, s->size);
 	r = o->map ? plt_scan_map_read(o->map, &s->avoid, err) : 0;
+	if (r == 0 && o->map)
+		r = plt_scan_map_probe(o->map, err);
+	if (r == 0 && o->carve)
+		r = plt_scan_carve_folder(o->carve, err);
 	if (r == 0 && open_store(s) < 0)
 		r = plt_error_set(err, ENOMEM, "out of memory");
 	if (r == 0)

@@ -64,10 +64,13 @@ struct scan_item *plt_scan_add(struct scan_hits *h, enum plt_scan_class kind, co
 
 /* scan_images.c */
 void plt_scan_judge(struct plt_scan *s);
-/* scan_carve.c */
+/* scan_carve.c; what cannot be written is said of the object, and counted */
+int plt_scan_carve_folder(const char *folder, struct plt_error *err);
 int plt_scan_carve(struct plt_scan *s, const char *folder, struct plt_error *err);
 /* scan_map.c; ranges that are '-' */
 int plt_scan_map_read(const char *path, struct plt_extents *ret_bad, struct plt_error *err);
+/* Can it be written?  Asked before the medium is read. */
+int plt_scan_map_probe(const char *path, struct plt_error *err);
 int plt_scan_map_write(const char *path, uint64_t size, const struct plt_extents *bad, const struct plt_extents *skipped,
 		       struct plt_error *err);
 

@@ -89,41 +89,65 @@ static bool wanted(const struct plt_scan *s, const struct plt_scan_object *o)
 	return (o->kind == PLT_SCAN_PARTITION || o->kind == PLT_SCAN_FILESYSTEM) && !in;
 }
 
+/* Said of it, and counted. */
+static void not_carved(struct plt_scan *s, struct scan_item *it, int error)
+{
+	size_t n = strlen(it->detail);
+
+	s->totals.uncarved++;
+	snprintf(it->detail + n, sizeof(it->detail) - n, "%snot carved: %s", n ? "; " : "",
+		 error == EEXIST ? "the file exists" : strerror(error));
+}
+
 static int carve_one(struct plt_scan *s, struct scan_item *it, const char *folder, struct plt_error *err)
 {
 	PLT_AUTOFREE char *path = NULL;
-	size_t n = strlen(it->detail);
 	int fd, r;
 
 	if (asprintf(&path, "%s/%016" PRIx64 ".%s", folder, it->o.offset, suffix(&it->o)) < 0)
 		return plt_error_set(err, ENOMEM, "out of memory");
 	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-	if (fd < 0 && errno == EEXIST) {
-		snprintf(it->detail + n, sizeof(it->detail) - n, "%snot carved: the file exists", n ? "; " : "");
-		return 0;
-	}
-	if (fd < 0)
-		return plt_error_errno(err, errno, "%s", path);
-	r = copy(s, it, fd);
-	if (close(fd) < 0 && r == 0)
+	r = fd < 0 ? -errno : copy(s, it, fd);
+	if (fd >= 0 && close(fd) < 0 && r == 0)
 		r = -errno;
 	if (r < 0) {
-		unlink(path);
-		return plt_error_errno(err, -r, "%s", path);
+		if (fd >= 0)
+			unlink(path);
+		not_carved(s, it, -r);
+		return r == -EEXIST ? 0 : r;
 	}
 	it->o.carved = it->carved = path;
 	path = NULL;
 	return 0;
 }
 
+int plt_scan_carve_folder(const char *folder, struct plt_error *err)
+{
+	struct stat sb;
+
+	if (mkdir(folder, 0777) == 0)
+		return 0;
+	if (errno != EEXIST || stat(folder, &sb) < 0)
+		return plt_error_errno(err, errno, "%s", folder);
+	return S_ISDIR(sb.st_mode) ? 0 : plt_error_errno(err, ENOTDIR, "%s", folder);
+}
+
+/* What has been found is worth having: when nothing more can be written the rest is listed all the same. */
 int plt_scan_carve(struct plt_scan *s, const char *folder, struct plt_error *err)
 {
 	int r = 0;
 
-	if (mkdir(folder, 0777) < 0 && errno != EEXIST)
-		return plt_error_errno(err, errno, "%s", folder);
-	for (size_t i = 0; i < s->hits.n && r == 0; i++)
-		if (wanted(s, &s->hits.v[i].o))
-			r = carve_one(s, &s->hits.v[i], folder, err);
-	return r;
+	for (size_t i = 0; i < s->hits.n; i++) {
+		struct scan_item *it = &s->hits.v[i];
+
+		if (!wanted(s, &it->o))
+			continue;
+		if (r < 0)
+			not_carved(s, it, -r);
+		else
+			r = carve_one(s, it, folder, err);
+		if (r == -ENOMEM)
+			return r;
+	}
+	return 0;
 }

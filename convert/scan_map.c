@@ -37,11 +37,17 @@ int plt_scan_map_read(const char *path, struct plt_extents *ret_bad, struct plt_
 
 		if (*p == '#' || *p == '\n' || !*p)
 			continue;
-		if (!status) { /* the first line of content is where ddrescue stood */
-			status = true;
+		errno = 0;
+		if (!status) { /* the first line of content is where ddrescue stood, and what it did there */
+			(void)strtoull(p, &end, 0);
+			status = end > p && !errno && *p != '-';
+			end += strspn(end, " \t");
+			if (!status || !*end || !strchr("?*/-FG+", *end)) {
+				r = plt_error_set(err, EINVAL, "'%s' is not a map as ddrescue writes them: line %u", path, n);
+				break;
+			}
 			continue;
 		}
-		errno = 0;
 		off = strtoull(p, &end, 0);
 		if (end == p || errno || *p == '-') {
 			r = bad_line(path, n, err);
@@ -69,19 +75,41 @@ static void line(FILE *f, uint64_t off, uint64_t len, char status)
 		fprintf(f, "0x%08" PRIX64 "  0x%08" PRIX64 "  %c\n", off, len, status);
 }
 
+/* Beside the map, so that it takes its place at once; what an older run has left does not stand in the way. */
+static int open_new(const char *path, char **ret, FILE **ret_file, struct plt_error *err)
+{
+	if (asprintf(ret, "%s.new-%ld", path, (long)getpid()) < 0) {
+		*ret = NULL;
+		return plt_error_set(err, ENOMEM, "out of memory");
+	}
+	unlink(*ret);
+	*ret_file = fopen(*ret, "wxe");
+	return *ret_file ? 0 : plt_error_errno(err, errno, "%s", *ret);
+}
+
+int plt_scan_map_probe(const char *path, struct plt_error *err)
+{
+	PLT_AUTOFREE char *tmp = NULL;
+	FILE *f;
+	int r = open_new(path, &tmp, &f, err);
+
+	if (r == 0) {
+		fclose(f);
+		unlink(tmp);
+	}
+	return r;
+}
+
 int plt_scan_map_write(const char *path, uint64_t size, const struct plt_extents *bad, const struct plt_extents *skipped,
 		       struct plt_error *err)
 {
 	PLT_AUTOFREE char *tmp = NULL;
 	uint64_t at = 0;
 	FILE *f;
-	int r = 0;
+	int r = open_new(path, &tmp, &f, err);
 
-	if (asprintf(&tmp, "%s.new", path) < 0)
-		return plt_error_set(err, ENOMEM, "out of memory");
-	f = fopen(tmp, "wxe");
-	if (!f)
-		return plt_error_errno(err, errno, "%s", tmp);
+	if (r < 0)
+		return r;
 	fprintf(f, "# Mapfile. Written by platter scan\n# current_pos  current_status  current_pass\n0x%08" PRIX64
 		"     +               1\n#      pos        size  status\n", size);
 	while (at < size) {

@@ -3,7 +3,7 @@
 
 /*
  * How the target of a conversion comes into being.  The invariant: nothing half-made ever bears the
- * final name as if it were whole.  There are three ways, and which one is chosen before the first
+ * final name as if it were whole.  There are four ways, and which one is chosen before the first
  * write and never changed after it:
  *
  *   a new file   that takes its name when it is complete and durable (replace.c).  The rule.
@@ -12,6 +12,7 @@
  *                old header is zeroed, durably, before anything else, and what makes the new content
  *                an image is written last (hold.c).  Raw has no header: the error then says that the
  *                content is incomplete.
+ *   a ghost      whose length alone is wanted (ghost.c).
  *   existing     (-n) through the driver of the image that is there; it opens at every moment, and
  *                after a failure the error says that its content is mixed.
  *
@@ -36,7 +37,7 @@
 
 #define OLD_HEADER 4096 /* what is zeroed of an old image: every header that a probe looks at */
 
-enum way { WAY_NEW, WAY_IN_PLACE, WAY_EXISTING };
+enum way { WAY_NEW, WAY_IN_PLACE, WAY_EXISTING, WAY_GHOST };
 
 struct plt_target {
 	struct plt_ctx *ctx;
@@ -141,7 +142,7 @@ static void open_options(const struct plt_target *t, bool write, struct plt_open
 		oo->flags |= PLT_OPEN_NO_BACKING;
 	if (t->opts->flags & PLT_CONVERT_TARGET_OPTS)
 		oo->flags |= PLT_OPEN_IMAGE_OPTS;
-	if (write && (t->way == WAY_NEW || t->way == WAY_IN_PLACE))
+	if (write && t->way != WAY_EXISTING)
 		oo->flags |= PLT_OPEN_UNORDERED;
 }
 
@@ -267,7 +268,7 @@ static bool fresh_is_zero(const struct plt_target *t, const struct wishes *w)
 
 	if (w->data_file && stat(w->data_file, &sb) == 0 && !S_ISREG(sb.st_mode))
 		return false;
-	if (t->way == WAY_NEW || (t->way == WAY_IN_PLACE && (!t->rep.exists || t->rep.regular)))
+	if (t->way == WAY_NEW || t->way == WAY_GHOST || (t->way == WAY_IN_PLACE && (!t->rep.exists || t->rep.regular)))
 		return true;
 	return !t->no_header && !w->preallocated && !w->fixed;
 }
@@ -394,6 +395,13 @@ static int take_secret(struct plt_target *t, const struct wishes *w, struct plt_
 	return 0;
 }
 
+static int begin_ghost(struct plt_target *t, const struct wishes *w, struct plt_error *err)
+{
+	if (w->data_file)
+		return plt_error_set(err, ENOTSUP, "with an external data file the length cannot be found out without making it");
+	return plt_ghost_new(&t->store, err);
+}
+
 static int begin(struct plt_target *t, const struct plt_driver *drv, uint64_t data, struct plt_error *err)
 {
 	PLT_AUTOFREE char *path = NULL;
@@ -414,7 +422,8 @@ static int begin(struct plt_target *t, const struct plt_driver *drv, uint64_t da
 	}
 	if (!ret) {
 		path = plain_path(t->name);
-		ret = path ? begin_file(t, path, &w, space_needed(drv, &w, t->src->size, data), err) :
+		ret = t->way == WAY_GHOST ? begin_ghost(t, &w, err) :
+		      path ? begin_file(t, path, &w, space_needed(drv, &w, t->src->size, data), err) :
 			     plt_error_set(err, ENOTSUP, "a new image needs a plain file name");
 		if (ret && (!err || strncmp(err->text, "Invalid parameter '", 19)))
 			plt_error_prefix(err, "%s: error while converting %s", t->name, t->format);
@@ -449,6 +458,7 @@ int plt_target_begin(struct plt_ctx *ctx, const char *name, const struct plt_con
 	t->format = opts->flags & PLT_CONVERT_TARGET_OPTS ? opts->format : drv ? drv->name : opts->format;
 	t->no_header = drv && drv->flags & PLT_DRIVER_NO_HEADER;
 	t->backing_size = UINT64_MAX;
+	t->way = opts->flags & PLT_CONVERT_GHOST ? WAY_GHOST : WAY_NEW;
 	t->src = src;
 	r = begin(t, drv, data, err);
 	if (!r && plt_disk_size(t->disk) < src->size)
@@ -494,6 +504,11 @@ int plt_target_complete(struct plt_target *t, struct plt_error *err)
 	if (!ret && t->store)
 		ret = plt_store_sync(t->store, err);
 	return ret;
+}
+
+int plt_target_length(struct plt_target *t, uint64_t *ret, struct plt_error *err)
+{
+	return plt_store_size(t->store, ret, err);
 }
 
 int plt_target_reopen(struct plt_target *t, struct plt_disk **ret, struct plt_error *err)

@@ -564,6 +564,11 @@ struct plt_driver {
 	 * them can be read then, whatever encodes it.
 	 */
 	int (*show_pieces)(struct plt_store *overlay, const struct plt_orphans *p, struct plt_error *err);
+	/*
+	 * The large pieces by which the active disk is mapped, tables or blocks, of which a few bytes name each: .span is what
+	 * of the guest one of them covers, .v those that there are, ascending by place.  NULL: there are none such.
+	 */
+	int (*map_pieces)(struct plt_ctx *ctx, struct plt_store *file, struct plt_orphans *ret, struct plt_error *err);
 	/* The LUKS header of an open image, whose key slots may be changed; NULL: it has none, or was not read. */
 	struct plt_luks *(*luks)(struct plt_image *img);
 	/*

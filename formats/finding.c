@@ -36,11 +36,21 @@ void plt_emit(struct plt_examine *ex, const struct plt_finding *proto, const cha
 		ex->emit(ex, &f);
 }
 
+void plt_orphans_release(struct plt_orphans *o)
+{
+	free(o->v);
+	free(o->gaps);
+	free(o->named);
+	free(o->open);
+	plt_extents_release(&o->packed);
+	*o = (struct plt_orphans){ 0 };
+}
+
 void plt_mend_release(struct plt_mend *mend)
 {
-	free(mend->unplaced.v);
-	free(mend->unplaced.gaps);
-	mend->unplaced = (struct plt_orphans){ 0 };
+	plt_orphans_release(&mend->unplaced);
+	plt_orphans_release(&mend->pieces);
+	plt_orphans_release(&mend->clusters);
 	plt_doubts_release(&mend->doubts);
 	plt_extents_release(&mend->left);
 }

@@ -60,6 +60,8 @@ struct plt_orphan {
 	uint64_t guest_off;       /* PLT_UNPLACED, or its place */
 	enum plt_certainty certainty;
 	char why[96];
+	uint32_t packed;          /* a compressed unit of so many bytes, which begins at any byte; 0: plain */
+	bool stale;               /* it lies among more units than are counted there: one of them was given up */
 };
 #define PLT_UNPLACED UINT64_MAX
 
@@ -69,6 +71,29 @@ struct plt_orphans {
 	size_t n;
 	uint64_t *gaps;           /* places at which a piece is missing, ascending */
 	size_t ngaps;
+	/*
+	 * Where compressed units may lie, one behind the other from the beginning of each range, in whole clusters; those
+	 * clusters in which some may lie that nothing names, ascending, and of how many of them the counts know; where the
+	 * named ones begin, ascending.
+	 */
+	struct plt_extents packed;
+	struct plt_open { uint64_t off, count; } *open;
+	size_t nopen;
+	uint64_t *named;
+	size_t nnamed;
+};
+void plt_orphans_release(struct plt_orphans *o); /* and make it empty */
+
+/*
+ * What the guest's own structures say of the map: the piece at @host_off is the one for @guest_off.  Moves of one round
+ * are done together; each place and each piece is named once.
+ */
+struct plt_move {
+	uint64_t host_off;        /* PLT_UNPLACED: what the place showed is another's, and nothing is known of its own */
+	uint64_t guest_off;
+	uint64_t from;            /* the place that shows the piece now; PLT_UNPLACED: none does */
+	enum plt_certainty certainty;
+	char why[96];
 };
 
 /*
@@ -110,6 +135,18 @@ struct plt_mend {
 	 * or a cluster of the guest's.  Kept across rounds.
 	 */
 	struct plt_extents left;
+	/*
+	 * Somebody holds the map against what the guest says of it.  With @deep each round leaves here what holds something
+	 * and nothing reaches, whatever became of it: pieces as of driver->map_pieces, and clusters (.span and .v; malloc, the
+	 * caller's).  What he has
+	 * found out is done before anything else: pieces of @move_span bytes of the guest.  A driver with no
+	 * pieces of that size, or none that may be moved, changes nothing.
+	 */
+	bool deep;
+	struct plt_orphans pieces, clusters;
+	const struct plt_move *moves;
+	size_t nmoves;
+	uint64_t move_span;
 };
 
 /* All that it holds but placements, which are the caller's. */

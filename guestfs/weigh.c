@@ -58,6 +58,8 @@ static bool weigh_fact(void *arg, const struct plt_fact *fact)
 	uint32_t bs = w->fs->block;
 	uint64_t step = fact->len / bs > LONG_FACT && w->fs->thin > 1 ? (uint64_t)bs * w->fs->thin : bs;
 
+	if (w->how->fact && (fact->kind == PLT_FACT_DATA || fact->kind == PLT_FACT_TAIL))
+		w->how->fact(w->how->arg, w->fs, fact);
 	if ((fact->kind != PLT_FACT_META && fact->kind != PLT_FACT_KEY) || bs > sizeof(block))
 		return true;
 	for (uint64_t at = 0; at + bs <= fact->len; at += step) {
@@ -116,7 +118,11 @@ static int weigh_fs(struct weigh *w, uint64_t start, uint64_t most)
 	w->of.sampled = w->fs->thin > 1;
 	w->fs->twins = true;
 	w->of.unclean = w->fs->ops->unclean && w->fs->ops->unclean(w->fs);
+	if (w->how->begin)
+		w->how->begin(w->how->arg, w->fs, &w->of);
 	r = w->fs->ops->survey(w->fs, weigh_fact, w);
+	if (w->how->done && r != -ENOMEM)
+		w->how->done(w->how->arg, w->fs);
 	plt_guestfs_free(w->fs);
 	if (r == -ENOMEM)
 		return r;

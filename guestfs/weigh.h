@@ -48,6 +48,13 @@ struct plt_weigh {
 	/* Each filesystem.  May be NULL. */
 	void (*fs)(void *arg, const struct plt_weighed *w);
 	void *arg;
+	/*
+	 * For those who want more of each filesystem, all NULL or none: before its pieces, @w without counts; facts that are no
+	 * metadata (DATA, TAIL); and after its pieces, when it locates by all that it has seen.
+	 */
+	void (*begin)(void *arg, struct plt_guestfs *fs, const struct plt_weighed *w);
+	void (*fact)(void *arg, struct plt_guestfs *fs, const struct plt_fact *fact);
+	void (*done)(void *arg, struct plt_guestfs *fs);
 };
 #define PLT_WEIGH_INIT { 0 }
 #define PLT_WEIGH_ALL UINT64_MAX

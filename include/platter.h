@@ -111,6 +111,8 @@ struct plt_rescue_options {
 	 * read from it, and inferred.
 	 */
 	const char *donor;
+	/* Of every layer: hold the guest's own structures against the map though nothing else shows that it is wrong. */
+	bool deep;
 };
 #define PLT_RESCUE_OPTIONS_INIT { .size = sizeof(struct plt_rescue_options) }
 
@@ -571,6 +573,49 @@ int plt_chain_look(struct plt_ctx *ctx, const char *const *names, unsigned n, un
 		   struct plt_error *err);
 void plt_chain_free(struct plt_chain *chain); /* NULL allowed */
 
+/* ---- space --------------------------------------------------------------------------------------- */
+
+struct plt_df_image {
+	const char *name, *format;       /* format NULL: not known, since it does not open */
+	const char *why;                 /* why nothing more is known of it, or it does not count; NULL */
+	bool other;                      /* no image of its own: it does not count */
+	uint64_t virtual_size, length;   /* of the disk; of the file */
+	int64_t allocated;               /* bytes that the file (and its external data file) takes; -1 not known */
+	int64_t reflinked;               /* of these, shared with other files by the host's filesystem; -1 it does not say */
+	uint64_t exclusive;              /* of an image that no other stands on: what would be free without it and what
+					  * only it stands on; internal snapshots are in it */
+	uint64_t grown;                  /* the file's length when the guest has written everything */
+	uint64_t growth;                 /* how much more it then takes; 0 of what other images stand on */
+	uint64_t vm_state;               /* of internal snapshots */
+	unsigned snapshots, overlays;    /* internal ones; images that have it as their backing file */
+	unsigned shared_by;              /* images that no other stands on and that need this one; itself counts */
+	int below;                       /* its backing file among the images; -1: none, or not found */
+};
+struct plt_df_volume {               /* of the host */
+	uint64_t device;             /* st_dev */
+	const char *path;            /* of a file on it */
+	uint64_t size, free;         /* free to us */
+	uint64_t allocated, virtual_size, growth; /* of the images on it */
+};
+struct plt_df {
+	const struct plt_df_image *images;
+	const struct plt_df_volume *volumes;
+	unsigned nlisted, nvolumes;
+	unsigned n;                      /* images: those listed that count */
+	uint64_t virtual_size;           /* of images that no other stands on: what has been promised */
+	uint64_t allocated;              /* of all files */
+	uint64_t exclusive;              /* needed by one image each; .shared: by several; .reflinked: shared below them */
+	uint64_t shared, reflinked;
+	uint64_t growth;                 /* if every guest wrote everything */
+};
+/*
+ * What the images @names, those in the folders among @names (hidden files apart; what is not known there is a raw image if it
+ * has 1 MiB or more in whole sectors) and all that they stand on take on the host, share, and may still take.  By headers and
+ * what the host says of the files; nothing is locked or written, and images in use are looked at too.
+ */
+int plt_df(struct plt_ctx *ctx, const char *const *names, unsigned n, struct plt_df **ret, struct plt_error *err);
+void plt_df_free(struct plt_df *df); /* NULL allowed */
+
 /* ---- persistent dirty bitmaps ---------------------------------------------------------------- */
 
 enum plt_bitmap_verb {
@@ -638,7 +683,7 @@ struct plt_check_result {
 	uint64_t corruptions, leaks, check_errors;   /* as qemu-img counts */
 	uint64_t added;                              /* corruptions that qemu-img does not see */
 	uint64_t corruptions_fixed, leaks_fixed;     /* by a plan: not among those above */
-	uint64_t lost, inferred;                     /* plt_check_repair(): bytes of the disk and its snapshots */
+	uint64_t lost, inferred;                     /* by a repair: bytes of the disk and its snapshots */
 	uint64_t image_end_offset, total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
 	bool have_clusters;
 	const char *format;                          /* static */
@@ -672,6 +717,7 @@ enum {
 	PLT_REPAIR_LEAKS = 1 << 0,    /* counts that are too high and nothing else, as `check -r leaks` */
 	PLT_REPAIR_NO_WRITE = 1 << 1, /* the plan is looked at only: the image is opened read-only */
 	PLT_REPAIR_TRUST_LIKELY = 1 << 2, /* placements that are likely go into the plan, too */
+	PLT_REPAIR_DEEP = 1 << 3,     /* hold the guest's own structures against the map though nothing else shows that it is wrong */
 };
 
 struct plt_placement_offer {
@@ -684,7 +730,7 @@ struct plt_placement_offer {
 struct plt_repair_options {
 	size_t size;
 	unsigned flags;        /* PLT_REPAIR_* */
-	const char *undo_file; /* the journal; NULL: beside the image, its name and ".platter-undo" */
+	const char *undo_file; /* the journal; NULL: beside the image, its name (not a link's) and ".platter-undo" */
 	const char *plan;      /* a file that says what to do (and stays valid as long as the plan); NULL: found out */
 	/*
 	 * A part of the map (a table) for which the guest's data speaks, and not strongly enough: is it to be put
@@ -704,7 +750,10 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 		    const struct plt_repair_options *options,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
 		    struct plt_error *err);
-/* Of the image as it is (with what the plan fixes in .corruptions_fixed and .leaks_fixed). */
+/*
+ * Of the image as it is (with what the plan fixes in .corruptions_fixed and .leaks_fixed); .lost and .inferred: what a
+ * repair that had been interrupted, and was finished first, has left so.
+ */
 const struct plt_check_result *plt_repair_before(const struct plt_repair *rep);
 /* Examine the image as the plan makes it. */
 int plt_repair_check(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
@@ -798,11 +847,18 @@ struct plt_measure_options {
 	const char *format;            /* of the image that would be made; NULL: raw */
 	const char *const *options;    /* "-o" texts */
 	uint64_t virtual_size;         /* without a source; PLT_SIZE_UNSET: what the options say */
+	unsigned flags;                /* PLT_MEASURE_* */
+	plt_progress_fn progress;      /* of PLT_MEASURE_EXACT */
+	void *progress_arg;
 };
-#define PLT_MEASURE_OPTIONS_INIT { sizeof(struct plt_measure_options), NULL, NULL, PLT_SIZE_UNSET }
+enum {
+	PLT_MEASURE_EXACT = 1 << 0,    /* .required is the length of the file that plt_convert() makes: @src is read */
+	PLT_MEASURE_COMPRESS = 1 << 1, /* with EXACT: of one that is compressed */
+};
+#define PLT_MEASURE_OPTIONS_INIT { .size = sizeof(struct plt_measure_options), .virtual_size = PLT_SIZE_UNSET }
 struct plt_measure_result {
 	uint64_t required;             /* bytes of a file that holds what @src holds now; never too few */
-	uint64_t fully_allocated;      /* once the guest has written everything */
+	uint64_t fully_allocated;      /* once the guest has written everything; 0: the format does not say (EXACT) */
 	bool have_bitmaps;             /* both formats can have persistent bitmaps */
 	uint64_t bitmaps;              /* what those of @src would take besides */
 };
@@ -920,7 +976,8 @@ struct plt_scan;
 /*
  * Look through all of @disk, once and in order, for images, partitions, filesystems and what is left of them.
  * Holes are not read; sectors that cannot be read are passed over.  Nothing of @disk is changed.  A file in the folder
- * .carve is never written over (-EEXIST is said of the object, .carved stays NULL).
+ * .carve is never written over: that, and what else keeps an object from being carved, is said of it in .detail, and
+ * .carved stays NULL.
  */
 int plt_scan(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_scan_options *opts, struct plt_scan **ret,
 	     struct plt_error *err);
@@ -931,6 +988,7 @@ struct plt_scan_totals {
 	uint64_t bad;           /* bytes that could not be read, or that the map calls bad */
 	uint64_t skipped;       /* bytes that were not tried: too many beside them are bad */
 	uint64_t omitted;       /* objects that were found and not kept: there are too many */
+	uint64_t uncarved;      /* objects that were not carved for another reason than their nature: .detail says why */
 };
 void plt_scan_totals(const struct plt_scan *scan, struct plt_scan_totals *ret);
 void plt_scan_free(struct plt_scan *scan); /* NULL allowed */

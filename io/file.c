@@ -478,7 +478,7 @@ int plt_file_open(const char *path, unsigned flags, struct plt_store **ret, stru
 		how |= O_EXCL;
 	if (flags & PLT_FILE_DIRECT)
 		how |= O_DIRECT;
-	fd = open(path, how, 0644);
+	fd = open(path, how, flags & PLT_FILE_PRIVATE ? 0600 : 0644);
 	if (fd < 0 && errno == EINVAL && flags & PLT_FILE_DIRECT)
 		return plt_error_set(err, EINVAL,
 				     "Could not %s '%s': filesystem does not support O_DIRECT",

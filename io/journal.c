@@ -171,6 +171,21 @@ static int put_state(struct plt_journal *j, enum plt_journal_state state, struct
 	return r;
 }
 
+/* A name need not be UTF-8, and JSON must be: of one that is not, the bytes that are not ASCII become '?'. */
+static json_t *printable(const char *s)
+{
+	PLT_AUTOFREE char *copy = NULL;
+	json_t *o = json_string(s);
+
+	if (o)
+		return o;
+	copy = strdup(s);
+	for (char *p = copy; p && *p; p++)
+		if ((unsigned char)*p >= 0x80)
+			*p = '?';
+	return copy ? json_string(copy) : NULL;
+}
+
 /* The description; sizes are known when all records are. */
 static json_t *describe(const struct plt_journal *j, const struct plt_journal_info *info)
 {
@@ -179,12 +194,14 @@ static json_t *describe(const struct plt_journal *j, const struct plt_journal_in
 	for (unsigned i = 0; i < info->nstores; i++) {
 		const struct plt_journal_store *s = &info->stores[i];
 
-		json_array_append_new(stores, json_pack("{s:s, s:s, s:I, s:I}", "role", s->role, "name", s->name,
+		json_array_append_new(stores, json_pack("{s:s, s:o, s:I, s:I}", "role", s->role, "name", printable(s->name),
 							"size-before", (json_int_t)j->info.stores[i].size_before,
 							"size-after", (json_int_t)j->info.stores[i].size_after));
 	}
-	return json_pack("{s:s, s:s, s:s, s:s?, s:o}", "tool", PACKAGE_STRING, "format", info->format ? info->format : "raw",
-			 "created", info->created ? info->created : "", "predecessor", info->predecessor, "stores", stores);
+	return json_pack("{s:s, s:s, s:s, s:o?, s:I, s:I, s:o}", "tool", PACKAGE_STRING, "format",
+			 info->format ? info->format : "raw", "created", info->created ? info->created : "", "predecessor",
+			 info->predecessor ? printable(info->predecessor) : NULL, "lost", (json_int_t)info->lost, "inferred",
+			 (json_int_t)info->inferred, "stores", stores);
 }
 
 /* Point info's texts into the description. */
@@ -196,6 +213,11 @@ static int take_texts(struct plt_journal *j, struct plt_error *err)
 	j->info.format = json_string_value(json_object_get(j->text, "format"));
 	j->info.created = json_string_value(json_object_get(j->text, "created"));
 	j->info.predecessor = json_string_value(json_object_get(j->text, "predecessor"));
+	for (unsigned i = 0; i < 2; i++) {
+		json_int_t v = json_integer_value(json_object_get(j->text, i ? "inferred" : "lost"));
+
+		*(i ? &j->info.inferred : &j->info.lost) = v > 0 ? (uint64_t)v : 0;
+	}
 	if (!j->info.format || !n || n > PLT_JOURNAL_STORES)
 		return plt_error_set(err, EUCLEAN, "undo journal: its description names no format, or %zu stores (1 to %u are "
 				     "expected)", n, PLT_JOURNAL_STORES);
@@ -231,7 +253,7 @@ int plt_journal_begin(struct plt_store *file, const struct plt_journal_info *inf
 	}
 	if (r == 0) {
 		j->text = describe(j, info);
-		r = j->text ? take_texts(j, err) : plt_error_set(err, EINVAL, "undo journal: a name is not valid UTF-8");
+		r = j->text ? take_texts(j, err) : plt_error_set(err, ENOMEM, "out of memory");
 	}
 	memcpy(j->head.magic, magic, sizeof(magic));
 	memcpy(j->head.id, info->id, sizeof(info->id));
@@ -507,6 +529,7 @@ static int check_record(struct plt_journal *j, const struct record *rec, const s
 static int read_records(struct plt_journal *j, uint64_t size, struct plt_error *err)
 {
 	uint64_t at = plt_le64_get(j->head.records_off), len = plt_le64_get(j->head.records_len), end;
+	uint64_t done[PLT_JOURNAL_STORES] = { 0 };
 	uint32_t n = plt_le32_get(j->head.records);
 	int r = 0;
 
@@ -530,6 +553,11 @@ static int read_records(struct plt_journal *j, uint64_t size, struct plt_error *
 		if (e.store >= j->info.nstores)
 			return bad(j, err, "a record of a store that the description does not have", at);
 		r = check_record(j, &rec, &e, end, err);
+		/* so the work is bounded by the image, whatever a journal says */
+		if (r == 0 && e.kind == KIND_BYTES && e.off < done[e.store])
+			r = bad(j, err, "a record that goes back behind the one before", at);
+		if (e.kind == KIND_BYTES)
+			done[e.store] = e.off + e.len;
 		if (r == 0)
 			r = add_entry(j, &e, err);
 		at = e.at;
@@ -608,6 +636,37 @@ static int compare_mark(struct plt_journal *j, const struct entry *e, unsigned a
 			     " has been changed by something else", j->info.stores[0].name, e->off);
 }
 
+/* What the image has grown by and no record holds is zeros: else it is not ours to be cut off. */
+static int compare_gaps(struct plt_journal *j, unsigned store, uint64_t size, struct plt_error *err)
+{
+	const struct plt_journal_store *s = &j->info.stores[store];
+	uint64_t at = s->size_before;
+	int r = 0;
+
+	for (uint32_t i = 0; i <= j->n && r == 0; i++) {
+		const struct entry *e = i < j->n ? &j->v[i] : NULL;
+		uint64_t end = e ? PLT_MIN(e->off, size) : size;
+
+		if (e && (e->kind != KIND_BYTES || e->store != store || e->off + e->len <= at))
+			continue;
+		for (uint64_t n; at < end && r == 0; at += n) {
+			enum plt_store_kind kind;
+
+			n = PLT_MIN(end - at, (uint64_t)PIECE);
+			r = plt_store_extents(j->st[store], at, end - at, &kind, &n, err);
+			if (r < 0 || kind != PLT_STORE_DATA)
+				continue;
+			n = PLT_MIN(n, (uint64_t)PIECE);
+			r = plt_store_read(j->st[store], at, j->buf, n, PLT_IO_OTHER, err);
+			if (r == 0 && !plt_is_zero(j->buf, n))
+				r = plt_error_set(err, EUCLEAN, "'%s' is not what the repair left: there are bytes at %" PRIu64
+						  " that are not from it", s->name, at);
+		}
+		at = e && r == 0 ? e->off + e->len : at;
+	}
+	return r;
+}
+
 static int compare(struct plt_journal *j, unsigned allowed, struct plt_error *err)
 {
 	int r = 0;
@@ -620,6 +679,8 @@ static int compare(struct plt_journal *j, unsigned allowed, struct plt_error *er
 		if (r == 0 && (size < low || size > s->size_after))
 			r = plt_error_set(err, EUCLEAN, "'%s' is not what the repair left: it has %" PRIu64 " bytes, not %"
 					  PRIu64, s->name, size, s->size_after);
+		if (r == 0)
+			r = compare_gaps(j, i, size, err);
 	}
 	for (uint32_t i = 0; i < j->n && r == 0; i++) {
 		const struct entry *e = &j->v[i];
@@ -658,6 +719,14 @@ static int put_mark(struct plt_journal *j, unsigned which, struct plt_error *err
 	return r;
 }
 
+static bool is_hole(struct plt_store *st, uint64_t off, uint64_t len)
+{
+	enum plt_store_kind kind;
+	uint64_t n;
+
+	return plt_store_extents(st, off, len, &kind, &n, NULL) == 0 && kind == PLT_STORE_HOLE && n >= len;
+}
+
 /* One record's side into the image.  What lay behind the old end is cut off when it is taken back. */
 static int put_side(struct plt_journal *j, const struct entry *e, bool after, struct plt_error *err)
 {
@@ -676,6 +745,9 @@ static int put_side(struct plt_journal *j, const struct entry *e, bool after, st
 		len = e->off >= end ? 0 : PLT_MIN(len, end - e->off);
 	}
 	if (!len)
+		return 0;
+	/* what could not be written for lack of space still is a hole: it needs none to be one again */
+	if (!after && e->flags & ZERO_BEFORE && is_hole(j->st[e->store], e->off, len))
 		return 0;
 	r = read_side(j, e, after, j->buf, err);
 	return r < 0 ? r : plt_store_write(j->st[e->store], e->off, j->buf, len, PLT_IO_OTHER, err);

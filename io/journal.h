@@ -42,6 +42,7 @@ struct plt_journal_info {
 	const char *created;     /* ISO 8601 */
 	unsigned nstores;
 	struct plt_journal_store stores[PLT_JOURNAL_STORES];
+	uint64_t lost, inferred; /* bytes of the disk, as the repair leaves it */
 	uint32_t records;
 	uint64_t bytes;          /* that change */
 };
@@ -49,8 +50,8 @@ struct plt_journal_info {
 struct plt_journal;
 
 /*
- * A new one in @file (empty).  @info: format, predecessor, created, and of the stores role and name.
- * @stores are as many; their sizes are looked at now.  The journal takes references.
+ * A new one in @file (empty).  @info: format, predecessor, created, lost, inferred, and of the stores role and
+ * name.  @stores are as many; their sizes are looked at now.  The journal takes references.
  */
 int plt_journal_begin(struct plt_store *file, const struct plt_journal_info *info, struct plt_store *const *stores,
 		      struct plt_journal **ret, struct plt_error *err);
@@ -61,7 +62,7 @@ int plt_journal_begin(struct plt_store *file, const struct plt_journal_info *inf
 int plt_journal_add_mark(struct plt_journal *j, uint64_t off, uint8_t mid, struct plt_error *err);
 /* The store grows to @size; before records that lie there.  It never shrinks. */
 int plt_journal_add_size(struct plt_journal *j, unsigned store, uint64_t size, struct plt_error *err);
-/* [off, off+len) becomes @after (NULL: zeros); what is there now is read.  Ranges must be disjoint. */
+/* [off, off+len) becomes @after (NULL: zeros); what is there now is read.  Ranges ascend, and are disjoint. */
 int plt_journal_add(struct plt_journal *j, unsigned store, uint64_t off, const void *after, uint64_t len,
 		    struct plt_error *err);
 /* Durably complete. */
@@ -72,6 +73,12 @@ int plt_journal_complete(struct plt_journal *j, struct plt_error *err);
  * state is "writing" is opened all the same: it has no records then.
  */
 int plt_journal_open(struct plt_store *file, struct plt_journal **ret, struct plt_error *err);
+/*
+ * The name of the @n-th journal (from 1) beside the image @image: IMAGE.platter-undo, IMAGE.platter-undo.2 and so
+ * on; beside the file itself where @image is a symbolic link, so that it is found whatever name the file is opened
+ * by.  malloc; NULL: no memory.
+ */
+char *plt_journal_name(const char *image, unsigned n);
 /* Only its state: 0, -ENOENT if @file is no journal, or what kept it from being read. */
 int plt_journal_peek(struct plt_store *file, enum plt_journal_state *ret, struct plt_error *err);
 /* As many as info says, in that order; for one that was opened.  References are taken. */

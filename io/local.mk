@@ -2,6 +2,7 @@
 # Copyright (c) the platter authors
 
 libplatter_core_la_SOURCES += \
+	io/access.c \
 	io/blkdebug.c \
 	io/blkdebug.h \
 	io/completion.c \
@@ -12,6 +13,7 @@ libplatter_core_la_SOURCES += \
 	io/file.c \
 	io/journal.c \
 	io/journal.h \
+	io/journal_name.c \
 	io/limits.c \
 	io/lock.c \
 	io/lock.h \

@@ -203,6 +203,7 @@ enum {
 	PLT_FILE_UNSAFE = 1 << 5,   /* sync does nothing */
 	PLT_FILE_WRITETHROUGH = 1 << 6,
 	PLT_FILE_NO_LOCK = 1 << 7,
+	PLT_FILE_PRIVATE = 1 << 8,  /* created for its owner alone */
 };
 
 /*
@@ -213,6 +214,12 @@ enum {
 int plt_file_open(const char *path, unsigned flags, struct plt_store **ret, struct plt_error *err);
 /* The same over an open descriptor, which the store then owns. */
 int plt_file_from_fd(int fd, const char *name, unsigned flags, struct plt_store **ret, struct plt_error *err);
+/*
+ * io/access.c: let those read (and write) the new, private file @st who may do so with @as, and nobody else: by its
+ * mode alone, or by giving it its owner and group as well.  What cannot be had gives less access.
+ */
+enum plt_file_share { PLT_SHARE_MODE, PLT_SHARE_OWNER };
+void plt_file_share_as(struct plt_store *st, struct plt_store *as, enum plt_file_share how);
 /* Make the entry of the file @path in its folder durable. */
 int plt_sync_folder(const char *path, struct plt_error *err);
 

@@ -458,12 +458,13 @@ static void report_difference(void *arg, uint64_t cluster, uint64_t stored, uint
 			 mended ? "Repairing" : stored < refs ? "ERROR" : "Leaked", cluster, stored, refs);
 	x->counts_left |= !mended;
 	x->leaked |= !stored != !refs;
+	x->overcounted |= stored > refs && refs;
 }
 
 /* What qemu-img calls leaked may be what is left of a map. */
 static void report_orphans(struct qcow2_exam *x)
 {
-	if (x->orphans == QCOW2_ORPHANS_LOST)
+	if (x->orphans == QCOW2_ORPHANS_LOST && x->orphan_clusters)
 		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, x->orphan_tables ? "Q-L1" : "Q-L2", x->q.l1_offset,
 				 (uint64_t)x->q.l1_size * 8, 0, 0,
 				 "ERROR part of the map is lost: %" PRIu64 " clusters hold data that nothing reaches, %" PRIu64
@@ -576,8 +577,14 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	r = x->ex->mend || x->refs_bad ? qcow2_judge_orphans(x) : 0;
 	if (!r && x->ex->mend)
 		r = qcow2_name_cut(x);
+	if (!r && x->ex->mend && x->ex->mend->deep)
+		r = qcow2_tell_orphans(x);
 	if (!r && x->ex->mend)
+		r = qcow2_mend_moves(x);
+	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_tables(x);
+	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_blank(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_snapshots(x);
 	if (!r && x->ex->mend && !x->map_changed)
@@ -586,12 +593,16 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 		r = qcow2_mend_map(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_clusters(x);
+	if (!r && x->ex->mend && !(x->ex->mend->what & PLT_MEND_MAP)) /* the counts are what would say so later */
+		r = qcow2_map_owed(x);
 	if (!r && x->map_changed) /* the next round counts what is there now */
 		return 0;
 	if (!r)
 		r = qcow2_compare(c, report_difference, x, &highest);
 	if (!r && x->leaked && !x->ex->mend && !x->refs_bad)
 		r = qcow2_judge_orphans(x);
+	if (!r && x->overcounted && !x->ex->mend)
+		r = qcow2_map_owed(x);
 	if (!r)
 		r = qcow2_mend_counts_end(x);
 	if (!r && qcow2_mend_rebuilds(x))

@@ -168,8 +168,9 @@ struct qcow2_exam {
 	enum qcow2_orphan_verdict orphans;
 	struct plt_extents unreached; /* of an image whose counts are lost: those clusters */
 	uint64_t orphan_clusters, orphan_tables; /* with content and without explanation */
-	struct qcow2_piece *pieces; /* when mending */
+	struct qcow2_piece *pieces; /* orphan L2 tables, once orphans have been judged */
 	uint32_t npieces;
+	bool explained;		  /* some orphan L2 table is explained by an orphan L1 table */
 	uint64_t *strays;   /* when mending the map: places of orphans with content, ascending */
 	uint32_t nstrays, strays_cap;
 	uint64_t *l1s;	    /* when mending the map: orphans of the shape of L1 tables that name L2 tables */
@@ -178,6 +179,7 @@ struct qcow2_exam {
 	bool map_changed;	  /* what was counted is not the map that is there now */
 	bool counts_left;	  /* a stored count is wrong and stays so */
 	bool leaked;		  /* some cluster is counted, and nothing reaches it, or the other way round */
+	bool overcounted;	  /* some cluster is counted more often than it is reached */
 	uint8_t *block;		  /* mending: the refcount block that is being changed */
 	uint64_t block_index;
 	uint32_t block_from, block_to; /* what of it has changed, in whole sectors */
@@ -326,12 +328,19 @@ bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *table);
  * the caller does; the others become ex->mend->unplaced.
  */
 int qcow2_mend_map(struct qcow2_exam *x);
+/*
+ * Where the map is not mended, or only looked at: does the disk lack tables that snapshots share with it, as the counts
+ * say?  Then it is said, and no count is lowered (x->orphans).
+ */
+int qcow2_map_owed(struct qcow2_exam *x);
 
 /*
  * mend/tables.c: what of L1 and L2 tables cannot be is taken out, and named lost; the sound rest of a table goes
  * into a new one behind the end of the file.
  */
 int qcow2_mend_tables(struct qcow2_exam *x);
+/* mend/blank.c: what a table of zeros must have named. */
+int qcow2_mend_blank(struct qcow2_exam *x);
 /* A tree of tables: the active one, or a snapshot's. */
 struct qcow2_tree {
 	uint32_t disk; /* PLT_DISK_ACTIVE, or which snapshot */
@@ -357,6 +366,23 @@ int qcow2_mend_snapcount(struct qcow2_exam *x);
 bool qcow2_snaptable_is_none(const struct qcow2_exam *x); /* not one entry that was read makes sense */
 int qcow2_mend_snapshots(struct qcow2_exam *x);
 int qcow2_mend_snap_l1(struct qcow2_exam *x);
+
+/*
+ * mend/packed.c: compressed clusters that nothing names.  Where they may be; may one lie in [off, off+len); the
+ * entry that names it; are some of them missing in clusters that others are in?
+ */
+int qcow2_packed_find(struct qcow2_exam *x, struct plt_orphans *p);
+bool qcow2_packed_is_open(struct qcow2_exam *x, uint64_t off, uint64_t len);
+uint64_t qcow2_packed_entry(const struct qcow2_state *q, uint64_t off, uint32_t len);
+int qcow2_packed_missing(struct qcow2_exam *x, bool *ret);
+
+/*
+ * mend/moves.c: what somebody has found out of the map (ex->mend->moves), and what he wants to know for it: orphans of
+ * either size, the tables of the active disk
+ */
+int qcow2_mend_moves(struct qcow2_exam *x);
+int qcow2_tell_orphans(struct qcow2_exam *x);
+int qcow2_map_tables(struct plt_ctx *ctx, struct plt_store *file, struct plt_orphans *ret, struct plt_error *err);
 
 /* mend/clusters.c: single clusters back into the map, and what is given up. */
 int qcow2_mend_clusters(struct qcow2_exam *x);

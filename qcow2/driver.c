@@ -181,6 +181,7 @@ const struct plt_driver qcow2_driver = {
 	.examine = qcow2_examine,
 	.recognise = qcow2_recognise,
 	.show_pieces = qcow2_show_pieces,
+	.map_pieces = qcow2_map_tables,
 	.luks = qcow2_luks,
 	.make_empty = qcow2_make_empty,
 	.set_backing = qcow2_set_backing,

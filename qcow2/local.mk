@@ -19,6 +19,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/header_write.c \
 	qcow2/map.c \
 	qcow2/mapping.h \
+	qcow2/mend/blank.c \
 	qcow2/mend/clusters.c \
 	qcow2/mend/find.c \
 	qcow2/mend/find.h \
@@ -26,8 +27,10 @@ libplatter_core_la_SOURCES += \
 	qcow2/mend/header.c \
 	qcow2/mend/map.c \
 	qcow2/mend/mend.c \
+	qcow2/mend/moves.c \
 	qcow2/mend/orphans.c \
 	qcow2/mend/shapes.c \
+	qcow2/mend/packed.c \
 	qcow2/mend/snapshots.c \
 	qcow2/mend/stale.c \
 	qcow2/mend/tables.c \

@@ -45,6 +45,10 @@ static int put_tables(struct plt_store *overlay, const struct qcow2_state *q, co
 	for (size_t i = 0; i < p->n && r == 0; i += per) {
 		memset(table, 0, q->cluster_size);
 		for (size_t k = i; k < i + per && k < p->n; k++) {
+			if (p->v[k].packed) {
+				plt_put_be64(table + (k - i) * q->l2_entry_size, qcow2_packed_entry(q, p->v[k].host_off, p->v[k].packed));
+				continue;
+			}
 			plt_put_be64(table + (k - i) * q->l2_entry_size, p->v[k].host_off | QCOW2_COPIED);
 			if (q->extl2)
 				plt_put_be64(table + (k - i) * q->l2_entry_size + 8, UINT32_MAX);

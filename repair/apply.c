@@ -3,7 +3,7 @@
 
 /*
  * Applying a plan.  The journal is written, synced, its name in the folder too, and declared complete; only
- * then is the image written.  Room for what the image grows by is found before that, so that a full volume
+ * then is the image written.  Room for all that is written is found before that, so that a full volume
  * refuses and changes nothing.  A failure while the image is being written is taken back at once; if that
  * fails as well, the journal stays.
  */
@@ -72,8 +72,9 @@ static int choose_place(struct plt_repair *rep, char **ret, char **ret_before, s
 	return 0;
 }
 
-static int open_place(struct plt_repair *rep, const char *path, struct plt_store **ret, struct plt_error *err)
+static int open_place(const struct plt_repair *rep, const char *path, struct plt_store **ret, struct plt_error *err)
 {
+	bool chosen = rep->undo_file;
 	enum plt_journal_state state;
 	int r = plt_ctx_open_file(rep->ctx, path, PLT_FILE_WRITE, ret, NULL);
 
@@ -88,13 +89,15 @@ static int open_place(struct plt_repair *rep, const char *path, struct plt_store
 			plt_store_unref(*ret);
 		return r;
 	}
-	r = plt_ctx_open_file(rep->ctx, path, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_EXCL, ret, err);
-	if ((r == -EACCES || r == -EROFS || r == -EPERM || r == -ENOENT) && !rep->undo_file) {
+	r = plt_ctx_open_file(rep->ctx, path, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_EXCL | PLT_FILE_PRIVATE, ret, err);
+	if ((r == -EACCES || r == -EROFS || r == -EPERM || r == -ENOENT) && !chosen) {
 		struct plt_error why = err ? *err : (struct plt_error)PLT_ERROR_INIT;
 
 		return plt_error_set(err, ENOTSUP, "there is no place for an undo journal beside the image (--undo-file names "
 				     "one): %s", why.text);
 	}
+	if (r == 0)
+		plt_file_share_as(*ret, rep->file, PLT_SHARE_OWNER);
 	return r;
 }
 
@@ -111,6 +114,8 @@ static int fill_journal(struct plt_repair *rep, struct plt_store *file, const ch
 
 	strftime(created, sizeof(created), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
 	info.created = created;
+	for (size_t i = 0; i < rep->doubts.n; i++)
+		*(rep->doubts.v[i].kind == PLT_LOST ? &info.lost : &info.inferred) += rep->doubts.v[i].len;
 	if (RAND_bytes(info.id, sizeof(info.id)) != 1)
 		return plt_error_set(err, EIO, "no random numbers");
 	info.stores[0].role = "image";
@@ -137,16 +142,26 @@ static int fill_journal(struct plt_repair *rep, struct plt_store *file, const ch
 	return r;
 }
 
-/* Room at the end is there before the first byte changes. */
+static int allocate(void *arg, uint64_t off, const void *bytes, uint64_t len)
+{
+	struct job *job = arg;
+	int r = bytes ? plt_store_allocate(job->rep->file, off, len, job->err) : 0;
+
+	return r == -ENOTSUP ? 0 : r;
+}
+
+/* Room for all that is written, behind the end and in holes, is there before the first byte changes. */
 static int make_room(struct plt_repair *rep, struct plt_error *err)
 {
+	struct job job = { .rep = rep, .err = err };
 	uint64_t n = plt_repair_growth(rep);
 	int r = n ? plt_store_allocate(rep->file, rep->size, n, err) : 0;
 
-	if (r == -ENOTSUP || r == 0)
-		return 0;
-	(void)plt_store_truncate(rep->file, rep->size, NULL);
-	plt_error_prefix(err, "the repair needs %" PRIu64 " bytes behind the end of the image; nothing has been changed", n);
+	if (r == 0 || r == -ENOTSUP)
+		r = plt_repair_each(rep, allocate, &job);
+	if (r < 0)
+		plt_error_prefix(err, "there is no room for what the repair writes (%" PRIu64 " bytes behind the end of the "
+				 "image); nothing has been changed, and --output NEW makes a repaired copy elsewhere", n);
 	return r;
 }
 
@@ -159,6 +174,11 @@ static int apply(struct plt_repair *rep, struct plt_journal *j, const char *path
 	if (r < 0)
 		return r;
 	*ret_keep = true;
+	r = make_room(rep, err);
+	if (r < 0) {
+		*ret_keep = false;
+		return r;
+	}
 	r = plt_journal_apply(j, &why);
 	if (r == 0)
 		return 0;
@@ -189,8 +209,6 @@ int plt_repair_apply(struct plt_repair *rep, char **ret_journal, struct plt_erro
 	r = fill_journal(rep, file, before, &j, err);
 	if (r == 0)
 		r = plt_sync_folder(path, err);
-	if (r == 0)
-		r = make_room(rep, err);
 	if (r == 0) {
 		r = apply(rep, j, path, &keep, err);
 		if (r < 0 && !keep)

@@ -2,13 +2,13 @@
 /* Copyright (c) the platter authors */
 
 /*
- * Journals beside an image: their names, and which of them is pending.  One that is no journal, or whose writing was cut short, never stands for anything.
+ * Journals beside an image: which there are, and which of them is pending.  One that is no journal, or whose writing
+ * was cut short, never stands for anything.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include "repair/repair.h"
 
@@ -22,24 +22,19 @@ void plt_beside_release(struct plt_beside *b)
 	memset(b, 0, sizeof(*b));
 }
 
-static char *nth_name(const char *image, unsigned n)
-{
-	char *s;
-
-	if (n == 1 ? asprintf(&s, "%s.platter-undo", image) < 0 : asprintf(&s, "%s.platter-undo.%u", image, n) < 0)
-		return NULL;
-	return s;
-}
-
 /* 0 with *ret; -ENOENT: there is no such file; else what it is instead of a journal. */
 static int state_of(const char *path, enum plt_journal_state *ret, struct plt_error *err)
 {
 	struct plt_store *st;
+	struct stat sb;
 	uint64_t size;
 	int r;
 
-	if (access(path, F_OK) < 0)
+	if (lstat(path, &sb) < 0)
 		return -errno;
+	/* whoever may write into the folder would choose what is written over */
+	if (S_ISLNK(sb.st_mode))
+		return plt_error_set(err, EEXIST, "'%s' is a symbolic link, no undo journal: it is in the way", path);
 	r = plt_file_open(path, 0, &st, err);
 	if (r < 0)
 		return r;
@@ -55,7 +50,7 @@ int plt_beside_find(const char *image, struct plt_beside *ret, struct plt_error 
 {
 	memset(ret, 0, sizeof(*ret));
 	for (unsigned n = 1; n <= MAX_BESIDE; n++) {
-		PLT_AUTOFREE char *path = nth_name(image, n);
+		PLT_AUTOFREE char *path = plt_journal_name(image, n);
 		enum plt_journal_state state = PLT_JOURNAL_WRITING;
 		int r = path ? state_of(path, &state, err) : -ENOMEM;
 
@@ -83,7 +78,7 @@ int plt_beside_find(const char *image, struct plt_beside *ret, struct plt_error 
 	return plt_error_set(err, ENOSPC, "'%s': more than %d undo journals lie beside it", image, MAX_BESIDE);
 }
 
-int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_error *err)
+int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_unsure *ret, struct plt_error *err)
 {
 	struct plt_journal *j = NULL;
 	struct plt_store *st;
@@ -98,6 +93,7 @@ int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_
 	if (r == 0) {
 		plt_journal_attach(j, &image);
 		r = plt_journal_apply(j, err);
+		*ret = (struct plt_unsure){ plt_journal_info(j)->lost, plt_journal_info(j)->inferred };
 	}
 	plt_journal_free(j);
 	return r;

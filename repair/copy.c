@@ -4,7 +4,7 @@
 /*
  * A repaired copy.  The image is copied as it is, holes staying holes and blocks shared where the filesystem
  * can, and the edits are written into the copy.  It has its name from the beginning, since it is a new one;
- * what fails leaves nothing behind.
+ * what fails leaves nothing behind.  Nobody may read it who may not read the image.
  */
 #include <errno.h>
 #include <unistd.h>
@@ -69,10 +69,12 @@ int plt_repair_copy(struct plt_repair *rep, const char *path, struct plt_error *
 {
 	struct job j = { .err = err };
 	uint64_t size = 0;
-	int r = plt_file_open(path, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_EXCL, &j.to, err);
+	int r = plt_file_open(path, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_EXCL | PLT_FILE_PRIVATE, &j.to,
+			      err);
 
 	if (r < 0)
 		return r;
+	plt_file_share_as(j.to, rep->file, PLT_SHARE_MODE);
 	r = copy_all(j.to, rep->file, rep->size, err);
 	if (r == 0)
 		r = plt_store_size(rep->overlay, &size, err);

@@ -205,6 +205,44 @@ static int check_guest(struct deep *d, struct plt_error *err)
 	return plt_guest_weigh_disk(d->disk, &how, &sum, err);
 }
 
+/* ---- the map ------------------------------------------------------------------------------------- */
+
+struct map_check {
+	struct deep *d;
+	struct plt_repair rep;
+};
+
+/* Of a plan, what the guest's structures are the reason of. */
+static void map_found(void *arg, const struct plt_check_finding *f)
+{
+	struct map_check *m = arg;
+	const char *text = strncmp(f->text, "Repairing ", 10) ? f->text : f->text + 10;
+
+	if (m->rep.deeply || !strcmp(f->id, PLT_DEEP_DOUBT))
+		say(m->d, f->id, !strcmp(f->severity, "note"), *f, "%s%s", text == f->text ? "" : "ERROR ", text);
+}
+
+/* What a repair would change of the map because the guest says so: found out over the image, and thrown away. */
+static int check_map(struct deep *d, bool no_backing, struct plt_error *err)
+{
+	struct plt_image *img = plt_disk_image(d->disk);
+	struct map_check m = { .d = d, .rep = { .ctx = d->ctx, .file = img->file, .name = img->name, .trust = PLT_STRONG,
+						.deep = true, .no_backing = no_backing } };
+	int r;
+
+	if (!img->drv->map_pieces)
+		return 0;
+	m.rep.format = strdup(img->drv->name);
+	if (!m.rep.format)
+		return plt_error_set(err, ENOMEM, "out of memory");
+	r = plt_repair_make(&m.rep, PLT_MEND_ALL, false, map_found, &m, NULL);
+	plt_repair_forget(&m.rep);
+	plt_doubts_release(&m.rep.doubts);
+	plt_store_unref(m.rep.overlay);
+	free(m.rep.format);
+	return r == -ENOMEM ? plt_error_set(err, ENOMEM, "out of memory") : 0; /* (what cannot be planned has been said) */
+}
+
 /* -------------------------------------------------------------------------------------------------- */
 
 static int look_inside(struct deep *d, const char *name, const struct plt_open_options *opts, struct plt_error *err)
@@ -234,6 +272,8 @@ static int look_inside(struct deep *d, const char *name, const struct plt_open_o
 		r = check_layer(d, top, err);
 	if (r == 0 && !locked)
 		r = check_guest(d, err);
+	if (r == 0 && !locked && !(o.flags & PLT_OPEN_RESCUE))
+		r = check_map(d, o.flags & PLT_OPEN_NO_BACKING, err);
 	plt_disk_close(d->disk, NULL);
 	return r;
 }

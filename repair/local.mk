@@ -6,6 +6,12 @@ libplatter_core_la_SOURCES += \
 	repair/beside.c \
 	repair/copy.c \
 	repair/deep.c \
+	repair/deep/deep.h \
+	repair/deep/map.c \
+	repair/deep/moves.c \
+	repair/deep/step.c \
+	repair/deep/suspects.c \
+	repair/deep/survey.c \
 	repair/evidence/assign.c \
 	repair/evidence/ends.c \
 	repair/evidence/evidence.c \
@@ -21,6 +27,7 @@ libplatter_core_la_SOURCES += \
 	repair/guest/guest.h \
 	repair/guest/super.c \
 	repair/guest/table.c \
+	repair/packed.c \
 	repair/place.c \
 	repair/plan.c \
 	repair/planfile.c \

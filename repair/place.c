@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/cleanup.h"
 #include "base/zero.h"
 #include "block/codec.h"
 #include "formats/driver.h"
@@ -19,6 +20,7 @@
 #include "repair/repair.h"
 
 #define SUBCLUSTERS 32 /* of a unit, that may be there or not */
+#define PACKED_SPACE (UINT64_C(1) << 60)
 
 struct place {
 	const struct plt_orphans *o;
@@ -28,6 +30,7 @@ struct place {
 	uint64_t asked;
 	bool there;
 	uint64_t host;
+	const uint64_t *ranks; /* of compressed orphans: the order in which they were written; or NULL */
 };
 
 static int by_value(const void *a, const void *b)
@@ -91,6 +94,8 @@ static uint64_t host_of(void *arg, uint32_t object, uint64_t off)
 {
 	struct place *p = arg;
 
+	if (p->ranks && p->o->v[object].packed) /* (a space of their own, in which they are neighbours) */
+		return PACKED_SPACE + p->ranks[object] * p->unit;
 	return ask(p, object, off) == 0 && p->there ? p->host : 0;
 }
 
@@ -98,10 +103,11 @@ static int open_both(struct plt_repair *rep, const struct plt_driver *drv, struc
 {
 	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
 	struct plt_store *scratch;
-	int r;
+	int r = 0;
 
 	o.flags = PLT_OPEN_NO_BACKING;
-	r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &o, &p->known, err);
+	if (!p->known)
+		r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &o, &p->known, err);
 	if (r < 0)
 		return r;
 	if (plt_overlay_new(rep->overlay, true, &scratch) < 0)
@@ -114,7 +120,7 @@ static int open_both(struct plt_repair *rep, const struct plt_driver *drv, struc
 }
 
 /* Less than that somebody has to say yes to. */
-static bool wanted(const struct plt_repair *rep, const struct plt_orphans *o, const struct plt_placement *p)
+bool plt_repair_wants(const struct plt_repair *rep, const struct plt_orphans *o, const struct plt_placement *p)
 {
 	const struct plt_placement_offer offer = {
 		.host_off = o->v[p->object].host_off, .guest_off = p->slot, .guest_len = o->span, .why = p->why,
@@ -143,7 +149,7 @@ static int keep_sure(struct plt_repair *rep, const struct plt_orphans *o, const 
 	for (uint32_t i = 0; i < n; i++) {
 		struct plt_orphan *t = &(*ret)[*ret_n];
 
-		if (v[i].object >= o->n || (sure ? v[i].certainty < PLT_STRONG : !wanted(rep, o, &v[i])))
+		if (v[i].object >= o->n || (sure ? v[i].certainty < PLT_STRONG : !plt_repair_wants(rep, o, &v[i])))
 			continue;
 		*t = o->v[v[i].object];
 		t->guest_off = v[i].slot;
@@ -167,9 +173,9 @@ static bool is_packed(enum plt_codec codec, const uint8_t *buf, size_t len, uint
  * Is there compressed data among single clusters?  Nothing in the structure tells its clusters from others, and they hold
  * none of the guest's as they are: what they are taken for would be wrong wherever it is put.
  */
-static bool any_packed(struct plt_repair *rep, const struct place *p, const struct plt_orphans *o)
+bool plt_repair_any_packed(struct plt_repair *rep, struct plt_disk *known, const struct plt_orphans *o)
 {
-	struct plt_image *img = plt_disk_image(p->known);
+	struct plt_image *img = plt_disk_image(known);
 	enum plt_codec codec = img->drv->codec ? img->drv->codec(img) : PLT_CODEC_NONE;
 	uint32_t unit = (uint32_t)o->span;
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(2 * (size_t)unit);
@@ -190,58 +196,127 @@ static bool any_packed(struct plt_repair *rep, const struct place *p, const stru
 
 /* ---- all of it ----------------------------------------------------------------------------------------------- */
 
-static int place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
-		 struct plt_error *err);
-
-int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
-		     struct plt_error *err)
-{
-	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
-	struct place p = { 0 };
-	bool packed;
-	int r;
-
-	*ret = NULL;
-	*ret_n = 0;
-	how.flags = PLT_OPEN_NO_BACKING | PLT_OPEN_NO_KEY;
-	r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &how, &p.known, err);
-	if (r < 0)
-		return r;
-	packed = plt_disk_cluster_size(p.known) == o->span && any_packed(rep, &p, o);
-	plt_disk_close(p.known, NULL);
-	return packed ? 0 : place(rep, o, ret, ret_n, err);
-}
-
-static int place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
+/* What evidence says, unfiltered, of a disk that is opened here where nobody has. */
+static int solve(struct plt_repair *rep, struct place *p, struct plt_placement **ret, uint32_t *ret_n,
 		 struct plt_error *err)
 {
 	const struct plt_driver *drv = plt_driver_find(rep->format);
-	struct place p = { .o = o, .asked = UINT64_MAX };
-	struct plt_placement *v = NULL;
-	uint32_t n = 0;
+	const struct plt_orphans *o = p->o;
+	const bool ours = !p->known;
 	int r;
 
 	*ret = NULL;
 	*ret_n = 0;
 	if (!drv || !drv->show_pieces || !o->n || !o->ngaps || o->n > UINT32_MAX / 2 || o->ngaps > UINT32_MAX / 2)
 		return 0;
-	r = open_both(rep, drv, &p, err);
+	r = open_both(rep, drv, p, err);
 	if (r == 0) {
 		struct plt_puzzle puzzle = {
-			.disk_size = plt_disk_size(p.known), .span = o->span, .read_disk = read_disk,
+			.disk_size = plt_disk_size(p->known), .span = o->span, .read_disk = read_disk,
 			.read_object = read_object, .host_of = host_of, .nobjects = (uint32_t)o->n,
-			.slots = o->gaps, .nslots = (uint32_t)o->ngaps, .arg = &p, .ctx = rep->ctx,
+			.slots = o->gaps, .nslots = (uint32_t)o->ngaps, .arg = p, .ctx = rep->ctx,
 		};
 
-		p.unit = puzzle.unit = plt_disk_cluster_size(p.known);
-		r = plt_evidence_place(&puzzle, &v, &n, err);
+		p->unit = puzzle.unit = plt_disk_cluster_size(p->known);
+		r = plt_evidence_place(&puzzle, ret, ret_n, err);
 	}
+	if (p->orphans)
+		plt_disk_close(p->orphans, NULL);
+	if (p->known && ours)
+		plt_disk_close(p->known, NULL);
+	return r;
+}
+
+int plt_repair_ask(struct plt_repair *rep, struct plt_disk *known, const struct plt_orphans *o,
+		   struct plt_placement **ret, uint32_t *ret_n, struct plt_error *err)
+{
+	struct place p = { .o = o, .asked = UINT64_MAX, .known = known };
+
+	return solve(rep, &p, ret, ret_n, err);
+}
+
+static int place(struct plt_repair *rep, struct place *p, struct plt_orphan **ret, size_t *ret_n, struct plt_error *err)
+{
+	struct plt_placement *v;
+	uint32_t n;
+	int r = solve(rep, p, &v, &n, err);
+
 	if (r == 0)
-		r = keep_sure(rep, o, v, n, ret, ret_n);
+		r = keep_sure(rep, p->o, v, n, ret, ret_n);
 	free(v);
-	if (p.orphans)
-		plt_disk_close(p.orphans, NULL);
-	if (p.known)
-		plt_disk_close(p.known, NULL);
+	return r;
+}
+
+/* What compresses the image's units, if single units are looked for. */
+static int codec_of(struct plt_repair *rep, const struct plt_orphans *o, enum plt_codec *ret, struct plt_error *err)
+{
+	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
+	struct plt_disk *disk;
+	struct plt_image *img;
+	int r;
+
+	how.flags = PLT_OPEN_NO_BACKING | PLT_OPEN_NO_KEY;
+	r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &how, &disk, err);
+	if (r < 0)
+		return r;
+	img = plt_disk_image(disk);
+	*ret = img->drv->codec && plt_disk_cluster_size(disk) == o->span ? img->drv->codec(img) : PLT_CODEC_NONE;
+	plt_disk_close(disk, NULL);
+	return 0;
+}
+
+/* How many are not. */
+static size_t put_stale_last(struct plt_orphans *o, uint64_t *ranks)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < o->n; i++)
+		if (!o->v[i].stale) {
+			struct plt_orphan t = o->v[i];
+			uint64_t rank = ranks[i];
+
+			o->v[i] = o->v[n];
+			ranks[i] = ranks[n];
+			o->v[n] = t;
+			ranks[n++] = rank;
+		}
+	return n;
+}
+
+int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
+		     struct plt_error *err)
+{
+	enum plt_codec codec = PLT_CODEC_NONE;
+	struct place p = { .o = o, .asked = UINT64_MAX };
+	struct plt_orphans all = *o;
+	uint64_t *ranks = NULL;
+	size_t n;
+	int r;
+
+	*ret = NULL;
+	*ret_n = 0;
+	if (!o->ngaps)
+		return 0;
+	r = o->packed.n ? codec_of(rep, o, &codec, err) : 0;
+	if (r < 0 || codec == PLT_CODEC_NONE)
+		return r < 0 ? r : place(rep, &p, ret, ret_n, err);
+	r = plt_repair_take_apart(rep, codec, o, &all, &ranks);
+	p.o = &all;
+	p.ranks = ranks;
+	/* What was given up may be an older version of what was not, and looks as right. */
+	n = all.n;
+	all.n = r == 0 ? put_stale_last(&all, ranks) : 0;
+	if (r == 0)
+		r = place(rep, &p, ret, ret_n, err);
+	if (r == 0 && all.n < n && *ret_n) {
+		rep->ask_again = true;
+	} else if (r == 0 && all.n < n) {
+		free(*ret);
+		all.n = n;
+		p = (struct place){ .o = &all, .asked = UINT64_MAX, .ranks = ranks };
+		r = place(rep, &p, ret, ret_n, err);
+	}
+	free(all.v);
+	free(ranks);
 	return r;
 }

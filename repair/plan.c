@@ -7,9 +7,12 @@
  * the repaired table.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/driver.h"
+#include "repair/deep/deep.h"
 #include "repair/guest/guest.h"
 
 #define MAX_ROUNDS 64
@@ -76,6 +79,19 @@ int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 	return plt_mend_store(rep->ctx, rep->overlay, rep->name, rep->format, mend, found, arg, ret, err);
 }
 
+/* Somebody asks for it, or structure has shown that something is wrong. */
+static bool can_look_deep(const struct plt_repair *rep, unsigned what)
+{
+	const struct plt_driver *drv = plt_driver_find(rep->format);
+
+	return what & PLT_MEND_MAP && drv && drv->map_pieces && drv->show_pieces;
+}
+
+static bool is_damaged(const struct plt_check_result *r)
+{
+	return r->corruptions || r->leaks || r->added;
+}
+
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
@@ -83,9 +99,13 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	struct later l = { found, arg };
 	struct plt_orphan *place = NULL;
 	struct plt_check_result res;
+	struct deep_steps deep = { 0 };
+	bool deeply = can_look_deep(rep, what);
 	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
 	int r = 0;
 
+	if (deeply) /* what nothing reaches may be what the guest misses */
+		mend.what &= ~(unsigned)PLT_MEND_LOWER;
 	for (unsigned i = 0; r == 0 && mend.changed; i++) {
 		if (i == MAX_ROUNDS) {
 			r = plt_error_set(err, EUCLEAN, "'%s': after %u rounds of repair there still is something to repair",
@@ -94,6 +114,8 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		}
 		mend.changed = mend.more = false;
 		r = plt_repair_examine(rep, &mend, i ? later_found : found, i ? (void *)&l : arg, &res, err);
+		mend.nmoves = 0;
+		rep->deeply = false;
 		if (!i)
 			rep->before = res;
 		else if (r == 0) {
@@ -105,7 +127,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			continue;
 		}
 		/* the guest is asked when nothing else has an answer; what it says may tell more */
-		if (!asked && mend.unplaced.n && mend.unplaced.ngaps) {
+		if (!asked && (mend.unplaced.n || mend.unplaced.nopen) && mend.unplaced.ngaps) {
 			free(place);
 			place = NULL;
 			r = plt_repair_place(rep, &mend.unplaced, &place, &mend.nplace, NULL);
@@ -113,6 +135,17 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 				r = 0; /* (an encrypted disk without its key, ...): they stay where they are */
 			mend.place = place;
 			mend.changed = asked = mend.nplace;
+		}
+		if (!mend.changed && deeply && (!mend.more || mend.stage + 1 >= PLT_MEND_SETTLE)) {
+			if (rep->deep || is_damaged(&rep->before))
+				r = plt_deep_step(rep, &mend, &deep, found, arg, err);
+			rep->deeply = mend.nmoves;
+			if (!mend.changed) {
+				deeply = mend.deep = false;
+				mend.changed = what != mend.what;
+				mend.what = what;
+			}
+			continue;
 		}
 		if (!mend.changed && mend.more && mend.stage < PLT_MEND_SETTLE) {
 			mend.stage++;
@@ -122,6 +155,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		}
 	}
 	free(place);
+	free(deep.moves);
 	plt_doubts_release(&rep->doubts);
 	rep->doubts = mend.doubts;
 	mend.doubts = (struct plt_doubts)PLT_DOUBTS_INIT;
@@ -129,38 +163,51 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	return r;
 }
 
+/* The journal of an interrupted repair, *ret: the one that was named, or one beside the image.  NULL: none. */
+static int find_pending(struct plt_repair *rep, char **ret, struct plt_error *err)
+{
+	enum plt_journal_state state;
+	struct plt_beside b = { 0 };
+	struct plt_store *st;
+	int r = 0;
+
+	*ret = NULL;
+	if (!strcmp(rep->file->ops->kind, "file"))
+		r = plt_beside_find(rep->file->name, &b, rep->undo_file ? NULL : err);
+	*ret = b.pending;
+	b.pending = NULL;
+	plt_beside_release(&b);
+	if (*ret || !rep->undo_file)
+		return r;
+	/* that there is no place beside it is why another one is named */
+	if (plt_file_open(rep->undo_file, 0, &st, NULL) < 0)
+		return 0;
+	if (plt_journal_peek(st, &state, NULL) == 0 && state == PLT_JOURNAL_COMPLETE)
+		*ret = strdup(rep->undo_file);
+	plt_store_unref(st);
+	return 0;
+}
+
 /* What an interrupted repair has begun is finished before anything is looked at. */
 static int finish_pending(struct plt_repair *rep, bool write, struct plt_error *err)
 {
-	struct plt_beside b = { 0 };
-	const char *kind = rep->file->ops->kind;
-	int r = 0;
+	PLT_AUTOFREE char *pending = NULL;
+	int r = find_pending(rep, &pending, err);
 
-	if (rep->undo_file) {
-		enum plt_journal_state state;
-		struct plt_store *st;
-
-		r = plt_file_open(rep->undo_file, 0, &st, NULL);
-		if (r == 0) {
-			if (plt_journal_peek(st, &state, NULL) == 0 && state == PLT_JOURNAL_COMPLETE)
-				b.pending = strdup(rep->undo_file);
-			plt_store_unref(st);
-		}
-		r = 0;
-	} else if (!strcmp(kind, "file")) {
-		r = plt_beside_find(rep->file->name, &b, err);
-	}
-	if (r == 0 && b.pending && !write)
-		r = plt_error_set(err, EBUSY, "'%s': a repair was interrupted; 'repair' or 'check -r' finishes it, 'undo %s' "
-				  "takes it back", rep->name, b.pending);
-	if (r == 0 && b.pending) {
-		r = plt_journal_finish(b.pending, rep->file, err);
-		if (r == 0)
-			plt_ctx_warn(rep->ctx, "'%s': a repair that was interrupted has been finished; '%s' can undo it",
-				     rep->name, b.pending);
-	}
-	plt_beside_release(&b);
-	return r;
+	if (r < 0 || !pending)
+		return r;
+	if (!write)
+		return plt_error_set(err, EBUSY, "'%s': a repair was interrupted; 'repair' or 'check -r' finishes it, 'undo %s' "
+				     "takes it back", rep->name, pending);
+	r = plt_journal_finish(pending, rep->file, &rep->done_before, err);
+	if (r < 0)
+		return r;
+	plt_ctx_warn(rep->ctx, "'%s': a repair that was interrupted has been finished; '%s' can undo it", rep->name, pending);
+	if (rep->done_before.lost || rep->done_before.inferred)
+		plt_ctx_warn(rep->ctx, "'%s': that repair has left %" PRIu64 " bytes lost and %" PRIu64 " bytes that rest on less "
+			     "than proof: --report of a --dry-run lists them, once it is undone", rep->name,
+			     rep->done_before.lost, rep->done_before.inferred);
+	return 0;
 }
 
 /* What is put right is remembered: the plan's file says so beside its edits. */
@@ -276,6 +323,8 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 	if (r == 0) {
 		rep->file = plt_store_ref(rep->img->file);
 		rep->plan = o->plan;
+		rep->deep = o->flags & PLT_REPAIR_DEEP;
+		rep->no_backing = opts && opts->flags & PLT_OPEN_NO_BACKING;
 		rep->trust = o->flags & PLT_REPAIR_TRUST_LIKELY ? PLT_LIKELY : PLT_STRONG;
 		rep->offered = o->offered;
 		rep->offered_arg = o->offered_arg;
@@ -286,6 +335,8 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 		plt_repair_free(rep);
 		return r;
 	}
+	rep->before.lost = rep->done_before.lost;
+	rep->before.inferred = rep->done_before.inferred;
 	*ret = rep;
 	return 0;
 }

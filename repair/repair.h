@@ -14,6 +14,7 @@
  *	recognize.c  of an image that has lost what says which format it is
  *	rescue.c  for those who only look through it
  *	place.c   what the driver could not place, by evidence (evidence/)
+ *	packed.c  compressed units among it
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
  *	beside.c  which journals lie beside an image, and in which state
@@ -25,11 +26,18 @@
 #include "block/internal.h"
 #include "io/journal.h"
 
+#define PLT_DEEP_DOUBT "G-MAP" /* the id of findings of what the guest's structures refuse, and nobody can decide */
+
 /* A finding that the plan puts right. */
 struct plt_mended {
 	const char *id;
 	char *text;
 	uint64_t host_off, host_len;
+};
+
+/* Bytes of the disk. */
+struct plt_unsure {
+	uint64_t lost, inferred;
 };
 
 struct plt_repair {
@@ -42,6 +50,9 @@ struct plt_repair {
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
 	enum plt_certainty trust;    /* placements that are less sure are only offered */
+	bool deep;                   /* what the guest says is held against the map, whether anything is wrong with it or not */
+	bool no_backing;             /* what lies below is not to be opened */
+	bool deeply;                 /* in a round that does what the guest says */
 	bool ask_again;              /* some of these have not been looked at yet */
 	bool (*offered)(void *arg, const struct plt_placement_offer *offer); /* NULL: declined */
 	void *offered_arg;
@@ -49,6 +60,7 @@ struct plt_repair {
 	struct plt_mended *mended;   /* why, for the plan's file: bounded */
 	size_t nmended;
 	struct plt_doubts doubts;    /* lost and inferred, as the plan leaves them */
+	struct plt_unsure done_before; /* as a repair leaves them that was interrupted, and is finished now */
 };
 
 /* The plan of a file, instead of one that is made. */
@@ -69,6 +81,22 @@ int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 /* Placements of orphans that are sure enough; malloc. */
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err);
+/*
+ * The orphans with compressed units taken apart; clusters of which they are made are none themselves.  ret->v and
+ * *ret_ranks, a number that says in which order units were written, are malloc'ed; the rest of @ret is not touched.
+ */
+int plt_repair_take_apart(struct plt_repair *rep, enum plt_codec codec, const struct plt_orphans *o,
+			  struct plt_orphans *ret, uint64_t **ret_ranks);
+/*
+ * What evidence says of @o on @known (NULL: the image as planned, without a chain), unfiltered; free().
+ */
+struct plt_placement;
+int plt_repair_ask(struct plt_repair *rep, struct plt_disk *known, const struct plt_orphans *o,
+		   struct plt_placement **ret, uint32_t *ret_n, struct plt_error *err);
+/* Is compressed data among clusters that nothing reaches? */
+bool plt_repair_any_packed(struct plt_repair *rep, struct plt_disk *known, const struct plt_orphans *o);
+/* Is this placement sure enough, or has somebody said so? */
+bool plt_repair_wants(const struct plt_repair *rep, const struct plt_orphans *o, const struct plt_placement *p);
 /* Write the edits into the image as they are, durably: for those that are safe in any order. */
 int plt_repair_write(struct plt_repair *rep, struct plt_error *err);
 /* Would less of the disk be readable after the plan than before it? */
@@ -90,7 +118,7 @@ struct plt_beside {
 };
 int plt_beside_find(const char *image, struct plt_beside *ret, struct plt_error *err);
 void plt_beside_release(struct plt_beside *b);
-/* Finish what @journal has begun on @image, which is open. */
-int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_error *err);
+/* Finish what @journal has begun on @image, which is open; what it leaves lost and inferred. */
+int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_unsure *ret, struct plt_error *err);
 
 #endif

@@ -60,10 +60,12 @@ static int look(struct plt_repair *rep, struct named *n, struct plt_error *err)
 }
 
 int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
-			 const struct plt_rescue_options *opts, struct plt_rescue_plan *ret, struct plt_error *err)
+			 const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
+			 struct plt_error *err)
 {
 	struct plt_repair rep = { .ctx = ctx, .file = file, .name = (char *)(uintptr_t)name,
-				  .plan = opts ? opts->plan : NULL,
+				  .plan = opts ? opts->plan : NULL, .deep = opts && opts->deep,
+				  .no_backing = flags & PLT_OPEN_NO_BACKING,
 				  .trust = opts && opts->trust_likely ? PLT_LIKELY : PLT_STRONG };
 	struct named n = { opts, name };
 	int r = 0;

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "repair/repair.h"
@@ -75,8 +76,12 @@ static int check_newest(const char *journal, struct plt_store *image, struct plt
 	return r;
 }
 
-int plt_undo(struct plt_ctx *ctx, const char *journal, const char *image, struct plt_error *err)
+int plt_undo(struct plt_ctx *ctx, const char *name, const char *image, struct plt_error *err)
 {
+	struct stat sb;
+	/* the image lies beside the journal, not beside a link to it */
+	PLT_AUTOFREE char *real = lstat(name, &sb) == 0 && S_ISLNK(sb.st_mode) ? realpath(name, NULL) : NULL;
+	const char *journal = real ? real : name;
 	struct plt_journal *j = NULL;
 	struct plt_image *img = NULL;
 	struct plt_store *st;

@@ -6,6 +6,7 @@ libplatter_core_la_SOURCES += \
 	snapshot/chain.c \
 	snapshot/coalesce.c \
 	snapshot/commit.c \
+	snapshot/df.c \
 	snapshot/flatten.c \
 	snapshot/folder.c \
 	snapshot/internal.c \

@@ -444,7 +444,8 @@ static int mend_dynamic(struct vhd_exam *x, struct plt_error *err)
 
 	x->ex->mend->unplaced.n = 0;
 
-	if (x->bad.n || x->nunfit || x->overlaps || x->room || x->ex->mend->nplace || x->ex->mend->doubts.n)
+	if (x->bad.n || x->nunfit || x->overlaps || x->room || x->ex->mend->nplace || x->ex->mend->doubts.n ||
+	    x->ex->mend->deep || x->ex->mend->nmoves)
 		r = vhd_mend_table(x, err);
 	if (r < 0 || *changed) {
 		check_copies(x, vhd_found);

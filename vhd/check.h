@@ -118,6 +118,10 @@ int vhd_mend_table(struct vhd_exam *x, struct plt_error *err);
 /* Without mending: is it the bitmap, or the entry? */
 int vhd_tell_unfit(struct vhd_exam *x, struct plt_error *err);
 int vhd_show_pieces(struct plt_store *overlay, const struct plt_orphans *p, struct plt_error *err);
+/* mend_moves.c: what somebody has found out of the table, and the orphans, for him. */
+int vhd_mend_moves(struct vhd_exam *x);
+int vhd_tell_orphans(struct vhd_exam *x);
+int vhd_map_pieces(struct plt_ctx *ctx, struct plt_store *file, struct plt_orphans *ret, struct plt_error *err);
 /* The block's bitmap, all ones. */
 int vhd_mend_bits(struct vhd_exam *x, const struct vhd_used *u, uint64_t hidden);
 /* What a differencing disk shows of the block may be its parent's in place of its own. */

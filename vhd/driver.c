@@ -50,4 +50,5 @@ const struct plt_driver vhd_driver = {
 	.cluster_size = cluster_size,
 	.examine = vhd_examine,
 	.show_pieces = vhd_show_pieces,
+	.map_pieces = vhd_map_pieces,
 };

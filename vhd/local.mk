@@ -17,6 +17,7 @@ libplatter_core_la_SOURCES += \
 	vhd/mend_bat.c \
 	vhd/mend_bits.c \
 	vhd/mend_header.c \
+	vhd/mend_moves.c \
 	vhd/ondisk.h \
 	vhd/open.c \
 	vhd/parent.c \

@@ -487,7 +487,11 @@ int vhd_mend_table(struct vhd_exam *x, struct plt_error *err)
 
 	if (r < 0)
 		return r;
-	r = snap(x);
+	r = m->deep ? vhd_tell_orphans(x) : 0;
+	if (r == 0 && m->nmoves)
+		r = vhd_mend_moves(x);
+	if (r == 0 && !m->changed)
+		r = snap(x);
 	if (r == 0 && !m->changed)
 		r = collect_off_grid(x);
 	if (r == 0 && !m->changed)

@@ -191,7 +191,7 @@ static int hand_over(struct clusters *c)
 		p->v[p->n++] = (struct plt_orphan){.host_off = x->strays[i], .guest_off = PLT_UNPLACED};
 	memcpy(p->gaps, c->gaps, c->ngaps * sizeof(*c->gaps));
 	p->ngaps = c->ngaps;
-	return 0;
+	return qcow2_packed_find(x, p);
 }
 
 /* ---- putting back --------------------------------------------------------------------------------------- */
@@ -231,9 +231,11 @@ static bool is_gap(const struct clusters *c, uint64_t guest)
 	return c->ngaps && bsearch(&guest, c->gaps, c->ngaps, sizeof(guest), qcow2_by_value);
 }
 
-static bool is_stray(const struct qcow2_exam *x, uint64_t off)
+static bool is_stray(struct qcow2_exam *x, const struct plt_orphan *o)
 {
-	return x->nstrays && bsearch(&off, x->strays, x->nstrays, sizeof(off), qcow2_by_value);
+	if (o->packed)
+		return qcow2_packed_is_open(x, o->host_off, o->packed);
+	return x->nstrays && bsearch(&o->host_off, x->strays, x->nstrays, sizeof(o->host_off), qcow2_by_value);
 }
 
 /* Placements from @from on that belong into the same table; *ret_next: the first of the next one. */
@@ -252,10 +254,11 @@ static int put_some(struct clusters *c, size_t from, size_t *ret_next)
 	for (; r == 0 && k < x->ex->mend->nplace && v[k].guest_off / span_of(q) == index; k++) {
 		uint32_t i = (uint32_t)(v[k].guest_off >> q->cluster_bits) & ((1U << q->l2_bits) - 1);
 
-		if (!is_gap(c, v[k].guest_off) || !is_stray(x, v[k].host_off) || !is_empty(q, c->table, i))
+		if (!is_gap(c, v[k].guest_off) || !is_stray(x, &v[k]) || !is_empty(q, c->table, i))
 			continue;
-		plt_put_be64(c->table + (size_t)i * q->l2_entry_size, v[k].host_off);
-		if (q->extl2) /* which subclusters were in use nothing says */
+		plt_put_be64(c->table + (size_t)i * q->l2_entry_size,
+			     v[k].packed ? qcow2_packed_entry(q, v[k].host_off, v[k].packed) : v[k].host_off);
+		if (q->extl2 && !v[k].packed) /* which subclusters were in use nothing says */
 			plt_put_be64(c->table + (size_t)i * q->l2_entry_size + 8, UINT32_MAX);
 		n++;
 		proven += v[k].certainty == PLT_PROVEN;
@@ -362,7 +365,7 @@ static int put_all(struct clusters *c)
 	size_t k = 0;
 	int r;
 
-	while (k < mend->nplace && !(is_gap(c, mend->place[k].guest_off) && is_stray(x, mend->place[k].host_off)))
+	while (k < mend->nplace && !(is_gap(c, mend->place[k].guest_off) && is_stray(x, &mend->place[k])))
 		k++;
 	if (k == mend->nplace) /* they are in place */
 		return 0;
@@ -467,7 +470,11 @@ static int give_up(struct clusters *c)
 	struct qcow2_exam *x = c->x;
 	const struct plt_doubts *d = &x->ex->mend->doubts;
 	const uint64_t span = span_of(&x->q);
-	int r = x->nstrays ? 0 : nothing_is_left(c);
+	bool missing = true;
+	int r = x->nstrays ? 0 : qcow2_packed_missing(x, &missing);
+
+	if (r == 0 && !missing)
+		r = nothing_is_left(c);
 
 	/* what the map has lost, and nobody can say where it was: any place that is empty */
 	if (r == 0 && x->nstrays > taken_out(x) && x->orphans == QCOW2_ORPHANS_LOST && c->t.disk == PLT_DISK_ACTIVE) {
@@ -523,7 +530,7 @@ static int place_clusters(struct clusters *c)
 
 	if (r == 0 && c->x->ex->mend->nplace)
 		r = put_all(c);
-	if (r == 0 && !c->x->map_changed && c->x->nstrays && c->ngaps)
+	if (r == 0 && !c->x->map_changed && c->ngaps)
 		r = hand_over(c);
 	return r;
 }
@@ -549,7 +556,7 @@ int qcow2_mend_clusters(struct qcow2_exam *x)
 		return 0;
 	mend->more = mend->stage < PLT_MEND_SETTLE &&
 		     (has_losses(x) || (x->nstrays && x->orphans != QCOW2_ORPHANS_LEFT));
-	if (mend->stage == PLT_MEND_CLUSTERS && x->nstrays)
+	if (mend->stage == PLT_MEND_CLUSTERS)
 		return with_tree(x, &active, place_clusters);
 	if (mend->stage != PLT_MEND_SETTLE)
 		return 0;

@@ -9,6 +9,9 @@
  *	the only empty place, for the only orphan
  *	the caller, by what the guest's own metadata say
  *
+ * None of them says anything where a snapshot may have been applied, or deleted, by a program that was stopped: the
+ * empty places are the snapshot's own then, and what would fit them is the disk's of before (stop_explains()).
+ *
  * The invariant: a place is taken only if it is empty, or what it names cannot be a table; the old table and
  * everything else stay where they are.  One round changes the map and nothing else: counts are compared
  * with the new map in the next.
@@ -37,8 +40,18 @@ struct mending {
 	uint32_t n;
 	uint64_t *l1;         /* as stored */
 	bool *used;           /* pieces that have a place */
+	bool applied;         /* a snapshot may have been applied that has none of the places that are empty */
 	uint8_t *table, *other;
 };
+
+static void mending_release(struct mending *m)
+{
+	free(m->l1);
+	free(m->v);
+	free(m->used);
+	free(m->table);
+	free(m->other);
+}
 
 static uint64_t span(const struct qcow2_state *q)
 {
@@ -62,6 +75,16 @@ static bool is_gap(struct mending *m, uint64_t e)
 	struct qcow2_l2ref *l = off && !(e & QCOW2_L1_RESERVED) ? qcow2_l2_find(&m->x->c, off) : NULL;
 
 	return !l || qcow2_l2_shape(m->x, l, m->table) & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_GARBAGE);
+}
+
+/* Is the L1 table in the file, and nothing else where it is? */
+static bool holds_l1(const struct qcow2_exam *x)
+{
+	const struct qcow2_state *q = &x->q;
+
+	return q->l1_size && !(q->l1_offset & (q->cluster_size - 1)) &&
+	       plt_in_range(q->l1_offset, (uint64_t)q->l1_size * 8, x->c.file_size) &&
+	       !qcow2_exam_overlaps(x, q->l1_offset, (uint64_t)q->l1_size * 8);
 }
 
 static int find_gaps(struct mending *m)
@@ -185,6 +208,104 @@ static uint32_t newer_copy(struct mending *m)
 	return tie ? UINT32_MAX : best;
 }
 
+static bool is_overcounted(const struct mending *m, uint64_t table)
+{
+	struct qcow2_exam *x = m->x;
+	uint64_t stored, k = table >> x->q.cluster_bits;
+
+	return !x->refs_bad && !x->counts_gone && qcow2_stored_count(&x->c, k, &stored) == 0 && stored > qcow2_references(&x->c, k);
+}
+
+static int each_snapshot(struct mending *m, int (*fn)(void *arg, uint32_t index, uint64_t e), void *arg)
+{
+	struct qcow2_exam *x = m->x;
+	int r = 0;
+
+	for (uint32_t i = 0; i < x->q.nb_snapshots && r == 0; i++) {
+		const struct qcow2_snapshot *s = &x->q.snapshots[i];
+
+		if (!x->snapshot_times[i] || x->snapshot_times[i] == QCOW2_ASTRAY)
+			continue;
+		r = qcow2_l1_each(&x->c, s->l1_offset, s->l1_size, fn, arg);
+		if (r == -EIO)
+			r = 0;
+	}
+	return r;
+}
+
+/* ---- who was stopped ------------------------------------------------------------------------- */
+
+struct stop {
+	struct mending *m;
+	bool has_more;  /* the snapshot has a table where the disk has none */
+	bool leftover;  /* of the disk as it was, something is left where the disk has another table now */
+	uint64_t budget;
+};
+
+static int compare_entry(void *arg, uint32_t index, uint64_t e)
+{
+	struct stop *s = arg;
+
+	s->has_more |= e & QCOW2_L1_OFFSET && (index >= s->m->x->q.l1_size || !s->m->l1[index]);
+	return s->has_more;
+}
+
+/* A table of a snapshot in a place that is not empty: is it counted for the disk too, or was there a newer copy? */
+static int leftover_entry(void *arg, uint32_t index, uint64_t e)
+{
+	struct stop *s = arg;
+	struct mending *m = s->m;
+	struct qcow2_l2ref *l = qcow2_l2_find(&m->x->c, e & QCOW2_L1_OFFSET);
+
+	if (!l || index >= m->x->q.l1_size || !m->l1[index])
+		return 0;
+	s->leftover = is_overcounted(m, l->off);
+	if (!s->leftover && m->x->npieces && s->budget >= m->x->npieces && qcow2_l2_read(&m->x->c, l->off, m->table) == 0) {
+		s->budget -= m->x->npieces;
+		s->leftover = newer_copy(m) != UINT32_MAX;
+	}
+	return s->leftover;
+}
+
+/*
+ * Was a snapshot being applied (or deleted after another had been applied)?  Then the disk has its tables, and none
+ * where it has none; and what the disk had before, or the deleted one, is still counted, in places that are not empty
+ * too.  Without such a leftover the empty places are all by which the disk differs from what it was before: what fits
+ * them makes it that, which is no mixture of two states.
+ */
+static bool stop_explains(struct mending *m)
+{
+	struct qcow2_exam *x = m->x;
+	struct stop s = {.m = m, .leftover = x->explained || x->npieces > m->n, .budget = MAX_COMPARED};
+	uint64_t left = QCOW2_MAX_L1_BYTES;
+
+	for (uint32_t i = 0; i < x->q.nb_snapshots && !m->applied; i++) {
+		const struct qcow2_snapshot *p = &x->q.snapshots[i];
+
+		if (!x->snapshot_times[i] || x->snapshot_times[i] == QCOW2_ASTRAY || (uint64_t)p->l1_size * 8 > left)
+			continue;
+		left -= (uint64_t)p->l1_size * 8;
+		s.has_more = false;
+		m->applied = qcow2_l1_each(&x->c, p->l1_offset, p->l1_size, compare_entry, &s) == 0 && !s.has_more;
+	}
+	if (m->applied && !s.leftover)
+		(void)each_snapshot(m, leftover_entry, &s);
+	return m->applied && s.leftover;
+}
+
+/* Places that are empty by right are no gaps. */
+static void drop_empty(struct mending *m)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < m->n; i++)
+		if (m->l1[m->v[i].index])
+			m->v[n++] = m->v[i];
+	m->n = n;
+}
+
+/* ---- snapshots ------------------------------------------------------------------------------- */
+
 struct from_snapshot {
 	struct mending *m;
 	uint64_t budget;
@@ -195,8 +316,7 @@ static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
 	struct from_snapshot *f = arg;
 	struct mending *m = f->m;
 	struct qcow2_exam *x = m->x;
-	const struct qcow2_state *q = &x->q;
-	uint64_t off = e & QCOW2_L1_OFFSET, stored;
+	uint64_t off = e & QCOW2_L1_OFFSET;
 	struct gap *g = gap_find(m, index);
 	struct qcow2_l2ref *l = g && !g->filled ? qcow2_l2_find(&x->c, off) : NULL;
 	uint32_t i;
@@ -204,9 +324,8 @@ static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
 	if (!l || qcow2_l2_shape(x, l, m->table) & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_GARBAGE) ||
 	    qcow2_l2_read(&x->c, off, m->table) < 0)
 		return 0;
-	if (qcow2_stored_count(&x->c, off >> q->cluster_bits, &stored) == 0 && !x->refs_bad &&
-	    stored > qcow2_references(&x->c, off >> q->cluster_bits))
-		return put(m, off, g, PLT_PROVEN, "it is a snapshot's as well, and is counted once more than it is named");
+	if (is_overcounted(m, off))
+		return put(m, off, g, m->applied ? PLT_STRONG : PLT_PROVEN, "it is a snapshot's as well, and is counted once more than it is named");
 	if (f->budget < x->npieces)
 		return 0;
 	f->budget -= x->npieces;
@@ -217,18 +336,57 @@ static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
 static int by_snapshots(struct mending *m)
 {
 	struct from_snapshot f = { m, MAX_COMPARED };
-	struct qcow2_exam *x = m->x;
+
+	return each_snapshot(m, snapshot_entry, &f);
+}
+
+/* ---- what the disk is owed, for those who do not put it back ----------------------------------- */
+
+struct owed {
+	struct mending *m;
+	uint32_t n, index;
+	uint64_t table;
+};
+
+static int owed_entry(void *arg, uint32_t index, uint64_t e)
+{
+	struct owed *o = arg;
+	struct gap *g = gap_find(o->m, index);
+	struct qcow2_l2ref *l = g && !g->filled ? qcow2_l2_find(&o->m->x->c, e & QCOW2_L1_OFFSET) : NULL;
+
+	if (!l || !is_overcounted(o->m, l->off))
+		return 0;
+	g->filled = true;
+	if (!o->n++) {
+		o->index = index;
+		o->table = l->off;
+	}
+	return 0;
+}
+
+int qcow2_map_owed(struct qcow2_exam *x)
+{
+	struct mending m = {.x = x};
+	struct owed o = {.m = &m};
 	int r = 0;
 
-	for (uint32_t i = 0; i < x->q.nb_snapshots && r == 0; i++) {
-		const struct qcow2_snapshot *s = &x->q.snapshots[i];
-
-		if (!x->snapshot_times[i] || x->snapshot_times[i] == QCOW2_ASTRAY)
-			continue;
-		r = qcow2_l1_each(&x->c, s->l1_offset, s->l1_size, snapshot_entry, &f);
-		if (r == -EIO)
-			r = 0;
+	if (!x->q.nb_snapshots || x->refs_bad || x->counts_gone || x->snapshots_bad || !holds_l1(x))
+		return 0;
+	m.table = plt_alloc_io(x->q.cluster_size);
+	m.other = plt_alloc_io(x->q.cluster_size);
+	m.used = calloc((size_t)x->npieces + 1, sizeof(*m.used));
+	r = m.table && m.other && m.used ? find_gaps(&m) : -ENOMEM;
+	if (r == 0 && m.n && !stop_explains(&m))
+		r = each_snapshot(&m, owed_entry, &o);
+	if (r == 0 && o.n) {
+		x->orphans = QCOW2_ORPHANS_LOST;
+		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-L1", o.table, x->q.cluster_size, o.index * span(&x->q), span(&x->q),
+				 "ERROR part of the map is lost: %" PRIu32 " L1 entries are empty, or lead to nothing that could be "
+				 "a table, and tables that the disk had there are snapshots' as well, and still counted for it (the "
+				 "first is entry %" PRIu32 ", and the table at offset %#" PRIx64 "). Counts are not lowered before "
+				 "'repair' or 'check -r all' has put them back", o.n, o.index, o.table);
 	}
+	mending_release(&m);
 	return r;
 }
 
@@ -328,20 +486,17 @@ int qcow2_mend_map(struct qcow2_exam *x)
 	const struct qcow2_state *q = &x->q;
 	struct plt_orphans *p = &x->ex->mend->unplaced;
 	struct mending m = {.x = x};
-	bool holds_l1 = q->l1_size && !(q->l1_offset & (q->cluster_size - 1)) &&
-			plt_in_range(q->l1_offset, (uint64_t)q->l1_size * 8, x->c.file_size) &&
-			!qcow2_exam_overlaps(x, q->l1_offset, (uint64_t)q->l1_size * 8);
 	int r;
 
-	free(p->v);
-	free(p->gaps);
-	*p = (struct plt_orphans){0};
-	if (!(x->ex->mend->what & PLT_MEND_MAP) || x->ex->mend->stage != PLT_MEND_TABLES || !holds_l1 || (!x->npieces && !x->q.nb_snapshots))
+	plt_orphans_release(p);
+	if (!(x->ex->mend->what & PLT_MEND_MAP) || x->ex->mend->stage != PLT_MEND_TABLES || !holds_l1(x) || (!x->npieces && !x->q.nb_snapshots))
 		return 0;
 	m.table = plt_alloc_io(q->cluster_size);
 	m.other = plt_alloc_io(q->cluster_size);
 	m.used = calloc((size_t)x->npieces + 1, sizeof(*m.used));
 	r = m.table && m.other && m.used ? find_gaps(&m) : -ENOMEM;
+	if (r == 0 && m.n && stop_explains(&m))
+		drop_empty(&m);
 	if (r == 0 && m.n)
 		r = by_old_l1(&m);
 	if (r == 0 && m.n)
@@ -352,10 +507,6 @@ int qcow2_mend_map(struct qcow2_exam *x)
 		r = by_exclusion(&m);
 	if (r == 0 && m.n)
 		r = hand_over(&m);
-	free(m.l1);
-	free(m.v);
-	free(m.used);
-	free(m.table);
-	free(m.other);
+	mending_release(&m);
 	return r;
 }

@@ -327,7 +327,7 @@ static void explain_table(struct census *c, struct orphan_table *t)
 
 	if (t->explained)
 		return;
-	t->explained = true;
+	t->explained = c->x->explained = true;
 	explain(c, t->off);
 	if (read_cluster(c, t->off) < 0 || !looks_like_table(c, c->buf, c->x->q.cluster_size, &n))
 		return;
@@ -468,7 +468,7 @@ static struct lost lost_tables(struct census *c)
 {
 	const struct qcow2_state *q = &c->x->q;
 	struct lost l = {0};
-	bool gap = false, keep = c->x->ex->mend && c->x->ex->mend->what & PLT_MEND_MAP;
+	bool gap = false;
 	uint32_t n;
 
 	if (c->emptied)
@@ -476,7 +476,7 @@ static struct lost lost_tables(struct census *c)
 
 	for (uint32_t i = 0; i < q->l1_size && !gap; i++)
 		gap = !l1_has(c, i);
-	for (uint32_t i = 0; i < c->n && (gap || keep); i++) {
+	for (uint32_t i = 0; i < c->n; i++) {
 		const struct orphan_table *t = &c->v[i];
 		uint64_t orphans = 0;
 
@@ -491,7 +491,7 @@ static struct lost lost_tables(struct census *c)
 			orphans += c->x->c.external || is_missed(c, seen_off(c->seen[k]));
 		if (!orphans)
 			continue;
-		if (keep && c->x->pieces)
+		if (c->x->pieces)
 			c->x->pieces[c->x->npieces++] =
 				(struct qcow2_piece){.off = t->off, .slot = t->slot, .named = t->named && t->slot != UINT64_MAX};
 		if (!gap)
@@ -589,7 +589,10 @@ static int judge(struct census *c)
 	uint64_t below = 0, rest = 0, first = 0;
 	int r = 0;
 
-	if (x->ex->mend && c->n) {
+	free(x->pieces);
+	x->pieces = NULL;
+	x->npieces = 0;
+	if (c->n) {
 		x->pieces = calloc(c->n, sizeof(*x->pieces));
 		if (!x->pieces)
 			return -ENOMEM;

@@ -134,8 +134,12 @@ static bool is_refblock(const struct qcow2_exam *x, uint64_t off, bool *ret_cont
 	n = PLT_MIN(UINT64_C(4096) >> q->refcount_order, first < x->c.nb ? x->c.nb - first : 0);
 	if (!n || plt_store_read(x->c.file, off, buf, sizeof(buf), PLT_IO_REFBLOCK, NULL) < 0)
 		return true;
-	for (uint64_t k = 0; k < n; k++)
-		same += qcow2_count_at(q, buf, k) == PLT_MIN(qcow2_references(&x->c, first + k), q->refcount_max);
+	for (uint64_t k = 0; k < n; k++) {
+		uint64_t refs = PLT_MIN(qcow2_references(&x->c, first + k), q->refcount_max), stored = qcow2_count_at(q, buf, k);
+
+		/* (where a part of the map is lost there are more counts than references) */
+		same += stored == refs || (q->refcount_order >= 3 && stored > refs && stored <= (uint64_t)q->nb_snapshots + 1);
+	}
 	*ret_content = same * 2 >= n;
 	return true;
 }
@@ -428,6 +432,32 @@ static int clear_entries(struct tables *t, uint64_t guest, struct damage *d)
 	return r;
 }
 
+/* Over an external data file, what was put there just now. */
+static bool is_own(const struct tables *t, uint32_t i)
+{
+	uint64_t bitmap, e = entry_at(&t->x->q, t->fresh, i, &bitmap);
+
+	return t->x->c.external && e && !is_elsewhere(t, i, e);
+}
+
+/* A table that holds nothing but what cannot be, and zeros, was written over whole: a few words of another structure. */
+static int clear_rest(struct tables *t, uint64_t guest, struct damage *d)
+{
+	const struct qcow2_state *q = &t->x->q;
+	int r = 0;
+
+	for (uint32_t i = 0; i < 1U << q->l2_bits; i++) {
+		uint64_t bitmap;
+
+		if (!t->lost[i] && (entry_at(q, t->fresh, i, &bitmap) | bitmap) && !is_own(t, i))
+			return 0;
+	}
+	for (uint32_t i = 0; i < 1U << q->l2_bits && r == 0; i++)
+		if (!t->lost[i] && !is_own(t, i))
+			r = note_lost(t, guest, i, qcow2_why_zero, d);
+	return r;
+}
+
 /*
  * A zero flag that hides data is what writing zeros leaves, and what a turned bit does, too: in a table
  * that is damaged it is not sure any more.
@@ -506,6 +536,8 @@ static int mend_table(struct tables *t, uint32_t index, uint64_t old, uint64_t *
 		r = clear_cut(t, old, guest, &d);
 	if (r == 0)
 		r = clear_entries(t, guest, &d);
+	if (r == 0 && d.entries)
+		r = clear_rest(t, guest, &d);
 	if (r < 0 || (!d.beyond && !memcmp(t->fresh, t->table, q->cluster_size)))
 		return r;
 	r = fill_from_snapshots(t, index, old, guest, &d.given);

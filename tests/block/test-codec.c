@@ -71,6 +71,30 @@ START_TEST(round_trip)
 }
 END_TEST
 
+/* Units that lie one behind the other say themselves where they end. */
+START_TEST(units_in_a_row)
+{
+	uint64_t seed = plt_unit_seed();
+	enum plt_codec codec = codecs[_i];
+	int64_t first, second;
+
+	fill(data, UNIT, &seed);
+	first = plt_compress(codec, PLT_LEVEL_FAST, data, UNIT / 2, packed, ROOM);
+	ck_assert_int_gt(first, 0);
+	second = plt_compress(codec, PLT_LEVEL_FAST, data + UNIT / 2, UNIT / 2, packed + first, ROOM - (size_t)first);
+	ck_assert_int_gt(second, 0);
+	ck_assert_int_eq(plt_packed_length(codec, packed, (size_t)(first + second), back, UNIT / 2), first);
+	ck_assert_mem_eq(back, data, UNIT / 2);
+	ck_assert_int_eq(plt_packed_length(codec, packed + first, (size_t)second, back, UNIT / 2), second);
+	ck_assert_mem_eq(back, data + UNIT / 2, UNIT / 2);
+	/* shorter or longer than a unit, cut, none at all */
+	ck_assert_int_eq(plt_packed_length(codec, packed, (size_t)first, back, UNIT / 2 - 1), -EIO);
+	ck_assert_int_eq(plt_packed_length(codec, packed, (size_t)first, back, UNIT / 2 + 1), -EIO);
+	ck_assert_int_eq(plt_packed_length(codec, packed, (size_t)first - 1, back, UNIT / 2), -EIO);
+	ck_assert_int_eq(plt_packed_length(codec, data, UNIT, back, UNIT / 2), -EIO);
+	ck_assert_int_eq(plt_packed_length(PLT_CODEC_NONE, packed, (size_t)first, back, UNIT / 2), -EINVAL);
+}
+END_TEST
 START_TEST(does_not_fit)
 {
 	uint64_t seed = plt_unit_seed();
@@ -329,6 +353,7 @@ static Suite *suite(void)
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_loop_test(tc, round_trip, 0, 2);
+	tcase_add_loop_test(tc, units_in_a_row, 0, 2);
 	tcase_add_loop_test(tc, does_not_fit, 0, 2);
 	tcase_add_test(tc, deflate_window);
 	tcase_add_test(tc, deflate_large_window);

@@ -6,7 +6,7 @@
 
 . "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
 
-commands='amend bench bitmap chain check commit compare convert create dd hash help info io map measure rebase repair resize scan snapshot sparsify undo'
+commands='amend bench bitmap chain check commit compare convert create dd df hash help info io map measure rebase repair resize scan snapshot sparsify undo'
 
 like "$("$QEMU_IMG_LINK" --version)" '^qemu-img version 7\.2\.22 \(platter 0\.1\.0\)$' 'version as qemu-img'
 is "$("$QEMU_IMG_LINK" -V | sed -n 's/^qemu-img version \([0-9.]*\).*/\1/p')" 7.2.22 'version as clients read it'

@@ -13,6 +13,7 @@ script_tests += \
 	tests/cli/convert.sh \
 	tests/cli/create.sh \
 	tests/cli/dd.sh \
+	tests/cli/df.sh \
 	tests/cli/hash.sh \
 	tests/cli/help.sh \
 	tests/cli/info.sh \

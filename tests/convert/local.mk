@@ -12,12 +12,13 @@ tests_convert_test_source_SOURCES = tests/convert/test-source.c
 check_helpers += tests/convert/free-lab
 tests_convert_free_lab_SOURCES = tests/convert/free-lab.c
 
-EXTRA_DIST += tests/convert/leak.py tests/convert/pv.py
+EXTRA_DIST += tests/convert/leak.py tests/convert/measure.py tests/convert/pv.py
 
 script_tests += \
 	tests/convert/backing.sh \
 	tests/convert/compare.sh \
 	tests/convert/hash.sh \
+	tests/convert/measure.sh \
 	tests/convert/refused.sh \
 	tests/convert/roundtrip.sh \
 	tests/convert/salvage.sh \

@@ -81,6 +81,12 @@ echo mine >"out/$(printf %016x $((40 * M))).qcow2"
 "$PLATTER" scan --carve out medium >text
 is "$(cat "out/$(printf %016x $((40 * M))).qcow2")" mine 'no file is written over'
 like "$(cat text)" 'not carved: the file exists' '  and that is said'
+(ulimit -f 8192; trap '' XFSZ; "$PLATTER" scan --carve small d.raw >text 2>err)
+is $? 2 'what cannot be written is not carved'
+like "$(cat text)" 'partition.*not carved: File too large' '  which is said of it in the list'
+is "$(ls small)" '' '  and leaves nothing behind'
+echo mine >file
+fails 1 'the folder is a file' "$PLATTER" scan --carve file medium
 
 # Maps: what is bad is not read, what is nonsense is refused, and the map stays.
 cat >map <<'EOF2'
@@ -101,6 +107,10 @@ echo 'x y z' >>map
 cp map map.before
 fails 1 'what is no map' "$PLATTER" scan -q --map map medium
 is_file_equal map map.before '  is left alone'
+echo mine >notes
+fails 1 'what has no line of a status' "$PLATTER" scan -q --map notes medium
+is "$(cat notes)" mine '  is left alone'
+like "$("$PLATTER" scan --map nowhere/map d.raw 2>&1)" '^platter: nowhere/map[^ ]*: No such file or directory$' 'where no map can be written nothing is read'
 
 # Sectors that cannot be read.
 opts="driver=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename=a.qcow2,file.inject-error.0.event=none,file.inject-error.0.iotype=read,file.inject-error.0.sector=8"

@@ -16,6 +16,7 @@ script_tests += \
 	tests/repair/deep.sh \
 	tests/repair/evidence.sh \
 	tests/repair/guest-disks.sh \
+	tests/repair/journals.sh \
 	tests/repair/lost-blocks.sh \
 	tests/repair/lost-clusters.sh \
 	tests/repair/lost-counts.sh \
@@ -26,6 +27,7 @@ script_tests += \
 	tests/repair/recovery.sh \
 	tests/repair/rescue.sh \
 	tests/repair/sound.sh \
+	tests/repair/stopped-snapshots.sh \
 	tests/repair/trust.sh \
 	$(NULL)
 
@@ -40,7 +42,7 @@ EXTRA_DIST += \
 	$(NULL)
 
 # What comes back of damaged images, by class: rewrites docs/recovery.md.  Minutes.
-RECOVERY = --seed 7 --times 2 --cuts 1
+RECOVERY = --seed 7 --times 2 --cuts 1 --deep
 recovery-report: platter$(EXEEXT)
 	PLATTER=$(abs_top_builddir)/platter python3 -B $(srcdir)/tests/repair/recovery.py $(RECOVERY) \
 		--markdown $(srcdir)/docs/recovery.md

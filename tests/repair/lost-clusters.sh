@@ -88,9 +88,29 @@ for i in 3 60 100 150; do
 done
 "$PLATTER" convert -O raw sound.qcow2 sound.raw
 name='with a snapshot'
+judge l2-zero 95
 judge l2-junk 95
 qemu-img convert -l one -O raw copy.qcow2 snap.raw
 ok "$name: which is what it was" cmp snap.raw disk.raw
 judge l2-sectors 97
 judge entries 95
+
+# Compressed: what nothing names is taken apart stream by stream.
+block=4096
+for options in cluster_size=64k,compression_type=zlib cluster_size=4k,compression_type=zstd; do
+	sampled || continue
+	name="compressed, $options"
+	"$PLATTER" convert -c -O qcow2 -o $options disk.raw sound.qcow2
+	cp disk.raw sound.raw
+	case $options in
+	*64k*) judge l2-zero 75 ;;
+	*) judge l2-junk 12 ;;
+	esac
+done
+
+# Where the guest's bytes lie in a file of their own, they lie where the guest has them.
+name='an external data file'
+rm -f sound.qcow2
+"$PLATTER" convert -O qcow2 -o data_file=sound.data disk.raw sound.qcow2
+judge l2-zero 100
 done_testing

@@ -4,14 +4,15 @@
 """How much of damaged images is brought back, by platter and by qemu-img.
 
     recovery.py [--seed N] [--guests ext4,xfs,...] [--shapes q4k,...] [--classes Q-L1-1,...] [--times N] [--every N] [--damages N]
-                [--case-seed N] [--cuts N] [--mib N] [--filling KIND] [--no-peer] [--markdown FILE] [--states FILE] [--keep DIR] [-v]
+                [--case-seed N] [--cuts N] [--mib N] [--filling KIND] [--no-peer] [--deep] [--markdown FILE] [--states FILE] [--keep DIR] [-v]
 
 Guests are made (tests/fixtures/guest.py), images of them (image.py), each is broken in each way (damage.py), on
 --times pairs of guest and shape that the seed chooses, by --damages classes at once, --every Nth of all (--classes Q-HDR- are all of them); what each tool then gives back is
 judged block by block (judge.py).  platter: `convert --rescue --report` where it has that, and `repair`, whose result is
 read with `convert --salvage`, which `undo` must take back to the byte, and of which --cuts interruptions must be
 finished and taken back (cuts.py).  qemu-img: `check -r all`, then `convert
---salvage`.  Both are told the format.  --states writes one line a case: the case, and what platter made of it: whole,
+--salvage`.  Both are told the format.  With --deep everything but the first `convert --rescue` looks deep, and `check --deep` has
+to see what is wrong.  --states writes one line a case: the case, and what platter made of it: whole,
 part (something is missing, and it said so) or silent.  A case that -v shows is run again by --case-seed with its seed
 beside the same --seed, guest, shape and class.  $PLATTER is the program; the exit status is 1 if undo failed, a
 program crashed or took more than half a minute.
@@ -128,6 +129,7 @@ class Case:
         self.old = sound.before.dead(self.changed, len(self.d.data)) if sound.before else None
         self.bad = []     # what must not be, whatever the damage
         self.results = {} # tool: (Verdict, exit statuses, seconds)
+        self.checked = None # by check --deep: its exit status
 
     def __str__(self):
         return '%s %s %s seed %d' % (','.join(self.names), self.sound.guest.name, self.sound.shape, self.seed)
@@ -186,19 +188,19 @@ class Case:
         v.add(self.snapshot(program, path, out))
         self.results[tool] = (v, [first, status], t)
 
-    def rescue(self, path):
+    def rescue(self, path, tool='rescue', *deep):
         out, report = path + '.out', path + '.json'
         t = time.monotonic()
-        status, text = run(PLATTER, 'convert', '--rescue', '--report', report, '-f', self.sound.format, '-O', 'raw', path,
+        status, text = run(PLATTER, 'convert', '--rescue', *deep, '--report', report, '-f', self.sound.format, '-O', 'raw', path,
                            out)
         t = time.monotonic() - t
-        self.crashed('convert --rescue', status, text)
+        self.crashed(' '.join(('convert --rescue',) + deep), status, text)
         if status not in (0, 2, 3):
             remove(out)
         v = self.judged(out, status, *lists(report))
         remove(out, report)
-        v.add(self.snapshot(PLATTER, path, out, '--rescue'))
-        self.results['rescue'] = (v, [status], t)
+        v.add(self.snapshot(PLATTER, path, out, '--rescue', *deep))
+        self.results[tool] = (v, [status], t)
         with open(path, 'rb') as f:
             if f.read() != self.d.data:
                 self.bad.append('convert --rescue has changed the image')
@@ -256,11 +258,15 @@ class Case:
         if os.path.exists(base) and not os.path.exists(os.path.join(top, os.path.basename(base))):
             os.link(base, os.path.join(top, os.path.basename(base)))
         write_sparse(path, self.d.data)
-        if peer:
+        if peer or DEEP:
             self.in_place('before', PLATTER, path)
         if RESCUE:
             self.rescue(path)
-        self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes')
+        if RESCUE and DEEP:
+            self.rescue(path, 'deep', '--deep')
+            self.checked, text = run(PLATTER, 'check', '-q', '--deep', '-f', self.sound.format, path)
+            self.crashed('check --deep', self.checked, text)
+        self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes', *DEEP)
         self.check_after(path)
         with open(path, 'rb') as f:
             after = f.read()
@@ -374,11 +380,13 @@ def main():
     p.add_argument('--case-seed', type=int)
     p.add_argument('--filling')
     p.add_argument('--no-peer', action='store_true')
+    p.add_argument('--deep', action='store_true')
     p.add_argument('--markdown')
     p.add_argument('--states')
     p.add_argument('--keep')
     p.add_argument('-v', '--verbose', action='store_true')
     args = p.parse_args()
+    DEEP.extend(['--deep'] if args.deep else [])
     args.version = run(PLATTER, '--version')[1].split()[-1]
     os.environ['PATH'] += ':/usr/sbin:/sbin'
     top = tempfile.mkdtemp(prefix='recovery.')
@@ -401,6 +409,7 @@ def main():
 
 PLATTER = os.environ.get('PLATTER', 'platter')
 RESCUE = False
+DEEP = []
 if __name__ == '__main__':
     RESCUE = '--rescue' in run(PLATTER, 'convert', '--help')[1]
     main()

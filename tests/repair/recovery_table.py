@@ -8,8 +8,8 @@ import damage
 import image
 import judge
 
-TOOLS = ('before', 'rescue', 'repair', 'qemu-img')
-HEAD = {'before': 'as it is', 'rescue': '`--rescue`', 'repair': '`repair`', 'qemu-img': 'qemu-img'}
+TOOLS = ('before', 'rescue', 'deep', 'repair', 'qemu-img')
+HEAD = {'before': 'as it is', 'rescue': '`--rescue`', 'deep': '`--rescue --deep`', 'repair': '`repair`', 'qemu-img': 'qemu-img'}
 
 
 def percent(a, b):
@@ -19,6 +19,8 @@ def percent(a, b):
 def line(case):
     """One case: each tool's share of the blocks that survive, and what it got wrong."""
     out = ['%-60s' % case]
+    if case.checked is not None:
+        out.append('check --deep: %d' % case.checked)
     for tool in TOOLS[1:]:
         if tool not in case.results:
             continue
@@ -92,10 +94,19 @@ def total_table(cases, tools):
     return out
 
 
+def unseen(cases):
+    """What `check --deep` says nothing of, though blocks are wrong as the image is."""
+    bad = [c for c in cases if c.checked == 0 and not c.results['before'][0].whole]
+    asked = [c for c in cases if c.checked is not None and not c.results['before'][0].whole]
+    return '`check --deep` sees nothing in %d of %d images that show something wrong as they are%s.' % (
+        len(bad), len(asked), ': ' + ', '.join(sorted({c.names[0] for c in bad})) if bad else '')
+
+
 def state(case):
     """What platter made of it: by what it lists, where it lists; else by its exit status."""
-    if 'rescue' in case.results:
-        v, _, _ = case.results['rescue']
+    tool = 'deep' if 'deep' in case.results else 'rescue'
+    if tool in case.results:
+        v, _, _ = case.results[tool]
         silent = v.silent
     else:
         v, status, _ = case.results['repair']
@@ -106,6 +117,8 @@ def state(case):
 def show(cases, args, rescue):
     tools = [t for t in TOOLS if any(t in c.results for c in cases)]
     print('\n'.join(class_table(cases, tools) + [''] + total_table(cases, tools)))
+    if args.deep:
+        print('\n' + unseen(cases))
     if args.markdown:
         with open(args.markdown, 'w') as f:
             f.write(document(cases, args, tools, rescue))
@@ -149,15 +162,18 @@ def document(cases, args, tools, rescue):
     def version(*command):
         return subprocess.run(command, stdout=subprocess.PIPE).stdout.decode().splitlines()[0].split(' Copy')[0]
 
-    command = 'tests/repair/recovery.py --seed %d --times %d --cuts %d' % (args.seed, args.times, args.cuts)
+    command = 'tests/repair/recovery.py --seed %d --times %d --cuts %d%s' % (args.seed, args.times, args.cuts,
+                                                                        ' --deep' if args.deep else '')
     text = INTRO.format(
         command=command, version=args.version, peer=version('qemu-img', '--version'),
         guests=', '.join(sorted({c.sound.guest.name for c in cases})), n=len(cases),
         undo='`undo` gave the damaged file\'s bytes back in %s.' % (
             '%d cases only' % sum(not undo_failed(c) for c in cases) if any(map(undo_failed, cases)) else 'every case'),
-        rescue='`--rescue`: `platter convert --rescue --report`.' if rescue else
+        rescue='`--rescue`: `platter convert --rescue --report`%s.' % (
+            ', which looks deep where structure shows that something is wrong; with `--deep`, always; so does `repair` here'
+            if args.deep else '') if rescue else
         '`--rescue`, which will name what is lost, does not exist yet: what `repair` cannot name counts as silent.')
-    own = 'rescue' if rescue else 'repair'
+    own = 'deep' if args.deep and rescue else 'rescue' if rescue else 'repair'
     own_share = Sum(cases, own)
     goals = ('Aims: 95 %% of the surviving blocks (%s), none silently wrong (%d), at most 2 %% of what is inferred wrong '
              '(%s).' % (percent(own_share.right, own_share.survive) + ' %', own_share.silent,
@@ -166,7 +182,7 @@ def document(cases, args, tools, rescue):
     done = [name for name, mine in by_class(cases) if Sum(mine, own).nwhole == len(mine)]
     return text + '\n'.join(
         ['## All together', ''] + total_table(cases, tools) +
-        ['', goals, '', 'Whole in every case (%s): %s.' % (HEAD[own], ', '.join(done)), '',
+        ['', goals] + (['', unseen(cases)] if args.deep else []) + ['', 'Whole in every case (%s): %s.' % (HEAD[own], ', '.join(done)), '',
          'Not, or not always, whole: %s.' % ', '.join(todo), '', '## By class', ''] + class_table(cases, tools) +
         ['', '## By shape', ''] + shape_table(cases, tools) + bad_list(cases)) + '\n'
 

@@ -134,6 +134,13 @@ is "$(sha256sum d.qcow2 donor.qcow2)" "$sums" 'a donor: nothing was written'
 is "$(cat out)" 1 'a donor: map'
 "$PLATTER" hash --rescue --donor d.qcow2 d.qcow2 >/dev/null 2>err
 is "$? $(grep -c 'is the image itself' err)" '1 1' 'the image is no donor of its own'
+for command in info check map hash; do
+	fails 1 "a donor that is not there: $command" "$PLATTER" $command --rescue --donor none d.qcow2
+done
+"$PLATTER" hash --rescue --donor donor.qcow2 --report - d.qcow2 2>/dev/null | tail -n +2 >out
+ok 'a report on standard output' cmp out <(python3 -c 'import json, sys
+r = json.load(open("report.json")); assert json.load(open("out")) == r; sys.stdout.write(open("out").read())')
+is "$(echo ./-*)" './-*' 'and not in a file of that name'
 
 # A file that has lost its end, in the middle of a sector: data, and an L2 table, which covers 2 MiB.
 cp sound.qcow2 d.qcow2

@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * What belongs in the suspect places instead: their pieces are taken out, in thought, and together with what nothing
+ * reaches are offered to the search for places (repair/evidence/).  What it is sure of and finds elsewhere is a move.
+ *
+ * The invariant: moves that the guest's structures do not confirm are not made.  They are tried out on an overlay of
+ * their own, and only if more verifies then than before, and nothing less, they are handed on.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/driver.h"
+#include "repair/deep/deep.h"
+
+#define PIECES_MAX (1u << 20)
+#define EXCHANGES_MAX 4096
+
+struct puzzle {
+	const struct deep_map *m;
+	struct plt_orphans o;      /* .guest_off: the place that shows it now */
+	size_t cap, gaps_cap;
+};
+
+static int by_value(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static int by_host(const void *a, const void *b)
+{
+	const struct plt_orphan *x = a, *y = b;
+
+	return x->host_off < y->host_off ? -1 : x->host_off > y->host_off;
+}
+
+static int add_piece(struct puzzle *p, uint64_t host, uint64_t guest)
+{
+	if (p->o.n == p->cap) {
+		size_t cap = p->cap ? 2 * p->cap : 64;
+		void *v = p->cap < PIECES_MAX ? realloc(p->o.v, cap * sizeof(*p->o.v)) : NULL;
+
+		if (!v)
+			return -ENOMEM;
+		p->o.v = v;
+		p->cap = cap;
+	}
+	p->o.v[p->o.n++] = (struct plt_orphan){ .host_off = host, .guest_off = guest };
+	return 0;
+}
+
+static int add_place(struct puzzle *p, uint64_t guest)
+{
+	if (p->o.ngaps == p->gaps_cap) {
+		size_t cap = p->gaps_cap ? 2 * p->gaps_cap : 64;
+		void *v = p->gaps_cap < 4 * PIECES_MAX ? realloc(p->o.gaps, cap * sizeof(*p->o.gaps)) : NULL;
+
+		if (!v)
+			return -ENOMEM;
+		p->o.gaps = v;
+		p->gaps_cap = cap;
+	}
+	p->o.gaps[p->o.ngaps++] = guest;
+	return 0;
+}
+
+/* The places, and what lies there. */
+static int add_places(struct puzzle *p, const struct plt_extents *which, bool hidden, uint64_t size)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < which->n && r == 0; i++)
+		for (uint64_t at = which->v[i].off; at < which->v[i].off + which->v[i].len && at < size && r == 0; at += p->m->span) {
+			uint64_t host;
+			enum deep_kind kind = plt_deep_at(p->m, at, &host);
+
+			if (kind == DEEP_OTHER)
+				continue;
+			r = add_place(p, at);
+			if (r == 0 && host != DEEP_NOWHERE && (kind == DEEP_DATA || hidden))
+				r = add_piece(p, host, at);
+		}
+	return r;
+}
+
+/* Each place once, each piece once. */
+static void settle(struct puzzle *p)
+{
+	size_t n = 0;
+
+	if (p->o.ngaps)
+		qsort(p->o.gaps, p->o.ngaps, sizeof(*p->o.gaps), by_value);
+	for (size_t i = 0; i < p->o.ngaps; i++)
+		if (!n || p->o.gaps[i] != p->o.gaps[n - 1])
+			p->o.gaps[n++] = p->o.gaps[i];
+	p->o.ngaps = n;
+	if (p->o.n)
+		qsort(p->o.v, p->o.n, sizeof(*p->o.v), by_host);
+	n = 0;
+	for (size_t i = 0; i < p->o.n; i++)
+		if (!n || p->o.v[i].host_off != p->o.v[n - 1].host_off)
+			p->o.v[n++] = p->o.v[i];
+	p->o.n = n;
+}
+
+static int lay_out(struct puzzle *p, struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk,
+		   const struct deep_suspects *who)
+{
+	const struct plt_orphans *left = p->m->tables ? &mend->pieces : &mend->clusters;
+	uint64_t size = plt_disk_size(disk);
+	int r = add_places(p, &who->accused, false, size);
+
+	if (r == 0)
+		r = add_places(p, &who->others, false, size);
+	if (r == 0)
+		r = add_places(p, &who->holes, false, size);
+	if (r == 0)
+		r = add_places(p, &who->hidden, true, size);
+	if (r < 0 || left->span != p->m->span || !left->n || (!p->m->tables && plt_repair_any_packed(rep, disk, left)))
+		return r;
+	for (size_t i = 0; i < left->n && r == 0; i++)
+		r = add_piece(p, left->v[i].host_off, PLT_UNPLACED);
+	return r;
+}
+
+/* ---- which moves ---------------------------------------------------------------------------------- */
+
+static int by_guest(const void *a, const void *b)
+{
+	const struct plt_move *x = a, *y = b;
+
+	return x->guest_off < y->guest_off ? -1 : x->guest_off > y->guest_off;
+}
+
+/* Is one of them to this place?  They are in order. */
+static bool is_target(const struct plt_move *v, size_t n, uint64_t guest)
+{
+	const struct plt_move key = { .guest_off = guest };
+
+	return n && bsearch(&key, v, n, sizeof(*v), by_guest);
+}
+
+/*
+ * A place whose piece goes elsewhere and that gets none would show what is not its own: a move that leaves such a one
+ * is not made, unless what it holds is an orphan or was hidden.
+ */
+static size_t drop_open(const struct deep_map *m, struct plt_move *v, size_t n)
+{
+	size_t before;
+
+	do {
+		size_t k = 0;
+
+		before = n;
+		for (size_t i = 0; i < n; i++) {
+			uint64_t host;
+			bool stays = v[i].from == PLT_UNPLACED || v[i].from == v[i].guest_off ||
+				     plt_deep_at(m, v[i].from, &host) != DEEP_DATA || is_target(v, n, v[i].from);
+
+			if (stays)
+				v[k++] = v[i];
+		}
+		n = k;
+	} while (n != before);
+	return n;
+}
+
+/*
+ * Of two pieces that were exchanged often only one says where it belongs; the other had its place: likely, and nothing
+ * else is left for it.
+ */
+static size_t close_exchanges(const struct deep_map *m, struct plt_move *v, size_t n, size_t room)
+{
+	uint64_t *moved = malloc((room + 1) * sizeof(*moved));
+	size_t k = n;
+
+	for (size_t i = 0; i < n && moved; i++)
+		moved[i] = v[i].host_off;
+	if (moved && n)
+		qsort(moved, n, sizeof(*moved), by_value);
+	for (size_t i = 0; i < n && k < room && k - n < EXCHANGES_MAX && moved; i++) {
+		uint64_t host, from;
+		bool again = false;
+
+		if (v[i].from == PLT_UNPLACED || v[i].from == v[i].guest_off || plt_deep_at(m, v[i].from, &from) != DEEP_DATA ||
+		    is_target(v, n, v[i].from) || plt_deep_at(m, v[i].guest_off, &host) != DEEP_DATA ||
+		    bsearch(&host, moved, n, sizeof(*moved), by_value))
+			continue;
+		for (size_t j = n; j < k && !again; j++)
+			again = v[j].host_off == host || v[j].guest_off == v[i].from;
+		if (again)
+			continue;
+		v[k] = (struct plt_move){ .host_off = host, .guest_off = v[i].from, .from = v[i].guest_off, .certainty = PLT_LIKELY };
+		snprintf(v[k].why, sizeof(v[k].why), "it lay in the place of what lies here: they were exchanged");
+		k++;
+	}
+	free(moved);
+	if (k > n)
+		qsort(v, k, sizeof(*v), by_guest);
+	return k;
+}
+
+static size_t choose(struct plt_repair *rep, const struct puzzle *p, const struct plt_placement *v, uint32_t n,
+		     struct plt_move *moves, size_t room, struct plt_extents *ret_known)
+{
+	size_t k = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		const struct plt_orphan *o = &p->o.v[v[i].object];
+		uint64_t host;
+		enum deep_kind kind = plt_deep_at(p->m, v[i].slot, &host);
+		struct plt_move *t = &moves[k];
+
+		if (kind == DEEP_DATA && host == o->host_off) {
+			if (v[i].certainty >= PLT_STRONG)
+				(void)plt_extents_add(ret_known, v[i].slot, p->m->span);
+			continue;
+		}
+		if (!plt_repair_wants(rep, &p->o, &v[i]))
+			continue;
+		*t = (struct plt_move){ .host_off = o->host_off, .guest_off = v[i].slot, .from = o->guest_off,
+					.certainty = v[i].certainty };
+		snprintf(t->why, sizeof(t->why), "%s", v[i].why);
+		k++;
+	}
+	qsort(moves, k, sizeof(*moves), by_guest);
+	return drop_open(p->m, moves, close_exchanges(p->m, moves, k, room));
+}
+
+/* ---- trying ---------------------------------------------------------------------------------------- */
+
+static size_t tails_right(const struct deep_survey *s)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->ntails; i++)
+		n += s->tails[i].right;
+	return n;
+}
+
+/* More may be bad than was, where it could not be seen before: a filesystem that has its beginning again. */
+static bool is_better(const struct deep_survey *before, const struct deep_survey *after)
+{
+	if (after->starts.n != before->starts.n)
+		return after->starts.n < before->starts.n && after->good > before->good;
+	return after->good >= before->good && after->nbad <= before->nbad && tails_right(after) >= tails_right(before) &&
+	       (after->nodd <= before->nodd || after->nbad < before->nbad);
+}
+
+/* Is the disk better when the moves are made? */
+static int try(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk, uint64_t span,
+	       const struct plt_move *v, size_t n, bool *ret, struct plt_error *err)
+{
+	struct plt_mend trial = { .what = PLT_MEND_MAP, .stage = PLT_MEND_CLUSTERS, .file_size = mend->file_size, .moves = v,
+				  .nmoves = n, .move_span = span };
+	struct deep_survey before, after;
+	struct plt_store *scratch = NULL;
+	struct plt_check_result res;
+	struct plt_disk *then = NULL;
+	int r = plt_overlay_new(rep->overlay, true, &scratch);
+
+	*ret = false;
+	if (r == 0)
+		r = plt_mend_store(rep->ctx, scratch, rep->name, rep->format, &trial, NULL, NULL, &res, NULL);
+	if (r == 0)
+		r = plt_deep_open(rep, scratch, &then, NULL);
+	if (r == 0) {
+		r = plt_deep_survey(disk, &before, err);
+		if (r == 0) {
+			r = plt_deep_survey(then, &after, err);
+			if (r == 0) {
+				*ret = trial.changed && is_better(&before, &after);
+				plt_deep_survey_release(&after);
+			}
+			plt_deep_survey_release(&before);
+		}
+	} else if (r != -ENOMEM) {
+		r = 0; /* what does not open is not better */
+	}
+	if (then)
+		plt_disk_close(then, NULL);
+	plt_mend_release(&trial);
+	plt_store_unref(scratch);
+	return r;
+}
+
+int plt_deep_moves(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk,
+		   const struct deep_map *m, const struct deep_suspects *who, struct plt_move **ret, size_t *ret_n,
+		   struct plt_extents *ret_known, struct plt_error *err)
+{
+	struct puzzle p = { .m = m, .o.span = m->span };
+	struct plt_placement *v = NULL;
+	uint32_t n = 0;
+	bool better = false;
+	int r = lay_out(&p, rep, mend, disk, who);
+
+	*ret = NULL;
+	*ret_n = 0;
+	if (r == 0) {
+		settle(&p);
+		r = plt_repair_ask(rep, disk, &p.o, &v, &n, err);
+	}
+	if (r == 0)
+		*ret = calloc(2 * (size_t)n + 1, sizeof(**ret));
+	if (r == 0 && !*ret)
+		r = -ENOMEM;
+	if (r == 0)
+		*ret_n = choose(rep, &p, v, n, *ret, 2 * (size_t)n, ret_known);
+	if (r == 0 && *ret_n)
+		r = try(rep, mend, disk, m->span, *ret, *ret_n, &better, err);
+	if (r < 0 || !better) {
+		free(*ret);
+		*ret = NULL;
+		*ret_n = 0;
+	}
+	free(v);
+	free(p.o.v);
+	free(p.o.gaps);
+	return r == -ENOMEM ? plt_error_set(err, ENOMEM, "out of memory") : r;
+}

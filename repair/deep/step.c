@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) the platter authors */
+
+/*
+ * The steps: large pieces of the map first, then clusters, each as long as something is found to belong elsewhere;
+ * in the end what could not be decided is named, so that nothing that the guest's structures refuse is shown in
+ * silence.  While this goes on no count is lowered: what nothing reaches may be what is missing.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "block/internal.h"
+#include "formats/driver.h"
+#include "repair/deep/deep.h"
+
+#define TRIES_MAX 4 /* of one size of pieces */
+
+static const char why_refused[] = "the guest's structures do not verify here";
+static const char why_hidden[] = "a zero flag hides data, and the guest has a file here";
+static const char why_large[] = "its map is in too many pieces to be held against what the guest says of it";
+static const char why_hole[] = "nothing is mapped, the guest has a file here, and clusters are left";
+
+int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_disk **ret, struct plt_error *err)
+{
+	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+	int r;
+
+	o.flags = PLT_OPEN_FORCE_SHARE | (rep->no_backing ? PLT_OPEN_NO_BACKING : 0);
+	r = plt_disk_open_store(rep->ctx, overlay, rep->name, rep->format, &o, ret, err);
+	if (r < 0 && r != -ENOMEM && !rep->no_backing) {
+		o.flags |= PLT_OPEN_NO_BACKING;
+		r = plt_disk_open_store(rep->ctx, overlay, rep->name, rep->format, &o, ret, NULL);
+	}
+	return r;
+}
+
+/* ---- what stays in doubt -------------------------------------------------------------------------- */
+
+struct naming {
+	struct plt_repair *rep;
+	struct plt_mend *mend;
+	void (*found)(void *arg, const struct plt_check_finding *f);
+	void *arg;
+	uint64_t size;
+};
+
+static void say(struct naming *n, uint64_t off, uint64_t len, uint64_t all, const char *severity, const char *why)
+{
+	char text[256];
+	struct plt_check_finding f = { .id = PLT_DEEP_DOUBT, .severity = severity, .guest_off = off, .guest_len = len,
+				       .beyond_qemu = true, .text = text };
+
+	snprintf(text, sizeof(text), "%s%" PRIu64 " bytes of the disk are in doubt, the first at guest offset %#" PRIx64 ": %s",
+		 *severity == 'n' ? "" : "ERROR ", all, off, why);
+	n->rep->before.added += *severity != 'n';
+	if (n->found)
+		n->found(n->arg, &f);
+}
+
+/* Not where something worse, or better founded, has been said. */
+static int doubt(struct naming *n, const struct plt_extents *which, const char *why)
+{
+	uint64_t all = 0, first = 0, len = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < which->n && r == 0; i++) {
+		uint64_t at = which->v[i].off, end = PLT_MIN(at + which->v[i].len, n->size);
+
+		while (at < end && r == 0) {
+			const struct plt_doubt *d = plt_doubts_find(&n->mend->doubts, PLT_DISK_ACTIVE, at);
+			struct plt_doubt new = { .kind = PLT_INFERRED, .disk = PLT_DISK_ACTIVE, .off = at, .certainty = PLT_GUESS };
+
+			if (d && d->off <= at) {
+				at = d->off + d->len;
+				continue;
+			}
+			new.len = (d ? PLT_MIN(end, d->off) : end) - at;
+			snprintf(new.why, sizeof(new.why), "%s", why);
+			if (!all) {
+				first = at;
+				len = new.len;
+			}
+			all += new.len;
+			at += new.len;
+			r = plt_doubts_set(&n->mend->doubts, &new);
+		}
+	}
+	if (all)
+		say(n, first, len, all, "corruption", why);
+	return r;
+}
+
+static int name(struct naming *n, const struct deep_suspects *who, const struct plt_extents *known, bool left)
+{
+	struct plt_extents refused = PLT_EXTENTS_INIT;
+	int r = 0;
+
+	for (size_t i = 0; i < who->accused.n && r == 0; i++)
+		r = plt_extents_add(&refused, who->accused.v[i].off, who->accused.v[i].len);
+	for (size_t i = 0; i < known->n && r == 0; i++)
+		r = plt_extents_remove(&refused, known->v[i].off, known->v[i].len);
+	if (r == 0)
+		r = doubt(n, &refused, why_refused);
+	if (r == 0)
+		r = doubt(n, &who->hidden, why_hidden);
+	if (r == 0 && left)
+		r = doubt(n, &who->holes, why_hole);
+	plt_extents_release(&refused);
+	return r;
+}
+
+/* ---- a step ---------------------------------------------------------------------------------------- */
+
+enum { BEGIN, PIECES, CLUSTERS, END };
+
+/* Does anything that nothing reaches lie below what is mapped?  What a program that was stopped leaves lies behind it. */
+static bool is_left_below(const struct deep_map *m, const struct plt_orphans *left)
+{
+	for (size_t i = 0; i < left->n; i++)
+		if (left->v[i].host_off < m->highest)
+			return true;
+	return false;
+}
+
+/* Pieces of one size: 1, and what is to be moved is in @mend. */
+static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st, struct plt_disk *disk,
+		struct deep_survey *s, struct naming *n, struct plt_error *err)
+{
+	struct deep_map clusters, pieces;
+	const struct deep_map *m = st->phase == PIECES ? &pieces : &clusters;
+	struct plt_extents known = PLT_EXTENTS_INIT;
+	struct deep_suspects who;
+	size_t nmoves = 0;
+	int r = plt_deep_map(rep, disk, false, &clusters, err);
+
+	if (r == -EFBIG) { /* in more pieces than there is memory for */
+		say(n, 0, n->size, n->size, "note", why_large);
+		return 0;
+	}
+	if (r < 0)
+		return r;
+	r = plt_deep_map(rep, disk, true, &pieces, err);
+	if (r < 0) {
+		plt_deep_map_release(&clusters);
+		return r;
+	}
+	if (st->phase == CLUSTERS && clusters.span == pieces.span) /* they are the same */
+		m = &pieces;
+	r = plt_deep_suspects(rep, mend, disk, s, m, &clusters, &who, err);
+	if (r == 0 && m->span && st->tries < TRIES_MAX && (st->phase == PIECES || m == &clusters)) {
+		r = plt_deep_moves(rep, mend, disk, m, &who, &st->moves, &nmoves, &known, err);
+		mend->moves = st->moves;
+		mend->nmoves = nmoves;
+		mend->move_span = m->span;
+	}
+	if (r == 0 && !nmoves && st->phase == CLUSTERS)
+		r = name(n, &who, &known, is_left_below(&clusters, m->tables ? &mend->pieces : &mend->clusters));
+	plt_deep_suspects_release(&who);
+	plt_extents_release(&known);
+	plt_deep_map_release(&clusters);
+	plt_deep_map_release(&pieces);
+	return r < 0 ? r : nmoves > 0;
+}
+
+static bool has_reason(const struct deep_survey *s)
+{
+	return s->any || s->nbad || s->nodd || s->starts.n;
+}
+
+int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st,
+		  void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
+{
+	struct naming n = { .rep = rep, .mend = mend, .found = found, .arg = arg };
+	struct deep_survey s = { 0 };
+	struct plt_disk *disk;
+	int r;
+
+	free(st->moves);
+	st->moves = NULL;
+	if (st->phase == BEGIN) { /* the driver says what it knows of */
+		st->phase = PIECES;
+		mend->deep = mend->changed = true;
+		return 0;
+	}
+	r = plt_deep_open(rep, rep->overlay, &disk, NULL);
+	if (r < 0) { /* what does not open cannot be looked at */
+		st->phase = END;
+		return r == -ENOMEM ? plt_error_set(err, ENOMEM, "out of memory") : 0;
+	}
+	n.size = plt_disk_size(disk);
+	r = plt_deep_survey(disk, &s, err);
+	while (r == 0 && has_reason(&s) && st->phase < END) {
+		r = look(rep, mend, st, disk, &s, &n, err);
+		if (r == 0) {
+			st->phase++;
+			st->tries = 0;
+		}
+	}
+	if (r > 0) {
+		st->tries++;
+		mend->changed = true;
+	} else {
+		st->phase = END;
+	}
+	plt_deep_survey_release(&s);
+	plt_disk_close(disk, NULL);
+	return r < 0 ? r : 0;
+}
