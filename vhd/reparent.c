@@ -281,6 +281,8 @@ int vhd_set_backing(struct plt_image *img, const char *name, const char *format,
 	int r;
 
 	name = name && *name ? name : NULL;
+	if (!name && v->type != VHD_DIFFERENCING)
+		return 0; /* so it is */
 	r = refuse(img, name, format, flags, err);
 	if (r == 0)
 		r = plan(img, name, format, flags, &h, &len, err);
