@@ -232,9 +232,9 @@ static int judge(struct stage *s, bool done, const char *what)
 		if (!why)
 			why = judge_all(s, true);
 		if (why)
-			snprintf(s->why, sizeof(s->why), "%s: %s, and again: %s", chain_text(&s->lab, &s->deed), what, why);
+			snprintf(s->why, sizeof(s->why), "%s: %s, and again: %.400s", chain_text(&s->lab, &s->deed), what, why);
 	} else {
-		snprintf(s->why, sizeof(s->why), "%s: %s: %s", chain_text(&s->lab, &s->deed), what, why);
+		snprintf(s->why, sizeof(s->why), "%s: %s: %.400s", chain_text(&s->lab, &s->deed), what, why);
 	}
 	s->states++;
 	return why ? -1 : 0;
@@ -285,7 +285,7 @@ static int judge_mended(struct stage *s, bool done, const char *what)
 	if (!why && sure)
 		why = judge_all(s, true);
 	if (why)
-		snprintf(s->why, sizeof(s->why), "%s: %s: mended, %s", chain_text(&s->lab, &s->deed), what, why);
+		snprintf(s->why, sizeof(s->why), "%s: %s: mended, %.400s", chain_text(&s->lab, &s->deed), what, why);
 	return why ? -1 : 0;
 }
 
