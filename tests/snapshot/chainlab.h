@@ -107,8 +107,12 @@ void chain_saved_free(struct chain_saved *saved);
 
 /* What is wrong with the image; NULL: nothing.  @d: the deed that is under way, which may be done, or not, or in part. */
 const char *chain_wrong(struct chainlab *c, int i, const struct chain_deed *d);
-/* And with its structure: @left: a cut or a failure may have left clusters that nobody has. */
-const char *chain_unsound(struct chainlab *c, int i, bool left);
+/*
+ * And with its structure: @left: a cut or a failure may have left clusters that nobody has.  Of an image that @d was
+ * about to empty it may be said that its map is lost: what was in it is left over, and the map has gaps.
+ */
+const char *chain_unsound(struct chainlab *c, int i, bool left, const struct chain_deed *d);
+bool chain_empties(const struct chain_deed *d, int i);
 /* And what qemu-img says of both, and of its map. */
 const char *chain_peer(struct chainlab *c, int i);
 

@@ -26,7 +26,7 @@ static void judge(struct chainlab *c, int i, const struct chain_deed *d, unsigne
 	const char *why = chain_wrong(c, i, d);
 
 	if (!why)
-		why = chain_unsound(c, i, false);
+		why = chain_unsound(c, i, false, d);
 	if (why)
 		ck_abort_msg("step %u%s%s: %s", step, d ? ", " : "", d ? chain_text(c, d) : "", why);
 }
