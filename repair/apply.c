@@ -90,9 +90,7 @@ static int open_place(const struct plt_repair *rep, const char *path, struct plt
 		return r;
 	}
 	r = plt_ctx_open_file(rep->ctx, path, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_EXCL | PLT_FILE_PRIVATE, ret, err);
-	if ((r == -EACCES || r == -EROFS || r == -EPERM || r == -ENOENT || r == -ENAMETOOLONG) &&
-	    !chosen) {
-	if ((r == -EACCES || r == -EROFS || r == -EPERM || r == -ENOENT) && !chosen) {
+	if ((r == -EACCES || r == -EROFS || r == -EPERM || r == -ENOENT || r == -ENAMETOOLONG) && !chosen) {
 		struct plt_error why = err ? *err : (struct plt_error)PLT_ERROR_INIT;
 
 		return plt_error_set(err, ENOTSUP, "there is no place for an undo journal beside the image (--undo-file names "
