@@ -163,7 +163,10 @@ struct qcow2_exam {
 	bool refblock_said; /* an unaligned refcount block has been named */
 	uint32_t walks;	    /* walks of L1 tables so far */
 	bool refs_bad;	    /* the refcount structure itself cannot be trusted */
-	bool cut;	    /* tables lie behind the end of the file: no stop explains that */
+	uint64_t behind;    /* entries of L2 tables that name what lies behind the end of the file */
+	bool cut;	    /* so do several of them, or tables lie there: no stop explains that */
+	uint64_t shares;    /* clusters that are reached, and counted more often than that: when orphans are judged */
+	bool shares_lost;   /* snapshots have what the disk had as well, whose map is gone */
 	bool counts_gone;   /* stored counts say that what is in use is free */
 	bool snapshots_bad; /* the snapshot table could not be read: what it reaches is not counted */
 	enum qcow2_orphan_verdict orphans;

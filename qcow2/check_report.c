@@ -72,6 +72,7 @@ static void report_compressed(struct qcow2_exam *x, unsigned i, uint64_t e, uint
 		return;
 	}
 	if (qcow2_exceeds(&x->c, off, len)) {
+		x->cut |= ++x->behind >= QCOW2_SOME_ORPHANS;
 		QCOW2_SAY(x, PLT_CORRUPTION, "Q-CMP-OUTSIDE", off, len,
 			  "ERROR: counting reference for region "
 			  "exceeding the end of the file by one cluster or more: offset 0x%" PRIx64
@@ -112,6 +113,7 @@ static void report_allocated(struct qcow2_exam *x, uint64_t e, uint64_t bitmap, 
 	if (x->c.external)
 		return;
 	if (qcow2_exceeds(&x->c, off, q->cluster_size)) {
+		x->cut |= ++x->behind >= QCOW2_SOME_ORPHANS;
 		QCOW2_SAY(
 			x, PLT_CORRUPTION, "Q-ENT-OUTSIDE", off, q->cluster_size,
 			"ERROR: counting reference for "

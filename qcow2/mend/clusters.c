@@ -535,7 +535,7 @@ static int give_up(struct clusters *c)
 		r = doubt_holes(c);
 
 	/* what the map has lost, and nobody can say where it was: any place that is empty */
-	if (r == 0 && x->nstrays > taken_out(x) && may_be_lost(x) && c->t.disk == PLT_DISK_ACTIVE) {
+	if (r == 0 && (x->nstrays > taken_out(x) || x->shares_lost) && may_be_lost(x) && c->t.disk == PLT_DISK_ACTIVE) {
 		r = find_gaps(c);
 		if (r == 0)
 			r = doubt_gaps(c);
@@ -613,7 +613,7 @@ int qcow2_mend_clusters(struct qcow2_exam *x)
 	if (!(mend->what & PLT_MEND_MAP))
 		return 0;
 	mend->more = mend->stage < PLT_MEND_SETTLE &&
-		     (has_losses(x) || mend->nameless || (x->nstrays && x->orphans != QCOW2_ORPHANS_LEFT));
+		     (has_losses(x) || mend->nameless || x->shares_lost || (x->nstrays && x->orphans != QCOW2_ORPHANS_LEFT));
 	if (mend->stage == PLT_MEND_CLUSTERS)
 		return with_tree(x, &active, place_clusters);
 	if (mend->stage != PLT_MEND_SETTLE)

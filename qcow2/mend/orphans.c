@@ -600,8 +600,6 @@ static int judge(struct census *c)
 		if (!x->pieces)
 			return -ENOMEM;
 	}
-	if (x->ex->mend)
-		x->ex->mend->cut |= x->cut;
 	l = lost_tables(c);
 	for (size_t i = 0; i < c->all.n && r == 0; i++)
 		for (uint64_t off = c->all.v[i].off; off < c->all.v[i].off + c->all.v[i].len && r == 0; off += x->q.cluster_size)
@@ -620,7 +618,10 @@ static int judge(struct census *c)
 	x->orphan_tables = l.tables;
 	if (rest)
 		x->orphans = judge_rest(c, &l, below, first);
-	if (rest && known_lost(x))
+	/* what the snapshots shared with the disk says that it had a map, if it was no stop that raised the counts */
+	x->shares_lost = x->ex->mend && x->ex->mend->cut && !c->l1_any && !c->emptied && x->q.nb_snapshots &&
+			 x->shares >= QCOW2_SOME_ORPHANS;
+	if ((rest && known_lost(x)) || x->shares_lost)
 		x->orphans = QCOW2_ORPHANS_LOST;
 	/* (counts are made anew then, behind the end of the file, and have them) */
 	x->refs_bad |= x->ex->mend && c->uncounted && unsaved && x->orphans != QCOW2_ORPHANS_LEFT;
@@ -635,7 +636,9 @@ int qcow2_judge_orphans(struct qcow2_exam *x)
 
 	x->orphans = QCOW2_ORPHANS_LEFT;
 	c.uncounted = x->counts_gone || (x->ex->mend && x->ex->mend->counts_gone);
-	if (r < 0 || !c.all.n)
+	if (x->ex->mend)
+		x->ex->mend->cut |= x->cut;
+	if (r < 0 || (!c.all.n && !(x->ex->mend && x->ex->mend->cut && x->shares)))
 		goto out;
 	c.mark_len = x->c.nb + 2;
 	c.mark = mmap(NULL, c.mark_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

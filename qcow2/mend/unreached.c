@@ -94,6 +94,7 @@ static void note_counted(void *arg, uint64_t cluster, uint64_t stored, uint64_t 
 
 	if (u->r == 0 && stored && !refs && !unreadable && !qcow2_left_behind(x, cluster))
 		u->r = plt_extents_add(u->all, cluster << x->q.cluster_bits, x->q.cluster_size);
+	x->shares += refs && stored > refs;
 	/* a count that has no place where it could be raised */
 	if (stored < refs && !qcow2_has_refblock(x, cluster >> x->q.rb_bits))
 		x->refs_bad = true;
