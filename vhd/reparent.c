@@ -2,16 +2,16 @@
 /* Copyright (c) the platter authors */
 
 /*
- * Another parent for a differencing disk, or none.  A dynamic header is two sectors, and a cut between them would leave
- * neither the old nor the new one: so the new header, and the texts that its locators name, are made durable where nothing
- * was, and the footers, one sector each, are switched to it; as long as they differ, both name a header that is whole.
- * Then the header goes to the old one's place, which nobody reads any more, and the footers follow:
+ * Another parent for a differencing disk, or none.  A dynamic header is two sectors, and a cut between them would
+ * leave neither the old nor the new one: so the new header, and the texts that its locators name, are made durable
+ * where nothing was, and the footers, one sector each, are switched to it; as long as they differ, both name a header
+ * that is whole.  Then the header goes to the old one's place, which nobody reads any more, and the footers follow:
  *
  *	{footer at the new end} -> texts, header -> both footers -> header at the old place -> both footers
  *
- * A disk without a parent is dynamic, and there a block is here whole, whatever its bitmap says: before the switch, zeros
- * go where a bit is clear, durably, and then the bits are set.  That shows the same only if the parent has zeros there:
- * whoever calls has seen to it (PLT_BACKING_SAME).
+ * A disk without a parent is dynamic, and there a block is here whole, whatever its bitmap says: before the switch,
+ * zeros go where a bit is clear, durably, and then the bits are set.  That shows the same only if the parent has zeros
+ * there: whoever calls has seen to it (PLT_BACKING_SAME).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -234,7 +234,8 @@ static int put_header(struct plt_image *img, uint64_t off, const struct vhd_head
 	return r;
 }
 
-static int switch_parent(struct plt_image *img, const char *name, struct vhd_header *h, uint64_t len, struct plt_error *err)
+static int switch_parent(struct plt_image *img, const char *name, struct vhd_header *h, uint64_t len,
+			 struct plt_error *err)
 {
 	struct vhd_state *v = vhd_of(img);
 	uint64_t home = v->header_off, at = 0, off;
@@ -272,7 +273,8 @@ static int switch_parent(struct plt_image *img, const char *name, struct vhd_hea
 	return 0;
 }
 
-int vhd_set_backing(struct plt_image *img, const char *name, const char *format, unsigned flags, struct plt_error *err)
+int vhd_set_backing(struct plt_image *img, const char *name, const char *format, unsigned flags,
+		    struct plt_error *err)
 {
 	struct vhd_state *v = vhd_of(img);
 	PLT_AUTOFREE char *new_name = NULL, *new_format = NULL;
