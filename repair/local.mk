@@ -17,6 +17,7 @@ libplatter_core_la_SOURCES += \
 	repair/evidence/evidence.c \
 	repair/evidence/evidence.h \
 	repair/evidence/facts.c \
+	repair/evidence/older.c \
 	repair/evidence/order.c \
 	repair/evidence/private.h \
 	repair/evidence/runs.c \

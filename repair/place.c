@@ -27,7 +27,9 @@
 struct place {
 	const struct plt_orphans *o;
 	struct plt_disk *known, *orphans;
+	struct plt_disk *older; /* as it was at the newest snapshot, or what lies below; or NULL */
 	uint32_t unit;
+	bool named; /* by entries that may be right: where they lie on the host says nothing */
 	/* what was last asked of the orphans: is the unit there, and where */
 	uint64_t asked;
 	bool there;
@@ -56,6 +58,13 @@ static int read_disk(void *arg, uint64_t off, void *buf, size_t len)
 	if (in_gap(p, off) || in_gap(p, off + len - 1))
 		return -ENODATA;
 	return plt_read(p->known, off, buf, len, NULL);
+}
+
+static int read_older(void *arg, uint64_t off, void *buf, size_t len)
+{
+	const struct place *p = arg;
+
+	return off + len <= plt_disk_size(p->older) ? plt_read(p->older, off, buf, len, NULL) : -ENODATA;
 }
 
 /* Does orphan @object have anything in the unit at @off? */
@@ -201,7 +210,7 @@ static int find_anchors(struct place *p, struct anchors *a)
 	a->unit = p->unit;
 	while (a->plain < p->o->n && !p->o->v[a->plain].packed)
 		a->plain++;
-	if (p->o->span != p->unit || !a->plain)
+	if (p->named || p->o->span != p->unit || !a->plain)
 		return 0;
 	for (uint64_t off = 0; off < size && r == 0;) {
 		unsigned n;
@@ -298,6 +307,23 @@ bool plt_repair_any_packed(struct plt_repair *rep, struct plt_disk *known, const
 
 /* ---- all of it ----------------------------------------------------------------------------------------------- */
 
+/* Where single units are looked for: what the guest had there before.  None is no reason to stop. */
+static void open_older(struct plt_repair *rep, struct place *p)
+{
+	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
+	struct plt_image *img = plt_disk_image(p->known);
+	const struct plt_snapshot_info *v;
+	unsigned n = 0;
+
+	if (p->named || p->o->span != p->unit)
+		return;
+	if (img->drv->snapshots && img->drv->snapshots(img, &v, &n) == 0 && n) {
+		how.flags = PLT_OPEN_NO_BACKING;
+		how.snapshot_id = v[n - 1].id;
+	}
+	(void)plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &how, &p->older, NULL);
+}
+
 /* What evidence says, unfiltered, of a disk that is opened here where nobody has. */
 static int solve(struct plt_repair *rep, struct place *p, struct plt_placement **ret, uint32_t *ret_n,
 		 struct plt_error *err)
@@ -321,6 +347,8 @@ static int solve(struct plt_repair *rep, struct place *p, struct plt_placement *
 		};
 
 		p->unit = puzzle.unit = plt_disk_cluster_size(p->known);
+		open_older(rep, p);
+		puzzle.read_older = p->older ? read_older : NULL;
 		r = find_anchors(p, &a);
 		puzzle.anchors = a.v;
 		puzzle.nanchors = (uint32_t)a.n;
@@ -328,6 +356,8 @@ static int solve(struct plt_repair *rep, struct place *p, struct plt_placement *
 			r = plt_evidence_place(&puzzle, ret, ret_n, err);
 	}
 	free(a.v);
+	if (p->older)
+		plt_disk_close(p->older, NULL);
 	if (p->orphans)
 		plt_disk_close(p->orphans, NULL);
 	if (p->known && ours)
@@ -338,7 +368,7 @@ static int solve(struct plt_repair *rep, struct place *p, struct plt_placement *
 int plt_repair_ask(struct plt_repair *rep, struct plt_disk *known, const struct plt_orphans *o,
 		   struct plt_placement **ret, uint32_t *ret_n, struct plt_error *err)
 {
-	struct place p = { .o = o, .asked = UINT64_MAX, .known = known };
+	struct place p = { .o = o, .asked = UINT64_MAX, .known = known, .named = true };
 
 	return solve(rep, &p, ret, ret_n, err);
 }

@@ -279,14 +279,18 @@ static int put_some(struct clusters *c, size_t from, size_t *ret_next)
 	return r;
 }
 
-/* What the zeros of a table may have been is in doubt from the moment on that one of them was none. */
+/*
+ * What the zeros of a table may have been is in doubt from the moment on that one of them was none.  Over a backing file
+ * most of them are right, as a rule: what it has there goes on being shown.
+ */
 static int doubt_gaps(struct clusters *c)
 {
+	const enum plt_doubt_kind kind = c->x->backing ? PLT_INFERRED : PLT_LOST;
 	int r = 0;
 
 	for (uint32_t i = 0; i < c->ngaps && r == 0; i++)
 		if (!is_lost(c, c->gaps[i]))
-			r = qcow2_doubt(c->x, &c->t, PLT_LOST, c->gaps[i], c->x->q.cluster_size, PLT_GUESS, qcow2_why_zero);
+			r = qcow2_doubt(c->x, &c->t, kind, c->gaps[i], c->x->q.cluster_size, PLT_GUESS, qcow2_why_zero);
 	return r;
 }
 

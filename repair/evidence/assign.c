@@ -122,6 +122,9 @@ static enum plt_certainty certainty_of(const struct ev *ev, const struct ev_pair
 		return pair->sure ? PLT_PROVEN : PLT_STRONG;
 	if (margin >= EV_W_STRONG && lead >= EV_W_STRONG && kinds >= 2)
 		return PLT_STRONG;
+	/* Sectors that only this slot had before, and that no other object has. */
+	if (pair->kinds & EV_OLDER && pair->score >= EV_W_STRONG && PLT_MIN(margin, lead) >= EV_W_STRONG)
+		return PLT_STRONG;
 	/* Ends alone, if they are many bits: a file's last block that fits here and nowhere else, and nothing else fits here. */
 	if (likely && pair->kinds & EV_TAIL && pair->score >= ev->prior + EV_W_LIKELY / 2 && PLT_MIN(margin, lead) >= EV_W_TAIL)
 		return PLT_STRONG;

@@ -40,6 +40,7 @@ static void release(struct ev *ev)
 	}
 	free(ev->slot_of);
 	free(ev->pairs);
+	free(ev->like);
 	free(ev->chain);
 	free(ev->hops);
 }
@@ -102,6 +103,7 @@ static void explain(const struct ev_place *place, char *ret, size_t len)
 	static const char *const words[] = {
 		"its structures name this place", "metadata expected here verifies", "files end where it ends",
 		"it fills what files use", "its neighbours on the host lie beside it",
+		"it is like the version before",
 	};
 	size_t n = 0;
 
@@ -163,6 +165,8 @@ int plt_evidence_place(const struct plt_puzzle *p, struct plt_placement **ret, u
 		ev.slot_of[i] = EV_NONE;
 	if (!r)
 		r = plt_ev_scan(&ev);
+	if (!r)
+		r = plt_ev_compare_older(&ev);
 	if (!r)
 		r = plt_ev_order_init(&ev);
 	if (!r)

@@ -30,11 +30,13 @@ enum {
 	EV_W_SELF = 100,
 	EV_W_TAIL = 10,            /* a file that does not end where it should; a match counts its rarity */
 	EV_W_TAIL_MAX = 13,
+	EV_W_LIKE = 8,             /* a sector that is that of the version before, */
+	EV_W_LIKE_MAX = 80,        /* and all of them */
 	EV_W_STRONG = 30,          /* a margin of this is strong */
 	EV_W_LIKELY = 8,
 };
 
-enum { EV_SELF = 1, EV_META = 2, EV_TAIL = 4, EV_PATTERN = 8, EV_ORDER = 16 };
+enum { EV_SELF = 1, EV_META = 2, EV_TAIL = 4, EV_PATTERN = 8, EV_ORDER = 16, EV_OLDER = 32 };
 
 struct ev_mark {
 	struct plt_mark m;         /* pos: in the object */
@@ -108,6 +110,10 @@ struct ev {
 	uint32_t nwanted;          /* slots of which a filesystem says something */
 	int prior;                 /* bits of evidence that single out one of them, and five */
 
+	/* older.c: by object, by slot */
+	struct ev_like { uint32_t object, slot, n; } *like;
+	size_t nlike, like_cap;
+
 	/* assign.c */
 	struct ev_place *place;    /* nslots */
 	uint32_t *slot_of;         /* nobjects: index of the slot, EV_NONE */
@@ -156,6 +162,10 @@ size_t plt_ev_claims(const struct ev *ev, uint32_t object, struct ev_claim *ret)
 
 /* runs.c: objects that lie together on the host, judged together */
 int plt_ev_runs(struct ev *ev, uint32_t *ret_n);
+
+/* older.c: objects that are like what was in a slot before, and in how many sectors */
+int plt_ev_compare_older(struct ev *ev);
+const struct ev_like *plt_ev_likes_of(const struct ev *ev, uint32_t object, size_t *ret_n);
 
 /* assign.c */
 int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n);

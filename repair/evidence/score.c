@@ -241,6 +241,18 @@ static void judge_marks(struct sum *s)
 	pair->score -= 60 * (int)PLT_MIN(elsewhere, 10u);
 }
 
+static void judge_older(struct sum *s)
+{
+	size_t n;
+	const struct ev_like *v = plt_ev_likes_of(s->ev, s->pair->object, &n);
+
+	for (size_t i = 0; i < n; i++)
+		if (v[i].slot == s->pair->slot) {
+			s->pair->score += (int)PLT_MIN(v[i].n * EV_W_LIKE, (uint32_t)EV_W_LIKE_MAX);
+			s->pair->kinds |= EV_OLDER;
+		}
+}
+
 struct ev_pair plt_ev_score(const struct ev *ev, uint32_t object, uint32_t slot)
 {
 	struct ev_pair pair = { .object = object, .slot = slot };
@@ -262,6 +274,7 @@ struct ev_pair plt_ev_score(const struct ev *ev, uint32_t object, uint32_t slot)
 	pair.score -= PLT_MIN(s.holes, 60);
 	if (s.full && s.holes == 0)
 		pair.kinds |= EV_PATTERN;
+	judge_older(&s);
 	neighbours = plt_ev_order_support(ev, object, slot);
 	if (neighbours) {
 		pair.score += (int)neighbours * (ev->habit >= 900 ? 8 : ev->habit >= 500 ? 5 : 1);
@@ -427,6 +440,8 @@ int plt_ev_score_all(struct ev *ev)
 	if (few)
 		nrest = wanted_slots(ev, rest);
 	for (uint32_t o = 0; !r && o < ev->p->nobjects; o++) {
+		const struct ev_like *likes;
+		size_t nlikes;
 		unsigned n = 0;
 
 		if (ev->slot_of[o] != EV_NONE || ev->blank[o])
@@ -434,6 +449,9 @@ int plt_ev_score_all(struct ev *ev)
 		vs->n = 0;
 		vote_by_marks(ev, o, vs);
 		vote_by_tails(ev, o, vs);
+		likes = plt_ev_likes_of(ev, o, &nlikes);
+		for (size_t i = 0; i < nlikes; i++)
+			vote(ev, vs, likes[i].slot, likes[i].n * EV_W_LIKE);
 		for (unsigned i = 0; i < nrest; i++)
 			vote(ev, vs, rest[i], 1);
 		qsort(vs->v, vs->n, sizeof(*vs->v), compare_votes);

@@ -95,6 +95,22 @@ ok "$name: which is what it was" cmp snap.raw disk.raw
 judge l2-sectors 97
 judge entries 95
 
+# Over a backing file: a cluster that was copied and then written in part is like the one below.
+qemu-img create -q -f qcow2 -b disk.raw -F raw sound.qcow2
+python3 - disk.raw <<'EOF' | qemu-io sound.qcow2 >out
+import sys
+with open(sys.argv[1], 'rb') as f:
+    used = [at for at in range(0, 64 << 20, 65536) if len(set(f.read(65536))) > 200]
+for at in used[::max(1, len(used) // 30)][:30]:
+    print('write -q -P 7 %d 4096' % (at + 8192))
+EOF
+"$PLATTER" convert -O raw sound.qcow2 sound.raw
+name='over a backing file'
+block=4096
+judge l2-zero 98
+n=$(grep -c 'it is like the version before' named)
+ok "$name: $n ranges are like those below" [ "$n" -ge 25 ]
+
 # Compressed: what nothing names is taken apart stream by stream.
 block=4096
 for options in cluster_size=64k,compression_type=zlib cluster_size=4k,compression_type=zstd; do
