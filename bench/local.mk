@@ -24,6 +24,7 @@ EXTRA_DIST += \
 	bench/repair.sh \
 	bench/run.sh \
 	bench/sparse.sh \
+	bench/sparsify.sh \
 	bench/vhd.sh \
 	$(NULL)
 

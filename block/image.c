@@ -195,6 +195,8 @@ static int open_protocol(struct plt_ctx *ctx, json_t *tree, struct opening *how,
 
 	if (driver && !strcmp(driver, "blkdebug"))
 		return open_blkdebug(ctx, tree, how, ret, err);
+	if (driver && !strcmp(driver, "pieces"))
+		return plt_node_open_pieces(tree, write, ret, err);
 	if (driver && !strncmp(driver, "null-", 5)) {
 		const json_t *size = json_object_get(tree, "size");
 		uint64_t n = UINT64_C(1) << 30;

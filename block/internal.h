@@ -61,6 +61,9 @@ int plt_bytes_open(struct plt_ctx *ctx, const char *name, const struct plt_open_
 		   enum plt_bytes_use use, struct plt_image **ret, char **ret_format, struct plt_error *err);
 int plt_image_close(struct plt_image *img, struct plt_error *err); /* NULL allowed */
 
+/* node_pieces.c: {"driver": "pieces", "filename", "object-size", "size"}. */
+int plt_node_open_pieces(const json_t *tree, bool write, struct plt_store **ret, struct plt_error *err);
+
 /*
  * Rescue.  repair/ implements this one, as block/ implements what drivers call: what a repair would make of the
  * image in @file, which is locked and is only read.  @format NULL: look; raw only if nothing else can be

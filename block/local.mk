@@ -27,6 +27,7 @@ libplatter_core_la_SOURCES += \
 	block/limbo.c \
 	block/metacache.c \
 	block/need.c \
+	block/node_pieces.c \
 	block/queue.c \
 	block/range.c \
 	block/read.c \

@@ -92,7 +92,8 @@ static void print_layer(const struct plt_layer *l, unsigned level, uint64_t data
 {
 	char virtual[CLI_SIZE_MAX], real[CLI_SIZE_MAX], share[CLI_SIZE_MAX];
 
-	printf("%*s%s%s", level ? (int)(level - 1) * 3 : 0, "", level ? "`- " : "", l->name);
+	printf("%*s%s", level ? (int)(level - 1) * 3 : 0, "", level ? "`- " : "");
+	cli_put_name(l->name);
 	if (l->format) {
 		cli_human_size(l->virtual_size, virtual);
 		cli_human_size(l->actual_size < 0 ? 0 : (uint64_t)l->actual_size, real);
@@ -105,8 +106,11 @@ static void print_layer(const struct plt_layer *l, unsigned level, uint64_t data
 	putchar('\n');
 	if (l->id)
 		printf("%*sid %s\n", (int)level * 3 + 2, "", l->id);
-	for (unsigned i = 0; i < l->nfindings; i++)
-		printf("%*s! %s [%s]\n", (int)level * 3 + 2, "", l->findings[i].text, l->findings[i].id);
+	for (unsigned i = 0; i < l->nfindings; i++) {
+		printf("%*s! ", (int)level * 3 + 2, "");
+		cli_put_name(l->findings[i].text);
+		printf(" [%s]\n", l->findings[i].id);
+	}
 }
 
 /* From the image down. */

@@ -75,9 +75,13 @@ static void print_verified(struct chain_job *j, const struct plt_chain *chain, c
 	}
 	printf("%s  %s\n", digest, j->work.name);
 	for (unsigned i = 0; i < chain->n; i++)
-		for (unsigned k = 0; k < chain->layers[i].nfindings; k++)
-			printf("! %s: %s [%s]\n", chain->layers[i].name, chain->layers[i].findings[k].text,
-			       chain->layers[i].findings[k].id);
+		for (unsigned k = 0; k < chain->layers[i].nfindings; k++) {
+			printf("! ");
+			cli_put_name(chain->layers[i].name);
+			printf(": ");
+			cli_put_name(chain->layers[i].findings[k].text);
+			printf(" [%s]\n", chain->layers[i].findings[k].id);
+		}
 	if (other && !j->args->quiet)
 		printf(same ? "The same as %s.\n" : "Not the same as %s.\n", j->against);
 }

@@ -218,6 +218,8 @@ int cli_rescue_end(struct cli_args *a, int status);
 
 extern const char *cli_program; /* basename of argv[0] */
 
+/* A name that an image holds, on stdout for a person: control characters are "?". */
+void cli_put_name(const char *name);
 void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void cli_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* An error of usage: adds the hint at --help.  Returns 1. */
@@ -241,6 +243,7 @@ json_t *cli_json_limits(const struct plt_info *info);
 /* ---- findings: findings.c ------------------------------------------------------------------- */
 
 struct cli_findings {
+	bool orphans;     /* what nothing reaches may be what is left of a map */
 	bool json;
 	json_t *beyond; /* findings that qemu-img does not have; NULL in human form */
 	uint64_t omitted;

@@ -59,7 +59,8 @@ const struct cli_command cli_check = {
 	.run = run,
 };
 
-static void print_human(const struct plt_check_result *res)
+/* @orphans: what is leaked may be what is left of a map.  (To those who call qemu-img, qemu-img's words.) */
+static void print_human(const struct plt_check_result *res, bool orphans)
 {
 	if (!res->corruptions && !res->leaks && !res->check_errors && !res->added) {
 		puts("No errors were found on the image.");
@@ -70,8 +71,10 @@ static void print_human(const struct plt_check_result *res)
 			       res->corruptions);
 		if (res->leaks)
 			printf("\n%" PRIu64 " leaked clusters were found on the image.\n"
-			       "This means waste of disk space, but no harm to data.\n",
-			       res->leaks);
+			       "%s\n",
+			       res->leaks, orphans && strcmp(cli_program, "qemu-img") ?
+			       "They may be what is left of a part of the disk that has lost its map: repair --dry-run looks for its "
+			       "place." : "This means waste of disk space, but no harm to data.");
 		if (res->check_errors)
 			printf("\n%" PRIu64 " internal errors have occurred during the check.\n",
 			       res->check_errors);
@@ -196,7 +199,7 @@ static int check(struct cli_args *a, struct plt_ctx *ctx, struct job *j)
 		if (a->json)
 			print_json(j->name, &res, &rep);
 		else
-			print_human(&res);
+			print_human(&res, rep.orphans);
 	}
 	json_decref(rep.beyond);
 	if (r == -ENOTSUP && !j->undo_file && !strcmp(err.text, "This image format does not support checks")) {

@@ -139,7 +139,8 @@ static void print_image(const struct plt_df_image *p)
 		printf("%11s%11s", "-", "-");
 	else
 		cell(p->exclusive), cell(p->growth);
-	printf("  %-9s  %s", p->format, p->name);
+	printf("  %-9s  ", p->format);
+	cli_put_name(p->name);
 	if (p->overlays)
 		printf(" (%u image%s on it)", p->shared_by, p->shared_by == 1 ? "" : "s");
 	if (p->snapshots)

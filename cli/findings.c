@@ -70,6 +70,7 @@ void cli_found(void *arg, const struct plt_check_finding *f)
 	struct cli_findings *rep = arg;
 	json_t *o;
 
+	rep->orphans |= !strcmp(f->id, "Q-ORPHANS") || (f->beyond_qemu && !strncmp(f->id, "Q-L", 3) && strcmp(f->id, "Q-LEAK"));
 	/* As qemu-img, findings go to stderr in any form: stdout is the summary's. */
 	if (!f->beyond_qemu) {
 		say("%s\n", f->text);

@@ -24,6 +24,13 @@ message(const char *kind, const char *fmt, va_list ap)
 	fputc('\n', stderr);
 }
 
+/* A terminal obeys control characters, and a line ends where there is one. */
+void cli_put_name(const char *name)
+{
+	for (const unsigned char *p = (const unsigned char *)name; *p; p++)
+		putchar(*p < 0x20 || *p == 0x7f ? '?' : *p);
+}
+
 void cli_error(const char *fmt, ...)
 {
 	va_list ap;

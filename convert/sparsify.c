@@ -21,7 +21,7 @@
 #include "convert/sparsify.h"
 #include "guestfs/free.h"
 
-#define GRAIN 4096u           /* of files that have no units: what filesystems can have holes of */
+#define GRAIN 4096u /* of files that have no units: what filesystems can have holes of */
 #define KINDS (PLT_SPARSIFY_FREE | PLT_SPARSIFY_SWAP | PLT_SPARSIFY_ZERO | PLT_SPARSIFY_SAME | PLT_SPARSIFY_LEAKS)
 
 /* ---- giving back ---------------------------------------------------------------------------------- */
@@ -38,14 +38,16 @@ static int punch(struct plt_sparsify_job *job, uint64_t off, uint64_t end, uint6
 
 		r = plt_image_map_wait(img, off, end - off, &runs, err);
 		for (unsigned i = 0; r == 0 && i < runs.n; i++) {
-			uint64_t from = plt_align_up(v[i].host_off, GRAIN), to = plt_align_down(v[i].host_off + v[i].len, GRAIN);
+			uint64_t from = plt_align_up(v[i].host_off, GRAIN),
+				 to = plt_align_down(v[i].host_off + v[i].len, GRAIN);
 
 			off = v[i].off + v[i].len;
-			if (v[i].kind != PLT_RUN_DATA || !(v[i].flags & PLT_RUN_IN_PLACE) || v[i].cipher || from >= to)
+			if (v[i].kind != PLT_RUN_DATA || !(v[i].flags & PLT_RUN_IN_PLACE) || v[i].cipher ||
+			    from >= to)
 				continue;
 			if (!job->dry)
-				r = plt_store_zero(v[i].store, from, to - from, PLT_ZERO_MAY_UNMAP | PLT_ZERO_NO_FALLBACK, PLT_IO_DATA,
-						   err);
+				r = plt_store_zero(v[i].store, from, to - from,
+						   PLT_ZERO_MAY_UNMAP | PLT_ZERO_NO_FALLBACK, PLT_IO_DATA, err);
 			*count += r == 0 ? to - from : 0;
 		}
 	}
@@ -55,7 +57,8 @@ static int punch(struct plt_sparsify_job *job, uint64_t off, uint64_t end, uint6
 /*
  * A part of a unit cannot leave the map; where nothing else keeps account of what changes, a hole in the file does as well.
  */
-static int punch_part(struct plt_sparsify_job *job, uint64_t off, uint64_t end, uint64_t *count, struct plt_error *err)
+static int punch_part(struct plt_sparsify_job *job, uint64_t off, uint64_t end, uint64_t *count,
+		      struct plt_error *err)
 {
 	if (plt_disk_image(job->disk)->drv->bitmaps || job->unit <= GRAIN || job->into_copy)
 		return 0;
@@ -71,9 +74,12 @@ static int zero(struct plt_sparsify_job *job, uint64_t off, uint64_t len, struct
 	if (r == -ENOTSUP && img->data != img->file && !img->has_backing && !img->encrypted && !job->into_copy)
 		r = plt_discard(job->disk, off, len, err);
 	if (r == -ENOTSUP)
-		return plt_error_set(err, ENOTSUP, "'%s': this image cannot give space back%s", plt_disk_name(job->disk),
-				     img->has_backing ? ": without zero clusters (qcow2 of version 3) what the backing file has "
-				     "there would come to light" : "");
+		return plt_error_set(
+			err, ENOTSUP, "'%s': this image cannot give space back%s", plt_disk_name(job->disk),
+			img->has_backing
+				? ": without zero clusters (qcow2 of version 3) what the backing file has "
+				  "there would come to light"
+				: "");
 	return r;
 }
 
@@ -100,7 +106,8 @@ static int first(struct plt_sparsify_job *job, uint64_t off, uint64_t *len, stru
 	*len = PLT_MIN(job->unit, plt_disk_size(job->disk) - off);
 	r = zero(job, off, *len, err);
 	if (r == 0)
-		r = plt_image_exclusive(plt_disk_image(job->disk), true, nothing, NULL, err); /* and frees what it had */
+		r = plt_image_exclusive(plt_disk_image(job->disk), true, nothing, NULL,
+					err); /* and frees what it had */
 	if (r == 0)
 		r = plt_flush(job->disk, err);
 	job->touched = r == 0;
@@ -131,7 +138,8 @@ int plt_sparsify_zero(struct plt_sparsify_job *job, uint64_t off, uint64_t len, 
 }
 
 /* Whole units of [off, end) that the image stores. */
-static int give_units(struct plt_sparsify_job *job, uint64_t off, uint64_t end, uint64_t *count, struct plt_error *err)
+static int give_units(struct plt_sparsify_job *job, uint64_t off, uint64_t end, uint64_t *count,
+		      struct plt_error *err)
 {
 	struct plt_cursor c;
 	int r = 0;
@@ -173,8 +181,8 @@ static int give_units(struct plt_sparsify_job *job, uint64_t off, uint64_t end, 
 
 struct gather {
 	struct plt_sparsify_job *job;
-	uint64_t *count;       /* of the volume under way */
-	uint64_t off, end;     /* ranges that touch each other are one */
+	uint64_t *count; /* of the volume under way */
+	uint64_t off, end; /* ranges that touch each other are one */
 	struct plt_error *err;
 };
 
@@ -227,15 +235,22 @@ static int on_volume(void *arg, const struct plt_free_volume *v)
 	const struct plt_sparsify_options *opts = g->job->opts;
 	bool swap = v->kind == PLT_FREE_SWAP, wanted;
 	struct plt_sparsify_volume pub = {
-		.offset = v->start, .length = v->len, .what = v->what, .name = v->name, .label = v->label,
-		.why = v->why[0] ? v->why : NULL, .free = v->free, .swap = swap,
+		.offset = v->start,
+		.length = v->len,
+		.what = v->what,
+		.name = v->name,
+		.label = v->label,
+		.why = v->why[0] ? v->why : NULL,
+		.free = v->free,
+		.swap = swap,
 	};
 	int r = give(g);
 
 	if (r < 0)
 		return r;
-	wanted = opts->flags & (swap ? PLT_SPARSIFY_SWAP : v->kind == PLT_FREE_UNKNOWN ?
-				PLT_SPARSIFY_SWAP | PLT_SPARSIFY_FREE : PLT_SPARSIFY_FREE);
+	wanted = opts->flags & (swap			      ? PLT_SPARSIFY_SWAP
+				: v->kind == PLT_FREE_UNKNOWN ? PLT_SPARSIFY_SWAP | PLT_SPARSIFY_FREE
+							      : PLT_SPARSIFY_FREE);
 	if (wanted && opts->volume)
 		opts->volume(opts->volume_arg, &pub);
 	g->count = swap ? &g->job->res->swap : &g->job->res->free;
@@ -266,7 +281,8 @@ static int open_backing(struct plt_ctx *ctx, struct plt_disk *disk, struct plt_d
 	if (r < 0)
 		return r;
 	if (!info->full_backing_filename)
-		r = plt_error_set(err, EINVAL, "'%s' has no backing file that clusters could be equal to", plt_disk_name(disk));
+		r = plt_error_set(err, EINVAL, "'%s' has no backing file that clusters could be equal to",
+				  plt_disk_name(disk));
 	o.format = info->backing_format;
 	o.flags = PLT_OPEN_SHARE_RAW | PLT_OPEN_REFERENCE;
 	if (r == 0)
@@ -293,8 +309,8 @@ static int trim(struct plt_image *img, void *arg, struct plt_error *err)
  * Leaked clusters belong to nothing once their counts have been lowered, which repair does where nothing speaks for it that
  * their place in the map has been lost.  Where it does not, all stays as it is.
  */
-static int mend_leaks(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open, bool dry, uint64_t *ret_leaks,
-		      bool *ret_sure, struct plt_error *err)
+static int mend_leaks(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open, bool dry,
+		      uint64_t *ret_leaks, bool *ret_sure, struct plt_error *err)
 {
 	struct plt_repair_options how = PLT_REPAIR_OPTIONS_INIT;
 	struct plt_open_options o = *open;
@@ -318,13 +334,15 @@ static int mend_leaks(struct plt_ctx *ctx, const char *name, const struct plt_op
 	*ret_leaks = res.leaks_fixed;
 	*ret_sure = !res.leaks && !res.corruptions && !res.lost && !res.inferred;
 	if (!*ret_sure)
-		plt_ctx_warn(ctx, "'%s': clusters that nothing names may be what the map has lost: 'repair' tells more, and they stay",
-			     name);
+		plt_ctx_warn(
+			ctx,
+			"'%s': clusters that nothing names may be what the map has lost: 'repair' tells more, and they stay",
+			name);
 	return 0;
 }
 
-static int refuse_damaged(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open, uint64_t *ret_leaks,
-			  struct plt_error *err)
+static int refuse_damaged(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
+			  uint64_t *ret_leaks, struct plt_error *err)
 {
 	struct plt_open_options o = *open;
 	struct plt_check_result res = { 0 };
@@ -339,7 +357,9 @@ static int refuse_damaged(struct plt_ctx *ctx, const char *name, const struct pl
 		return 0; /* nothing that could be wrong */
 	}
 	if (r == 0 && (res.corruptions || res.check_errors))
-		r = plt_error_set(err, EUCLEAN, "'%s' is damaged (%" PRIu64 " errors): it has to be repaired before space is given back",
+		r = plt_error_set(err, EUCLEAN,
+				  "'%s' is damaged (%" PRIu64
+				  " errors): it has to be repaired before space is given back",
 				  name, res.corruptions + res.check_errors);
 	*ret_leaks = res.leaks;
 	return r;
@@ -360,9 +380,13 @@ static int64_t allocated(struct plt_disk *disk)
 static int job_init(struct plt_sparsify_job *job, struct plt_disk *disk, const struct plt_sparsify_options *opts,
 		    struct plt_sparsify_result *res, struct plt_error *err)
 {
-	*job = (struct plt_sparsify_job){ .disk = disk, .opts = opts, .res = res, .dry = opts->flags & PLT_SPARSIFY_DRY_RUN };
+	*job = (struct plt_sparsify_job){
+		.disk = disk, .opts = opts, .res = res, .dry = opts->flags & PLT_SPARSIFY_DRY_RUN
+	};
 	job->unit = plt_disk_cluster_size(disk) ? plt_disk_image(disk)->alloc_unit : GRAIN;
-	return plt_crew_init(&job->crew, opts->progress, opts->progress_arg) < 0 ? plt_error_set(err, ENOMEM, "out of memory") : 0;
+	return plt_crew_init(&job->crew, opts->progress, opts->progress_arg) < 0
+		       ? plt_error_set(err, ENOMEM, "out of memory")
+		       : 0;
 }
 
 static void job_release(struct plt_sparsify_job *job)
@@ -390,7 +414,8 @@ static int in_place(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt
 	if (r == 0 && !job.dry)
 		r = plt_flush(disk, err);
 	if (r == 0 && trims && plt_disk_image(disk)->drv->trim)
-		r = t.dry ? trim(plt_disk_image(disk), &t, err) : /* (it is open for reading, and by nobody else) */
+		r = t.dry ? trim(plt_disk_image(disk), &t, err)
+			  : /* (it is open for reading, and by nobody else) */
 			    plt_image_exclusive(plt_disk_image(disk), false, trim, &t, err);
 	res->leaks += t.bytes;
 	plt_disk_close(backing, NULL);
@@ -441,8 +466,9 @@ int plt_sparsify(struct plt_ctx *ctx, const char *name, const struct plt_open_op
 /* ---- a copy ------------------------------------------------------------------------------------- */
 
 int plt_sparsify_copy(struct plt_ctx *ctx, const char *name, const struct plt_open_options *open,
-		      const struct plt_sparsify_options *opts, const char *target, const struct plt_convert_options *convert,
-		      struct plt_sparsify_result *ret, struct plt_error *err)
+		      const struct plt_sparsify_options *opts, const char *target,
+		      const struct plt_convert_options *convert, struct plt_sparsify_result *ret,
+		      struct plt_error *err)
 {
 	struct plt_open_options o = *open;
 	struct plt_sparsify_job job;
@@ -452,7 +478,9 @@ int plt_sparsify_copy(struct plt_ctx *ctx, const char *name, const struct plt_op
 
 	*ret = (struct plt_sparsify_result){ .before = -1, .after = -1 };
 	if (opts->flags & (PLT_SPARSIFY_DRY_RUN | PLT_SPARSIFY_SAME))
-		return plt_error_set(err, EINVAL, "a dry run, and clusters equal to the backing file, are of an image where it is");
+		return plt_error_set(
+			err, EINVAL,
+			"a dry run, and clusters equal to the backing file, are of an image where it is");
 	r = refuse_damaged(ctx, name, open, &leaks, err);
 	if (r < 0)
 		return r;

@@ -19,13 +19,13 @@
 struct look {
 	struct plt_sparsify_job *job;
 	struct plt_disk *backing;
-	struct plt_cursor walk;   /* and what follows: the crew's lock */
+	struct plt_cursor walk; /* and what follows: the crew's lock */
 	uint64_t pos, chunk;
 };
 
 struct part {
 	uint64_t off, len;
-	bool kept;                /* zeros already, with a place that is kept for data */
+	bool kept; /* zeros already, with a place that is kept for data */
 };
 
 /* Whole units of data that no other kind has taken; none (len 0) at the end. */
@@ -45,9 +45,11 @@ static int next_part(struct look *l, struct part *ret, struct plt_error *err)
 			return r;
 		end = e->off + e->len;
 		stop = PLT_MIN(end, plt_align_down(l->pos, l->chunk) + l->chunk);
-		data = e->flags & PLT_EXTENT_DATA && !(e->flags & (PLT_EXTENT_ZERO | PLT_EXTENT_DAMAGED | PLT_EXTENT_COMPRESSED));
-		ret->kept = e->flags & PLT_EXTENT_ZERO && e->flags & PLT_EXTENT_PRESENT && e->flags & PLT_EXTENT_OFFSET &&
-			    !(e->flags & PLT_EXTENT_DATA) && l->job->unit > 512 && plt_disk_cluster_size(l->job->disk);
+		data = e->flags & PLT_EXTENT_DATA &&
+		       !(e->flags & (PLT_EXTENT_ZERO | PLT_EXTENT_DAMAGED | PLT_EXTENT_COMPRESSED));
+		ret->kept = e->flags & PLT_EXTENT_ZERO && e->flags & PLT_EXTENT_PRESENT &&
+			    e->flags & PLT_EXTENT_OFFSET && !(e->flags & PLT_EXTENT_DATA) && l->job->unit > 512 &&
+			    plt_disk_cluster_size(l->job->disk);
 		if (!data && !ret->kept)
 			stop = end;
 		off = plt_align_up(l->pos, unit);
@@ -82,10 +84,10 @@ static int give(struct look *l, uint64_t off, uint64_t len, bool same, struct pl
 	if (!len)
 		return 0;
 	if (!job->dry)
-		r = same ? plt_disk_uncover(job->disk, off, len, err) :
-			   plt_sparsify_zero(job, off, len, err);
+		r = same ? plt_disk_uncover(job->disk, off, len, err) : plt_sparsify_zero(job, off, len, err);
 	if (r == -ENOTSUP && same)
-		return plt_error_set(err, ENOTSUP, "'%s': this image cannot give up clusters for those of its backing file",
+		return plt_error_set(err, ENOTSUP,
+				     "'%s': this image cannot give up clusters for those of its backing file",
 				     plt_disk_name(job->disk));
 	if (r == 0) {
 		PLT_LOCK_SCOPE(&job->crew.lock);

@@ -436,6 +436,12 @@ struct plt_driver {
 	 */
 	int (*find_backing)(struct plt_image *img, struct plt_error *err);
 	int (*check_backing)(struct plt_image *img, struct plt_image *below, struct plt_error *err);
+	/*
+	 * Of a format that records who the backing file is, and refuses another with -ESTALE: the open option that takes it
+	 * all the same; and to make @below, an open image, the one that the header in @file, an overlay, records.
+	 */
+	const char *any_parent;
+	int (*adopt_parent)(struct plt_store *file, struct plt_image *below, struct plt_error *err);
 
 	/* data path (see the top of this file) */
 	int (*map)(struct plt_image *img, struct plt_pins *pins, uint64_t off, uint64_t len,
@@ -553,6 +559,14 @@ struct plt_driver {
 	 * open.  Findings go to ex->emit().  -ENOTSUP where a format has nothing to check.
 	 */
 	int (*examine)(struct plt_examine *ex, struct plt_error *err);
+	/*
+	 * Journals that other programs of this format leave beside an image: what is appended to its name, or to that
+	 * without its last suffix (ends with NULL); and to do in @file, an overlay, what one says.  1: done, and
+	 * @ret_text says what; 0: it is none, or not this image's, or there is nothing to be done; -EUCLEAN: it is damaged,
+	 * and nothing was written.
+	 */
+	const char *const *journals;
+	int (*replay)(struct plt_store *file, struct plt_store *journal, char *ret_text, size_t len, struct plt_error *err);
 	/*
 	 * Is @file an image of this format though its header is gone?  Looks through the whole file, at the speed of the
 	 * medium and in bounded memory.  1, 0 or an errno.  Asked only of what nobody's probe knows, and what has no

@@ -108,6 +108,8 @@ enum plt_mend_stage { PLT_MEND_TABLES, PLT_MEND_CLUSTERS, PLT_MEND_SETTLE };
  */
 struct plt_mend {
 	unsigned what;
+	bool look;                /* what is planned is only looked through, and never written to the image */
+	bool guess;               /* nobody and nothing has said that the image has this format: it must show that by itself */
 	bool changed;             /* something was: examine once more */
 	/*
 	 * What the examination could not place itself (arrays by malloc, the caller's; replaced each time), and
@@ -128,6 +130,8 @@ struct plt_mend {
 	enum plt_mend_stage stage;
 	bool more;
 	bool counts_gone;         /* the image had lost counts of what is in use; kept across rounds, whatever the plan makes */
+	bool nameless;            /* the header was made anew: if it named another file, nobody knows */
+	bool cut;                 /* it had tables behind its end; kept as well */
 	bool map_damaged;         /* an entry of the map was found that cannot be: no stop of a program explains that */
 	uint64_t file_size;       /* of the image before the plan: set in the first round */
 	/*
@@ -138,7 +142,7 @@ struct plt_mend {
 	/*
 	 * Somebody holds the map against what the guest says of it.  With @deep each round leaves here what holds something
 	 * and nothing reaches, whatever became of it: pieces as of driver->map_pieces, and clusters (.span and .v; malloc, the
-	 * caller's).  What he has
+	 * caller's); with .guest_off what the disk had there, by another copy of the map and by its count.  What he has
 	 * found out is done before anything else: pieces of @move_span bytes of the guest.  A driver with no
 	 * pieces of that size, or none that may be moved, changes nothing.
 	 */

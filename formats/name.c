@@ -33,7 +33,7 @@ static void json_freep(json_t **v)
 }
 #define JSON_AUTOFREE PLT_CLEANUP(json_freep)
 
-static const char *const protocols[] = { "file", "host_device", "null-co", "null-aio", "blkdebug" };
+static const char *const protocols[] = { "file", "host_device", "null-co", "null-aio", "blkdebug", "pieces" };
 
 bool plt_name_is_protocol(const char *driver)
 {
@@ -446,6 +446,8 @@ int plt_name_parse(const char *name, bool image_opts, json_t **ret, struct plt_e
 		r = parse_blkdebug(name + 9, 0, &file, err);
 		if (r < 0)
 			return r;
+	} else if (!strncmp(name, "pieces:", 7)) {
+		file = json_pack("{s:s, s:s}", "driver", "pieces", "filename", name + 7);
 	} else {
 		r = parse_path(name, &file, err);
 		if (r < 0)
@@ -468,7 +470,7 @@ static bool is_strong(const char *key)
 		"offset",	  "size",	    "encrypt",	    "key-secret", "latency-ns",
 		"read-zeroes",	  "snapshot",	    "image",	    "config",	  "inject-error",
 		"set-state",	  "align",	    "max-transfer", "opt-write-zero",
-		"max-write-zero", "opt-discard",    "max-discard",
+		"max-write-zero", "opt-discard",    "max-discard",  "object-size",
 	};
 
 	for (size_t i = 0; i < PLT_ARRAY_SIZE(keys); i++)
@@ -526,6 +528,8 @@ static char *plain_name(const json_t *file)
 			return NULL;
 		return ret;
 	}
+	if (json_object_size(file) == 2 && path && !strcmp(driver, "pieces"))
+		return asprintf(&ret, "pieces:%s", path) < 0 ? NULL : ret;
 	if (json_object_size(file) != 2 || !path ||
 	    (strcmp(driver, "file") && strcmp(driver, "host_device")))
 		return NULL;
@@ -567,6 +571,8 @@ int plt_name_resolve(const char *base, const char *ref, char **ret, struct plt_e
 	}
 	while (!strncmp(base, "blkdebug:", 9) && strchr(base + 9, ':')) /* beside the file that it is laid over */
 		base = strchr(base + 9, ':') + 1;
+	if (!strncmp(base, "pieces:", 7))
+		base += 7;
 	start = base;
 	slash = strrchr(base, '/');
 	if (!*base || !strncmp(base, "json:", 5))

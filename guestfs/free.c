@@ -126,7 +126,8 @@ int plt_free_swap(struct plt_free *f)
 	if (plt_get_le32(head + 1024) != 1)
 		return plt_free_refuse(f, "its version is %" PRIu32 ", not 1", plt_get_le32(head + 1024));
 	if (!last || last >= f->vol->size / page)
-		return plt_free_refuse(f, "its last page is %" PRIu32 ", and it has room for %" PRIu64, last, f->vol->size / page);
+		return plt_free_refuse(f, "its last page is %" PRIu32 ", and it has room for %" PRIu64, last,
+				       f->vol->size / page);
 	if (bad)
 		return plt_free_refuse(f, "it has %" PRIu32 " bad pages", bad);
 	return plt_free_add(f, page, (uint64_t)last * page);
@@ -172,10 +173,10 @@ static int window_read(void *arg, uint64_t off, void *buf, size_t len)
 struct walk {
 	const struct plt_guest *disk;
 	const struct plt_free_sink *sink;
-	bool ambiguous;        /* of all there is on the disk */
+	bool ambiguous; /* of all there is on the disk */
 	struct plt_free_volume *v;
 	unsigned n, cap, at;
-	bool judged;           /* the second time: all are in v, and at is the next one */
+	bool judged; /* the second time: all are in v, and at is the next one */
 };
 
 static int judged(struct walk *wk, const struct plt_free_volume *v)
@@ -215,7 +216,7 @@ static int hand_out(struct plt_free *f, uint64_t off, uint64_t len)
 }
 
 struct signatures {
-	unsigned kinds;        /* a bit for each enum plt_super_kind */
+	unsigned kinds; /* a bit for each enum plt_super_kind */
 	struct plt_super first;
 };
 
@@ -234,7 +235,10 @@ static bool note(void *arg, const struct plt_super *s)
 /* All places at which anything may say what the volume is; md also at the end. */
 static int signatures(const struct plt_guest *vol, struct signatures *ret)
 {
-	static const struct { uint64_t off; uint32_t len; } places[] = { { 0, AHEAD }, { 1 << 20, 8192 } };
+	static const struct {
+		uint64_t off;
+		uint32_t len;
+	} places[] = { { 0, AHEAD }, { 1 << 20, 8192 } };
 	uint8_t *buf PLT_AUTOFREE = calloc(1, AHEAD);
 	uint64_t size = plt_align_down(vol->size, SECTOR);
 
@@ -251,7 +255,8 @@ static int signatures(const struct plt_guest *vol, struct signatures *ret)
 		r = vol->read(vol->arg, places[i].off, buf, len);
 		if (r)
 			return r;
-		plt_supers(buf, PLT_MAX(len, (size_t)PLT_SUPER_AHEAD) - PLT_SUPER_AHEAD, len, places[i].off, note, ret);
+		plt_supers(buf, PLT_MAX(len, (size_t)PLT_SUPER_AHEAD) - PLT_SUPER_AHEAD, len, places[i].off, note,
+			   ret);
 	}
 	if (size >= 1 << 20) {
 		uint64_t md[] = { plt_align_down(size, 65536) - 65536, plt_align_down(size - 8192, 4096) };
@@ -303,10 +308,12 @@ static reader_fn reader_of(enum plt_super_kind kind)
 }
 
 /* A volume that holds a filesystem, or nothing that we know; @v has its name. */
-static int filesystem(struct walk *wk, const struct window *w, const struct signatures *sig, struct plt_free_volume *v)
+static int filesystem(struct walk *wk, const struct window *w, const struct signatures *sig,
+		      struct plt_free_volume *v)
 {
-	struct plt_free f = { .vol = &w->guest, .why = v->why, .why_size = sizeof(v->why),
-			      .arg = (void *)(uintptr_t)wk->sink };
+	struct plt_free f = {
+		.vol = &w->guest, .why = v->why, .why_size = sizeof(v->why), .arg = (void *)(uintptr_t)wk->sink
+	};
 	reader_fn read = sig->kinds ? reader_of((enum plt_super_kind)sig->first.kind) : NULL;
 	int r = 0;
 
@@ -329,7 +336,8 @@ static int filesystem(struct walk *wk, const struct window *w, const struct sign
 		snprintf(v->what, sizeof(v->what), "swap");
 		plt_free_refuse(&f, "a system is hibernated on it");
 	} else if (wk->ambiguous) {
-		plt_free_refuse(&f, "the disk has a partition table and a boot sector of a filesystem in one place");
+		plt_free_refuse(&f,
+				"the disk has a partition table and a boot sector of a filesystem in one place");
 	} else if (sig->kinds & (sig->kinds - 1)) {
 		plt_free_refuse(&f, "it has signatures of more than one kind, and one of them is old");
 	} else if (!sig->kinds) {
@@ -360,7 +368,8 @@ struct lvm {
 	const struct window *pv;
 };
 
-static int logical(void *arg, const char *name, const struct plt_lv_piece *v, unsigned n, uint64_t size, const char *why)
+static int logical(void *arg, const char *name, const struct plt_lv_piece *v, unsigned n, uint64_t size,
+		   const char *why)
 {
 	struct lvm *l = arg;
 	struct window w = { .disk = &l->pv->guest, .piece = v, .n = n };
@@ -441,7 +450,8 @@ static void nobody_sleeps(struct walk *wk)
 		asleep = asleep || strstr(wk->v[i].why, "hibernated");
 	for (unsigned i = 0; asleep && i < wk->n; i++)
 		if (!wk->v[i].why[0]) {
-			snprintf(wk->v[i].why, sizeof(wk->v[i].why), "a system that is hibernated on this disk may have it mounted");
+			snprintf(wk->v[i].why, sizeof(wk->v[i].why),
+				 "a system that is hibernated on this disk may have it mounted");
 			wk->v[i].free = 0;
 		}
 }

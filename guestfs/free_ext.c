@@ -34,14 +34,16 @@
 #define MMP_MAGIC 0x004d4d50u
 #define MMP_CLEAN 0xff4d4d50u
 
-struct range { uint64_t first, end; };
+struct range {
+	uint64_t first, end;
+};
 
 struct reader {
 	struct plt_free *f;
 	struct ext *e;
-	uint32_t ratio;         /* blocks a cluster */
-	uint8_t *map;           /* one bitmap */
-	struct range *meta;     /* what the descriptors name, in blocks, ascending */
+	uint32_t ratio; /* blocks a cluster */
+	uint8_t *map; /* one bitmap */
+	struct range *meta; /* what the descriptors name, in blocks, ascending */
 	size_t nmeta, at;
 	struct plt_free_run run;
 };
@@ -52,7 +54,8 @@ static int check_state(struct plt_free *f, const uint8_t *sb, const struct ext *
 	uint8_t mmp[8];
 
 	if (e->incompat & ~INCOMPAT_KNOWN)
-		return plt_free_refuse(f, "it has incompatible features (%#x) that are not known", e->incompat & ~INCOMPAT_KNOWN);
+		return plt_free_refuse(f, "it has incompatible features (%#x) that are not known",
+				       e->incompat & ~INCOMPAT_KNOWN);
 	if (e->ro & ~RO_KNOWN)
 		return plt_free_refuse(f, "it has features (%#x) that are not known", e->ro & ~RO_KNOWN);
 	if (e->csum && !plt_ext_super_verifies(sb))
@@ -66,8 +69,10 @@ static int check_state(struct plt_free *f, const uint8_t *sb, const struct ext *
 	if (plt_get_le32(sb + 0xe8) || e->ro & RO_ORPHAN_PRESENT)
 		return plt_free_refuse(f, "files are to be deleted when it is mounted next");
 	if (e->blocks > f->vol->size / e->bs)
-		return plt_free_refuse(f, "it claims %" PRIu64 " blocks of %" PRIu32 " bytes and has room for %" PRIu64, e->blocks,
-				       e->bs, f->vol->size / e->bs);
+		return plt_free_refuse(f,
+				       "it claims %" PRIu64 " blocks of %" PRIu32
+				       " bytes and has room for %" PRIu64,
+				       e->blocks, e->bs, f->vol->size / e->bs);
 	if (e->incompat & INCOMPAT_MMP) {
 		uint64_t block = plt_get_le64(sb + 0x168);
 
@@ -76,7 +81,8 @@ static int check_state(struct plt_free *f, const uint8_t *sb, const struct ext *
 		if (plt_free_read(f, block * e->bs, mmp, sizeof(mmp), "the MMP block") < 0)
 			return -EBUSY;
 		if (plt_get_le32(mmp) != MMP_MAGIC || plt_get_le32(mmp + 4) != MMP_CLEAN)
-			return plt_free_refuse(f, "another computer may have it mounted (MMP sequence %#x)", plt_get_le32(mmp + 4));
+			return plt_free_refuse(f, "another computer may have it mounted (MMP sequence %#x)",
+					       plt_get_le32(mmp + 4));
 	}
 	return 0;
 }
@@ -85,15 +91,20 @@ static int check_state(struct plt_free *f, const uint8_t *sb, const struct ext *
 static int check_clusters(struct reader *r, const uint8_t *sb)
 {
 	struct ext *e = r->e;
-	uint32_t log_bs = plt_get_le32(sb + 0x18), log_cs = plt_get_le32(sb + 0x1c), cpg = plt_get_le32(sb + 0x24);
+	uint32_t log_bs = plt_get_le32(sb + 0x18), log_cs = plt_get_le32(sb + 0x1c),
+		 cpg = plt_get_le32(sb + 0x24);
 
 	r->ratio = 1;
 	if (e->ro & EXT_RO_BIGALLOC) {
 		if (log_cs < log_bs || log_cs - log_bs > 16)
-			return plt_free_refuse(r->f, "its clusters of 2^%" PRIu32 " KiB do not fit its blocks", log_cs);
+			return plt_free_refuse(r->f, "its clusters of 2^%" PRIu32 " KiB do not fit its blocks",
+					       log_cs);
 		r->ratio = 1u << (log_cs - log_bs);
 		if (cpg > 8 * e->bs || (uint64_t)cpg * r->ratio != e->bpg)
-			return plt_free_refuse(r->f, "%" PRIu32 " clusters a group do not fit %" PRIu32 " blocks a group", cpg, e->bpg);
+			return plt_free_refuse(r->f,
+					       "%" PRIu32 " clusters a group do not fit %" PRIu32
+					       " blocks a group",
+					       cpg, e->bpg);
 	}
 	if (e->first_data != (e->bs == 1024 && r->ratio == 1))
 		return plt_free_refuse(r->f, "its first data block is %" PRIu32, e->first_data);
@@ -183,15 +194,18 @@ static int load_meta(struct reader *r)
 
 		if (!d || !desc_sums(e, g, d))
 			return plt_free_refuse(r->f, "the descriptor of block group %" PRIu32 " is damaged", g);
-		if (!note_meta(r, first, PLT_MIN(head_blocks(e, g), PLT_MIN((uint64_t)e->bpg, e->blocks - first))) ||
+		if (!note_meta(r, first,
+			       PLT_MIN(head_blocks(e, g), PLT_MIN((uint64_t)e->bpg, e->blocks - first))) ||
 		    !note_meta(r, wide(e, d, 0, 0x20), 1) || !note_meta(r, wide(e, d, 4, 0x24), 1) ||
 		    !note_meta(r, plt_ext_desc_table(e, d), table))
-			return plt_free_refuse(r->f, "the descriptor of block group %" PRIu32 " leads outside", g);
+			return plt_free_refuse(r->f, "the descriptor of block group %" PRIu32 " leads outside",
+					       g);
 	}
 	qsort(r->meta, r->nmeta, sizeof(*r->meta), compare_ranges);
 	for (size_t i = 1; i < r->nmeta; i++)
 		if (r->meta[i].first < r->meta[i - 1].end)
-			return plt_free_refuse(r->f, "two pieces of its metadata lie on block %" PRIu64, r->meta[i].first);
+			return plt_free_refuse(r->f, "two pieces of its metadata lie on block %" PRIu64,
+					       r->meta[i].first);
 	return 0;
 }
 
@@ -222,7 +236,8 @@ static int group(struct reader *r, uint32_t g)
 	const uint8_t *d = plt_ext_desc(e, g);
 	uint64_t first = plt_ext_group_block(e, g), end = PLT_MIN(first + e->bpg, e->blocks), bits;
 	uint64_t zeros, want = plt_get_le16(d + 0xc);
-	bool unwritten = e->ro & (EXT_RO_GDT_CSUM | EXT_RO_METADATA_CSUM) && plt_get_le16(d + 0x12) & EXT_BG_BLOCK_UNINIT;
+	bool unwritten = e->ro & (EXT_RO_GDT_CSUM | EXT_RO_METADATA_CSUM) &&
+			 plt_get_le16(d + 0x12) & EXT_BG_BLOCK_UNINIT;
 
 	if (e->desc_size > 32)
 		want |= (uint32_t)plt_get_le16(d + 0x2c) << 16;
@@ -241,20 +256,23 @@ static int group(struct reader *r, uint32_t g)
 		if (unwritten)
 			set_bits(r->map, from, to);
 		else if (plt_free_has_zero(r->map, 0, from, to - from))
-			return plt_free_refuse(r->f, "the bitmap of block group %" PRIu32 " calls metadata free", g);
+			return plt_free_refuse(r->f, "the bitmap of block group %" PRIu32 " calls metadata free",
+					       g);
 		if (m->end > end)
 			break; /* it goes on in the next group */
 		r->at++;
 	}
 	zeros = plt_free_zeros(r->map, bits);
 	if (zeros != want)
-		return plt_free_refuse(r->f, "the bitmap of block group %" PRIu32 " has %" PRIu64 " free, its descriptor says %"
-				       PRIu64, g, zeros, want);
+		return plt_free_refuse(r->f,
+				       "the bitmap of block group %" PRIu32 " has %" PRIu64
+				       " free, its descriptor says %" PRIu64,
+				       g, zeros, want);
 	/* A cluster that the end cuts is not given away: plt_free_add() would refuse it. */
 	if (g + 1 == e->ngroups)
 		bits = (end - first) / r->ratio;
-	return plt_free_bits(r->f, &r->run, r->map, bits, (uint64_t)g * (e->bpg / r->ratio), (uint64_t)e->first_data * e->bs,
-			     (uint64_t)r->ratio * e->bs);
+	return plt_free_bits(r->f, &r->run, r->map, bits, (uint64_t)g * (e->bpg / r->ratio),
+			     (uint64_t)e->first_data * e->bs, (uint64_t)r->ratio * e->bs);
 }
 
 static int walk(struct reader *r, const uint8_t *sb)
@@ -269,7 +287,8 @@ static int walk(struct reader *r, const uint8_t *sb)
 	for (uint32_t g = 0; ret == 0 && g < e->ngroups; g++)
 		ret = group(r, g);
 	if (ret == 0)
-		ret = plt_free_run_end(r->f, &r->run, (uint64_t)e->first_data * e->bs, (uint64_t)r->ratio * e->bs);
+		ret = plt_free_run_end(r->f, &r->run, (uint64_t)e->first_data * e->bs,
+				       (uint64_t)r->ratio * e->bs);
 	return ret;
 }
 

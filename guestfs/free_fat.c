@@ -33,15 +33,21 @@ static uint32_t entry(const uint8_t *p, unsigned bits, uint32_t i)
 /* The first two entries. */
 static int check_flags(struct plt_free *f, const struct fat *x, const uint8_t *boot, const uint8_t *table)
 {
-	uint32_t ones = x->bits == 32 ? 0x0fffff00 : x->bits == 16 ? 0xff00 : 0xf00, top = x->bits == 32 ? 1u << 26 : 1u << 14;
+	uint32_t ones = x->bits == 32	? 0x0fffff00
+			: x->bits == 16 ? 0xff00
+					: 0xf00,
+		 top = x->bits == 32 ? 1u << 26 : 1u << 14;
 	uint32_t first = entry(table, x->bits, 0), second = entry(table, x->bits, 1);
 
 	if (first != (ones | boot[21]))
-		return plt_free_refuse(f, "the first entry of its table is %#" PRIx32 ", not %#" PRIx32, first, ones | boot[21]);
+		return plt_free_refuse(f, "the first entry of its table is %#" PRIx32 ", not %#" PRIx32, first,
+				       ones | boot[21]);
 	if (boot[x->bits == 32 ? 65 : 37] & 3)
-		return plt_free_refuse(f, "it was not unmounted, or has to be checked (flags %#x)", boot[x->bits == 32 ? 65 : 37]);
+		return plt_free_refuse(f, "it was not unmounted, or has to be checked (flags %#x)",
+				       boot[x->bits == 32 ? 65 : 37]);
 	if (x->bits > 12 && (second & top * 3) != top * 3)
-		return plt_free_refuse(f, "it was not unmounted, or has to be checked (entry 1 is %#" PRIx32 ")", second);
+		return plt_free_refuse(f, "it was not unmounted, or has to be checked (entry 1 is %#" PRIx32 ")",
+				       second);
 	return 0;
 }
 
@@ -51,23 +57,27 @@ static int check_boot(struct plt_free *f, const struct fat *x, const uint8_t *bo
 
 	/* By Microsoft's rule the number of clusters decides; Linux looks at this field.  Where they differ nobody is right. */
 	if ((plt_get_le16(boot + 22) == 0) != (x->bits == 32))
-		return plt_free_refuse(f, "whether it is FAT%s cannot be said: %" PRIu32 " clusters", "16 or FAT32", x->clusters);
+		return plt_free_refuse(f, "whether it is FAT%s cannot be said: %" PRIu32 " clusters",
+				       "16 or FAT32", x->clusters);
 	if (x->bits == 32 && plt_get_le16(boot + 42))
 		return plt_free_refuse(f, "its version is %#x, not 0", plt_get_le16(boot + 42));
 	if (x->fs.size > f->vol->size)
-		return plt_free_refuse(f, "it claims %" PRIu64 " bytes and has %" PRIu64, x->fs.size, f->vol->size);
+		return plt_free_refuse(f, "it claims %" PRIu64 " bytes and has %" PRIu64, x->fs.size,
+				       f->vol->size);
 	if (x->bits == 32 && (x->root_cluster < 2 || x->root_cluster - 2 >= x->clusters))
 		return plt_free_refuse(f, "its root folder is at cluster %" PRIu32, x->root_cluster);
 	*ret_table = UINT32_MAX; /* all of them, alike */
 	if (flags & 0x80) {
 		*ret_table = flags & 15;
 		if (*ret_table >= x->ntables)
-			return plt_free_refuse(f, "the table in use is number %" PRIu32 " of %" PRIu32, *ret_table, x->ntables);
+			return plt_free_refuse(f, "the table in use is number %" PRIu32 " of %" PRIu32,
+					       *ret_table, x->ntables);
 	}
 	return 0;
 }
 
-static int read_tables(struct plt_free *f, const struct fat *x, uint32_t which, uint64_t at, uint8_t *a, uint8_t *b, size_t len)
+static int read_tables(struct plt_free *f, const struct fat *x, uint32_t which, uint64_t at, uint8_t *a,
+		       uint8_t *b, size_t len)
 {
 	uint64_t size = (uint64_t)x->table_sectors * x->ss, off = (uint64_t)x->reserved * x->ss + at;
 
@@ -91,7 +101,8 @@ static int walk(struct plt_free *f, const struct fat *x, const uint8_t *boot, ui
 	for (uint32_t first = 0; r == 0 && first < entries; first += per) {
 		uint32_t n = PLT_MIN(per, entries - first);
 
-		r = read_tables(f, x, which, (uint64_t)first * x->bits / 8, a, b, (size_t)plt_div_up((uint64_t)n * x->bits, 8));
+		r = read_tables(f, x, which, (uint64_t)first * x->bits / 8, a, b,
+				(size_t)plt_div_up((uint64_t)n * x->bits, 8));
 		if (r == 0 && first == 0)
 			r = check_flags(f, x, boot, a);
 		for (uint32_t i = first ? 0 : 2; r == 0 && i < n; i++) {
@@ -122,7 +133,8 @@ int plt_free_fat(struct plt_free *f)
 	if (r < 0)
 		return r;
 	/* what a shorter volume has cut off is of no use */
-	fs->size = (uint64_t)(plt_get_le16(boot + 19) ? plt_get_le16(boot + 19) : plt_get_le32(boot + 32)) * plt_get_le16(boot + 11);
+	fs->size = (uint64_t)(plt_get_le16(boot + 19) ? plt_get_le16(boot + 19) : plt_get_le32(boot + 32)) *
+		   plt_get_le16(boot + 11);
 	r = walk(f, (struct fat *)fs, boot, a, b);
 	plt_guestfs_free(fs);
 	return r;

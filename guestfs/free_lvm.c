@@ -145,7 +145,7 @@ static bool string_is(const struct text *t, const struct node *in, const char *n
 struct pv {
 	struct plt_free *f;
 	uint8_t id[32];
-	uint64_t size, meta, meta_len;  /* of its metadata area */
+	uint64_t size, meta, meta_len; /* of its metadata area */
 };
 
 static int read_label(struct pv *pv)
@@ -174,8 +174,9 @@ static int read_label(struct pv *pv)
 		return plt_free_refuse(pv->f, "it has no metadata of its own");
 	pv->meta = plt_get_le64(p);
 	pv->meta_len = plt_get_le64(p + 8);
-	return plt_in_range(pv->meta, pv->meta_len, pv->f->vol->size) && pv->meta_len > 2 * SECTOR ? 0 :
-		       plt_free_refuse(pv->f, "its metadata lies outside");
+	return plt_in_range(pv->meta, pv->meta_len, pv->f->vol->size) && pv->meta_len > 2 * SECTOR
+		       ? 0
+		       : plt_free_refuse(pv->f, "its metadata lies outside");
 }
 
 /* The text that counts, from a ring behind its header. */
@@ -188,19 +189,23 @@ static int read_text(struct pv *pv, char **ret)
 
 	if (plt_free_read(pv->f, pv->meta, h, SECTOR, "the metadata") < 0)
 		return -EBUSY;
-	if (plt_lvm_crc(h + 4, SECTOR - 4) != plt_get_le32(h) || memcmp(h + 4, magic, 16) || plt_get_le64(h + 24) != pv->meta)
+	if (plt_lvm_crc(h + 4, SECTOR - 4) != plt_get_le32(h) || memcmp(h + 4, magic, 16) ||
+	    plt_get_le64(h + 24) != pv->meta)
 		return plt_free_refuse(pv->f, "the header of its metadata is damaged");
 	off = plt_get_le64(h + 40);
 	len = plt_get_le64(h + 48);
-	if (off < SECTOR || off >= pv->meta_len || !len || len > ring || len > TEXT_MAX || plt_get_le32(h + 60) & 1)
-		return plt_free_refuse(pv->f, "its metadata (%" PRIu64 " bytes at %" PRIu64 ") is none, or too long", len, off);
+	if (off < SECTOR || off >= pv->meta_len || !len || len > ring || len > TEXT_MAX ||
+	    plt_get_le32(h + 60) & 1)
+		return plt_free_refuse(
+			pv->f, "its metadata (%" PRIu64 " bytes at %" PRIu64 ") is none, or too long", len, off);
 	text = malloc(len + 1);
 	if (!text)
 		return -ENOMEM;
 	first = PLT_MIN(len, pv->meta_len - off);
 	text[len] = '\0';
 	if (plt_free_read(pv->f, pv->meta + off, text, first, "the metadata") < 0 ||
-	    (len > first && plt_free_read(pv->f, pv->meta + SECTOR, text + first, len - first, "the metadata") < 0) ||
+	    (len > first &&
+	     plt_free_read(pv->f, pv->meta + SECTOR, text + first, len - first, "the metadata") < 0) ||
 	    plt_lvm_crc((uint8_t *)text, len) != plt_get_le32(h + 56) || strlen(text) + 1 < len) {
 		free(text);
 		return pv->f->why[0] ? -EBUSY : plt_free_refuse(pv->f, "the checksum of its metadata is wrong");
@@ -215,12 +220,13 @@ struct group {
 	struct pv *pv;
 	struct text t;
 	const struct node *vg;
-	const char *name;       /* of our physical volume in it */
+	const char *name; /* of our physical volume in it */
 	uint64_t extent, first, count; /* bytes; of the physical volume: where its extents begin, how many */
 };
 
 /* The pieces of a volume; NULL, or why it cannot be used. */
-static const char *pieces(const struct group *g, const struct node *lv, struct plt_lv_piece *v, unsigned *ret_n, uint64_t *ret)
+static const char *pieces(const struct group *g, const struct node *lv, struct plt_lv_piece *v, unsigned *ret_n,
+			  uint64_t *ret)
 {
 	uint64_t n, next = 0;
 
@@ -235,10 +241,11 @@ static const char *pieces(const struct group *g, const struct node *lv, struct p
 
 		snprintf(name, sizeof(name), "segment%" PRIu64, i);
 		s = find(&g->t, lv, name, true);
-		if (!s || !number(&g->t, s, "start_extent", &start) || !number(&g->t, s, "extent_count", &count) || !count ||
-		    start != next || count > UINT32_MAX)
+		if (!s || !number(&g->t, s, "start_extent", &start) ||
+		    !number(&g->t, s, "extent_count", &count) || !count || start != next || count > UINT32_MAX)
 			return "one of its segments is damaged";
-		if (!string_is(&g->t, s, "type", "striped") || !number(&g->t, s, "stripe_count", &stripes) || stripes != 1)
+		if (!string_is(&g->t, s, "type", "striped") || !number(&g->t, s, "stripe_count", &stripes) ||
+		    stripes != 1)
 			return "it is not made of plain pieces";
 		list = find(&g->t, s, "stripes", false);
 		if (!list || list->value[0] != '[')
@@ -255,9 +262,11 @@ static const char *pieces(const struct group *g, const struct node *lv, struct p
 		if (!plt_in_range(at, count, g->count))
 			return "one of its segments lies outside";
 		for (unsigned k = 0; k < *ret_n; k++)
-			if (plt_ranges_overlap(g->first + at * g->extent, count * g->extent, v[k].pv_off, v[k].len))
+			if (plt_ranges_overlap(g->first + at * g->extent, count * g->extent, v[k].pv_off,
+					       v[k].len))
 				return "two of its segments lie in one place";
-		v[(*ret_n)++] = (struct plt_lv_piece){ start * g->extent, g->first + at * g->extent, count * g->extent };
+		v[(*ret_n)++] =
+			(struct plt_lv_piece){ start * g->extent, g->first + at * g->extent, count * g->extent };
 		next = start + count;
 	}
 	*ret = next * g->extent;
@@ -272,7 +281,8 @@ static bool is_origin(const struct group *g, const struct node *all, const char 
 
 	for (const struct node *n = all + 1; n < &g->t.v[all->end]; n++)
 		for (unsigned i = 0; n->value && i < PLT_ARRAY_SIZE(words); i++)
-			if (!strcmp(n->name, words[i]) && !strncmp(n->value + 1, name, len) && n->value[1 + len] == '"')
+			if (!strcmp(n->name, words[i]) && !strncmp(n->value + 1, name, len) &&
+			    n->value[1 + len] == '"')
 				return true;
 	return false;
 }
@@ -287,7 +297,8 @@ static int volumes(struct group *g, plt_lv_fn fn, void *arg)
 
 	if (!v || !used)
 		return -ENOMEM;
-	for (uint32_t i = all ? (uint32_t)(all - g->t.v) + 1 : 0; all && r == 0 && i < all->end; i = g->t.v[i].end) {
+	for (uint32_t i = all ? (uint32_t)(all - g->t.v) + 1 : 0; all && r == 0 && i < all->end;
+	     i = g->t.v[i].end) {
 		const struct node *lv = &g->t.v[i], *status = find(&g->t, lv, "status", false);
 		uint64_t size = 0;
 		const char *why;
@@ -340,13 +351,15 @@ static int open_group(struct group *g)
 		if (!g->t.v[i].value && string_is(&g->t, &g->t.v[i], "id", id))
 			own = &g->t.v[i];
 	if (!own || !number(&g->t, g->vg, "extent_size", &sectors) || !sectors || sectors > 1u << 30 ||
-	    !number(&g->t, own, "pe_start", &first) || first > UINT64_MAX / 1024 || !number(&g->t, own, "pe_count", &g->count))
+	    !number(&g->t, own, "pe_start", &first) || first > UINT64_MAX / 1024 ||
+	    !number(&g->t, own, "pe_count", &g->count))
 		return plt_free_refuse(g->pv->f, "its metadata does not describe it");
 	g->name = own->name;
 	g->extent = sectors * SECTOR;
 	g->first = first * SECTOR;
 	if (g->first > g->pv->f->vol->size || g->count > (g->pv->f->vol->size - g->first) / g->extent)
-		return plt_free_refuse(g->pv->f, "its metadata says that it has %" PRIu64 " extents, and it has not", g->count);
+		return plt_free_refuse(
+			g->pv->f, "its metadata says that it has %" PRIu64 " extents, and it has not", g->count);
 	return 0;
 }
 

@@ -3,7 +3,7 @@
 
 /*
  * Free space of NTFS: $Bitmap.  It is believed if $Volume is not marked dirty, $LogFile says that it was closed, no
- * Windows sleeps in hiberfil.sys, and the bitmap calls none of the filesystem's own files free.  All of these
+ * Windows sleeps in hiberfil.sys, there are no shadow copies, and the bitmap calls none of the filesystem's own files free.  All of these
  * are found through $MFT's first record; one that is so scattered that its record does not hold its runs is
  * not followed, and the volume is left alone.
  */
@@ -28,9 +28,9 @@
 /* dirty, log to be resized, change journal being deleted, check under way */
 #define VOLUME_BAD 0x4013
 
-#define OWN_MAX 65536         /* runs of the filesystem's own files */
-#define FOLDER_MAX (64u << 20)/* of the root folder */
-#define CHUNK (64u << 10)     /* of the bitmap */
+#define OWN_MAX 65536 /* runs of the filesystem's own files */
+#define FOLDER_MAX (64u << 20) /* of the root folder */
+#define CHUNK (64u << 10) /* of the bitmap */
 
 struct reader {
 	struct plt_free *f;
@@ -85,8 +85,8 @@ static const uint8_t *value(const uint8_t *a, uint32_t len, uint32_t *ret_len)
 }
 
 /* The runs of an attribute that holds all of them, by VCN without gaps; their number, or -EBUSY. */
-static int runs(struct reader *r, const uint8_t *a, uint32_t len, const char *what, struct ntfs_run *v, size_t max,
-		uint64_t *ret_size)
+static int runs(struct reader *r, const uint8_t *a, uint32_t len, const char *what, struct ntfs_run *v,
+		size_t max, uint64_t *ret_size)
 {
 	uint32_t at = len >= 0x40 ? plt_get_le16(a + 32) : 0;
 	uint64_t lcn = 0, vcn = 0, count;
@@ -139,12 +139,15 @@ static int check_volume(struct reader *r)
 	if (!v || n < 12)
 		return plt_free_refuse(r->f, "$Volume has no information of the volume");
 	if (plt_get_le16(v + 10) & VOLUME_BAD)
-		return plt_free_refuse(r->f, "it is dirty: it was not unmounted, or has to be checked (flags %#x)", plt_get_le16(v + 10));
+		return plt_free_refuse(r->f,
+				       "it is dirty: it was not unmounted, or has to be checked (flags %#x)",
+				       plt_get_le16(v + 10));
 	return 0;
 }
 
 /* Bytes [at, at+len) of the runs in r->own[first...]. */
-static int read_own(struct reader *r, size_t first, size_t n, uint64_t at, uint8_t *buf, size_t len, const char *what)
+static int read_own(struct reader *r, size_t first, size_t n, uint64_t at, uint8_t *buf, size_t len,
+		    const char *what)
 {
 	uint32_t bs = r->n->fs.block;
 
@@ -197,7 +200,8 @@ static int check_log(struct reader *r)
 
 	if (!buf)
 		return -ENOMEM;
-	if (own_file(r, 2, "$LogFile", &size) < 0 || read_own(r, first, r->nown - first, 0, buf, 4096, "$LogFile") < 0)
+	if (own_file(r, 2, "$LogFile", &size) < 0 ||
+	    read_own(r, first, r->nown - first, 0, buf, 4096, "$LogFile") < 0)
 		return -EBUSY;
 	if (all_ones(buf, 4096))
 		return 0; /* emptied by who closed it */
@@ -210,9 +214,31 @@ static int check_log(struct reader *r)
 		closed[i] = restart_page(buf, page, &lsn[i]);
 	}
 	if (closed[0] < 0 && closed[1] < 0)
-		return plt_free_refuse(r->f, "its log has to be replayed: both restart pages of $LogFile are damaged");
+		return plt_free_refuse(r->f,
+				       "its log has to be replayed: both restart pages of $LogFile are damaged");
 	if (!closed[closed[0] < 0 || (closed[1] >= 0 && lsn[1] > lsn[0])])
-		return plt_free_refuse(r->f, "its log has to be replayed: it was not unmounted, or Windows sleeps");
+		return plt_free_refuse(r->f,
+				       "its log has to be replayed: it was not unmounted, or Windows sleeps");
+	return 0;
+}
+
+/* ---- does anything else read what is free? ------------------------------------------------------ */
+
+/*
+ * A shadow copy has its own copies of what was written since; of a file that was deleted since and not yet written over it reads
+ * what lies there still, in space that is free now.
+ */
+static int check_shadows(struct reader *r)
+{
+	static const uint8_t id[16] = { 0x6b, 0x87, 0x08, 0x38, 0x76, 0xc1, 0x48, 0x4e,
+					0xb7, 0xae, 0x04, 0x04, 0x6e, 0x6c, 0xc7, 0x52 };
+	uint8_t head[512];
+
+	if (plt_free_read(r->f, 0x1e00, head, sizeof(head), "the place of shadow copies") < 0)
+		return -EBUSY;
+	if (!memcmp(head, id, sizeof(id)) && plt_get_le64(head + 48))
+		return plt_free_refuse(r->f,
+				       "it has shadow copies (restore points), which need what is free now");
 	return 0;
 }
 
@@ -253,7 +279,8 @@ static int look_in_blocks(struct reader *r, struct ntfs_run *v, int n, uint64_t 
 	if (size > FOLDER_MAX)
 		return plt_free_refuse(r->f, "its root folder of %" PRIu64 " bytes is too large", size);
 	for (int i = 0; i < n && !*ret; i++)
-		for (uint64_t at = 0; at + step <= v[i].count * bs && seen < size && !*ret; at += step, seen += step) {
+		for (uint64_t at = 0; at + step <= v[i].count * bs && seen < size && !*ret;
+		     at += step, seen += step) {
 			uint32_t first, end;
 
 			if (plt_free_read(r->f, v[i].lcn * bs + at, buf, step, "the root folder") < 0)
@@ -346,7 +373,8 @@ static int bitmap(struct reader *r)
 	if (e < 0)
 		return e;
 	if (size < plt_div_up(clusters, 8))
-		return plt_free_refuse(r->f, "$Bitmap has %" PRIu64 " bytes for %" PRIu64 " clusters", size, clusters);
+		return plt_free_refuse(r->f, "$Bitmap has %" PRIu64 " bytes for %" PRIu64 " clusters", size,
+				       clusters);
 	n = r->nown - first;
 	v = calloc(n ? n : 1, sizeof(*v));
 	if (!v)
@@ -363,7 +391,10 @@ static int bitmap(struct reader *r)
 			uint64_t from = PLT_MAX(r->own[at].lcn, c), end = r->own[at].lcn + r->own[at].count;
 
 			if (end > from && plt_free_has_zero(map, c, from, PLT_MIN(end, c + bits) - from))
-				return plt_free_refuse(r->f, "its bitmap calls a part of its own files free, at cluster %" PRIu64, from);
+				return plt_free_refuse(
+					r->f,
+					"its bitmap calls a part of its own files free, at cluster %" PRIu64,
+					from);
 			if (end > c + bits)
 				break;
 		}
@@ -380,8 +411,8 @@ static int walk(struct reader *r)
 	int e;
 
 	if (r->n->clusters > r->f->vol->size / r->n->fs.block)
-		return plt_free_refuse(r->f, "it claims %" PRIu64 " clusters and has room for %" PRIu64, r->n->clusters,
-				       r->f->vol->size / r->n->fs.block);
+		return plt_free_refuse(r->f, "it claims %" PRIu64 " clusters and has room for %" PRIu64,
+				       r->n->clusters, r->f->vol->size / r->n->fs.block);
 	r->n->stop = true; /* (nobody wants facts) */
 	e = plt_ntfs_find_mft(r->n, &size);
 	if (e == 0)
@@ -392,6 +423,8 @@ static int walk(struct reader *r)
 		e = check_volume(r);
 	if (e == 0)
 		e = check_log(r);
+	if (e == 0)
+		e = check_shadows(r);
 	if (e == 0)
 		e = check_hiberfil(r);
 	return e < 0 ? e : bitmap(r);

@@ -22,7 +22,7 @@
 
 #define BB 512u
 #define RECORD_MAGIC 0xfeedbabe
-#define RECORD_BBS 520u         /* of the greatest record with its headers */
+#define RECORD_BBS 520u /* of the greatest record with its headers */
 #define OP_UNMOUNT 0x20
 #define LEVELS_MAX 9
 
@@ -34,11 +34,11 @@
 struct reader {
 	struct plt_free *f;
 	struct xfs x;
-	uint64_t log;          /* of the volume */
+	uint64_t log; /* of the volume */
 	uint32_t log_bbs;
 	/* the group under way */
 	uint32_t ag, ag_blocks;
-	uint64_t next;         /* the first block that an extent may begin at */
+	uint64_t next; /* the first block that an extent may begin at */
 	uint64_t sum, longest, blocks;
 };
 
@@ -74,7 +74,8 @@ static int find_head(struct reader *r, uint32_t *ret, uint32_t *ret_cycle)
 		return 0;
 	}
 	if (last && last != first - 1)
-		return plt_free_refuse(r->f, "its log begins with round %" PRIu32 " and ends with %" PRIu32, first, last);
+		return plt_free_refuse(r->f, "its log begins with round %" PRIu32 " and ends with %" PRIu32,
+				       first, last);
 	while (hi - lo > 1) {
 		uint32_t mid = lo + (hi - lo) / 2, cycle;
 
@@ -110,8 +111,8 @@ static int check_log(struct reader *r)
 			continue;
 		len = plt_get_be32(p + 12);
 		heads = plt_get_be32(p + 8) & 2 ? PLT_MAX(plt_div_up(plt_get_be32(p + 320), 32768u), 1u) : 1;
-		if (heads < n && len && plt_div_up(len, BB) == n - i - PLT_MIN(heads, n - i) && plt_get_be32(p + 40) == 1 &&
-		    p[(size_t)heads * BB + 9] & OP_UNMOUNT)
+		if (heads < n && len && plt_div_up(len, BB) == n - i - PLT_MIN(heads, n - i) &&
+		    plt_get_be32(p + 40) == 1 && p[(size_t)heads * BB + 9] & OP_UNMOUNT)
 			return 0;
 		break;
 	}
@@ -129,7 +130,9 @@ static int extent(struct reader *r, uint64_t first, uint64_t n)
 {
 	/* the first block of a group has its headers */
 	if (!n || first < PLT_MAX(r->next, 1u) || !plt_in_range(first, n, r->ag_blocks))
-		return plt_free_refuse(r->f, "a free extent of group %" PRIu32 " (%" PRIu64 "+%" PRIu64 ") is out of order or outside",
+		return plt_free_refuse(r->f,
+				       "a free extent of group %" PRIu32 " (%" PRIu64 "+%" PRIu64
+				       ") is out of order or outside",
 				       r->ag, first, n);
 	if (r->x.logstart && r->x.logstart >> r->x.agblklog == r->ag) {
 		uint64_t log = r->x.logstart & ((UINT64_C(1) << r->x.agblklog) - 1);
@@ -152,14 +155,21 @@ static int tree(struct reader *r, uint32_t agbno, unsigned level)
 	if (!buf)
 		return -ENOMEM;
 	if (!agbno || agbno >= r->ag_blocks || r->blocks++ >= r->ag_blocks)
-		return plt_free_refuse(r->f, "the tree of free space of group %" PRIu32 " leads to block %" PRIu32, r->ag, agbno);
+		return plt_free_refuse(r->f,
+				       "the tree of free space of group %" PRIu32 " leads to block %" PRIu32,
+				       r->ag, agbno);
 	if (plt_free_read(r->f, ag_off(r, agbno), buf, r->x.fs.block, "the tree of free space") < 0)
 		return -EBUSY;
 	n = plt_get_be16(buf + 6);
-	if (plt_get_be32(buf) != (r->x.v5 ? 0x41423342u : 0x41425442u) || plt_get_be16(buf + 4) != level || n > max || (level && !n) ||
-	    (r->x.v5 && (!plt_xfs_crc_ok(buf, r->x.fs.block, 52) || plt_get_be64(buf + 16) * BB != ag_off(r, agbno) ||
-			 memcmp(buf + 32, r->x.uuid, 16) || plt_get_be32(buf + 48) != r->ag)))
-		return plt_free_refuse(r->f, "block %" PRIu32 " of the tree of free space of group %" PRIu32 " is damaged", agbno, r->ag);
+	if (plt_get_be32(buf) != (r->x.v5 ? 0x41423342u : 0x41425442u) || plt_get_be16(buf + 4) != level ||
+	    n > max || (level && !n) ||
+	    (r->x.v5 &&
+	     (!plt_xfs_crc_ok(buf, r->x.fs.block, 52) || plt_get_be64(buf + 16) * BB != ag_off(r, agbno) ||
+	      memcmp(buf + 32, r->x.uuid, 16) || plt_get_be32(buf + 48) != r->ag)))
+		return plt_free_refuse(r->f,
+				       "block %" PRIu32 " of the tree of free space of group %" PRIu32
+				       " is damaged",
+				       agbno, r->ag);
 	for (uint32_t i = 0; e == 0 && i < n; i++) {
 		const uint8_t *rec = buf + head + 8 * (size_t)i;
 
@@ -193,9 +203,11 @@ static int group(struct reader *r, uint32_t ag)
 	if (e < 0)
 		return e;
 	if (r->sum != plt_get_be32(agf + 52) || r->longest != plt_get_be32(agf + 56))
-		return plt_free_refuse(r->f, "group %" PRIu32 " has %" PRIu64 " blocks free, the longest extent %" PRIu64
-				       "; its header says %" PRIu32 " and %" PRIu32, ag, r->sum, r->longest, plt_get_be32(agf + 52),
-				       plt_get_be32(agf + 56));
+		return plt_free_refuse(r->f,
+				       "group %" PRIu32 " has %" PRIu64
+				       " blocks free, the longest extent %" PRIu64 "; its header says %" PRIu32
+				       " and %" PRIu32,
+				       ag, r->sum, r->longest, plt_get_be32(agf + 52), plt_get_be32(agf + 56));
 	return 0;
 }
 
@@ -212,18 +224,21 @@ static int check_super(struct reader *r, const uint8_t *sb, size_t len)
 	if (x->v5 && !plt_xfs_crc_ok(sb, x->sectsize, 224))
 		return plt_free_refuse(r->f, "the checksum of its superblock is wrong");
 	if (x->v5 && (incompat & ~INCOMPAT_KNOWN || ro & ~RO_KNOWN))
-		return plt_free_refuse(r->f, "it has features (%#x, %#x) that are not known", incompat & ~INCOMPAT_KNOWN, ro & ~RO_KNOWN);
+		return plt_free_refuse(r->f, "it has features (%#x, %#x) that are not known",
+				       incompat & ~INCOMPAT_KNOWN, ro & ~RO_KNOWN);
 	if (x->v5 && incompat & INCOMPAT_NEEDS_REPAIR)
 		return plt_free_refuse(r->f, "it is marked as in need of repair");
 	if (sb[126])
 		return plt_free_refuse(r->f, "it has not been made to the end");
 	if (x->dblocks > (r->f->vol->size >> x->blocklog))
-		return plt_free_refuse(r->f, "it claims %" PRIu64 " blocks and has room for %" PRIu64, x->dblocks, (r->f->vol->size >> x->blocklog));
+		return plt_free_refuse(r->f, "it claims %" PRIu64 " blocks and has room for %" PRIu64, x->dblocks,
+				       (r->f->vol->size >> x->blocklog));
 	if (!x->logstart)
 		return plt_free_refuse(r->f, "its log lies on another device");
 	if (ag >= x->agcount || !plt_in_range(in_ag, x->logblocks, x->agblocks) || x->logblocks < 2 ||
 	    !plt_in_range(ag * x->agblocks + in_ag, x->logblocks, x->dblocks))
-		return plt_free_refuse(r->f, "its log (%" PRIu32 " blocks at %#" PRIx64 ") lies outside", x->logblocks, x->logstart);
+		return plt_free_refuse(r->f, "its log (%" PRIu32 " blocks at %#" PRIx64 ") lies outside",
+				       x->logblocks, x->logstart);
 	r->log = (ag * x->agblocks + in_ag) << x->blocklog;
 	if ((uint64_t)x->logblocks << x->blocklog > 2147483648u)
 		return plt_free_refuse(r->f, "its log of %" PRIu32 " blocks is too large", x->logblocks);

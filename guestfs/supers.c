@@ -489,9 +489,37 @@ static void restore_ext(uint8_t *p)
 		plt_put_le32(p + 0x3fc, plt_crc32c(~0u, p, 0x3fc));
 }
 
-static void restore_xfs(uint8_t *p)
+/*
+ * Copies have the counts that mkfs wrote; the headers of the allocation groups have those of today.  False: one of them
+ * cannot be read.
+ */
+static bool count_xfs(const struct plt_guest *disk, uint64_t start, uint8_t *p)
+{
+	uint32_t bs = plt_get_be32(p + 4), agblocks = plt_get_be32(p + 84), ags = plt_get_be32(p + 88), ss = plt_get_be16(p + 102);
+	uint64_t inodes = 0, free_inodes = 0, blocks = 0;
+
+	for (uint32_t i = 0; i < ags; i++) {
+		uint64_t at = start + (uint64_t)i * agblocks * bs;
+		uint8_t agf[64], agi[32];
+
+		if (rd(disk, at + ss, agf, sizeof(agf)) || rd(disk, at + 2 * ss, agi, sizeof(agi)) || memcmp(agf, "XAGF", 4) ||
+		    memcmp(agi, "XAGI", 4))
+			return false;
+		inodes += plt_get_be32(agi + 16);
+		free_inodes += plt_get_be32(agi + 28);
+		blocks += (uint64_t)plt_get_be32(agf + 48) + plt_get_be32(agf + 52) + plt_get_be32(agf + 60);
+	}
+	plt_put_be64(p + 128, inodes);
+	plt_put_be64(p + 136, free_inodes);
+	plt_put_be64(p + 144, blocks);
+	return true;
+}
+
+static void restore_xfs(const struct plt_guest *disk, uint64_t start, uint8_t *p)
 {
 	uint32_t ss = plt_get_be16(p + 102);
+
+	(void)count_xfs(disk, start, p); /* (else the filesystem's checker counts) */
 
 	p[126] = 0; /* in progress: what mkfs leaves in the copies */
 	for (unsigned i = 1; i < 3; i++) /* and the inodes of the realtime device, which come behind the root's */
@@ -542,7 +570,7 @@ int plt_super_restore(const struct plt_guest *disk, const struct plt_super *s, u
 	if (s->kind == PLT_SUPER_EXT)
 		restore_ext(buf);
 	else if (s->kind == PLT_SUPER_XFS)
-		restore_xfs(buf);
+		restore_xfs(disk, s->start, buf);
 	else if (s->kind == PLT_SUPER_BTRFS)
 		restore_btrfs(buf);
 	return r;

@@ -783,8 +783,9 @@ int plt_repair_copy(struct plt_repair *rep, const char *path, struct plt_error *
 void plt_repair_free(struct plt_repair *rep); /* NULL allowed */
 
 /*
- * What `check -r` does: plan, apply, and the journal removed once the image is right; it is kept, and a warning names
- * it, where something is lost or not all is proven.  Where there is no place
+ * What `check -r` does: of an image's own structure (never of what its guest has written: raw is refused, -ENOTSUP)
+ * plan, apply, and the journal removed once the image is right; it is kept, and a warning names it, where something is
+ * lost or not all is proven.  Where there is no place
  * for a journal, counts and what entries say of them are corrected in an order that is safe at every
  * moment; where the plan has more than that, all of it is refused (-ENOTSUP).  @ret: of the image before, and what was fixed.
  */

@@ -619,7 +619,7 @@ static int compare_record(struct plt_journal *j, const struct entry *e, unsigned
 		n = PLT_MIN(e->len - at, SECTOR - (e->off + at) % SECTOR);
 		if (!ok[i])
 			r = plt_error_set(err, EUCLEAN, "'%s' is not what the repair %s: the bytes at %" PRIu64
-					  " have been changed by something else", j->info.stores[e->store].name,
+					  " have been changed by something else", j->st[e->store]->name,
 					  allowed & IS_BEFORE ? "began with" : "left", e->off + at);
 	}
 	return r;
@@ -633,7 +633,7 @@ static int compare_mark(struct plt_journal *j, const struct entry *e, unsigned a
 	if (r < 0 || now == e->mark[2] || (allowed & IS_BEFORE && (now == e->mark[0] || now == e->mark[1])))
 		return r;
 	return plt_error_set(err, EUCLEAN, "'%s' is not what the repair left: the byte at %" PRIu64
-			     " has been changed by something else", j->info.stores[0].name, e->off);
+			     " has been changed by something else", j->st[0]->name, e->off);
 }
 
 /* What the image has grown by and no record holds is zeros: else it is not ours to be cut off. */
@@ -660,7 +660,7 @@ static int compare_gaps(struct plt_journal *j, unsigned store, uint64_t size, st
 			r = plt_store_read(j->st[store], at, j->buf, n, PLT_IO_OTHER, err);
 			if (r == 0 && !plt_is_zero(j->buf, n))
 				r = plt_error_set(err, EUCLEAN, "'%s' is not what the repair left: there are bytes at %" PRIu64
-						  " that are not from it", s->name, at);
+						  " that are not from it", j->st[store]->name, at);
 		}
 		at = e && r == 0 ? e->off + e->len : at;
 	}
@@ -678,7 +678,7 @@ static int compare(struct plt_journal *j, unsigned allowed, struct plt_error *er
 		r = plt_store_size(j->st[i], &size, err);
 		if (r == 0 && (size < low || size > s->size_after))
 			r = plt_error_set(err, EUCLEAN, "'%s' is not what the repair left: it has %" PRIu64 " bytes, not %"
-					  PRIu64, s->name, size, s->size_after);
+					  PRIu64, j->st[i]->name, size, s->size_after);
 		if (r == 0)
 			r = compare_gaps(j, i, size, err);
 	}

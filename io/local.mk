@@ -21,6 +21,8 @@ libplatter_core_la_SOURCES += \
 	io/null.c \
 	io/op.c \
 	io/overlay.c \
+	io/pieces.c \
+	io/pieces.h \
 	io/private.h \
 	io/ring.h \
 	io/ring_inline.c \

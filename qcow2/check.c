@@ -376,6 +376,7 @@ static void report_refblocks(struct qcow2_exam *x)
 				 "block %" PRIu64 " is not cluster aligned; refcount table entry corrupted", i);
 		} else if (off >> q->cluster_bits >= c->nb) {
 			say_refs(x, "Q-REF-OUTSIDE", off, "block %" PRIu64 " is outside image", i);
+			x->cut = true;
 		} else if (off) {
 			qcow2_exam_count(x, off, q->cluster_size, 1);
 			refs = PLT_MIN(qcow2_references(c, off >> q->cluster_bits),
@@ -476,10 +477,11 @@ static void report_orphans(struct qcow2_exam *x)
 				 "%" PRIu64 " clusters hold data that nothing reaches, and their counts are lost; whether they were "
 				 "free, or part of the map is lost, too, cannot be told: they are not free space",
 				 x->orphan_clusters);
-	else if (x->orphans == QCOW2_ORPHANS_UNDECIDED && x->ex->mend)
+	else if (x->orphans == QCOW2_ORPHANS_UNDECIDED)
 		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-ORPHANS", 0, 0, 0, 0,
 				 "%" PRIu64 " clusters hold data that nothing reaches; whether part of the map was lost, or a "
-				 "program was stopped, cannot be told: their counts stay", x->orphan_clusters);
+				 "program was stopped, cannot be told%s", x->orphan_clusters,
+				 x->ex->mend ? ": their counts stay" : "");
 }
 
 /* A file that ends inside a structure.  That it ends inside a data cluster is usual. */
@@ -659,6 +661,14 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 	}
 	if (r == 0 || r == -ENOMEM || r == -EIO || (ex->mend && !(ex->mend->what & PLT_MEND_MAP)))
 		return r;
+	if (r == -ENOTSUP && ex->mend && ex->mend->look && qcow2_ignore_features(x) == 0) {
+		if (err)
+			*err = (struct plt_error)PLT_ERROR_INIT;
+		r = read_header(x, err);
+		return r < 0 ? r : qcow2_doubt(x, &(struct qcow2_tree){.disk = PLT_DISK_ACTIVE, .size = x->q.virtual_size},
+					       PLT_INFERRED, 0, x->q.virtual_size, PLT_LIKELY,
+					       "the header claims a feature that nobody knows, and nothing shows it: it is ignored");
+	}
 	if (!ex->mend) {
 		if (plt_overlay_new(file, true, ret_scratch) < 0)
 			return plt_error_set(err, ENOMEM, "Out of memory");

@@ -163,6 +163,7 @@ struct qcow2_exam {
 	bool refblock_said; /* an unaligned refcount block has been named */
 	uint32_t walks;	    /* walks of L1 tables so far */
 	bool refs_bad;	    /* the refcount structure itself cannot be trusted */
+	bool cut;	    /* tables lie behind the end of the file: no stop explains that */
 	bool counts_gone;   /* stored counts say that what is in use is free */
 	bool snapshots_bad; /* the snapshot table could not be read: what it reaches is not counted */
 	enum qcow2_orphan_verdict orphans;
@@ -171,6 +172,7 @@ struct qcow2_exam {
 	struct qcow2_piece *pieces; /* orphan L2 tables, once orphans have been judged */
 	uint32_t npieces;
 	bool explained;		  /* some orphan L2 table is explained by an orphan L1 table */
+	bool emptied;		  /* the active L1 table is empty, and an orphan one names tables */
 	uint64_t *strays;   /* when mending the map: places of orphans with content, ascending */
 	uint32_t nstrays, strays_cap;
 	uint64_t *l1s;	    /* when mending the map: orphans of the shape of L1 tables that name L2 tables */
@@ -215,8 +217,16 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 int qcow2_exam_copied(struct qcow2_exam *x);
 /* Clusters that the active tree maps behind the end of the disk. */
 int qcow2_exam_beyond_end(struct qcow2_exam *x);
-/* mend/header.c: clusters are mapped up to @mapped_end, behind the end of the disk: does the guest say where it ends? */
-int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_mended);
+/*
+ * mend/header.c: the header claims features that are not known.  For those who only look: if the image's own table has no
+ * names for them, and without them the map leads to tables, they are taken out of the overlay.
+ */
+int qcow2_ignore_features(struct qcow2_exam *x);
+/*
+ * mend/header.c: clusters are mapped up to @mapped_end, behind the end of the disk.  Does the guest say where it ends?
+ * Then it has been said, and is mended if it may be.
+ */
+int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_said);
 /* The file ends @rest bytes into the data cluster at @off. */
 int qcow2_exam_cut(struct qcow2_exam *x, uint64_t off, uint64_t rest);
 /* Before the plan lets the file grow: what of its last cluster is not there is named lost. */
@@ -307,6 +317,7 @@ int qcow2_find_unreached(struct qcow2_exam *x, struct plt_extents *ret);
  */
 bool qcow2_is_stale(const struct qcow2_exam *x, uint64_t off, uint8_t *buf, uint32_t few);
 
+#define QCOW2_SOME_ORPHANS 8 /* more than are free, and not zero, in an image without counts, as a rule */
 #define QCOW2_MAX_STRAYS (UINT32_C(1) << 20) /* more are not placed */
 
 /* mend/shapes.c.  Could @e be an entry of an L2 table?  *ret_off: the cluster that it names, or 0. */

@@ -21,14 +21,16 @@ void qcow2_exam_count(struct qcow2_exam *x, uint64_t off, uint64_t len, uint32_t
 	if (!len || !times)
 		return;
 	if (len > (uint64_t)INT64_MAX || off > (uint64_t)INT64_MAX - len ||
-	    qcow2_exceeds(&x->c, off, len))
+	    qcow2_exceeds(&x->c, off, len)) {
+		x->cut = true;
 		QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-OUTSIDE", off, len,
 			  "ERROR: counting reference for region "
 			  "exceeding the end of the file by one cluster or more: offset 0x%" PRIx64
 			  " size 0x%" PRIx64,
 			  off, len);
-	else
+	} else {
 		qcow2_count(&x->c, off, len, times);
+	}
 }
 
 /* ---- entries --------------------------------------------------------------------------------- */
@@ -412,7 +414,7 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
 	struct beyond b = {.x = x, .size = q->virtual_size};
-	bool mended = false;
+	bool said = false;
 	uint32_t l1_size = q->l1_size;
 	int r;
 
@@ -435,11 +437,13 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 	 * A VM's state that is being saved, or whose saving was cut off, fills the place behind the disk, as a
 	 * rule from its very beginning, and there is nothing else behind the disk.
 	 */
-	if (b.found && b.found == b.vm_found && b.size &&
+	if (b.found && r == 0)
+		r = qcow2_mend_size(x, b.last + q->cluster_size, &said);
+	if (b.found && !said && b.found == b.vm_found && b.size &&
 	    (b.vm_first || grown_for_state(qcow2_l1_entries(q, b.size), q->l1_size)))
 		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-VMSTATE", 0, 0, b.vm_start, b.last + q->cluster_size - b.vm_start,
 				 "%" PRIu64 " clusters hold the state of a VM that no snapshot names", b.found);
-	else if (b.found && r == 0 && (r = qcow2_mend_size(x, b.last + q->cluster_size, &mended)) == 0 && !mended)
+	else if (b.found && r == 0 && !said)
 		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-HDR-SIZE", 24, 8, b.size,
 				 b.last + q->cluster_size - b.size,
 				 "ERROR %" PRIu64

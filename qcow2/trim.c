@@ -11,7 +11,8 @@
 #include "qcow2/mapping.h"
 
 /* [off, end) of the file goes, as far as it is stored. */
-static int punch(struct plt_image *img, bool trial, uint64_t off, uint64_t end, uint64_t *ret, struct plt_error *err)
+static int punch(struct plt_image *img, bool trial, uint64_t off, uint64_t end, uint64_t *ret,
+		 struct plt_error *err)
 {
 	uint64_t table, size;
 	int r = plt_store_size(img->file, &size, err);
@@ -29,7 +30,8 @@ static int punch(struct plt_image *img, bool trial, uint64_t off, uint64_t end, 
 			break;
 		n = PLT_MIN(n, end - off);
 		if (kind == PLT_STORE_DATA && !trial)
-			r = plt_store_zero(img->file, off, n, PLT_ZERO_MAY_UNMAP | PLT_ZERO_NO_FALLBACK, PLT_IO_DATA, err);
+			r = plt_store_zero(img->file, off, n, PLT_ZERO_MAY_UNMAP | PLT_ZERO_NO_FALLBACK,
+					   PLT_IO_DATA, err);
 		if (kind == PLT_STORE_DATA && r == 0)
 			*ret += n;
 		off += n;

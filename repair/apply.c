@@ -90,7 +90,8 @@ static int open_place(const struct plt_repair *rep, const char *path, struct plt
 		return r;
 	}
 	r = plt_ctx_open_file(rep->ctx, path, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_EXCL | PLT_FILE_PRIVATE, ret, err);
-	if ((r == -EACCES || r == -EROFS || r == -EPERM || r == -ENOENT) && !chosen) {
+	if ((r == -EACCES || r == -EROFS || r == -EPERM || r == -ENOENT || r == -ENAMETOOLONG) &&
+	    !chosen) {
 		struct plt_error why = err ? *err : (struct plt_error)PLT_ERROR_INIT;
 
 		return plt_error_set(err, ENOTSUP, "there is no place for an undo journal beside the image (--undo-file names "
@@ -264,7 +265,7 @@ int plt_check_repair(struct plt_ctx *ctx, const char *name, const struct plt_ope
 	PLT_AUTOFREE char *journal = NULL;
 	struct plt_repair *rep;
 	struct plt_error why = PLT_ERROR_INIT;
-	int r = plt_repair_plan(ctx, name, opts, options, found, arg, &rep, err);
+	int r = plt_repair_plan_of(ctx, name, opts, options, true, found, arg, &rep, err);
 
 	memset(ret, 0, sizeof(*ret));
 	ret->format = "";

@@ -30,8 +30,9 @@ static int state_of(const char *path, enum plt_journal_state *ret, struct plt_er
 	uint64_t size;
 	int r;
 
-	if (lstat(path, &sb) < 0)
-		return -errno;
+	if (lstat(path, &sb) < 0) /* (a name that is too long is no file's) */
+		return errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG ? -ENOENT :
+			plt_error_errno(err, errno, "Could not open '%s'", path);
 	/* whoever may write into the folder would choose what is written over */
 	if (S_ISLNK(sb.st_mode))
 		return plt_error_set(err, EEXIST, "'%s' is a symbolic link, no undo journal: it is in the way", path);

@@ -14,6 +14,8 @@
 #include "base/extents.h"
 #include "formats/driver.h"
 #include "guestfs/weigh.h"
+#include "repair/deep/deep.h"
+#include "repair/guest/guest.h"
 #include "repair/repair.h"
 
 struct deep {
@@ -210,6 +212,7 @@ static int check_guest(struct deep *d, struct plt_error *err)
 struct map_check {
 	struct deep *d;
 	struct plt_repair rep;
+	bool sound; /* structure has shown nothing: all that a repair would do is news */
 };
 
 /* Of a plan, what the guest's structures are the reason of. */
@@ -218,8 +221,14 @@ static void map_found(void *arg, const struct plt_check_finding *f)
 	struct map_check *m = arg;
 	const char *text = strncmp(f->text, "Repairing ", 10) ? f->text : f->text + 10;
 
-	if (m->rep.deeply || !strcmp(f->id, PLT_DEEP_DOUBT))
+	if (m->rep.deeply || (m->sound && f->mended && !strcmp(f->severity, "corruption")) || !strcmp(f->id, PLT_DEEP_DOUBT))
 		say(m->d, f->id, !strcmp(f->severity, "note"), *f, "%s%s", text == f->text ? "" : "ERROR ", text);
+}
+
+static void table_found(void *arg, const struct plt_check_finding *f)
+{
+	if (strcmp(f->severity, "note"))
+		say(arg, f->id, false, *f, "%s", f->text);
 }
 
 /* What a repair would change of the map because the guest says so: found out over the image, and thrown away. */
@@ -228,8 +237,12 @@ static int check_map(struct deep *d, bool no_backing, struct plt_error *err)
 	struct plt_image *img = plt_disk_image(d->disk);
 	struct map_check m = { .d = d, .rep = { .ctx = d->ctx, .file = img->file, .name = img->name, .trust = PLT_STRONG,
 						.deep = true, .no_backing = no_backing } };
+	struct plt_check_result res;
 	int r;
 
+	m.sound = !d->ret->corruptions && !d->ret->leaks && !d->ret->added;
+	if (img->drv->flags & PLT_DRIVER_NO_HEADER && !plt_image_backing(img)) /* its tables are the guest's */
+		return plt_guest_examine(img->file, NULL, table_found, d, &res, err);
 	if (!img->drv->map_pieces)
 		return 0;
 	m.rep.format = strdup(img->drv->name);
@@ -270,6 +283,7 @@ static int look_inside(struct deep *d, const char *name, const struct plt_open_o
 		d->ret->format = plt_disk_image(d->disk)->drv->name;
 	for (d->img = plt_disk_image(d->disk); d->img && r == 0; d->img = plt_image_backing(d->img), top = false)
 		r = check_layer(d, top, err);
+	locked |= plt_deep_lacks_base(d->disk); /* (what a layer does not have itself would look like a loss) */
 	if (r == 0 && !locked)
 		r = check_guest(d, err);
 	if (r == 0 && !locked && !(o.flags & PLT_OPEN_RESCUE))

@@ -23,11 +23,15 @@ libplatter_core_la_SOURCES += \
 	repair/evidence/scan.c \
 	repair/evidence/score.c \
 	repair/evidence/view.c \
+	repair/foreign.c \
+	repair/guest/fat.c \
 	repair/guest/guest.c \
 	repair/guest/guest.h \
+	repair/guest/shift.c \
 	repair/guest/super.c \
 	repair/guest/table.c \
 	repair/packed.c \
+	repair/parent.c \
 	repair/place.c \
 	repair/plan.c \
 	repair/planfile.c \

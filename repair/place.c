@@ -21,6 +21,8 @@
 
 #define SUBCLUSTERS 32 /* of a unit, that may be there or not */
 #define PACKED_SPACE (UINT64_C(1) << 60)
+#define NEAR 64        /* units that a run may pass over */
+#define ANCHORS_MAX (UINT32_C(1) << 22)
 
 struct place {
 	const struct plt_orphans *o;
@@ -119,6 +121,106 @@ static int open_both(struct plt_repair *rep, const struct plt_driver *drv, struc
 	return r;
 }
 
+/* ---- what lies beside the orphans on the host ---------------------------------------------------------------- */
+
+struct anchors {
+	const struct plt_orphans *o; /* plain ones come first, ascending */
+	size_t plain;
+	uint32_t unit;
+	struct plt_anchor *v;
+	size_t n, cap;
+};
+
+/* The first plain orphan at @host or behind it. */
+static size_t orphan_from(const struct anchors *a, uint64_t host)
+{
+	size_t lo = 0, hi = a->plain;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (a->o->v[mid].host_off < host)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+static int add_anchor(struct anchors *a, uint64_t host, uint64_t guest)
+{
+	if (a->n == a->cap) {
+		size_t cap = a->cap ? 2 * a->cap : 1024;
+		void *v = cap <= ANCHORS_MAX ? realloc(a->v, cap * sizeof(*a->v)) : NULL;
+
+		if (!v)
+			return cap <= ANCHORS_MAX ? -ENOMEM : -EFBIG;
+		a->v = v;
+		a->cap = cap;
+	}
+	a->v[a->n++] = (struct plt_anchor){ host, guest };
+	return 0;
+}
+
+/* Of an extent the units that lie near an orphan. */
+static int add_near(struct anchors *a, uint64_t host, uint64_t guest, uint64_t len)
+{
+	const uint64_t near = NEAR * (uint64_t)a->unit;
+	int r = 0;
+
+	for (uint64_t at = host; at < host + len && r == 0;) {
+		size_t i = orphan_from(a, at >= near ? at - near + 1 : 0); /* one whose window goes on behind @at */
+		uint64_t from, to;
+
+		if (i == a->plain || a->o->v[i].host_off > host + len + near)
+			break;
+		from = a->o->v[i].host_off > near ? PLT_MAX(at, plt_align_up(a->o->v[i].host_off - near, a->unit)) : at;
+		to = PLT_MIN(host + len, a->o->v[i].host_off + near);
+		for (at = from; at < to && r == 0; at += a->unit)
+			r = add_anchor(a, at, guest + (at - host));
+		at = PLT_MAX(at, to);
+	}
+	return r;
+}
+
+static int by_anchor(const void *x, const void *y)
+{
+	const struct plt_anchor *a = x, *b = y;
+
+	return a->host < b->host ? -1 : a->host > b->host;
+}
+
+/* Where single units are looked for: what is mapped near them.  None if there are too many. */
+static int find_anchors(struct place *p, struct anchors *a)
+{
+	struct plt_extent e[64];
+	uint64_t size = plt_disk_size(p->known);
+	int r = 0;
+
+	a->o = p->o;
+	a->unit = p->unit;
+	while (a->plain < p->o->n && !p->o->v[a->plain].packed)
+		a->plain++;
+	if (p->o->span != p->unit || !a->plain)
+		return 0;
+	for (uint64_t off = 0; off < size && r == 0;) {
+		unsigned n;
+
+		r = plt_status(p->known, off, size - off, PLT_STATUS_TOP_ONLY | PLT_STATUS_NO_HOST, e, PLT_ARRAY_SIZE(e), &n, NULL);
+		for (unsigned i = 0; i < n && r == 0; i++) {
+			off = e[i].off + e[i].len;
+			if (e[i].flags & PLT_EXTENT_PRESENT && e[i].flags & PLT_EXTENT_OFFSET && !(e[i].flags & PLT_EXTENT_ZERO) &&
+			    !(e[i].off % p->unit) && !(e[i].host_off % p->unit))
+				r = add_near(a, e[i].host_off, e[i].off, e[i].len);
+		}
+	}
+	if (r == -EFBIG)
+		a->n = 0;
+	if (a->n)
+		qsort(a->v, a->n, sizeof(*a->v), by_anchor);
+	return r == -ENOMEM ? r : 0;
+}
+
 /* Less than that somebody has to say yes to. */
 bool plt_repair_wants(const struct plt_repair *rep, const struct plt_orphans *o, const struct plt_placement *p)
 {
@@ -203,6 +305,7 @@ static int solve(struct plt_repair *rep, struct place *p, struct plt_placement *
 	const struct plt_driver *drv = plt_driver_find(rep->format);
 	const struct plt_orphans *o = p->o;
 	const bool ours = !p->known;
+	struct anchors a = { 0 };
 	int r;
 
 	*ret = NULL;
@@ -218,8 +321,13 @@ static int solve(struct plt_repair *rep, struct place *p, struct plt_placement *
 		};
 
 		p->unit = puzzle.unit = plt_disk_cluster_size(p->known);
-		r = plt_evidence_place(&puzzle, ret, ret_n, err);
+		r = find_anchors(p, &a);
+		puzzle.anchors = a.v;
+		puzzle.nanchors = (uint32_t)a.n;
+		if (r == 0)
+			r = plt_evidence_place(&puzzle, ret, ret_n, err);
 	}
+	free(a.v);
 	if (p->orphans)
 		plt_disk_close(p->orphans, NULL);
 	if (p->known && ours)
@@ -239,7 +347,11 @@ static int place(struct plt_repair *rep, struct place *p, struct plt_orphan **re
 {
 	struct plt_placement *v;
 	uint32_t n;
-	int r = solve(rep, p, &v, &n, err);
+	int r = plt_repair_place_over(rep, p->o, ret, ret_n);
+
+	if (r < 0 || *ret_n)
+		return r < 0 ? plt_error_set(err, -r, "out of memory") : 0;
+	r = solve(rep, p, &v, &n, err);
 
 	if (r == 0)
 		r = keep_sure(rep, p->o, v, n, ret, ret_n);
@@ -265,7 +377,7 @@ static int codec_of(struct plt_repair *rep, const struct plt_orphans *o, enum pl
 	return 0;
 }
 
-/* How many are not. */
+/* How many are not.  The order of those stays. */
 static size_t put_stale_last(struct plt_orphans *o, uint64_t *ranks)
 {
 	size_t n = 0;

@@ -72,6 +72,8 @@ int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 {
 	const struct plt_driver *drv = plt_driver_find(rep->format);
 
+	if (drv && drv->flags & PLT_DRIVER_NO_HEADER && rep->image_only)
+		return plt_error_set(err, ENOTSUP, "This image format does not support checks");
 	if (drv && drv->flags & PLT_DRIVER_NO_HEADER)
 		return plt_guest_examine(rep->overlay, mend, found, arg, ret, err);
 	if (!mend)
@@ -95,17 +97,18 @@ static bool is_damaged(const struct plt_check_result *r)
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
-	struct plt_mend mend = { .what = what, .changed = true };
+	struct plt_mend mend = { .what = what, .changed = true, .look = rep->look, .guess = rep->guess };
 	struct later l = { found, arg };
 	struct plt_orphan *place = NULL;
 	struct plt_check_result res;
+	bool adopted = !(what & PLT_MEND_MAP);
 	struct deep_steps deep = { 0 };
 	bool deeply = can_look_deep(rep, what);
 	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
 	int r = 0;
 
-	if (deeply) /* what nothing reaches may be what the guest misses */
-		mend.what &= ~(unsigned)PLT_MEND_LOWER;
+	if (deeply) /* what nothing reaches may be what the guest misses, and what is named too often another's */
+		mend.what &= ~(unsigned)(PLT_MEND_LOWER | PLT_MEND_RAISE | PLT_MEND_REBUILD);
 	for (unsigned i = 0; r == 0 && mend.changed; i++) {
 		if (i == MAX_ROUNDS) {
 			r = plt_error_set(err, EUCLEAN, "'%s': after %u rounds of repair there still is something to repair",
@@ -125,6 +128,12 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		if (r < 0 || mend.changed) {
 			asked &= !mend.changed || (mend.stage == PLT_MEND_CLUSTERS && !rep->ask_again);
 			continue;
+		}
+		if (!adopted) {
+			adopted = true;
+			r = plt_repair_adopt(rep, &mend.doubts, found, arg, &mend.changed, err);
+			if (r < 0 || mend.changed)
+				continue;
 		}
 		/* the guest is asked when nothing else has an answer; what it says may tell more */
 		if (!asked && (mend.unplaced.n || mend.unplaced.nopen) && mend.unplaced.ngaps) {
@@ -273,9 +282,11 @@ static int withdraw(struct plt_repair *rep, unsigned what, struct hear *h, struc
 int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
+	struct plt_check_finding said = { .id = "V-JRN", .severity = "corruption", .beyond_qemu = true, .mended = true };
 	struct hear h = { rep, found, arg };
 	const struct plt_driver *drv;
-	int r = finish_pending(rep, write, err);
+	char text[240];
+	int replayed = 0, r = finish_pending(rep, write, err);
 
 	if (r == 0)
 		r = plt_repair_reset(rep, err);
@@ -287,8 +298,15 @@ int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 	if (r == 0 && !(drv && drv->flags & PLT_DRIVER_MENDS))
 		r = plt_error_set(err, ENOSYS, "'%s': images of the format %s cannot be repaired in this release", rep->name,
 				  rep->format);
-	if (r == 0)
+	if (r == 0 && what & PLT_MEND_MAP)
+		r = replayed = plt_repair_foreign(rep, text, sizeof(text), err);
+	if (replayed > 0) {
+		said.text = text;
+		hear(&h, &said);
+	}
+	if (r >= 0)
 		r = plt_repair_mend(rep, what, hear, &h, err);
+	rep->before.corruptions_fixed += replayed > 0;
 	return r == 0 && !(drv->flags & PLT_DRIVER_NO_HEADER) && plt_repair_is_worse(rep) ? withdraw(rep, what, &h, err) : r;
 }
 
@@ -296,6 +314,14 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 		    const struct plt_repair_options *options,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
 		    struct plt_error *err)
+{
+	return plt_repair_plan_of(ctx, name, opts, options, false, found, arg, ret, err);
+}
+
+int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		       const struct plt_repair_options *options, bool image_only,
+		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
+		       struct plt_error *err)
 {
 	static const struct plt_repair_options defaults = PLT_REPAIR_OPTIONS_INIT;
 	const struct plt_repair_options *o = options ? options : &defaults;
@@ -323,6 +349,7 @@ int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open
 	if (r == 0) {
 		rep->file = plt_store_ref(rep->img->file);
 		rep->plan = o->plan;
+		rep->image_only = image_only;
 		rep->deep = o->flags & PLT_REPAIR_DEEP;
 		rep->no_backing = opts && opts->flags & PLT_OPEN_NO_BACKING;
 		rep->trust = o->flags & PLT_REPAIR_TRUST_LIKELY ? PLT_LIKELY : PLT_STRONG;

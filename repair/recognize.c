@@ -90,7 +90,7 @@ static bool made(struct plt_repair *rep, const struct plt_driver *drv, unsigned 
 	const struct plt_driver *is = NULL;
 
 	*try = (struct plt_repair){ .ctx = rep->ctx, .file = rep->file, .name = rep->name, .trust = rep->trust,
-				    .offered = rep->offered, .offered_arg = rep->offered_arg };
+				    .offered = rep->offered, .offered_arg = rep->offered_arg, .guess = true };
 	try->format = strdup(drv->name);
 	if (try->format && plt_repair_reset(try, NULL) == 0 &&
 	    plt_repair_mend(try, what, keep, findings, NULL) == 0 &&

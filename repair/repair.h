@@ -14,6 +14,8 @@
  *	recognize.c  of an image that has lost what says which format it is
  *	rescue.c  for those who only look through it
  *	place.c   what the driver could not place, by evidence (evidence/)
+ *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
+ *	foreign.c  what other programs' journals say
  *	packed.c  compressed units among it
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
@@ -50,6 +52,8 @@ struct plt_repair {
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
 	enum plt_certainty trust;    /* placements that are less sure are only offered */
+	bool look;                   /* the plan is never written */
+	bool guess;                  /* nobody says that it has this format */
 	bool deep;                   /* what the guest says is held against the map, whether anything is wrong with it or not */
 	bool no_backing;             /* what lies below is not to be opened */
 	bool deeply;                 /* in a round that does what the guest says */
@@ -59,10 +63,16 @@ struct plt_repair {
 	const char *plan;            /* a file that says what to do; NULL: found out */
 	struct plt_mended *mended;   /* why, for the plan's file: bounded */
 	size_t nmended;
+	bool image_only;             /* nothing that the guest has written is examined for its own sake */
 	struct plt_doubts doubts;    /* lost and inferred, as the plan leaves them */
 	struct plt_unsure done_before; /* as a repair leaves them that was interrupted, and is finished now */
 };
 
+/* plt_repair_plan(); with @image_only a format that is nothing but the guest's bytes is refused, as check refuses it. */
+int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
+		       const struct plt_repair_options *options, bool image_only,
+		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
+		       struct plt_error *err);
 /* The plan of a file, instead of one that is made. */
 int plt_repair_load(struct plt_repair *rep, const char *path, struct plt_error *err);
 /* rep->file and rep->name are set, and rep->format, unless that is to be found out: plan. */
@@ -81,6 +91,16 @@ int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 /* Placements of orphans that are sure enough; malloc. */
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err);
+/* Do what the journal of another program beside the image says.  1: done, as @text says; 0: there is none. */
+int plt_repair_foreign(struct plt_repair *rep, char *text, size_t len, struct plt_error *err);
+/* What the image as it is planned stands on; -ENOENT: on nothing, or it is not to be had. */
+int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret);
+/* Where the only thing wrong with the parent is its identity, it is recorded, if the content says so. */
+int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
+		     void (*found)(void *arg, const struct plt_check_finding *f), void *arg, bool *ret_done,
+		     struct plt_error *err);
+/* Placements of pieces of a child by what its parent has; malloc.  None, and no error, where there is no parent. */
+int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n);
 /*
  * The orphans with compressed units taken apart; clusters of which they are made are none themselves.  ret->v and
  * *ret_ranks, a number that says in which order units were written, are malloc'ed; the rest of @ret is not touched.

@@ -11,6 +11,7 @@
 
 #include "formats/driver.h"
 #include "formats/probe.h"
+#include "repair/guest/guest.h"
 #include "repair/repair.h"
 
 void plt_rescue_plan_release(struct plt_rescue_plan *plan)
@@ -59,15 +60,47 @@ static int look(struct plt_repair *rep, struct named *n, struct plt_error *err)
 	return r < 0 ? plt_error_set(err, -r, "%s", why.text) : 0;
 }
 
+/* A disk that begins further on in the file is shown from there. */
+static int unshift(struct plt_repair *rep, struct named *n, struct plt_store **ret, struct plt_error *err)
+{
+	const struct plt_driver *drv = plt_driver_find(rep->format);
+	bool raw = drv && drv->flags & PLT_DRIVER_NO_HEADER && !rep->plan;
+	uint64_t shift = raw ? plt_guest_shift(rep->file) : 0, size;
+	struct plt_check_finding f = { .id = "R-OFF", .severity = "corruption", .beyond_qemu = true, .mended = true,
+				       .host_len = shift };
+	char text[160];
+	int r;
+
+	if (!shift)
+		return 0;
+	r = plt_store_size(rep->file, &size, err);
+	if (r == 0)
+		r = plt_window_new(rep->file, shift, size - shift, ret, err);
+	if (r < 0)
+		return r;
+	plt_store_unref(rep->overlay);
+	plt_doubts_release(&rep->doubts);
+	rep->overlay = NULL;
+	rep->file = *ret;
+	r = plt_repair_make(rep, PLT_MEND_ALL, false, named_found, n, err);
+	snprintf(text, sizeof(text), "the disk begins %" PRIu64 " bytes into the file, where its partition table stands: it is "
+		 "shown from there", shift);
+	f.text = text;
+	named_found(n, &f);
+	rep->before.corruptions_fixed++;
+	return r;
+}
+
 int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			 const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
 			 struct plt_error *err)
 {
-	struct plt_repair rep = { .ctx = ctx, .file = file, .name = (char *)(uintptr_t)name,
+	struct plt_repair rep = { .look = true, .ctx = ctx, .file = file, .name = (char *)(uintptr_t)name,
 				  .plan = opts ? opts->plan : NULL, .deep = opts && opts->deep,
 				  .no_backing = flags & PLT_OPEN_NO_BACKING,
 				  .trust = opts && opts->trust_likely ? PLT_LIKELY : PLT_STRONG };
 	struct named n = { opts, name };
+	struct plt_store *part = NULL;
 	int r = 0;
 
 	*ret = (struct plt_rescue_plan){ 0 };
@@ -82,6 +115,8 @@ int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char
 		r = plt_error_set(err, ENOMEM, "out of memory");
 	if (r == 0)
 		r = plt_repair_make(&rep, PLT_MEND_ALL, false, named_found, &n, err);
+	if (r == 0 && rep.format)
+		r = unshift(&rep, &n, &part, err);
 	if (r == -ENOSYS) {
 		if (err)
 			*err = (struct plt_error)PLT_ERROR_INIT;
@@ -95,6 +130,7 @@ int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char
 	if (r == 0 && ret->edits)
 		r = plt_repair_examine(&rep, NULL, NULL, NULL, &ret->left, err);
 	plt_repair_forget(&rep);
+	plt_store_unref(part);
 	ret->overlay = rep.overlay;
 	ret->format = rep.format;
 	ret->doubts = rep.doubts;

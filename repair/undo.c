@@ -82,6 +82,7 @@ int plt_undo(struct plt_ctx *ctx, const char *name, const char *image, struct pl
 	/* the image lies beside the journal, not beside a link to it */
 	PLT_AUTOFREE char *real = lstat(name, &sb) == 0 && S_ISLNK(sb.st_mode) ? realpath(name, NULL) : NULL;
 	const char *journal = real ? real : name;
+	enum plt_journal_state state;
 	struct plt_journal *j = NULL;
 	struct plt_image *img = NULL;
 	struct plt_store *st;
@@ -89,14 +90,15 @@ int plt_undo(struct plt_ctx *ctx, const char *name, const char *image, struct pl
 
 	if (r < 0)
 		return r;
-	r = plt_journal_open(st, &j, err);
+	if (plt_journal_peek(st, &state, NULL) == 0 && state == PLT_JOURNAL_WRITING)
+		r = plt_error_set(err, EINVAL, "'%s': the repair was interrupted before it changed anything; there is nothing to "
+				  "undo", journal);
+	else
+		r = plt_journal_open(st, &j, err);
 	plt_store_unref(st);
 	if (r < 0)
 		return r;
-	if (plt_journal_info(j)->state == PLT_JOURNAL_WRITING)
-		r = plt_error_set(err, EINVAL, "'%s': the repair was interrupted before it changed anything; there is nothing to "
-				  "undo", journal);
-	else if (plt_journal_info(j)->nstores != 1)
+	if (plt_journal_info(j)->nstores != 1)
 		r = plt_error_set(err, ENOTSUP, "'%s': a journal of %u files", journal, plt_journal_info(j)->nstores);
 	if (r == 0)
 		r = find_image(ctx, journal, image, plt_journal_info(j)->stores[0].name, &img, err);

@@ -27,14 +27,14 @@
 
 #define RAW_LEAST (UINT64_C(1) << 20) /* a file of a folder that is taken for a raw image */
 #define FIEMAP_AT_ONCE 256
-#define FIEMAP_MOST 65536             /* extents of one file: one that has more is not looked through */
+#define FIEMAP_MOST 65536 /* extents of one file: one that has more is not looked through */
 
 struct item {
 	struct plt_df_image pub;
 	dev_t dev;
 	ino_t ino, data_ino; /* data: of its external data file, 0: it has none */
 	dev_t data_dev;
-	int owner;           /* the top image that has it; -1 none yet, -2 several */
+	int owner; /* the top image that has it; -1 none yet, -2 several */
 	struct plt_df_volume *volume;
 };
 
@@ -156,8 +156,14 @@ static void look(struct df *d, struct plt_ctx *ctx, unsigned i)
 
 	it->owner = -1;
 	it->pub = (struct plt_df_image){
-		.name = l->name, .format = l->format, .virtual_size = l->virtual_size, .below = l->below, .overlays = l->above,
-		.allocated = -1, .reflinked = -1, .why = l->trouble & PLT_LAYER_UNREADABLE ? l->why ? l->why : "it does not open" : NULL,
+		.name = l->name,
+		.format = l->format,
+		.virtual_size = l->virtual_size,
+		.below = l->below,
+		.overlays = l->above,
+		.allocated = -1,
+		.reflinked = -1,
+		.why = l->trouble & PLT_LAYER_UNREADABLE ? l->why ? l->why : "it does not open" : NULL,
 	};
 	fd = open(l->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd >= 0 && fstat(fd, &sb) == 0) {
@@ -272,13 +278,15 @@ static bool is_other(const struct item *it, const struct plt_layer *l, const cha
 	return it->pub.length < RAW_LEAST || it->pub.length % 512;
 }
 
-static int look_at_all(struct df *d, struct plt_ctx *ctx, const char *const *names, unsigned n, struct plt_error *err)
+static int look_at_all(struct df *d, struct plt_ctx *ctx, const char *const *names, unsigned n,
+		       struct plt_error *err)
 {
 	struct plt_names all = { 0 };
 	int r = 0;
 
 	for (unsigned i = 0; r == 0 && i < n; i++)
-		r = is_folder(names[i]) ? plt_names_of_folder(&all, names[i], false, err) : plt_names_add(&all, "", names[i]);
+		r = is_folder(names[i]) ? plt_names_of_folder(&all, names[i], false, err)
+					: plt_names_add(&all, "", names[i]);
 	if (r == 0)
 		r = plt_chain_look(ctx, (const char *const *)all.v, all.n, 0, &d->chain, err);
 	plt_names_release(&all);

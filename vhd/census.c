@@ -88,8 +88,9 @@ int vhd_fit_at(struct vhd_exam *x, uint64_t start, uint8_t *buf, enum vhd_fit *r
 		return 0;
 	}
 	/* the padding behind the bits is all alike */
-	if (used < v->bitmap_bytes && memcmp(bits + used, bits + used + 1, v->bitmap_bytes - used - 1))
-		ones = false;
+	if (used < v->bitmap_bytes && ((bits[used] && bits[used] != 0xff) ||
+				       memcmp(bits + used, bits + used + 1, v->bitmap_bytes - used - 1)))
+		return 0;
 	r = look_at_data(x, start, ones ? NULL : bits, buf, &content, &fits);
 	if (r < 0)
 		return r;
@@ -204,6 +205,8 @@ static int walk_room(struct walk *w, uint64_t from, uint64_t to, bool after)
 		if (fit < VHD_FIT_BITS) {
 			/* one that ends where the next begins, or where the footer stands */
 			if (r == 0 && (after || w->x->ends.tail.state != VHD_COPY_NONE) && to - at >= len && to - at < len + 4096) {
+				if (to - vhd_next_start(v, at) >= len)
+					at = vhd_next_start(v, at);
 				r = vhd_fit_at(w->x, at, w->buf, &fit, &content);
 				if (r == 0 && content)
 					r = add_orphan(w, at, fit, content);
@@ -309,15 +312,23 @@ static bool is_gpt(const uint8_t *p, uint64_t lba)
 	return crc32(0, copy, size) == plt_get_le32(p + 16);
 }
 
-uint64_t vhd_gpt_size(struct vhd_exam *x)
+uint64_t vhd_gpt_first_says(struct vhd_exam *x)
 {
-	uint8_t p[VHD_SECTOR], q[VHD_SECTOR];
+	uint8_t p[VHD_SECTOR];
 	uint64_t last;
 
 	if (vhd_read_guest(x, VHD_SECTOR, p, sizeof(p)) < 0 || !is_gpt(p, 1))
 		return 0;
 	last = plt_get_le64(p + 32);
-	if (last < 2 || last >= VHD_MAX_SECTORS || vhd_read_guest(x, last * VHD_SECTOR, q, sizeof(q)) < 0 ||
+	return last < 2 || last >= VHD_MAX_SECTORS ? 0 : (last + 1) * VHD_SECTOR;
+}
+
+uint64_t vhd_gpt_size(struct vhd_exam *x)
+{
+	uint8_t p[VHD_SECTOR], q[VHD_SECTOR];
+	uint64_t last = vhd_gpt_first_says(x) / VHD_SECTOR;
+
+	if (!last-- || vhd_read_guest(x, VHD_SECTOR, p, sizeof(p)) < 0 || vhd_read_guest(x, last * VHD_SECTOR, q, sizeof(q)) < 0 ||
 	    !is_gpt(q, last) || memcmp(p + 56, q + 56, 16))
 		return 0;
 	return (last + 1) * VHD_SECTOR;

@@ -20,6 +20,7 @@
 #include "vhd/check.h"
 
 #define SCAN_BYTES (1u << 20)
+#define FREED_BYTES 8192 /* of a block that was given back, its bitmap and both its ends, in pages of the host */
 
 static void emit(struct vhd_exam *x, const struct plt_finding *f, const char *fmt, va_list ap)
 {
@@ -312,7 +313,7 @@ static int check_table(struct vhd_exam *x, struct plt_error *err)
 /* How many blocks would fit there?  What is a hole of the file is no waste. */
 static uint64_t room_of(const struct vhd_exam *x, uint64_t from, uint64_t to)
 {
-	uint64_t len = vhd_block_len(&x->v), data = 0, n;
+	uint64_t len = vhd_block_len(&x->v), left = (to - from) / len * FREED_BYTES, data = 0, n;
 
 	if (to - from < len)
 		return 0;
@@ -325,7 +326,7 @@ static uint64_t room_of(const struct vhd_exam *x, uint64_t from, uint64_t to)
 		data += kind == PLT_STORE_DATA ? n : 0;
 	}
 	/* (of blocks that were given back their bitmaps remain, and the next writer uses the room) */
-	return data > (to - from) / 4 ? data / len : 0;
+	return data > left ? PLT_MAX(data / len, UINT64_C(1)) : 0;
 }
 
 /* How many blocks would fit between @from and @to, besides headers and tables? */
@@ -454,8 +455,8 @@ static int mend_dynamic(struct vhd_exam *x, struct plt_error *err)
 	r = vhd_mend_copies(x, err);
 	if (r == 0)
 		check_copies(x, *changed ? vhd_mended : vhd_found);
-	for (size_t i = 0; i < x->nunfit && r == 0 && !x->v.honoured; i++)
-		r = vhd_mend_bits(x, &x->unfit[i].u, x->unfit[i].hidden);
+	for (size_t i = 0; i < x->nunfit && r == 0; i++)
+		r = vhd_mend_bits(x, &x->unfit[i]);
 	return r;
 }
 
@@ -485,6 +486,24 @@ static int check_dynamic(struct vhd_exam *x, struct plt_error *err)
 	return r < 0 ? plt_error_default(err, -r, "out of memory") : 0;
 }
 
+/*
+ * Between two states, and no journal that says which (repair looks for it first).  What is there is looked at as it is,
+ * and the mark stays: it is what tells the next one.
+ */
+static int say_poisoned(struct vhd_exam *x, struct plt_error *err)
+{
+	const struct vhd_copy *t = &x->ends.tail;
+	bool chs;
+	uint64_t size = vhd_size(x->ends.use ? &x->ends.use->f : &t->f, VHD_SIZE_AUTO, &chs);
+	int r = 0;
+
+	vhd_found(x, "V-JRN", PLT_CORRUPTION, t->off, VHD_FOOTER, "a resize by vhd-util was cut short: its journal takes it back, "
+		  "if it lies beside the image with .vjournal, .journal or .jrn behind its name");
+	if (x->ex->mend && size)
+		r = vhd_doubt(x, PLT_INFERRED, PLT_GUESS, 0, size, "a resize was cut short, and its journal is not there");
+	return r < 0 ? plt_error_set(err, -r, "out of memory") : 0;
+}
+
 int vhd_examine(struct plt_examine *ex, struct plt_error *err)
 {
 	struct vhd_exam x = { .ex = ex };
@@ -492,6 +511,8 @@ int vhd_examine(struct plt_examine *ex, struct plt_error *err)
 	bool chs, damaged;
 	int r = vhd_read_ends(ex->file, &x.ends, &why);
 
+	if (vhd_is_poisoned(&x.ends.tail.f))
+		return say_poisoned(&x, err);
 	damaged = x.ends.head.state == VHD_COPY_BAD || x.ends.tail.state == VHD_COPY_BAD || vhd_mends(&x, PLT_MEND_MAP);
 	if (r == -EINVAL && x.ends.file_size >= VHD_FOOTER && damaged) {
 		r = vhd_mend_ends(&x, err);

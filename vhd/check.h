@@ -17,6 +17,7 @@ struct vhd_used {
 struct vhd_unfit {
 	struct vhd_used u;
 	uint32_t hidden;         /* sectors that hold something without their bits */
+	bool zero;               /* its bitmap is all zeros */
 };
 
 /* What the place of a block's bitmap says about whether a block is there. */
@@ -80,6 +81,8 @@ int vhd_doubt(struct vhd_exam *x, enum plt_doubt_kind kind, enum plt_certainty c
 /* ---- check_bits.c ---------------------------------------------------------------------------- */
 
 int vhd_check_bits(struct vhd_exam *x, struct plt_error *err);
+/* Say: a block of a differencing disk of which nothing is said to be there, and something is. */
+void vhd_zero_bitmap(struct vhd_exam *x, const struct vhd_used *u, uint64_t hidden);
 
 /* ---- census.c: blocks by their shape --------------------------------------------------------- */
 
@@ -92,6 +95,8 @@ int vhd_find_orphans(struct vhd_exam *x, struct plt_error *err);
 int vhd_read_guest(struct vhd_exam *x, uint64_t off, void *buf, size_t len);
 /* The size of the disk that a GPT with both its ends in place names; 0: there is none. */
 uint64_t vhd_gpt_size(struct vhd_exam *x);
+/* The same by the one at its beginning alone: the other may have been cut off. */
+uint64_t vhd_gpt_first_says(struct vhd_exam *x);
 
 /* ---- mend.c, mend_header.c: footers and dynamic header --------------------------------------- */
 
@@ -122,10 +127,8 @@ int vhd_show_pieces(struct plt_store *overlay, const struct plt_orphans *p, stru
 int vhd_mend_moves(struct vhd_exam *x);
 int vhd_tell_orphans(struct vhd_exam *x);
 int vhd_map_pieces(struct plt_ctx *ctx, struct plt_store *file, struct plt_orphans *ret, struct plt_error *err);
-/* The block's bitmap, all ones. */
-int vhd_mend_bits(struct vhd_exam *x, const struct vhd_used *u, uint64_t hidden);
-/* What a differencing disk shows of the block may be its parent's in place of its own. */
-int vhd_name_bits(struct vhd_exam *x, const struct vhd_used *u);
+/* The bits of a block that is there and that they do not fit. */
+int vhd_mend_bits(struct vhd_exam *x, const struct vhd_unfit *f);
 /* @map, of which [first, first+n) has changed, and the header @m at @off that has its checksum. */
 int vhd_mend_batmap(struct vhd_exam *x, uint64_t off, struct vhd_batmap *m, uint8_t *map, uint64_t first, uint64_t n);
 

@@ -61,7 +61,7 @@ static uint64_t clear_run(const struct vhd_state *v, const uint8_t *bits, uint64
 	return PLT_MIN(i, to) - from;
 }
 
-static int add_unfit(struct vhd_exam *x, const struct vhd_used *u, uint64_t hidden)
+static int add_unfit(struct vhd_exam *x, const struct vhd_used *u, uint64_t hidden, bool zero)
 {
 	if (x->nunfit == x->unfit_cap) {
 		size_t cap = x->unfit_cap ? 2 * x->unfit_cap : 64;
@@ -72,7 +72,7 @@ static int add_unfit(struct vhd_exam *x, const struct vhd_used *u, uint64_t hidd
 		x->unfit = grown;
 		x->unfit_cap = cap;
 	}
-	x->unfit[x->nunfit++] = (struct vhd_unfit){ *u, (uint32_t)hidden };
+	x->unfit[x->nunfit++] = (struct vhd_unfit){ *u, (uint32_t)hidden, zero };
 	return 0;
 }
 
@@ -91,8 +91,7 @@ static int wrong_batmap(struct vhd_exam *x, const struct vhd_used *u, uint64_t s
 	return r;
 }
 
-/* A block of a differencing disk of which nothing is said to be there, and something is. */
-static int zero_bitmap(struct vhd_exam *x, const struct vhd_used *u, uint64_t hidden)
+void vhd_zero_bitmap(struct vhd_exam *x, const struct vhd_used *u, uint64_t hidden)
 {
 	struct plt_finding f = { .id = "V-BMP-2", .severity = PLT_CORRUPTION, .count = 1,
 				 .host_off = (uint64_t)u->sector * VHD_SECTOR, .host_len = x->v.bitmap_bytes,
@@ -101,7 +100,6 @@ static int zero_bitmap(struct vhd_exam *x, const struct vhd_used *u, uint64_t hi
 	f.guest_len = PLT_MIN((uint64_t)x->v.block_size, x->size - f.guest_off);
 	plt_emit(x->ex, &f, "block %u: its bitmap is zero, and %" PRIu64 " sectors hold something; the parent's sectors are shown "
 		 "instead", u->block, hidden);
-	return x->ex->mend ? vhd_name_bits(x, u) : 0;
 }
 
 /*
@@ -123,7 +121,8 @@ static int check_block(struct vhd_exam *x, const struct vhd_used *u, uint8_t *bi
 	if (r == 0 && bits[0] == 0xff && !memcmp(bits, bits + 1, v->bitmap_bytes - 1))
 		return 0; /* as nearly all are */
 	zero = r == 0 && plt_is_zero(bits, v->bitmap_bytes);
-	look = !v->honoured || (child && zero); /* (where bits count, a stop leaves data without them) */
+	/* (where bits count, a stop leaves data without them; but mending asks whether a block is there at all) */
+	look = !v->honoured || (child && (zero || vhd_mends(x, PLT_MEND_MAP)));
 	if (!look && !complete)
 		return r;
 	sectors = PLT_MIN(sectors, disk);
@@ -138,9 +137,12 @@ static int check_block(struct vhd_exam *x, const struct vhd_used *u, uint8_t *bi
 		r = wrong_batmap(x, u, start, clear);
 	if (r < 0 || !hidden)
 		return r;
-	if (child && zero)
-		return complete ? 0 : zero_bitmap(x, u, hidden);
-	return add_unfit(x, u, hidden);
+	if (child && complete)
+		return 0;
+	if (!child || vhd_mends(x, PLT_MEND_MAP))
+		return add_unfit(x, u, hidden, zero);
+	vhd_zero_bitmap(x, u, hidden);
+	return 0;
 }
 
 /*
@@ -159,12 +161,12 @@ static int check_shared(struct vhd_exam *x, const struct vhd_used *u, uint8_t *b
 		if (++*looked > x->ends.file_size / vhd_block_len(&x->v))
 			return 0;
 		r = vhd_fit_at(x, start, buf, &fit, NULL);
-		return r == 0 && fit == VHD_FIT_NO ? add_unfit(x, u, 0) : r;
+		return r == 0 && fit == VHD_FIT_NO ? add_unfit(x, u, 0, false) : r;
 	}
 	r = plt_store_read(x->ex->file, start, bits, x->v.bitmap_bytes, PLT_IO_BITMAP, NULL);
 	if (r < 0 || (bits[0] == 0xff && !memcmp(bits, bits + 1, x->v.bitmap_bytes - 1)))
 		return 0;
-	return add_unfit(x, u, 0);
+	return add_unfit(x, u, 0, false);
 }
 
 int vhd_check_bits(struct vhd_exam *x, struct plt_error *err)

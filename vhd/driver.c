@@ -21,6 +21,9 @@ static uint32_t cluster_size(struct plt_image *img)
 	return vhd_of(img)->block_size;
 }
 
+/* vhd-util is told a name; these are what its callers choose. */
+static const char *const journals[] = { ".vjournal", ".journal", ".jrn", NULL };
+
 const struct plt_driver vhd_driver = {
 	.name = "vpc",
 	.alias = "vhd",
@@ -32,6 +35,8 @@ const struct plt_driver vhd_driver = {
 	.close = vhd_close,
 	.find_backing = vhd_find_backing,
 	.check_backing = vhd_check_backing,
+	.any_parent = "parent-check=off",
+	.adopt_parent = vhd_adopt_parent,
 	.map = vhd_map,
 	.place = vhd_place,
 	.publish = vhd_publish,
@@ -49,6 +54,8 @@ const struct plt_driver vhd_driver = {
 	.info = vhd_info,
 	.cluster_size = cluster_size,
 	.examine = vhd_examine,
+	.journals = journals,
+	.replay = vhd_replay,
 	.show_pieces = vhd_show_pieces,
 	.map_pieces = vhd_map_pieces,
 };

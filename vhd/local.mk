@@ -26,5 +26,6 @@ libplatter_core_la_SOURCES += \
 	vhd/resize.c \
 	vhd/space.c \
 	vhd/vhd.h \
+	vhd/vjournal.c \
 	vhd/zero.c \
 	$(NULL)

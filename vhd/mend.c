@@ -237,6 +237,14 @@ static int fixed_anew(struct vhd_exam *x, struct vhd_footer *f, uint64_t *ret_of
 			return -ENOENT;
 	}
 	*ret_off = plt_align_down(x->ends.file_size, VHD_SECTOR);
+	said = vhd_gpt_first_says(x);
+	if (said > size) {
+		*ret_how = "the disk's size is what its first partition table says; what lay behind the file's end is lost";
+		*ret_off = size = said;
+		r = vhd_doubt(x, PLT_LOST, PLT_PROVEN, x->ends.file_size, said - x->ends.file_size, "the file was cut short there");
+		if (r < 0)
+			return r;
+	}
 	return size ? new_footer(x, f, VHD_FIXED, VHD_NONE, size) : -ENOENT;
 }
 

@@ -94,7 +94,7 @@ static struct vhd_orphan *orphan_at(struct vhd_exam *x, uint64_t start)
 	return lo < x->norphans && x->orphans[lo].start == start ? &x->orphans[lo] : NULL;
 }
 
-/* The orphan that shares bytes with [start, start+len), the nearest; NULL: none. */
+/* The orphan that shares bytes with [start, start+len) and is believed for itself, the nearest; NULL: none. */
 static struct vhd_orphan *orphan_near(struct vhd_exam *x, uint64_t start)
 {
 	uint64_t len = vhd_block_len(&x->v), best = UINT64_MAX;
@@ -112,7 +112,7 @@ static struct vhd_orphan *orphan_near(struct vhd_exam *x, uint64_t start)
 	for (; lo < x->norphans && x->orphans[lo].start < start + len; lo++) {
 		uint64_t d = x->orphans[lo].start > start ? x->orphans[lo].start - start : start - x->orphans[lo].start;
 
-		if (d < best) {
+		if (d < best && x->orphans[lo].fit >= VHD_FIT_BITS) {
 			best = d;
 			ret = &x->orphans[lo];
 		}
@@ -291,11 +291,12 @@ static const char may_be_one[] = "no block is named here, and blocks in the file
 static const char shares[] = "its BAT entry names a block that another names, too";
 
 /*
- * The table has lost blocks, of which some have no place: any entry that is not in use may be one of theirs.  @none: all
- * have theirs.
+ * The table has lost blocks, of which some have no place: any entry that is not in use may be one of theirs.  (If it has
+ * others, or of a differencing disk, most are not.)  @none: all have theirs.
  */
 static int doubt_unused(struct vhd_exam *x, bool none)
 {
+	bool guess = x->v.type == VHD_DIFFERENCING || x->n;
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(65536);
 	int r = buf ? 0 : -ENOMEM;
 
@@ -308,7 +309,8 @@ static int doubt_unused(struct vhd_exam *x, bool none)
 			bool covers = d && d->off <= off;
 
 			if (!none && plt_get_be32(buf + i * 4) == VHD_UNUSED && !covers)
-				r = doubt_blocks(x, PLT_LOST, PLT_PROVEN, b + i, 1, may_be_one);
+				r = doubt_blocks(x, guess ? PLT_INFERRED : PLT_LOST, guess ? PLT_GUESS : PLT_PROVEN, b + i, 1,
+						 may_be_one);
 			else if (none && covers && !strcmp(d->why, may_be_one))
 				r = plt_doubts_clear(&x->ex->mend->doubts, PLT_DISK_ACTIVE, off, guest_len(x, b + i, 1));
 		}
@@ -422,8 +424,8 @@ static int name_unplaced(struct vhd_exam *x)
 	for (size_t i = 0; i < x->norphans && r == 0; i++)
 		if (x->orphans[i].content)
 			r = add_piece(&p, x->orphans[i].start);
-	if (r == 0 && p.o.n && !x->n)
-		r = doubt_unused(x, false);
+	if (r == 0 && p.o.n && (!x->n || p.o.v[0].host_off < (uint64_t)x->used[x->n - 1].sector * VHD_SECTOR))
+		r = doubt_unused(x, false); /* (what lies behind all others a stop leaves) */
 	else if (r == 0 && !p.o.n)
 		r = doubt_unused(x, true);
 	for (size_t i = 0; r == 0 && (end = next_shared(x, &i)); i = end)
@@ -443,7 +445,7 @@ static int name_unplaced(struct vhd_exam *x)
 
 /* ---- what is lost ---------------------------------------------------------------------------- */
 
-static int clear_lost(struct vhd_exam *x, uint64_t block, uint64_t n)
+static int clear_lost(struct vhd_exam *x, uint64_t block, uint64_t n, bool complete)
 {
 	PLT_AUTOFREE uint8_t *ones = malloc(n * 4);
 	struct plt_finding f = { .id = "V-BAT-6", .severity = PLT_CORRUPTION, .count = n, .mended = true,
@@ -458,13 +460,45 @@ static int clear_lost(struct vhd_exam *x, uint64_t block, uint64_t n)
 	if (r < 0)
 		return r;
 	x->ex->mend->changed = true;
-	plt_emit(x->ex, &f, "Repairing BAT entries %" PRIu64 " to %" PRIu64 ": their blocks are not in the file; what they held "
-		 "is lost and reads as zeros", block, block + n - 1);
+	plt_emit(x->ex, &f, complete ? "Repairing BAT entries %" PRIu64 " to %" PRIu64 ": every block in the file has its place; "
+		 "these had none" : "Repairing BAT entries %" PRIu64 " to %" PRIu64 ": their blocks are not in the file; what they "
+		 "held is lost and reads as zeros", block, block + n - 1);
 	return 0;
+}
+
+/* Does the entry name a place at which a block would begin if the file were longer? */
+static bool names_cut_block(const struct vhd_exam *x, uint32_t entry)
+{
+	uint64_t start = (uint64_t)entry * VHD_SECTOR, first;
+
+	if (start < x->end || !x->n)
+		return false;
+	first = (uint64_t)x->used[0].sector * VHD_SECTOR;
+	return (start - first) % vhd_block_len(&x->v) == 0 || (start - first) % vhd_stride(&x->v) == 0;
+}
+
+/*
+ * The file ends as it should, and all that lies in it has its place: then entries that cannot be had no block, unless one
+ * names the block that would come next, which somebody has cut off.
+ */
+static bool is_complete(struct vhd_exam *x)
+{
+	size_t first;
+	bool complete = x->ends.tail.state == VHD_COPY_GOOD && !x->ends.displaced && !x->overlaps && !count_content(x, &first);
+	uint64_t looked = 0;
+
+	for (size_t i = 0; i < x->bad.n && complete; i++)
+		for (uint64_t b = x->bad.v[i].off; b < x->bad.v[i].off + x->bad.v[i].len && complete; b++) {
+			uint32_t entry;
+
+			complete = ++looked < CLEARED_MAX && get_entry(x, b, &entry) == 0 && !names_cut_block(x, entry);
+		}
+	return complete;
 }
 
 static int give_up(struct vhd_exam *x, bool hopeless)
 {
+	bool complete = hopeless && is_complete(x);
 	int r = 0;
 
 	for (size_t i = 0; i < x->bad.n && r == 0; i++) {
@@ -473,9 +507,14 @@ static int give_up(struct vhd_exam *x, bool hopeless)
 		if (block >= x->v.blocks)
 			continue;
 		n = PLT_MIN(n, x->v.blocks - block);
-		r = doubt_blocks(x, PLT_LOST, PLT_PROVEN, block, n, "its BAT entry is wrong, and no block is known to be it");
-		if (r == 0 && hopeless && x->v.type == VHD_DYNAMIC && n <= CLEARED_MAX)
-			r = clear_lost(x, block, n);
+		if (complete)
+			r = doubt_blocks(x, PLT_INFERRED, PLT_STRONG, block, n,
+					 "its BAT entry was wrong, and every block in the file has its place");
+		else
+			r = doubt_blocks(x, PLT_LOST, PLT_PROVEN, block, n,
+					 "its BAT entry is wrong, and no block is known to be it");
+		if (r == 0 && hopeless && (complete || x->v.type == VHD_DYNAMIC) && n <= CLEARED_MAX)
+			r = clear_lost(x, block, n, complete);
 	}
 	return r;
 }

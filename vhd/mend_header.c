@@ -22,6 +22,8 @@
 #include "base/zero.h"
 #include "vhd/check.h"
 
+#define LOCATORS_ROOM (UINT64_C(1) << 20) /* behind the table, in which texts are looked for */
+#define LOCATOR_TEXT 4096 /* bytes of one, at most */
 #define LARGEST_TABLE (UINT64_C(16) << 20) /* bytes of one that is looked at here: 8 TiB in blocks of 2 MiB */
 
 static uint64_t bitmap_bytes(uint64_t block_size)
@@ -111,65 +113,76 @@ static bool says_length(struct vhd_exam *x, uint64_t table, uint64_t entries, ui
 
 /* ---- one wrong field ------------------------------------------------------------------------- */
 
-static bool believable(struct vhd_exam *x, const struct vhd_header *h)
+static bool believable(struct vhd_exam *x, const struct vhd_header *h, uint64_t *ret_used)
 {
-	uint64_t bs = plt_be32_get(h->block_size), entries = plt_be32_get(h->entries), used;
+	uint64_t bs = plt_be32_get(h->block_size), entries = plt_be32_get(h->entries);
 
 	return vhd_check_header(h, x->ends.file_size, NULL) == 0 && entries * bs >= x->size &&
-	       vhd_table_fits(x, plt_be64_get(h->table_offset), plt_div_up(x->size, bs), bs, &used);
+	       vhd_table_fits(x, plt_be64_get(h->table_offset), plt_div_up(x->size, bs), bs, ret_used);
 }
 
-static bool try_header(struct vhd_exam *x, struct vhd_header *h, const struct vhd_header *g, uint32_t want)
+/*
+ * The sum of all bytes is a weak checksum: another field, changed as well, may make up for the one that is wrong.  The
+ * table decides: where most of its entries make sense.
+ */
+struct candidates {
+	struct vhd_exam *x;
+	uint32_t want;
+	struct vhd_header best;
+	uint64_t used;
+	bool any;
+};
+
+static void try_header(struct candidates *c, const struct vhd_header *g)
 {
 	struct vhd_header s = *g;
+	uint64_t used;
 
-	s.checksum = plt_be32_make(want);
-	if (vhd_checksum(&s, sizeof(s), offsetof(struct vhd_header, checksum)) != want || !believable(x, &s))
-		return false;
-	*h = s;
-	return true;
+	s.checksum = plt_be32_make(c->want);
+	if (vhd_checksum(&s, sizeof(s), offsetof(struct vhd_header, checksum)) != c->want || !believable(c->x, &s, &used) ||
+	    (c->any && used <= c->used))
+		return;
+	c->best = s;
+	c->used = used;
+	c->any = true;
 }
 
 /* Is one field wrong, so that the stored checksum verifies once it is right? */
 static bool correct_field(struct vhd_exam *x, uint64_t header_off, struct vhd_header *h)
 {
 	const uint64_t tables[] = { header_off + VHD_HEADER, 1536, 2048, 4096, 8192 };
-	uint32_t want = plt_be32_get(h->checksum);
+	struct candidates c = { .x = x, .want = plt_be32_get(h->checksum) };
 	struct vhd_header g = *h;
 	uint32_t bs = plt_be32_get(h->block_size);
 
 	memcpy(g.cookie, VHD_HEADER_COOKIE, 8);
-	if (try_header(x, h, &g, want))
-		return true;
+	try_header(&c, &g);
 	g = *h;
 	g.data_offset = plt_be64_make(VHD_NONE);
-	if (try_header(x, h, &g, want))
-		return true;
+	try_header(&c, &g);
 	g = *h;
 	g.version = plt_be32_make(VHD_VERSION);
-	if (try_header(x, h, &g, want))
-		return true;
-	for (unsigned i = 0; i < PLT_ARRAY_SIZE(tables); i++) {
-		g = *h;
-		g.table_offset = plt_be64_make(tables[i]);
-		if (try_header(x, h, &g, want))
-			return true;
-	}
-	for (unsigned bit = 9; bit < 29; bit++) {
-		g = *h;
-		g.block_size = plt_be32_make(UINT32_C(1) << bit);
-		if (try_header(x, h, &g, want))
-			return true;
-	}
+	try_header(&c, &g);
 	for (unsigned more = 0; more < 3 && plt_is_pow2(bs) && bs >= VHD_MIN_BLOCK; more++) {
 		uint64_t n = plt_div_up(x->size, bs) + more;
 
 		g = *h;
 		g.entries = plt_be32_make((uint32_t)PLT_MIN(n, (uint64_t)UINT32_MAX));
-		if (try_header(x, h, &g, want))
-			return true;
+		try_header(&c, &g);
 	}
-	return false;
+	for (unsigned i = 0; i < PLT_ARRAY_SIZE(tables); i++) {
+		g = *h;
+		g.table_offset = plt_be64_make(tables[i]);
+		try_header(&c, &g);
+	}
+	for (unsigned bit = 9; bit < 29; bit++) {
+		g = *h;
+		g.block_size = plt_be32_make(UINT32_C(1) << bit);
+		try_header(&c, &g);
+	}
+	if (c.any)
+		*h = c.best;
+	return c.any;
 }
 
 /* ---- anew ------------------------------------------------------------------------------------ */
@@ -214,8 +227,70 @@ int vhd_guess_header(struct vhd_exam *x, uint64_t size, uint64_t header_off, str
 	return 0;
 }
 
+/* ---- what a child said of its parent ---------------------------------------------------------- */
+
+/* Is the text of a locator at @p, alone in its sectors?  Its bytes; 0: none. */
+static size_t locator_text(const uint8_t *p, size_t len, const char **ret_code)
+{
+	size_t n = 0, slashes = 0, end;
+
+	if (len >= 7 && !memcmp(p, "file://", 7)) {
+		*ret_code = "MacX";
+		n = strnlen((const char *)p, len);
+	} else {
+		for (; n + 2 <= len && plt_get_le16(p + n); n += 2) {
+			if (plt_get_le16(p + n) < 0x20 || plt_get_le16(p + n) >= 0xfffe)
+				return 0;
+			slashes += plt_get_le16(p + n) == '\\';
+		}
+		if (!slashes || n < 8)
+			return 0;
+		*ret_code = p[0] == '.' || (p[2] != ':' && p[0] != '\\') ? "W2ru" : "W2ku";
+	}
+	end = plt_align_up(n + 1, (size_t)VHD_SECTOR);
+	return end <= len && plt_is_zero(p + n, end - n) ? n : 0;
+}
+
+/* What the locators named stays where it was when the header goes: texts in front of the first block. */
+static int find_locators(struct vhd_exam *x, struct vhd_header *h, uint64_t header_off, unsigned *ret)
+{
+	uint64_t table = plt_be64_get(h->table_offset), entries = plt_be32_get(h->entries), n = 0, end = x->ends.file_size;
+	uint64_t behind = plt_align_up(table + entries * 4, VHD_SECTOR);
+	uint32_t *v = NULL;
+	int r = used_entries(x, table, entries, VHD_SECTOR, &v, &n);
+
+	if (r == 0 && n)
+		end = PLT_MIN(end, (uint64_t)v[0] * VHD_SECTOR);
+	free(v);
+	end = PLT_MIN(end, behind + LOCATORS_ROOM);
+	*ret = 0;
+	for (uint64_t off = VHD_FOOTER, len; r != -ENOMEM && off + VHD_SECTOR <= end && *ret < VHD_LOCATORS; off += len) {
+		struct vhd_locator *l = &h->locator[*ret];
+		uint8_t p[LOCATOR_TEXT];
+		const char *code;
+		size_t text;
+
+		len = VHD_SECTOR;
+		if ((off >= header_off && off < header_off + VHD_HEADER) || (off >= table && off < behind))
+			continue;
+		r = plt_store_read(x->ex->file, off, p, PLT_MIN(end - off, (uint64_t)sizeof(p)), PLT_IO_HEADER, NULL);
+		if (r < 0)
+			return r;
+		text = locator_text(p, PLT_MIN(end - off, (uint64_t)sizeof(p)), &code);
+		if (!text)
+			continue;
+		len = plt_align_up(text, (size_t)VHD_SECTOR);
+		memcpy(l->code, code, sizeof(l->code));
+		l->space = plt_be32_make((uint32_t)len);
+		l->length = plt_be32_make((uint32_t)text);
+		l->offset = plt_be64_make(off);
+		++*ret;
+	}
+	return r == -ENOMEM ? r : 0;
+}
+
 /* Parts of the header that can be nothing else are kept. */
-static void keep_parent(struct vhd_exam *x, struct vhd_header *h)
+static bool keep_parent(struct vhd_exam *x, struct vhd_header *h)
 {
 	static const char codes[] = "W2ruW2kuMacXMac Wi2rWi2k";
 	bool child = x->v.type == VHD_DIFFERENCING, any = false;
@@ -232,12 +307,13 @@ static void keep_parent(struct vhd_exam *x, struct vhd_header *h)
 			any = true;
 	}
 	if (memcmp(h->cookie, VHD_HEADER_COOKIE, 8) && !any) { /* nothing tells that this was a header */
-		memset(h->parent_id, 0, sizeof(h->parent_id));
+		memset(h->parent_id, child ? 0xff : 0, sizeof(h->parent_id)); /* (zeros are a raw image's) */
 		memset(h->parent_name, 0, sizeof(h->parent_name));
 		h->parent_timestamp = plt_be32_make(0);
 	}
 	h->reserved1 = plt_be32_make(0);
 	memset(h->reserved2, 0, sizeof(h->reserved2));
+	return any;
 }
 
 int vhd_mend_header(struct vhd_exam *x, const char *why, struct plt_error *err)
@@ -245,6 +321,9 @@ int vhd_mend_header(struct vhd_exam *x, const char *why, struct plt_error *err)
 	uint64_t off = plt_be64_get(x->v.footer.data_offset);
 	struct vhd_header h = x->v.header, sealed = h;
 	const char *how, *id = "V-HDR-3";
+	unsigned texts = 0;
+	uint64_t used;
+	bool kept;
 	int r = 0;
 
 	vhd_header_seal(&sealed);
@@ -256,14 +335,16 @@ int vhd_mend_header(struct vhd_exam *x, const char *why, struct plt_error *err)
 	}
 	if (correct_field(x, off, &h)) {
 		how = "one field is corrected, the checksum then verifies";
-	} else if (!memcmp(h.cookie, VHD_HEADER_COOKIE, 8) && believable(x, &sealed)) {
+	} else if (!memcmp(h.cookie, VHD_HEADER_COOKIE, 8) && believable(x, &sealed, &used)) {
 		h = sealed;
 		id = "V-HDR-2";
 		how = "its fields agree with the table, the checksum is computed anew";
 	} else {
 		id = "V-HDR-1";
-		keep_parent(x, &h);
+		kept = keep_parent(x, &h);
 		r = vhd_guess_header(x, x->size, off, &h, &how);
+		if (r == 0 && x->v.type == VHD_DIFFERENCING && !kept)
+			r = find_locators(x, &h, off, &texts);
 		vhd_header_seal(&h);
 		if (r == 0 && vhd_check_header(&h, x->ends.file_size, NULL) < 0)
 			r = -ENOENT;
@@ -277,7 +358,8 @@ int vhd_mend_header(struct vhd_exam *x, const char *why, struct plt_error *err)
 		r = plt_store_write(x->ex->file, off, &h, sizeof(h), PLT_IO_HEADER, NULL);
 	if (r < 0)
 		return plt_error_set(err, -r, "mending the dynamic header");
-	vhd_mended(x, id, PLT_CORRUPTION, off, VHD_HEADER, "%s: %s", why, how);
+	vhd_mended(x, id, PLT_CORRUPTION, off, VHD_HEADER, "%s: %s%s", why, how, texts ? "; the names of the parent that are "
+		   "found in the file are its locators again" : "");
 	return 1;
 }
 

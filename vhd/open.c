@@ -199,6 +199,9 @@ int vhd_open(struct plt_image *img, const struct plt_open_how *how, struct plt_e
 	r = read_options(v, how, &rule, err);
 	if (r == 0)
 		r = vhd_read_ends(img->file, &v->ends, err);
+	if (r == 0 && vhd_is_poisoned(&v->ends.tail.f) && img->writable)
+		r = plt_error_set(err, EBUSY, "a resize by vhd-util was cut short: 'platter repair' takes it back, with the journal "
+				  "beside the image");
 	if (r == 0) {
 		v->footer = v->ends.use->f;
 		v->type = plt_be32_get(v->footer.type);

@@ -109,3 +109,20 @@ int vhd_check_backing(struct plt_image *img, struct plt_image *below, struct plt
 	compare_times(img, below, parent);
 	return 0;
 }
+
+int vhd_adopt_parent(struct plt_store *file, struct plt_image *below, struct plt_error *err)
+{
+	struct vhd_header h;
+	struct vhd_ends e;
+	int r = vhd_read_ends(file, &e, err);
+
+	if (r == 0)
+		r = vhd_read_header(file, e.file_size, &e.use->f, &h, err);
+	if (r < 0)
+		return r;
+	memset(h.parent_id, 0, sizeof(h.parent_id));
+	if (below->drv == &vhd_driver)
+		memcpy(h.parent_id, vhd_of(below)->footer.id, sizeof(h.parent_id));
+	vhd_header_seal(&h);
+	return plt_store_write(file, plt_be64_get(e.use->f.data_offset), &h, sizeof(h), PLT_IO_HEADER, err);
+}

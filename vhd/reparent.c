@@ -281,8 +281,8 @@ int vhd_set_backing(struct plt_image *img, const char *name, const char *format,
 	int r;
 
 	name = name && *name ? name : NULL;
-	if (!name && v->type != VHD_DIFFERENCING)
-		return 0; /* so it is */
+	if (!name && v->type != VHD_DIFFERENCING) /* it has none (a last write that failed may have been made, too) */
+		return 0;
 	r = refuse(img, name, format, flags, err);
 	if (r == 0)
 		r = plan(img, name, format, flags, &h, &len, err);

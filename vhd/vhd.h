@@ -215,9 +215,17 @@ int vhd_layout(struct vhd_state *v, uint64_t size, uint64_t file_size, struct pl
 /* Write the footer at @off; with @sync behind it. */
 int vhd_put_footer(struct plt_image *img, uint64_t off, bool sync, struct plt_error *err);
 
+/* ---- vjournal.c ------------------------------------------------------------------------------- */
+
+#define VHD_POISON "v_poison" /* the cookie of a footer while vhd-util resizes */
+bool vhd_is_poisoned(const struct vhd_footer *f);
+/* As the driver's replay. */
+int vhd_replay(struct plt_store *file, struct plt_store *journal, char *ret_text, size_t len, struct plt_error *err);
+
 /* ---- parent.c -------------------------------------------------------------------------------- */
 
 int vhd_find_backing(struct plt_image *img, struct plt_error *err);
+int vhd_adopt_parent(struct plt_store *file, struct plt_image *below, struct plt_error *err);
 int vhd_check_backing(struct plt_image *img, struct plt_image *below, struct plt_error *err);
 
 /* ---- reparent.c ------------------------------------------------------------------------------ */

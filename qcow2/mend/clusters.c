@@ -269,6 +269,7 @@ static int put_some(struct clusters *c, size_t from, size_t *ret_next)
 	if (r == 0)
 		r = plt_store_write(x->c.file, off, c->table, q->cluster_size, PLT_IO_L2, NULL);
 	x->map_changed = x->ex->mend->changed = true;
+	x->ex->mend->map_damaged |= n != 0; /* what is left over now is not what a stop leaves */
 	plt_emit(x->ex,
 		 &(struct plt_finding){.id = "Q-L2", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true, .mended = true,
 				       .host_off = off, .host_len = q->cluster_size, .guest_off = index * span_of(q),
@@ -381,11 +382,13 @@ static int put_all(struct clusters *c)
 	return r;
 }
 
+static const char why_nameless[] = "the header is gone, and with it the name of a backing file";
+
 /* ---- giving up ------------------------------------------------------------------------------------------ */
 
 static bool was_taken_out(const struct plt_doubt *d)
 {
-	return strcmp(d->why, qcow2_why_zero) != 0;
+	return strcmp(d->why, qcow2_why_zero) && strcmp(d->why, why_nameless);
 }
 
 /* Of what is lost in one table, the empty entries become zeros that say so. */
@@ -428,10 +431,20 @@ static int put_zero_table(struct clusters *c, uint32_t index)
 	return r < 0 ? r : plt_store_write(c->x->c.file, off, c->table, c->x->q.cluster_size, PLT_IO_L2, NULL);
 }
 
-/* Every cluster has its place: what is still missing was never there. */
+/* Is something of this disk where it is only likely to belong? */
+static bool is_unsure(const struct plt_doubts *d, uint32_t disk)
+{
+	for (size_t i = 0; i < d->n; i++)
+		if (d->v[i].disk == disk && d->v[i].kind == PLT_INFERRED && d->v[i].certainty < PLT_STRONG)
+			return true;
+	return false;
+}
+
+/* Every cluster has its place: what is still missing was never there, if all of them are right. */
 static int nothing_is_left(struct clusters *c)
 {
 	struct plt_doubts *d = &c->x->ex->mend->doubts;
+	const bool unsure = is_unsure(d, c->t.disk);
 
 	for (size_t i = 0; i < d->n;) {
 		struct plt_doubt *v = &d->v[i];
@@ -439,7 +452,7 @@ static int nothing_is_left(struct clusters *c)
 		if (v->kind != PLT_LOST || v->disk != c->t.disk ||
 		    (strcmp(v->why, qcow2_why_zero) && strcmp(v->why, qcow2_why_overwritten))) {
 			i++;
-		} else if (c->x->backing && was_taken_out(v)) { /* unallocated, or zeros over the backing file? */
+		} else if (unsure || (c->x->backing && was_taken_out(v))) { /* unallocated, or zeros over the backing file? */
 			v->kind = PLT_INFERRED;
 			v->certainty = PLT_LIKELY;
 			i++;
@@ -465,6 +478,48 @@ static uint64_t taken_out(const struct qcow2_exam *x)
 	return n;
 }
 
+static int doubt_run(struct clusters *c, uint64_t from, uint64_t to)
+{
+	return from < to ? qcow2_doubt(c->x, &c->t, PLT_LOST, from, to - from, PLT_GUESS, why_nameless) : 0;
+}
+
+/*
+ * No header says any more whether there was a backing file.  A disk without its first cluster has no boot sector, no
+ * partition table and no volume: it had one, and what is not here was there.
+ */
+static int doubt_holes(struct clusters *c)
+{
+	const struct qcow2_state *q = &c->x->q;
+	uint64_t from = 0;
+	int r = 0;
+
+	for (uint32_t i = 0; i < c->n && r == 0; i++) {
+		if (!is_usable(c, c->l1[i]) || qcow2_l2_read(&c->x->c, c->l1[i], c->table) < 0)
+			continue;
+		for (uint32_t k = 0; k < 1U << q->l2_bits && r == 0; k++) {
+			uint64_t at = i * span_of(q) + ((uint64_t)k << q->cluster_bits);
+
+			if (is_empty(q, c->table, k))
+				continue;
+			if (!at)
+				return 0;
+			r = doubt_run(c, from, at);
+			from = at + q->cluster_size;
+		}
+	}
+	return r == 0 && from ? doubt_run(c, from, c->t.size) : r;
+}
+
+/*
+ * Are the orphans a part of the map?  Who only looks is told what may be wrong, even where it cannot be told; who repairs
+ * may be after a stop, which leaves the same, and has lost nothing then.  A few clusters are nearly always what was free.
+ */
+static bool may_be_lost(const struct qcow2_exam *x)
+{
+	return x->orphans == QCOW2_ORPHANS_LOST ||
+	       (x->orphans == QCOW2_ORPHANS_UNDECIDED && x->ex->mend->look && x->orphan_clusters >= QCOW2_SOME_ORPHANS);
+}
+
 static int give_up(struct clusters *c)
 {
 	struct qcow2_exam *x = c->x;
@@ -476,8 +531,11 @@ static int give_up(struct clusters *c)
 	if (r == 0 && !missing)
 		r = nothing_is_left(c);
 
+	if (r == 0 && x->ex->mend->nameless && !x->backing && !x->c.external && c->t.disk == PLT_DISK_ACTIVE)
+		r = doubt_holes(c);
+
 	/* what the map has lost, and nobody can say where it was: any place that is empty */
-	if (r == 0 && x->nstrays > taken_out(x) && x->orphans == QCOW2_ORPHANS_LOST && c->t.disk == PLT_DISK_ACTIVE) {
+	if (r == 0 && x->nstrays > taken_out(x) && may_be_lost(x) && c->t.disk == PLT_DISK_ACTIVE) {
 		r = find_gaps(c);
 		if (r == 0)
 			r = doubt_gaps(c);
@@ -555,7 +613,7 @@ int qcow2_mend_clusters(struct qcow2_exam *x)
 	if (!(mend->what & PLT_MEND_MAP))
 		return 0;
 	mend->more = mend->stage < PLT_MEND_SETTLE &&
-		     (has_losses(x) || (x->nstrays && x->orphans != QCOW2_ORPHANS_LEFT));
+		     (has_losses(x) || mend->nameless || (x->nstrays && x->orphans != QCOW2_ORPHANS_LEFT));
 	if (mend->stage == PLT_MEND_CLUSTERS)
 		return with_tree(x, &active, place_clusters);
 	if (mend->stage != PLT_MEND_SETTLE)

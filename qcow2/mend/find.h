@@ -53,6 +53,7 @@ struct qcow2_find {
 	uint32_t nt;
 	bool is_qcow2;            /* there are tables enough */
 	uint64_t l1_offset;       /* 0: not found */
+	bool l1_marked;           /* its tables have marks (COPIED), which a snapshot's have not */
 	uint32_t l1_size;         /* entries up to the end of its last cluster */
 	uint32_t l1_used;         /* up to the last that is used */
 	uint64_t reftable_offset; /* 0: not found */
@@ -61,6 +62,8 @@ struct qcow2_find {
 	uint64_t mapped_end;      /* of the guest's last cluster that is mapped */
 	uint64_t guest_start;     /* host place of the guest's first cluster, 0: not mapped or compressed */
 	bool zstd;
+	bool l1_is_snapshots;     /* the L1 table that was found is none of the disk's */
+	uint64_t made_size;       /* of the disk, if the L1 table is to be made anew */
 };
 
 uint64_t qcow2_find_bound(uint64_t file_size);
@@ -68,6 +71,12 @@ uint64_t qcow2_find_bound(uint64_t file_size);
 int qcow2_find_sights(struct qcow2_find *f);
 /* What it adds up to: cluster size, tables, which is which. */
 int qcow2_find_tables(struct qcow2_find *f);
+/*
+ * Of a file of which somebody says that it is an image: are there tables at all?  If no L1 table of the disk is among them,
+ * it goes behind the end of the file, for a disk as large as the guest says, or as the tables can map: made_size.  It is to
+ * be written as zeros; what belongs where is found out later.
+ */
+bool qcow2_find_l1_place(struct qcow2_find *f);
 /* Does some table name the cluster at @off? */
 bool qcow2_find_maps(struct qcow2_find *f, uint64_t off);
 /* Does nothing that the header says, of the beginning of the L1 table, lead to a table that can be? */

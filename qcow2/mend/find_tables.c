@@ -18,6 +18,12 @@
 #define MAX_GROUPS 4096 /* clusters that are read to tell a cluster size */
 #define MAX_EMPTY 64   /* tables of zeros that are looked for in one L1 table */
 #define NOWHERE 4096   /* of the L1 table, and of each table, that is looked at before all of the file is */
+#define MAX_BAD 2      /* entries of a table that may be damaged, */
+#define SURE 64        /* if for each there are so many that are not */
+#define MANY 16        /* entries of a table that is one for sure */
+#define SOME 4         /* and of the only one, in a file of which somebody says that it is an image */
+#define MAX_GUESSED 64 /* clusters by which an L1 table may begin earlier than it seems to */
+#define UNKNOWN 16     /* L1 entries for each table of a disk whose size nothing says */
 #define MAX_SAMPLES 256 /* clusters whose counts a refcount table must know */
 
 static void assume(struct qcow2_find *f, unsigned cluster_bits, bool extl2)
@@ -36,7 +42,7 @@ static void assume(struct qcow2_find *f, unsigned cluster_bits, bool extl2)
 static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t *seen, struct qcow2_found_table *ret)
 {
 	const struct qcow2_state *q = &f->x.q;
-	uint32_t n = 0;
+	uint32_t n = 0, bad = 0;
 
 	*ret = (struct qcow2_found_table){.off = off};
 	if (off + q->cluster_size > f->file_size ||
@@ -47,8 +53,11 @@ static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t 
 
 		if (!(e | bitmap))
 			continue;
-		if (!qcow2_entry_fits(&f->x, e, bitmap, &to))
-			return false;
+		if (!qcow2_entry_fits(&f->x, e, bitmap, &to)) {
+			if (++bad > MAX_BAD)
+				return false;
+			continue;
+		}
 		ret->n++;
 		ret->zeros |= e & QCOW2_L2_ZERO;
 		ret->compressed |= !!(e & QCOW2_COMPRESSED);
@@ -57,9 +66,8 @@ static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t 
 	}
 	qsort(seen, n, sizeof(*seen), qcow2_by_value);
 	for (uint32_t i = 1; i < n; i++)
-		if (seen[i] == seen[i - 1])
-			return false;
-	return ret->n > 0;
+		bad += seen[i] == seen[i - 1];
+	return ret->n > 0 && (!bad || (bad <= MAX_BAD && ret->n >= bad * SURE));
 }
 
 /* How many sights lie in whole tables at this cluster size?  @least: entries of one that counts. */
@@ -72,13 +80,13 @@ static uint64_t covered(struct qcow2_find *f, unsigned bits, bool extl2, uint32_
 	for (uint32_t i = 0, k; i < f->n && groups < MAX_GROUPS; i = k) {
 		struct qcow2_found_table t;
 		uint32_t n = 0;
-		bool may = true;
+		uint32_t odd = 0;
 
 		for (k = i; k < f->n && f->v[k].off >> bits == f->v[i].off >> bits; k++) {
-			may &= !f->v[k].align || f->v[k].align >= bits || f->v[k].align < QCOW2_MIN_CLUSTER_BITS;
+			odd += f->v[k].align && f->v[k].align < bits && f->v[k].align >= QCOW2_MIN_CLUSTER_BITS;
 			n += f->v[k].n >= least;
 		}
-		if (!may || !n)
+		if (odd * 4 > k - i || !n)
 			continue;
 		groups++;
 		if (is_table(f, f->v[i].off >> bits << bits, buf, seen, &t))
@@ -195,17 +203,45 @@ static bool names_only(const struct qcow2_find *f, const uint8_t *buf, bool l1, 
 		*ret_tables += table_find(f, off) != NULL;
 		*ret_marked |= !!(e & QCOW2_COPIED);
 	}
-	return *ret_n > 0;
+	return *ret_n + empty > 0;
 }
 
 struct run {
 	uint64_t off;
 	uint32_t clusters, tables, used;
+	bool marked;
 };
 
-static void end_run(struct run *run, struct run *best)
+/*
+ * Is something marked (COPIED) in the tables that are named?  What a snapshot shares is not; only what was written since
+ * is, in tables that the disk has of its own.
+ */
+static bool has_marks(struct qcow2_find *f, const struct run *run)
 {
-	if (run->tables > best->tables)
+	const struct qcow2_state *q = &f->x.q;
+	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(q->cluster_size);
+	uint32_t looks = 0;
+	plt_be64 e;
+
+	for (uint32_t i = 0; buf && i < run->used && looks < MAX_SAMPLES; i++) {
+		if (plt_store_read(f->file, run->off + (uint64_t)i * 8, &e, 8, PLT_IO_L1, NULL) < 0 ||
+		    !table_find(f, plt_be64_get(e) & QCOW2_L1_OFFSET) || ++looks == 0 ||
+		    plt_store_read(f->file, plt_be64_get(e) & QCOW2_L1_OFFSET, buf, q->cluster_size, PLT_IO_L2, NULL) < 0)
+			continue;
+		for (uint32_t at = 0; at < q->cluster_size; at += q->l2_entry_size)
+			if (plt_get_be64(buf + at) & QCOW2_COPIED)
+				return true;
+	}
+	return false;
+}
+
+static void end_run(struct qcow2_find *f, struct run *run, struct run *best)
+{
+	const bool more = run->tables > best->tables, half = run->tables * 2 >= best->tables;
+
+	if (run->tables)
+		run->marked = has_marks(f, run);
+	if (run->marked == best->marked ? more : run->marked ? run->tables && half : more && best->tables * 2 < run->tables)
 		*best = *run;
 	*run = (struct run){0};
 }
@@ -238,9 +274,9 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 		    off + q->cluster_size > f->file_size || plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_L1, NULL) < 0)
 			continue;
 		/* (tables of zeros are none by shape, nor are damaged ones) */
-		if (!names_only(f, buf, true, &n, &tables, &marked) || !tables ||
+		if (!names_only(f, buf, true, &n, &tables, &marked) || (n ? !tables : !run.tables) ||
 		    (tables != n && (n < 4 || tables * 2 < n))) {
-			end_run(&run, &best);
+			end_run(f, &run, &best);
 			continue;
 		}
 		if (run.tables) {
@@ -249,7 +285,7 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 			if (end == off || is_blank(f, end, off, buf))
 				run.clusters += (uint32_t)((off - end) >> q->cluster_bits);
 			else
-				end_run(&run, &best);
+				end_run(f, &run, &best);
 			if (end != off && plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_L1, NULL) < 0)
 				continue;
 		}
@@ -262,10 +298,11 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 		run.used = run.clusters * (q->cluster_size / 8) + last;
 		run.clusters++;
 	}
-	end_run(&run, &best);
+	end_run(f, &run, &best);
 	if (!best.tables)
 		return 0;
 	f->l1_offset = best.off;
+	f->l1_marked = best.marked;
 	f->l1_used = best.used;
 	f->l1_size = (uint32_t)PLT_MIN((uint64_t)best.clusters << (q->cluster_bits - 3), QCOW2_MAX_L1_BYTES / 8);
 	return 0;
@@ -367,6 +404,68 @@ static void look_at_map(struct qcow2_find *f, uint8_t *buf)
 		f->guest_start = plt_get_be64(buf) & QCOW2_L2_OFFSET;
 }
 
+/* The table that maps the guest's partition table is that of the first L1 entry.  UINT64_MAX: there is none, or several. */
+static uint64_t first_table(struct qcow2_find *f)
+{
+	const struct qcow2_state *q = &f->x.q;
+	uint64_t found = UINT64_MAX, to = (f->gpt + 512) >> q->cluster_bits << q->cluster_bits;
+	plt_be64 e;
+
+	for (uint32_t i = 0; i < f->nt && f->gpt != UINT64_MAX && !f->gpt_several; i++) {
+		if (plt_store_read(f->file, f->t[i].off + (uint64_t)(512 >> q->cluster_bits) * q->l2_entry_size, &e, 8, PLT_IO_L2, NULL) < 0 ||
+		    (plt_be64_get(e) & QCOW2_COMPRESSED) || (plt_be64_get(e) & QCOW2_L2_OFFSET) != to)
+			continue;
+		if (found != UINT64_MAX)
+			return UINT64_MAX;
+		found = f->t[i].off;
+	}
+	return found;
+}
+
+static bool names(struct qcow2_find *f, uint64_t table)
+{
+	for (uint32_t i = 0; i < f->l1_used; i++)
+		if (l1_at(f, i) == table)
+			return true;
+	return false;
+}
+
+/* Is each cluster from @from to @to such as no table names? */
+static bool is_nobodys(struct qcow2_find *f, uint64_t from, uint64_t to)
+{
+	for (; from < to; from += f->x.q.cluster_size)
+		if (names(f, from) || qcow2_find_maps(f, from))
+			return false;
+	return true;
+}
+
+/*
+ * An L1 table whose first clusters name nothing, or are damaged, seems to begin behind them.  The guest knows better; and
+ * where images are made by QEMU or us, it begins at the fourth cluster.
+ */
+static void tell_start(struct qcow2_find *f)
+{
+	const struct qcow2_state *q = &f->x.q;
+	const uint64_t usual = UINT64_C(3) << q->cluster_bits, first = f->l1_offset ? first_table(f) : UINT64_MAX;
+	uint32_t i = 0, more;
+
+	if (first == UINT64_MAX)
+		return;
+	while (i < f->l1_used && l1_at(f, i) != first)
+		i++;
+	if (i < f->l1_used && (uint64_t)i * 8 % q->cluster_size == 0) {
+		f->l1_offset += (uint64_t)i * 8;
+		f->l1_used -= i;
+		f->l1_size -= i;
+	} else if (i == f->l1_used && f->l1_offset > usual && f->l1_offset - usual <= (uint64_t)MAX_GUESSED << q->cluster_bits &&
+		   is_nobodys(f, usual, f->l1_offset)) {
+		more = (uint32_t)((f->l1_offset - usual) / 8);
+		f->l1_offset = usual;
+		f->l1_used += more;
+		f->l1_size += more;
+	}
+}
+
 /* By what do compressed clusters begin? */
 static void tell_codec(struct qcow2_find *f, uint8_t *buf)
 {
@@ -391,6 +490,82 @@ static void tell_codec(struct qcow2_find *f, uint8_t *buf)
 		}
 	}
 	f->zstd = zstd * 2 > all;
+}
+
+/*
+ * The tables that the L1 table names have no marks: is there another that has?  Then it is a snapshot's; the disk's tables
+ * were copied for what was written since.
+ */
+static bool has_newer_tables(struct qcow2_find *f, uint8_t *buf)
+{
+	const struct qcow2_state *q = &f->x.q;
+	uint32_t looks = 0;
+
+	for (uint32_t i = 0; i < f->nt && f->l1_offset && !f->l1_marked && looks < MAX_GROUPS; i++) {
+		bool marked = false;
+
+		if (f->t[i].off == f->reftable_offset || names(f, f->t[i].off) || ++looks == 0 ||
+		    plt_store_read(f->file, f->t[i].off, buf, q->cluster_size, PLT_IO_L2, NULL) < 0)
+			continue;
+		for (uint32_t at = 0; at < q->cluster_size && !marked; at += q->l2_entry_size)
+			marked = plt_get_be64(buf + at) & QCOW2_COPIED && !table_find(f, plt_get_be64(buf + at) & QCOW2_L1_OFFSET);
+		if (marked)
+			return true;
+	}
+	return false;
+}
+
+/* How many of the tables have marks, as the guest's have?  (What names clusters as a list of refcount blocks has none.) */
+static uint64_t marked_tables(struct qcow2_find *f, uint8_t *buf, uint64_t *ret_most)
+{
+	const struct qcow2_state *q = &f->x.q;
+	uint64_t tables = 0;
+
+	*ret_most = 0;
+	for (uint32_t i = 0; i < f->nt; i++) {
+		uint32_t n = 0;
+
+		if (plt_store_read(f->file, f->t[i].off, buf, q->cluster_size, PLT_IO_L2, NULL) < 0)
+			continue;
+		for (uint32_t at = 0; at < q->cluster_size; at += q->l2_entry_size) {
+			uint64_t e = plt_get_be64(buf + at), to = e & QCOW2_L2_OFFSET;
+
+			if (e & QCOW2_COMPRESSED)
+				(void)qcow2_compressed_range(q, e, &to);
+			n += (e & (QCOW2_COPIED | QCOW2_COMPRESSED)) && to < f->file_size;
+		}
+		tables += n * 4 >= f->t[i].n * 3;
+		*ret_most = PLT_MAX(*ret_most, (uint64_t)n);
+	}
+	return tables;
+}
+
+bool qcow2_find_l1_place(struct qcow2_find *f)
+{
+	const struct qcow2_state *q = &f->x.q;
+	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(q->cluster_size);
+	uint64_t tables, most, size, entries;
+
+	f->l1_is_snapshots = buf && has_newer_tables(f, buf);
+	tables = buf ? marked_tables(f, buf, &most) : 0;
+	if (!tables || (tables < 2 && most < SOME))
+		return false;
+	if (f->l1_offset && !f->l1_is_snapshots)
+		return true;
+	/* (that of one table says it all; of several nobody knows which are missing, and too large does no harm) */
+	size = f->gpt_size && !f->gpt_several ? f->gpt_size : f->l1_is_snapshots ? f->l1_used : tables == 1 ? 1 : tables * UNKNOWN;
+	if (size != f->gpt_size)
+		size <<= q->cluster_bits + q->l2_bits;
+	entries = size <= INT64_MAX ? qcow2_l1_entries(q, size) : UINT64_MAX;
+	if (entries > QCOW2_MAX_L1_BYTES / 8 || f->file_size > QCOW2_MAX_HOST_OFFSET / 2) {
+		f->l1_is_snapshots = false;
+		return false;
+	}
+	f->l1_offset = plt_align_up(f->file_size, q->cluster_size);
+	f->l1_size = (uint32_t)entries;
+	f->l1_used = 0;
+	f->made_size = size;
+	return true;
 }
 
 bool qcow2_find_maps(struct qcow2_find *f, uint64_t off)
@@ -473,11 +648,13 @@ int qcow2_find_tables(struct qcow2_find *f)
 	if (r == 0)
 		r = find_l1(f, buf);
 	if (r == 0)
+		tell_start(f);
+	if (r == 0)
 		r = find_reftable(f, buf);
 	if (r < 0)
 		return r;
 	for (uint32_t i = 0; i < f->nt; i++)
-		large += f->t[i].n >= 16;
+		large += f->t[i].n >= MANY;
 	/* Tables of an image that is a guest's file name places in that file, and lead nowhere here. */
 	f->is_qcow2 = f->l1_offset && (f->reftable_offset || large >= 2);
 	look_at_map(f, buf);

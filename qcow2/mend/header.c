@@ -31,6 +31,7 @@ struct mending {
 	uint32_t len;
 	unsigned fields; /* changed */
 	bool readable;   /* as it is */
+	bool nameless;   /* it is a new one, and no name of a backing file was found */
 };
 
 static uint64_t get64(const struct mending *m, size_t at)
@@ -437,7 +438,7 @@ static void new_header(struct mending *m)
 	struct qcow2_find *f = m->f;
 	const struct qcow2_state *q = &f->x.q;
 	uint32_t name = 0, name_len = 0;
-	uint64_t size = found_size(f), incompatible = 0;
+	uint64_t size = f->made_size ? f->made_size : found_size(f), incompatible = 0;
 	bool named = find_name(m, 512, &name, &name_len), luks = is_place(f, f->luks) && !qcow2_find_maps(f, f->luks);
 	uint8_t *ext = m->buf + sizeof(struct qcow2_header);
 
@@ -454,6 +455,8 @@ static void new_header(struct mending *m)
 	plt_put_be64(m->buf + AT(l1_table_offset), f->l1_offset);
 	plt_put_be64(m->buf + AT(refcount_table_offset), f->reftable_offset);
 	plt_put_be32(m->buf + AT(refcount_table_clusters), f->reftable_clusters);
+	if (f->l1_is_snapshots) /* of a table that is nowhere (its place stays 0): it is made by the L1 tables that are there */
+		plt_put_be32(m->buf + AT(nb_snapshots), 1);
 	if (f->zstd)
 		incompatible |= QCOW2_INCOMPAT_COMPRESSION;
 	if (q->extl2)
@@ -475,6 +478,7 @@ static void new_header(struct mending *m)
 		plt_put_be64(ext + 8, f->luks);
 		plt_put_be64(ext + 16, len);
 	}
+	m->nameless = !named;
 	m->fields++;
 	plt_emit(m->ex,
 		 &(struct plt_finding){.id = "Q-HDR", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
@@ -488,6 +492,16 @@ static void new_header(struct mending *m)
 }
 
 /* ---- both ------------------------------------------------------------------------------------------------- */
+
+/* An L1 table that is made anew: as long as its last byte is there, all of it is. */
+static int write_l1(struct mending *m)
+{
+	const struct qcow2_find *f = m->f;
+	static const uint8_t zeros[512];
+
+	return plt_store_write(m->ex->file, f->l1_offset + plt_align_up((uint64_t)f->l1_size * 8, sizeof(zeros)) - sizeof(zeros),
+			       zeros, sizeof(zeros), PLT_IO_L1, NULL);
+}
 
 static int write_out(struct mending *m, const uint8_t *was)
 {
@@ -506,6 +520,7 @@ static int decide(struct mending *m, struct plt_error *err)
 	PLT_AUTOFREE uint8_t *was = plt_alloc_io(f->x.q.cluster_size);
 	PLT_AUTOFREE char *backing = NULL, *format = NULL;
 	struct qcow2_state q = {0};
+	bool smaller;
 	int r;
 
 	m->len = f->x.q.cluster_size;
@@ -519,26 +534,35 @@ static int decide(struct mending *m, struct plt_error *err)
 	if (agreeing(m) >= 3) {
 		set32(m, AT(magic), QCOW2_MAGIC, "mark of the format", "it is");
 		/* (damaged tables say little of what they were: one must lead to others) */
-		if (f->hint > f->x.q.cluster_bits && get32(m, AT(cluster_bits)) == f->hint &&
-		    qcow2_l1_fits(f, get64(m, AT(l1_table_offset)), get32(m, AT(l1_size)), f->hint))
-			return -ENOENT; /* parts of damaged tables look like tables of an image with smaller clusters */
-		if (f->l1_offset || !f->hint)
+		/* (parts of large tables look like tables of an image with smaller clusters) */
+		smaller = f->hint > f->x.q.cluster_bits && get32(m, AT(cluster_bits)) == f->hint &&
+			  qcow2_l1_fits(f, get64(m, AT(l1_table_offset)), get32(m, AT(l1_size)), f->hint);
+		if (smaller && m->readable)
+			return -ENOENT;
+		if (!smaller && (f->l1_offset || !f->hint))
 			set32(m, AT(cluster_bits), f->x.q.cluster_bits, "cluster size", "the tables are whole with");
-		mend_version(m);
-		mend_features(m);
+		if (!smaller) {
+			mend_version(m);
+			mend_features(m);
+		}
 		if (get32(m, AT(version)) == 3 && get64(m, AT(incompatible_features)) & ~QCOW2_INCOMPAT_KNOWN)
 			return -ENOENT; /* the reader has said so */
 		mend_backing(m);
 		mend_extensions(m);
-		mend_crypt(m);
+		if (!smaller)
+			mend_crypt(m);
 		if (get32(m, AT(cluster_bits)) == f->x.q.cluster_bits)
 			mend_tables(m);
-	} else if (f->is_qcow2) {
+	} else if (f->is_qcow2 || !(m->ex->mend && m->ex->mend->guess)) {
+		if (!qcow2_find_l1_place(f) && !f->is_qcow2)
+			return -ENOENT;
 		new_header(m);
 	}
 	if (!m->fields)
 		return -ENOENT;
 	r = write_out(m, was);
+	if (r == 0 && f->made_size)
+		r = write_l1(m);
 	if (r == 0) {
 		r = qcow2_header_read(f->file, m->ex->name, true, &q, &backing, &format, err);
 		if (r == 0 && m->readable && qcow2_leads_nowhere(f->file, &q))
@@ -547,8 +571,11 @@ static int decide(struct mending *m, struct plt_error *err)
 		if (r < 0)
 			(void)plt_store_write(f->file, 0, was, m->len, PLT_IO_HEADER, NULL); /* (an overlay) */
 	}
-	if (m->ex->mend)
-		m->ex->mend->changed |= r == 0;
+	if (m->ex->mend && r == 0) {
+		m->ex->mend->changed = true;
+		m->ex->mend->map_damaged |= f->made_size != 0;
+		m->ex->mend->nameless |= m->nameless;
+	}
 	return r;
 }
 
@@ -572,6 +599,57 @@ int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *
 	free(m.buf);
 	qcow2_find_release(&f);
 	return r;
+}
+
+/* ---- features that nobody knows ------------------------------------------------------------------------------ */
+
+/* Has the image's own table a name for one of these incompatible features?  Then it was made by who knows them. */
+static bool has_name(const struct mending *m, uint64_t features)
+{
+	uint32_t at = extension_at(m, QCOW2_EXT_FEATURES), len = at ? plt_get_be32(m->buf + at + 4) : 0;
+
+	for (uint32_t i = at + 8; len && i + sizeof(struct qcow2_feature_name) <= at + 8 + len && at + 8 + len <= m->len;
+	     i += sizeof(struct qcow2_feature_name))
+		if (m->buf[i] == 0 && m->buf[i + 1] < 64 && features >> m->buf[i + 1] & 1)
+			return true;
+	return false;
+}
+
+int qcow2_ignore_features(struct qcow2_exam *x)
+{
+	struct plt_examine *ex = x->ex;
+	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(4096);
+	PLT_AUTOFREE char *backing = NULL, *format = NULL;
+	struct mending m = {.ex = ex, .buf = buf, .len = 4096};
+	struct qcow2_state q = {0};
+	uint64_t features, unknown;
+	plt_be64 v;
+	int r = buf ? plt_store_read(ex->file, 0, buf, m.len, PLT_IO_HEADER, NULL) : -ENOMEM;
+
+	if (r < 0)
+		return r;
+	features = get64(&m, AT(incompatible_features));
+	unknown = features & ~QCOW2_INCOMPAT_KNOWN;
+	if (!unknown || get32(&m, AT(version)) != 3 || has_name(&m, unknown))
+		return -ENOTSUP;
+	v = plt_be64_make(features & QCOW2_INCOMPAT_KNOWN);
+	r = plt_store_write(ex->file, AT(incompatible_features), &v, sizeof(v), PLT_IO_HEADER, NULL);
+	if (r == 0)
+		r = qcow2_header_read(ex->file, ex->name, true, &q, &backing, &format, NULL);
+	if (r == 0 && qcow2_leads_nowhere(ex->file, &q))
+		r = -ENOTSUP;
+	qcow2_state_release(&q);
+	if (r < 0) {
+		(void)plt_store_write(ex->file, AT(incompatible_features), buf + AT(incompatible_features), sizeof(v), PLT_IO_HEADER,
+				      NULL); /* (an overlay) */
+		return r;
+	}
+	plt_emit(ex, &(struct plt_finding){.id = "Q-HDR", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
+					   .host_off = AT(incompatible_features), .host_len = sizeof(v)},
+		 "ERROR header: the image claims incompatible features that nobody knows (%#" PRIx64 "); nothing in the file shows "
+		 "them: they are ignored to look at it, and it is not changed", unknown);
+	ex->mend->changed = true;
+	return 0;
 }
 
 /* ---- a size, or an encryption, that the guest gives the lie -------------------------------------------------- */
@@ -619,18 +697,19 @@ static int grow_to_l1(struct qcow2_exam *x, bool *ret_mended)
 	return plt_store_write(x->c.file, AT(size), &v, 8, PLT_IO_HEADER, NULL);
 }
 
-int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_mended)
+int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_said)
 {
+	const bool mends = x->ex->mend && (x->ex->mend->what & PLT_MEND_MAP);
 	const struct qcow2_state *q = &x->q;
 	uint8_t gpt[512];
 	uint64_t last, size;
 	plt_be64 v;
 
-	*ret_mended = false;
-	if (!q->virtual_size && x->ex->mend && (x->ex->mend->what & PLT_MEND_MAP) && q->l1_size)
-		return grow_to_l1(x, ret_mended);
+	*ret_said = false;
+	if (!q->virtual_size && mends && q->l1_size)
+		return grow_to_l1(x, ret_said);
 	/* both copies of a partition table say where the disk ends, and one of them lies there */
-	if (!x->ex->mend || !(x->ex->mend->what & PLT_MEND_MAP) || q->crypt_method || q->external ||
+	if (q->crypt_method || q->external ||
 	    !read_guest(x->c.file, q, 512, gpt, sizeof(gpt)) || memcmp(gpt, "EFI PART", 8) || plt_get_le64(gpt + 24) != 1)
 		return 0;
 	last = plt_get_le64(gpt + 32);
@@ -642,12 +721,15 @@ int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_mended)
 	if (qcow2_l1_entries(q, size) > q->l1_size)
 		return 0;
 	plt_emit(x->ex, &(struct plt_finding){.id = "Q-HDR-SIZE", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
-					      .mended = true, .host_off = AT(size), .host_len = 8, .guest_off = q->virtual_size,
+					      .mended = mends, .host_off = AT(size), .host_len = 8, .guest_off = q->virtual_size,
 					      .guest_len = size - q->virtual_size},
-		 "Repairing header: the disk has %" PRIu64 " bytes by both copies of its partition table, not %" PRIu64, size,
-		 q->virtual_size);
+		 "%s header: the disk has %" PRIu64 " bytes by both copies of its partition table, not %" PRIu64,
+		 mends ? "Repairing" : "ERROR", size, q->virtual_size);
+	*ret_said = true;
+	if (!mends)
+		return 0;
 	v = plt_be64_make(size);
-	*ret_mended = x->ex->mend->changed = true;
+	x->ex->mend->changed = true;
 	return plt_store_write(x->c.file, AT(size), &v, 8, PLT_IO_HEADER, NULL);
 }
 

@@ -272,6 +272,9 @@ static int leftover_entry(void *arg, uint32_t index, uint64_t e)
  * where it has none; and what the disk had before, or the deleted one, is still counted, in places that are not empty
  * too.  Without such a leftover the empty places are all by which the disk differs from what it was before: what fits
  * them makes it that, which is no mixture of two states.
+ *
+ * Or was a disk emptied, all that it held having been committed?  Then it has nothing, in a new L1 table, and the old one
+ * is still there.
  */
 static bool stop_explains(struct mending *m)
 {
@@ -279,6 +282,8 @@ static bool stop_explains(struct mending *m)
 	struct stop s = {.m = m, .leftover = x->explained || x->npieces > m->n, .budget = MAX_COMPARED};
 	uint64_t left = QCOW2_MAX_L1_BYTES;
 
+	if (x->emptied)
+		return true;
 	for (uint32_t i = 0; i < x->q.nb_snapshots && !m->applied; i++) {
 		const struct qcow2_snapshot *p = &x->q.snapshots[i];
 
@@ -309,6 +314,7 @@ static void drop_empty(struct mending *m)
 struct from_snapshot {
 	struct mending *m;
 	uint64_t budget;
+	bool rest; /* every other table has its place */
 };
 
 static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
@@ -326,6 +332,8 @@ static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
 		return 0;
 	if (is_overcounted(m, off))
 		return put(m, off, g, m->applied ? PLT_STRONG : PLT_PROVEN, "it is a snapshot's as well, and is counted once more than it is named");
+	if (f->rest)
+		return put(m, off, g, PLT_STRONG, "it is a snapshot's as well, and no other table is left");
 	if (f->budget < x->npieces)
 		return 0;
 	f->budget -= x->npieces;
@@ -333,9 +341,9 @@ static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
 	return i == UINT32_MAX ? 0 : put_piece(m, i, g, PLT_STRONG, "it is a newer copy of a snapshot's table");
 }
 
-static int by_snapshots(struct mending *m)
+static int by_snapshots(struct mending *m, bool rest)
 {
-	struct from_snapshot f = { m, MAX_COMPARED };
+	struct from_snapshot f = { m, MAX_COMPARED, rest };
 
 	return each_snapshot(m, snapshot_entry, &f);
 }
@@ -364,6 +372,14 @@ static int owed_entry(void *arg, uint32_t index, uint64_t e)
 	return 0;
 }
 
+static bool is_empty(const struct mending *m)
+{
+	for (uint32_t i = 0; i < m->x->q.l1_size; i++)
+		if (m->l1[i])
+			return false;
+	return true;
+}
+
 int qcow2_map_owed(struct qcow2_exam *x)
 {
 	struct mending m = {.x = x};
@@ -378,7 +394,14 @@ int qcow2_map_owed(struct qcow2_exam *x)
 	r = m.table && m.other && m.used ? find_gaps(&m) : -ENOMEM;
 	if (r == 0 && m.n && !stop_explains(&m))
 		r = each_snapshot(&m, owed_entry, &o);
-	if (r == 0 && o.n) {
+	if (r == 0 && o.n && is_empty(&m)) { /* a disk that was emptied by a commit that was stopped looks the same */
+		if (x->orphans == QCOW2_ORPHANS_LEFT)
+			x->orphans = QCOW2_ORPHANS_UNDECIDED;
+		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-L1", x->q.l1_offset, (uint64_t)x->q.l1_size * 8, 0, 0,
+				 "The active L1 table is empty, and %" PRIu32 " tables of snapshots are counted for the disk, too: a "
+				 "commit was stopped that had emptied it, or part of the map is lost. 'repair' and 'check -r all' "
+				 "put the tables back; until then their counts stay", o.n);
+	} else if (r == 0 && o.n) {
 		x->orphans = QCOW2_ORPHANS_LOST;
 		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-L1", o.table, x->q.cluster_size, o.index * span(&x->q), span(&x->q),
 				 "ERROR part of the map is lost: %" PRIu32 " L1 entries are empty, or lead to nothing that could be "
@@ -419,8 +442,10 @@ static int by_caller(struct mending *m)
 
 		uint32_t i = piece_find(x, p->host_off);
 
-		if (g && !g->filled && i < x->npieces && x->pieces[i].off == p->host_off && !m->used[i])
+		if (g && !g->filled && i < x->npieces && x->pieces[i].off == p->host_off && !m->used[i]) {
 			r = put_piece(m, i, g, p->certainty, p->why);
+			x->ex->mend->map_damaged = true; /* no stop takes a table away that the guest had in use */
+		}
 	}
 	return r;
 }
@@ -458,6 +483,14 @@ static int by_exclusion(struct mending *m)
 		}
 	return gaps == 1 && pieces == 1 && is_marked(m, piece) ?
 	       put_piece(m, piece, &m->v[gap], PLT_STRONG, "the only orphan, and the only empty place") : 0;
+}
+
+static bool all_used(const struct mending *m)
+{
+	for (uint32_t i = 0; i < m->x->npieces; i++)
+		if (!m->used[i])
+			return false;
+	return true;
 }
 
 /* ---- what is left ---------------------------------------------------------------------------- */
@@ -500,11 +533,14 @@ int qcow2_mend_map(struct qcow2_exam *x)
 	if (r == 0 && m.n)
 		r = by_old_l1(&m);
 	if (r == 0 && m.n)
-		r = by_snapshots(&m);
+		r = by_snapshots(&m, false);
 	if (r == 0 && m.n)
 		r = by_caller(&m);
 	if (r == 0 && m.n)
 		r = by_exclusion(&m);
+	/* without counts nothing else says what is shared */
+	if (r == 0 && m.n && (x->counts_gone || x->ex->mend->counts_gone) && all_used(&m))
+		r = by_snapshots(&m, true);
 	if (r == 0 && m.n)
 		r = hand_over(&m);
 	mending_release(&m);

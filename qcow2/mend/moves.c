@@ -19,6 +19,9 @@
 #include "base/error.h"
 #include "qcow2/check.h"
 
+#define MAX_DONORS 16          /* snapshots, the newest */
+#define MAX_LOOKS (1U << 16)   /* at pairs of tables */
+
 struct moving {
 	struct qcow2_exam *x;
 	struct qcow2_tree t;
@@ -211,19 +214,116 @@ static int fill(struct plt_orphans *p, uint64_t span, uint32_t n)
 	return p->v ? 0 : -ENOMEM;
 }
 
+/*
+ * Clusters that a snapshot names and that are counted once more than they are named: the disk had them in the same
+ * place, where it has nothing now, or a cluster that is named more often than it is counted.
+ */
+struct common {
+	struct qcow2_exam *x;
+	struct plt_orphans *ret;
+	uint64_t *l1;
+	uint8_t *mine, *theirs;
+	size_t cap;
+	uint32_t looks;
+};
+
+static int note_l1(void *arg, uint32_t index, uint64_t e)
+{
+	((struct common *)arg)->l1[index] = e & QCOW2_L1_OFFSET;
+	return 0;
+}
+
+/* How often it is counted, less how often it is named. */
+static int64_t surplus(struct qcow2_exam *x, uint64_t off)
+{
+	uint64_t k = off >> x->q.cluster_bits, stored;
+
+	return off & (x->q.cluster_size - 1) || off >= x->c.file_size || qcow2_stored_count(&x->c, k, &stored) < 0 ? 0 :
+	       (int64_t)stored - (int64_t)qcow2_references(&x->c, k);
+}
+
+static int add_common(struct common *c, uint64_t host, uint64_t guest)
+{
+	if (c->ret->n >= c->cap) {
+		void *v = realloc(c->ret->v, 2 * (c->cap + 16) * sizeof(*c->ret->v));
+
+		if (!v)
+			return -ENOMEM;
+		c->ret->v = v;
+		c->cap = 2 * (c->cap + 16);
+	}
+	c->ret->v[c->ret->n++] = (struct plt_orphan){.host_off = host, .guest_off = guest};
+	return 0;
+}
+
+static bool is_plain(uint64_t e)
+{
+	return !(e & (QCOW2_COMPRESSED | QCOW2_L2_ZERO)) && e & QCOW2_L2_OFFSET;
+}
+
+static int common_table(void *arg, uint32_t index, uint64_t entry)
+{
+	struct common *c = arg;
+	struct qcow2_exam *x = c->x;
+	const struct qcow2_state *q = &x->q;
+	uint64_t off = entry & QCOW2_L1_OFFSET, own = index < q->l1_size ? c->l1[index] : 0;
+	int r = 0;
+
+	if (!own || own == off || own & (q->cluster_size - 1) || off & (q->cluster_size - 1) || own >= x->c.file_size ||
+	    off >= x->c.file_size || ++c->looks > MAX_LOOKS || qcow2_l2_read(&x->c, own, c->mine) < 0 ||
+	    qcow2_l2_read(&x->c, off, c->theirs) < 0)
+		return 0;
+	for (uint32_t i = 0; i < 1U << q->l2_bits && r == 0; i++) {
+		uint64_t mine = plt_get_be64(c->mine + (size_t)i * q->l2_entry_size);
+		uint64_t theirs = plt_get_be64(c->theirs + (size_t)i * q->l2_entry_size);
+
+		if (is_plain(theirs) && (mine & QCOW2_L2_OFFSET) != (theirs & QCOW2_L2_OFFSET) &&
+		    (!mine || (is_plain(mine) && surplus(x, mine & QCOW2_L2_OFFSET) < 0)) &&
+		    surplus(x, theirs & QCOW2_L2_OFFSET) > 0)
+			r = add_common(c, theirs & QCOW2_L2_OFFSET,
+				       ((uint64_t)index << q->l2_bits | i) << q->cluster_bits);
+	}
+	return r;
+}
+
+static int find_common(struct qcow2_exam *x, struct plt_orphans *ret)
+{
+	const struct qcow2_state *q = &x->q;
+	struct common c = {.x = x, .ret = ret, .cap = ret->n};
+	int r;
+
+	if (!q->nb_snapshots || x->refs_bad || x->c.external)
+		return 0;
+	c.l1 = calloc((size_t)q->l1_size + 1, sizeof(*c.l1));
+	c.mine = plt_alloc_io(q->cluster_size);
+	c.theirs = plt_alloc_io(q->cluster_size);
+	r = c.l1 && c.mine && c.theirs ? qcow2_l1_each(&x->c, q->l1_offset, q->l1_size, note_l1, &c) : -ENOMEM;
+	for (uint32_t i = q->nb_snapshots; i-- && i + MAX_DONORS >= q->nb_snapshots && r == 0;) {
+		const struct qcow2_snapshot *s = &q->snapshots[i];
+
+		if (x->snapshot_times[i] && x->snapshot_times[i] != QCOW2_ASTRAY)
+			r = qcow2_l1_each(&x->c, s->l1_offset, s->l1_size, common_table, &c);
+	}
+	free(c.l1);
+	free(c.mine);
+	free(c.theirs);
+	return r == -EIO ? 0 : r;
+}
+
 int qcow2_tell_orphans(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
 	struct plt_mend *mend = x->ex->mend;
-	int r = fill(&mend->pieces, UINT64_C(1) << (q->cluster_bits + q->l2_bits), x->npieces);
+	const bool counted = !x->refs_bad; /* else anything may be free */
+	int r = fill(&mend->pieces, UINT64_C(1) << (q->cluster_bits + q->l2_bits), counted ? x->npieces : 0);
 
 	if (r == 0)
-		r = fill(&mend->clusters, q->cluster_size, x->c.external ? 0 : x->nstrays);
+		r = fill(&mend->clusters, q->cluster_size, x->c.external || !counted ? 0 : x->nstrays);
 	for (size_t i = 0; r == 0 && i < mend->pieces.n; i++)
 		mend->pieces.v[i] = (struct plt_orphan){.host_off = x->pieces[i].off, .guest_off = PLT_UNPLACED};
 	for (size_t i = 0; r == 0 && i < mend->clusters.n; i++)
 		mend->clusters.v[i] = (struct plt_orphan){.host_off = x->strays[i], .guest_off = PLT_UNPLACED};
-	return r;
+	return r == 0 ? find_common(x, &mend->clusters) : r;
 }
 
 struct listing {

@@ -35,7 +35,6 @@
 #include "base/zero.h"
 #include "qcow2/check.h"
 
-#define SOME 8      /* clusters: more than are free, and not zero, in an image without counts, as a rule */
 #define MANY 64     /* entries of a table: more than one sector of it holds */
 /* Clusters mapped behind an orphan: more, and more bytes, than are mapped between two flushes as a rule. */
 #define FAR_CLUSTERS UINT64_C(1024)
@@ -311,6 +310,8 @@ static int keep_l1s(struct census *c)
 {
 	struct qcow2_exam *x = c->x;
 
+	for (uint32_t i = 0; i < c->n && !c->l1_any; i++)
+		x->emptied |= c->v[i].l1;
 	if (!x->ex->mend)
 		return 0;
 	x->l1s = calloc((size_t)c->n + 1, sizeof(*x->l1s));
@@ -520,7 +521,7 @@ static enum qcow2_orphan_verdict judge_uncounted(struct census *c, const struct 
 {
 	unsigned shapes = look_for_gaps(c);
 
-	if (l->tables || shapes & QCOW2_SHAPE_GARBAGE || (shapes & QCOW2_SHAPE_ZERO && c->x->orphan_clusters >= SOME))
+	if (l->tables || shapes & QCOW2_SHAPE_GARBAGE || (shapes & QCOW2_SHAPE_ZERO && c->x->orphan_clusters >= QCOW2_SOME_ORPHANS))
 		return QCOW2_ORPHANS_LOST;
 	return has_room(c) || shapes & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_SPARSE) ? QCOW2_ORPHANS_UNDECIDED : QCOW2_ORPHANS_LEFT;
 }
@@ -534,8 +535,10 @@ static enum qcow2_orphan_verdict judge_rest(struct census *c, const struct lost 
 		return judge_uncounted(c, l);
 	if (l->clusters >= MANY && (c->highest ? l->below && is_far_below(c, first) : l->clusters >= far(c)))
 		return QCOW2_ORPHANS_LOST;
+	if ((c->x->cut || (c->x->ex->mend && c->x->ex->mend->cut)) && (l->tables || look_for_gaps(c) & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_GARBAGE)))
+		return QCOW2_ORPHANS_LOST;
 	if (!c->highest)
-		return QCOW2_ORPHANS_UNDECIDED;
+		return c->x->orphan_clusters >= far(c) && look_for_gaps(c) ? QCOW2_ORPHANS_LOST : QCOW2_ORPHANS_UNDECIDED;
 	if (!below)
 		return QCOW2_ORPHANS_LEFT;
 	shapes = look_for_gaps(c);
@@ -597,6 +600,8 @@ static int judge(struct census *c)
 		if (!x->pieces)
 			return -ENOMEM;
 	}
+	if (x->ex->mend)
+		x->ex->mend->cut |= x->cut;
 	l = lost_tables(c);
 	for (size_t i = 0; i < c->all.n && r == 0; i++)
 		for (uint64_t off = c->all.v[i].off; off < c->all.v[i].off + c->all.v[i].len && r == 0; off += x->q.cluster_size)

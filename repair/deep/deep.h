@@ -74,6 +74,8 @@ struct deep_map {
 /* Of the layer that is mended: its clusters, or the tables above them (none: .n is 0). */
 int plt_deep_map(struct plt_repair *rep, struct plt_disk *disk, bool tables, struct deep_map *ret, struct plt_error *err);
 void plt_deep_map_release(struct deep_map *m);
+/* The first run that ends behind a place; .n: none. */
+size_t plt_deep_run(const struct deep_map *m, uint64_t guest);
 /* The piece at a place: its kind, and where it lies. */
 enum deep_kind plt_deep_at(const struct deep_map *m, uint64_t guest, uint64_t *ret_host);
 /* Places that name the same bytes of the file as another does. */
@@ -110,7 +112,9 @@ struct deep_steps {
 	unsigned phase, tries;
 	struct plt_move *moves;
 };
-/* The disk as @overlay has it, with all that lies below it where that can be opened. */
+/* Is there a layer that names one below it, which has not been opened? */
+bool plt_deep_lacks_base(struct plt_disk *disk);
+/* The disk as @overlay has it, with all that lies below it. */
 int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_disk **ret, struct plt_error *err);
 int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st,
 		  void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);

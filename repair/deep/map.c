@@ -98,11 +98,10 @@ int plt_deep_map(struct plt_repair *rep, struct plt_disk *disk, bool tables, str
 	return r == -ENOMEM ? plt_error_set(err, ENOMEM, "out of memory") : r;
 }
 
-enum deep_kind plt_deep_at(const struct deep_map *m, uint64_t guest, uint64_t *ret_host)
+size_t plt_deep_run(const struct deep_map *m, uint64_t guest)
 {
 	size_t lo = 0, hi = m->n;
 
-	*ret_host = DEEP_NOWHERE;
 	while (lo < hi) {
 		size_t mid = lo + (hi - lo) / 2;
 
@@ -111,6 +110,14 @@ enum deep_kind plt_deep_at(const struct deep_map *m, uint64_t guest, uint64_t *r
 		else
 			hi = mid;
 	}
+	return lo;
+}
+
+enum deep_kind plt_deep_at(const struct deep_map *m, uint64_t guest, uint64_t *ret_host)
+{
+	size_t lo = plt_deep_run(m, guest);
+
+	*ret_host = DEEP_NOWHERE;
 	if (lo == m->n || m->v[lo].guest > guest)
 		return DEEP_ABSENT;
 	if (m->v[lo].host != DEEP_NOWHERE)

@@ -124,7 +124,8 @@ static int lay_out(struct puzzle *p, struct plt_repair *rep, const struct plt_me
 	if (r < 0 || left->span != p->m->span || !left->n || (!p->m->tables && plt_repair_any_packed(rep, disk, left)))
 		return r;
 	for (size_t i = 0; i < left->n && r == 0; i++)
-		r = add_piece(p, left->v[i].host_off, PLT_UNPLACED);
+		if (left->v[i].guest_off == PLT_UNPLACED)
+			r = add_piece(p, left->v[i].host_off, PLT_UNPLACED);
 	return r;
 }
 
@@ -205,8 +206,36 @@ static size_t close_exchanges(const struct deep_map *m, struct plt_move *v, size
 	return k;
 }
 
+/*
+ * What another copy of the map says, and the counts: where something else is mapped, that is one too many; where nothing
+ * is, the guest has to have something there.
+ */
+static size_t known_moves(const struct puzzle *p, const struct plt_orphans *left, const struct deep_suspects *who,
+			  struct plt_move *ret, size_t n, const struct plt_move *before)
+{
+	size_t k = 0;
+
+	for (size_t i = 0; i < left->n; i++) {
+		uint64_t at = left->v[i].guest_off, host;
+		bool taken = at == PLT_UNPLACED || (k && ret[k - 1].guest_off == at);
+
+		for (size_t j = 0; j < n && !taken && n < EXCHANGES_MAX; j++)
+			taken = before[j].guest_off == at || before[j].host_off == left->v[i].host_off;
+		if (taken || left->span != p->m->span || n >= EXCHANGES_MAX)
+			continue;
+		if (plt_deep_at(p->m, at, &host) == DEEP_ABSENT ? plt_extents_overlaps(&who->holes, at, 1) : host != DEEP_NOWHERE) {
+			ret[k] = (struct plt_move){ .host_off = left->v[i].host_off, .guest_off = at, .from = PLT_UNPLACED,
+						    .certainty = PLT_STRONG };
+			snprintf(ret[k].why, sizeof(ret[k].why), "a snapshot has it there, and it is counted once more than it is named");
+			k++;
+		}
+	}
+	return k;
+}
+
 static size_t choose(struct plt_repair *rep, const struct puzzle *p, const struct plt_placement *v, uint32_t n,
-		     struct plt_move *moves, size_t room, struct plt_extents *ret_known)
+		     const struct plt_orphans *left, const struct deep_suspects *who, struct plt_move *moves, size_t room,
+		     struct plt_extents *ret_known)
 {
 	size_t k = 0;
 
@@ -228,7 +257,9 @@ static size_t choose(struct plt_repair *rep, const struct puzzle *p, const struc
 		snprintf(t->why, sizeof(t->why), "%s", v[i].why);
 		k++;
 	}
-	qsort(moves, k, sizeof(*moves), by_guest);
+	k += known_moves(p, left, who, moves + k, k, moves);
+	if (k)
+		qsort(moves, k, sizeof(*moves), by_guest);
 	return drop_open(p->m, moves, close_exchanges(p->m, moves, k, room));
 }
 
@@ -296,6 +327,8 @@ int plt_deep_moves(struct plt_repair *rep, const struct plt_mend *mend, struct p
 	struct puzzle p = { .m = m, .o.span = m->span };
 	struct plt_placement *v = NULL;
 	uint32_t n = 0;
+	const struct plt_orphans *left = m->tables ? &mend->pieces : &mend->clusters;
+	size_t room = 0;
 	bool better = false;
 	int r = lay_out(&p, rep, mend, disk, who);
 
@@ -304,13 +337,14 @@ int plt_deep_moves(struct plt_repair *rep, const struct plt_mend *mend, struct p
 	if (r == 0) {
 		settle(&p);
 		r = plt_repair_ask(rep, disk, &p.o, &v, &n, err);
+		room = 2 * (size_t)n + left->n + 1;
 	}
 	if (r == 0)
-		*ret = calloc(2 * (size_t)n + 1, sizeof(**ret));
+		*ret = calloc(room, sizeof(**ret));
 	if (r == 0 && !*ret)
 		r = -ENOMEM;
 	if (r == 0)
-		*ret_n = choose(rep, &p, v, n, *ret, 2 * (size_t)n, ret_known);
+		*ret_n = choose(rep, &p, v, n, left, who, *ret, room, ret_known);
 	if (r == 0 && *ret_n)
 		r = try(rep, mend, disk, m->span, *ret, *ret_n, &better, err);
 	if (r < 0 || !better) {

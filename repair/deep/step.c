@@ -32,11 +32,20 @@ int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_
 
 	o.flags = PLT_OPEN_FORCE_SHARE | (rep->no_backing ? PLT_OPEN_NO_BACKING : 0);
 	r = plt_disk_open_store(rep->ctx, overlay, rep->name, rep->format, &o, ret, err);
-	if (r < 0 && r != -ENOMEM && !rep->no_backing) {
-		o.flags |= PLT_OPEN_NO_BACKING;
-		r = plt_disk_open_store(rep->ctx, overlay, rep->name, rep->format, &o, ret, NULL);
+	if (r == 0 && plt_deep_lacks_base(*ret)) { /* (what it does not have itself would look like a loss) */
+		plt_disk_close(*ret, NULL);
+		*ret = NULL;
+		r = plt_error_set(err, ENOENT, "what lies below '%s' is not there", rep->name);
 	}
 	return r;
+}
+
+bool plt_deep_lacks_base(struct plt_disk *disk)
+{
+	for (const struct plt_image *img = plt_disk_image(disk); img; img = plt_image_backing(img))
+		if (img->backing_name && !plt_image_backing(img))
+			return true;
+	return false;
 }
 
 /* ---- what stays in doubt -------------------------------------------------------------------------- */

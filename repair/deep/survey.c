@@ -19,6 +19,7 @@
 
 #define TAILS_MAX 65536        /* ends of files that are looked at */
 #define NAMED_MAX 65536        /* structures that are asked where they belong */
+#define NOTED_MAX 65536        /* ranges of what is bad or odd */
 #define RANGES_MAX (8u << 20)  /* of files' blocks, and of metadata */
 
 void plt_deep_survey_release(struct deep_survey *s)
@@ -37,7 +38,7 @@ void plt_deep_survey_release(struct deep_survey *s)
 
 static void note(struct deep_survey *s, struct plt_extents *to, uint64_t off, uint64_t len)
 {
-	if (!s->error)
+	if (!s->error && (to->n < NOTED_MAX || (to != &s->bad && to != &s->odd)))
 		s->error = plt_extents_add(to, off, len);
 }
 

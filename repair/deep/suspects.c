@@ -46,6 +46,16 @@ static int add_all(const struct deep_map *m, struct plt_extents *to, const struc
 	return r;
 }
 
+/* Bytes of [from, end) that are mapped. */
+static uint64_t mapped(const struct deep_map *m, uint64_t from, uint64_t end)
+{
+	uint64_t n = 0;
+
+	for (size_t i = plt_deep_run(m, from); i < m->n && m->v[i].guest < end; i++)
+		n += PLT_MIN(end, m->v[i].guest + m->v[i].len) - PLT_MAX(from, m->v[i].guest);
+	return n;
+}
+
 /* Tables that map little of what the guest has there: perhaps another's. */
 static int add_empty(const struct deep_map *m, const struct deep_map *clusters, const struct deep_survey *s,
 		     struct plt_extents *to)
@@ -53,17 +63,15 @@ static int add_empty(const struct deep_map *m, const struct deep_map *clusters, 
 	int r = 0;
 
 	for (size_t i = 0, k = 0; i < m->n && r == 0; i++) {
-		uint64_t from = m->v[i].guest, end = from + m->span, have = 0, all = 0, host;
+		uint64_t from = m->v[i].guest, end = from + m->span, have = 0, all = 0;
 
 		while (k < s->data.n && s->data.v[k].off + s->data.v[k].len <= from)
 			k++;
 		for (size_t d = k; d < s->data.n && s->data.v[d].off < end; d++) {
 			uint64_t a = PLT_MAX(s->data.v[d].off, from), b = PLT_MIN(s->data.v[d].off + s->data.v[d].len, end);
 
-			for (uint64_t at = plt_align_down(a, clusters->span); at < b; at += clusters->span) {
-				all++;
-				have += plt_deep_at(clusters, at, &host) != DEEP_ABSENT;
-			}
+			all += b - a;
+			have += mapped(clusters, a, b);
 		}
 		if (all && (all - have) * EMPTY_PART >= all)
 			r = plt_extents_add(to, from, m->span);
@@ -119,20 +127,27 @@ static int add_unsure(const struct deep_map *m, const struct deep_survey *s, str
 static int find_holes(const struct deep_map *m, const struct plt_extents *said, const struct plt_extents *sure,
 		      struct plt_extents *ret)
 {
-	uint64_t n = 0, host;
+	uint64_t n = 0;
 	int r = 0;
 
-	for (size_t i = 0; i < said->n && r == 0; i++) {
-		uint64_t end = said->v[i].off + said->v[i].len;
+	for (size_t i = 0; i < said->n && n < HOLES_MAX && r == 0; i++) {
+		uint64_t at = plt_align_down(said->v[i].off, m->span), end = said->v[i].off + said->v[i].len;
 
-		for (uint64_t at = plt_align_down(said->v[i].off, m->span); at < end && n < HOLES_MAX && r == 0; at += m->span) {
-			enum deep_kind kind = plt_deep_at(m, at, &host);
+		for (size_t k = plt_deep_run(m, at); at < end && n < HOLES_MAX && r == 0;) {
+			const struct deep_run *run = k < m->n ? &m->v[k] : NULL;
+			bool in = run && run->guest <= at;
 
-			if ((kind == DEEP_ABSENT || (kind == DEEP_ZERO && host == DEEP_NOWHERE)) &&
-			    !(sure && plt_extents_overlaps(sure, at, m->span))) {
+			if (in && !(run->kind == DEEP_ZERO && run->host == DEEP_NOWHERE)) {
+				at = run->guest + run->len;
+				k++;
+				continue;
+			}
+			if (!sure || !plt_extents_overlaps(sure, at, m->span)) {
 				r = plt_extents_add(ret, at, m->span);
 				n++;
 			}
+			at += m->span;
+			k += in && run->guest + run->len <= at;
 		}
 	}
 	return r;
@@ -142,16 +157,18 @@ static int find_holes(const struct deep_map *m, const struct plt_extents *said, 
 static int find_hidden(struct plt_repair *rep, const struct deep_map *m, const struct deep_survey *s, struct plt_extents *ret)
 {
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(m->span);
-	uint64_t n = 0;
+	uint64_t n = 0, reads = 0;
 	int r = buf ? 0 : -ENOMEM;
 
 	for (size_t i = 0; i < m->n && r == 0; i++)
 		for (uint64_t at = 0; m->v[i].kind == DEEP_ZERO && m->v[i].host != DEEP_NOWHERE && at < m->v[i].len &&
-		     n < HIDDEN_MAX && r == 0; at += m->span) {
+		     reads < HIDDEN_MAX && r == 0; at += m->span) {
 			uint64_t guest = m->v[i].guest + at;
 
-			if ((!plt_extents_overlaps(&s->data, guest, m->span) && !plt_extents_overlaps(&s->bad, guest, m->span)) ||
-			    plt_store_read(rep->overlay, m->v[i].host + at, buf, m->span, PLT_IO_DATA, NULL) < 0 ||
+			if (!plt_extents_overlaps(&s->data, guest, m->span) && !plt_extents_overlaps(&s->bad, guest, m->span))
+				continue;
+			reads++;
+			if (plt_store_read(rep->overlay, m->v[i].host + at, buf, m->span, PLT_IO_DATA, NULL) < 0 ||
 			    plt_is_zero(buf, m->span))
 				continue;
 			r = plt_extents_add(ret, guest, m->span);

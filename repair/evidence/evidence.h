@@ -12,7 +12,7 @@
  * Time is near linear in the bytes of the objects (each is read once in full, and in places again in
  * each of at most 32 rounds) and in the metadata of the guest's filesystems.  Memory: 1/256 of what the
  * objects hold, at most 256 MiB, and 4 bytes for each 64 KiB of span; 40 bytes a mark (at most 4 Mi),
- * 40 a fact (8 Mi), 32 a vote of a run (4 Mi); 120 bytes an object and as many a slot, and 32 for each
+ * 40 a fact (8 Mi), 32 a vote of a run (4 Mi), 10 an anchor; 120 bytes an object and as many a slot, and 32 for each
  * of the at most 12 slots that an object is scored for.  With more data
  * than that, objects are looked at in samples, and further facts are not taken.
  */
@@ -44,8 +44,9 @@ struct plt_puzzle {
 	 * unknown, or it has none there.  May be NULL.
 	 */
 	uint64_t (*host_of)(void *arg, uint32_t object, uint64_t off);
-	/* Guest offset of what is mapped, and known, at this host position; UINT64_MAX: none.  May be NULL. */
-	uint64_t (*guest_at)(void *arg, uint64_t host_off);
+	/* What is mapped, and known, near the objects on the host, unit by unit, ascending by host; for objects of one unit. */
+	const struct plt_anchor { uint64_t host, guest; } *anchors;
+	uint32_t nanchors;
 	uint32_t nobjects;
 	const uint64_t *slots; /* guest offsets at which an object is missing: ascending, multiples of span */
 	uint32_t nslots;

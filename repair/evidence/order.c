@@ -36,35 +36,64 @@ static int compare_hosts(const void *a, const void *b)
 	return x->object < y->object ? -1 : x->object > y->object;
 }
 
-static uint64_t host_end(const struct plt_puzzle *p, uint32_t object)
+static uint32_t items(const struct ev *ev)
 {
-	uint64_t host = p->host_of(p->arg, object, p->span - p->unit);
+	return ev->p->nobjects + ev->p->nanchors;
+}
+
+static const struct plt_anchor *anchor(const struct ev *ev, uint32_t item)
+{
+	return item < ev->p->nobjects ? NULL : &ev->p->anchors[item - ev->p->nobjects];
+}
+
+static uint64_t host_end(const struct ev *ev, uint32_t item)
+{
+	const struct plt_puzzle *p = ev->p;
+	uint64_t host = anchor(ev, item) ? anchor(ev, item)->host : p->host_of(p->arg, item, p->span - p->unit);
 
 	return host ? host + p->unit : 0;
+}
+
+/* Where an item is in the guest; UINT64_MAX: nobody knows yet. */
+static uint64_t guest_of(const struct ev *ev, uint32_t item)
+{
+	if (anchor(ev, item))
+		return anchor(ev, item)->guest;
+	return ev->slot_of[item] == EV_NONE ? UINT64_MAX : ev->p->slots[ev->slot_of[item]];
+}
+
+static bool is_placed(const struct ev *ev, uint32_t item)
+{
+	return item >= ev->p->nobjects || ev->slot_of[item] != EV_NONE;
+}
+
+static enum plt_certainty certainty_of(const struct ev *ev, uint32_t item)
+{
+	return item >= ev->p->nobjects ? PLT_PROVEN : ev->place[ev->slot_of[item]].certainty;
 }
 
 int plt_ev_order_init(struct ev *ev)
 {
 	const struct plt_puzzle *p = ev->p;
-	struct key *keys = malloc(((size_t)p->nobjects + 1) * sizeof(*keys));
+	struct key *keys = malloc(((size_t)items(ev) + 1) * sizeof(*keys));
 	uint32_t n = 0;
 
-	ev->chain = malloc(((size_t)p->nobjects + 1) * sizeof(*ev->chain));
-	ev->hops = calloc((size_t)p->nobjects + 1, sizeof(*ev->hops));
+	ev->chain = malloc(((size_t)items(ev) + 1) * sizeof(*ev->chain));
+	ev->hops = calloc((size_t)items(ev) + 1, sizeof(*ev->hops));
 	if (!ev->chain || !ev->hops || !keys) {
 		free(keys);
 		return -ENOMEM;
 	}
-	memset(ev->chain, 0xff, ((size_t)p->nobjects + 1) * sizeof(*ev->chain));
-	for (uint32_t o = 0; p->host_of && o < p->nobjects; o++) {
-		uint64_t host = p->host_of(p->arg, o, 0);
+	memset(ev->chain, 0xff, ((size_t)items(ev) + 1) * sizeof(*ev->chain));
+	for (uint32_t o = 0; p->host_of && o < items(ev); o++) {
+		uint64_t host = anchor(ev, o) ? anchor(ev, o)->host : p->host_of(p->arg, o, 0);
 
 		if (host)
 			keys[n++] = (struct key){ .host = host, .object = o };
 	}
 	qsort(keys, n, sizeof(*keys), compare_hosts);
-	for (uint32_t o = 0; p->host_of && o < p->nobjects; o++) {
-		struct key want = { .host = host_end(p, o) };
+	for (uint32_t o = 0; p->host_of && o < items(ev); o++) {
+		struct key want = { .host = host_end(ev, o) };
 		uint32_t lo = 0, hi = n;
 
 		while (lo < hi) {
@@ -85,31 +114,24 @@ int plt_ev_order_init(struct ev *ev)
 	return 0;
 }
 
-static uint32_t beside(const struct ev *ev, uint32_t object, int step)
+static uint32_t beside(const struct ev *ev, uint32_t item, int step)
 {
-	return step < 0 ? ev->chain[object].before : ev->chain[object].after;
+	return step < 0 ? ev->chain[item].before : ev->chain[item].after;
 }
 
-/* Guest offset of the object, or of what is known, that lies beside this one on the host; UINT64_MAX. */
+const struct plt_anchor *plt_ev_anchor_beside(const struct ev *ev, uint32_t object, int step)
+{
+	uint32_t other = beside(ev, object, step);
+
+	return other == EV_NONE ? NULL : anchor(ev, other);
+}
+
+/* Guest offset of what lies beside this object on the host; UINT64_MAX. */
 static uint64_t guest_beside(const struct ev *ev, uint32_t object, int step)
 {
-	const struct plt_puzzle *p = ev->p;
 	uint32_t other = beside(ev, object, step);
-	uint64_t host, at;
 
-	if (other != EV_NONE)
-		return ev->slot_of[other] == EV_NONE ? UINT64_MAX : p->slots[ev->slot_of[other]];
-	if (!p->guest_at || !p->host_of)
-		return UINT64_MAX;
-	host = step < 0 ? p->host_of(p->arg, object, 0) : host_end(p, object);
-	if (!host || (step < 0 && host < p->unit))
-		return UINT64_MAX;
-	at = p->guest_at(p->arg, step < 0 ? host - p->unit : host);
-	if (at == UINT64_MAX)
-		return at;
-	/* As if it were an object: where that would begin. */
-	return step < 0 ? (at % p->span == p->span - p->unit ? at - (p->span - p->unit) : UINT64_MAX) :
-			  (at % p->span ? UINT64_MAX : at);
+	return other == EV_NONE ? UINT64_MAX : guest_of(ev, other);
 }
 
 unsigned plt_ev_order_support(const struct ev *ev, uint32_t object, uint32_t slot)
@@ -128,19 +150,23 @@ static bool wanted(const struct ev *ev, uint32_t slot)
 	return i < ev->nfacts && ev->facts[i].slot == slot;
 }
 
+static unsigned kinds_of(const struct ev *ev, uint32_t item)
+{
+	return item >= ev->p->nobjects ? EV_TAIL : ev->place[ev->slot_of[item]].kinds;
+}
+
 static unsigned measure(const struct ev *ev)
 {
 	uint64_t together = 0, all = 0;
 
-	for (uint32_t o = 0; o < ev->p->nobjects; o++) {
+	for (uint32_t o = 0; o < items(ev); o++) {
 		uint32_t next = beside(ev, o, 1);
 
-		if (ev->slot_of[o] == EV_NONE || next == EV_NONE || ev->slot_of[next] == EV_NONE ||
-		    ev->hops[o] || ev->hops[next] ||
-		    !((ev->place[ev->slot_of[o]].kinds | ev->place[ev->slot_of[next]].kinds) & EV_TAIL))
+		if (!is_placed(ev, o) || next == EV_NONE || !is_placed(ev, next) || ev->hops[o] || ev->hops[next] ||
+		    !((kinds_of(ev, o) | kinds_of(ev, next)) & EV_TAIL))
 			continue; /* tables of a filesystem lie together, which says nothing of files */
 		all++;
-		together += ev->p->slots[ev->slot_of[next]] == ev->p->slots[ev->slot_of[o]] + ev->p->span;
+		together += guest_of(ev, next) == guest_of(ev, o) + ev->p->span;
 	}
 	return all < TRIALS ? 0 : (unsigned)(together * 1000 / (all + 2));
 }
@@ -170,27 +196,26 @@ static void grow_one(struct ev *ev, const struct ev_pair *pair, unsigned hops, e
  */
 static bool both_strong(const struct ev *ev, uint32_t left, uint32_t right)
 {
-	return ev->place[ev->slot_of[left]].certainty >= PLT_STRONG &&
-	       ev->place[ev->slot_of[right]].certainty >= PLT_STRONG;
+	return certainty_of(ev, left) >= PLT_STRONG && certainty_of(ev, right) >= PLT_STRONG;
 }
 
 static void bridge(struct ev *ev, uint32_t *ret_n)
 {
 	const struct plt_puzzle *p = ev->p;
 
-	for (uint32_t left = 0; left < p->nobjects; left++) {
+	for (uint32_t left = 0; left < items(ev); left++) {
 		uint32_t o, n = 0;
 		bool ok = true, strong;
 		uint64_t at;
 
-		if (ev->slot_of[left] == EV_NONE)
+		if (!is_placed(ev, left))
 			continue;
-		at = p->slots[ev->slot_of[left]];
-		for (o = beside(ev, left, 1); o != EV_NONE && ev->slot_of[o] == EV_NONE && n < p->nobjects;
+		at = guest_of(ev, left);
+		for (o = beside(ev, left, 1); o != EV_NONE && !is_placed(ev, o) && n < p->nobjects;
 		     o = beside(ev, o, 1))
 			n++;
-		if (!n || o == EV_NONE || ev->slot_of[o] == EV_NONE ||
-		    p->slots[ev->slot_of[o]] != at + (uint64_t)(n + 1) * p->span)
+		if (!n || o == EV_NONE || !is_placed(ev, o) ||
+		    guest_of(ev, o) != at + (uint64_t)(n + 1) * p->span)
 			continue;
 		strong = both_strong(ev, left, o) && n <= MAX_STRONG;
 		for (unsigned pass = 0; pass < 2 && ok; pass++) {
@@ -268,7 +293,7 @@ static uint32_t reach(struct ev *ev, const struct gap *g, int step)
 {
 	const struct plt_puzzle *p = ev->p;
 	uint32_t o = step > 0 ? g->left : g->right, n;
-	uint64_t at = p->slots[ev->slot_of[o]];
+	uint64_t at = guest_of(ev, o);
 	struct ev_pair pair;
 
 	for (n = 0; n < g->n; n++) {
@@ -286,22 +311,23 @@ static uint32_t reach(struct ev *ev, const struct gap *g, int step)
 static bool find_gap(struct ev *ev, uint32_t left, unsigned skip, struct gap *g)
 {
 	const struct plt_puzzle *p = ev->p;
+	const bool skip_all = skip; /* (an anchor has no slot that could be empty) */
 	uint32_t o;
 
 	*g = (struct gap){ .left = left, .hidden = EV_NONE };
 	for (o = beside(ev, left, 1); o != EV_NONE && g->n < 1024; o = beside(ev, o, 1)) {
-		if (ev->slot_of[o] != EV_NONE && !skip)
+		if (is_placed(ev, o) && !skip)
 			break;
-		if (ev->slot_of[o] != EV_NONE) {
+		if (is_placed(ev, o)) {
 			skip--;
 			g->hidden = o;
 		}
 		g->n++;
 	}
-	if (!g->n || o == EV_NONE || ev->slot_of[o] == EV_NONE)
+	if (!g->n || o == EV_NONE || !is_placed(ev, o) || (skip_all && g->hidden >= p->nobjects))
 		return false;
 	g->right = o;
-	if (p->slots[ev->slot_of[o]] == p->slots[ev->slot_of[left]] + (uint64_t)(g->n + 1) * p->span)
+	if (guest_of(ev, o) == guest_of(ev, left) + (uint64_t)(g->n + 1) * p->span)
 		return false;
 	g->reach_left = reach(ev, g, 1);
 	g->reach_right = reach(ev, g, -1);
@@ -332,22 +358,22 @@ static void try_rule(struct ev *ev, bool *ret_holds)
 	const struct plt_puzzle *p = ev->p;
 	uint64_t right[LENGTHS] = { 0 }, wrong[LENGTHS] = { 0 };
 
-	for (uint32_t left = 0; left < p->nobjects; left++) {
+	for (uint32_t left = 0; left < items(ev); left++) {
 		uint32_t o, at = 0;
 		uint64_t said;
 		struct gap g;
 
-		if (ev->slot_of[left] == EV_NONE || !find_gap(ev, left, 1, &g) || ev->hops[g.hidden])
+		if (!is_placed(ev, left) || !find_gap(ev, left, 1, &g) || ev->hops[g.hidden])
 			continue;
 		for (o = left; o != g.hidden; o = beside(ev, o, 1))
 			at++;
 		if (at <= g.n - g.reach_right)
-			said = p->slots[ev->slot_of[left]] + at * p->span;
+			said = guest_of(ev, left) + at * p->span;
 		else if (at > g.reach_left)
-			said = p->slots[ev->slot_of[g.right]] - (g.n + 1 - at) * p->span;
+			said = guest_of(ev, g.right) - (g.n + 1 - at) * p->span;
 		else
 			continue;
-		if (said == p->slots[ev->slot_of[g.hidden]])
+		if (said == guest_of(ev, g.hidden))
 			right[length_class(g.n)]++;
 		else
 			wrong[length_class(g.n)]++;
@@ -369,24 +395,24 @@ static void split(struct ev *ev, uint32_t *ret_n)
 	bool holds[LENGTHS];
 
 	try_rule(ev, holds);
-	for (uint32_t left = 0; left < p->nobjects; left++) {
+	for (uint32_t left = 0; left < items(ev); left++) {
 		struct ev_pair pair;
 		struct gap g;
 		uint32_t o;
 
-		if (ev->slot_of[left] == EV_NONE || ev->hops[left] > 1 || !find_gap(ev, left, 0, &g) ||
+		if (!is_placed(ev, left) || ev->hops[left] > 1 || !find_gap(ev, left, 0, &g) ||
 		    ev->hops[g.right] > 1 || !holds[length_class(g.n)])
 			continue;
 		o = left;
 		for (uint32_t k = 1; k <= g.n - g.reach_right; k++) {
 			o = beside(ev, o, 1);
-			if (fits(ev, o, plt_ev_slot_at(ev, p->slots[ev->slot_of[left]] + k * p->span), &pair))
+			if (fits(ev, o, plt_ev_slot_at(ev, guest_of(ev, left) + k * p->span), &pair))
 				grow_one(ev, &pair, 2, PLT_LIKELY, ret_n);
 		}
 		o = g.right;
 		for (uint32_t k = 1; k <= g.n - g.reach_left; k++) {
 			o = beside(ev, o, -1);
-			if (fits(ev, o, plt_ev_slot_at(ev, p->slots[ev->slot_of[g.right]] - k * p->span), &pair))
+			if (fits(ev, o, plt_ev_slot_at(ev, guest_of(ev, g.right) - k * p->span), &pair))
 				grow_one(ev, &pair, 2, PLT_LIKELY, ret_n);
 		}
 	}

@@ -114,7 +114,8 @@ struct ev {
 	struct ev_alt *of_object[2], *of_slot[2]; /* of single pairs, of runs */
 	struct ev_pair *pairs;
 	size_t npairs, pairs_cap;
-	struct ev_link { uint32_t before, after; } *chain; /* objects whose ends meet on the host; EV_NONE */
+	/* Objects, and behind them anchors, whose ends meet on the host; EV_NONE. */
+	struct ev_link { uint32_t before, after; } *chain;
 	unsigned habit;            /* of 1000 neighbours on the host, how many are neighbours in the guest */
 	uint16_t *hops;            /* since the last object that its content placed */
 };
@@ -165,6 +166,8 @@ void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty ce
 
 /* order.c: what lies between placed neighbours on the host */
 int plt_ev_order_init(struct ev *ev);
+/* The anchor beside an object on the host; NULL: another object, or nothing known. */
+const struct plt_anchor *plt_ev_anchor_beside(const struct ev *ev, uint32_t object, int step);
 unsigned plt_ev_order_support(const struct ev *ev, uint32_t object, uint32_t slot);
 int plt_ev_order_grow(struct ev *ev, uint32_t *ret_n);
 

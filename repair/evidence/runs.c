@@ -93,6 +93,13 @@ static int vote(struct ev *ev, struct runs *rs)
 			r = vote_of_placed(ev, rs, o, host);
 			continue;
 		}
+		for (int step = -1; !r && step <= 1; step += 2) {
+			const struct plt_anchor *a = plt_ev_anchor_beside(ev, o, step);
+
+			if (a)
+				r = put(rs, &(struct vote){ .shift = a->guest - a->host, .host = a->host, .object = EV_NONE,
+							    .slot = EV_NONE, .bits = EV_W_TAIL_MAX });
+		}
 		n = plt_ev_claims(ev, o, claims);
 		for (size_t i = 0; !r && i < n; i++) {
 			struct vote v = {
@@ -163,7 +170,7 @@ int plt_ev_runs(struct ev *ev, uint32_t *ret_n)
 	if (!r)
 		r = form_groups(ev, &rs);
 	for (size_t i = 0; !r && i < rs.n; i++) {
-		if (ev->slot_of[rs.v[i].object] != EV_NONE)
+		if (rs.v[i].object == EV_NONE || ev->slot_of[rs.v[i].object] != EV_NONE)
 			continue;
 		claim(&of_object[rs.v[i].object], rs.total[rs.v[i].group], rs.v[i].group);
 		claim(&of_slot[rs.v[i].slot], rs.total[rs.v[i].group], rs.v[i].group);
@@ -176,6 +183,8 @@ int plt_ev_runs(struct ev *ev, uint32_t *ret_n)
 		struct ev_pair pair;
 		bool edge;
 
+		if (v->object == EV_NONE)
+			continue;
 		if (total < (uint32_t)ev->prior + CHANCE || total == v->bits || /* an object alone is no run */
 		    of_object[v->object].group != v->group || of_slot[v->slot].group != v->group ||
 		    ev->slot_of[v->object] != EV_NONE || ev->place[v->slot].object != EV_NONE)

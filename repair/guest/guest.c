@@ -144,34 +144,6 @@ void guest_note(struct guest_exam *x, const char *id, uint64_t off, uint64_t len
 
 /* ---- foreign beginnings ---------------------------------------------------------------------- */
 
-static bool is_gpt_header(const uint8_t *p)
-{
-	return !memcmp(p, "EFI PART", 8) && plt_get_le64(p + 24) == 1 && plt_get_le32(p + 12) == 92;
-}
-
-/*
- * A disk that does not begin where the file does: another program's header stands before it.  Nothing is moved; the
- * raw format can be told where a disk begins.
- */
-bool guest_is_shifted(struct guest_exam *x)
-{
-	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(PASS_BYTES);
-	uint64_t n = plt_align_down(PLT_MIN(PASS_BYTES, x->disk.size), GUEST_SECTOR);
-
-	if (!buf || n < 4 * GUEST_SECTOR || read_disk(x, 0, buf, n) < 0 || !memcmp(buf + GUEST_SECTOR, "EFI PART", 8))
-		return false;
-	for (uint64_t at = 2 * GUEST_SECTOR; at < n; at += GUEST_SECTOR) {
-		uint64_t shift = at - GUEST_SECTOR;
-
-		if (!is_gpt_header(buf + at) || buf[shift + 510] != 0x55 || buf[shift + 511] != 0xaa)
-			continue;
-		guest_found(x, "R-OFF", false, 0, shift, "the disk begins %" PRIu64 " bytes into the file, where its partition "
-			    "table stands; to use it: -f raw with the option offset=%" PRIu64, shift, shift);
-		return true;
-	}
-	return false;
-}
-
 static void say_foreign(struct guest_exam *x)
 {
 	uint8_t p[GUEST_SECTOR];

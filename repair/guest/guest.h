@@ -9,6 +9,8 @@
  *
  *	guest.c        what there is: tables, volumes, foreign beginnings; the order of the steps
  *	table.c  a partition table from its other copy, or from the volumes that are found
+ *	shift.c  a disk that begins further on in the file
+ *	fat.c    the boot sector of a FAT that has no copy of it
  *	super.c  the first superblock or label of a volume, from its copies
  */
 #include "base/error.h"
@@ -55,11 +57,15 @@ int guest_put(struct guest_exam *x, uint64_t off, const void *bytes, size_t len,
 /* All superblocks in [from, to), in the order in which they stand; free() it.  One sequential pass. */
 int guest_volumes(struct guest_exam *x, uint64_t from, uint64_t to, struct plt_super **ret, unsigned *ret_n);
 
+/* How many bytes into the file the disk begins; 0: at its beginning, as far as can be told. */
+uint64_t plt_guest_shift(struct plt_store *st);
 /* Said, if the disk does not begin where the file does. */
 bool guest_is_shifted(struct guest_exam *x);
 
 /* table.c; 0: go on, 1: something was mended, look again */
 int guest_mend_table(struct guest_exam *x);
+/* fat.c: *ret_is: it is one, and what there is to say has been said */
+int guest_mend_fat(struct guest_exam *x, const struct plt_part *part, bool *ret_is);
 /* super.c */
 int guest_say_remains(struct guest_exam *x, const struct plt_part *part, bool *ret_said);
 int guest_mend_volume(struct guest_exam *x, const struct plt_part *part);

@@ -250,6 +250,8 @@ int guest_mend_volume(struct guest_exam *x, const struct plt_part *part)
 		if (s)
 			r = restore(x, s, agree);
 		else
+			r = guest_mend_fat(x, part, &is);
+		if (r == 0 && !s && !is)
 			r = guest_say_remains(x, part, &is);
 	}
 	free(v);

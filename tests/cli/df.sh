@@ -64,7 +64,9 @@ is "$(grep -c nowhere log)" 1 'one that is not there'
 
 # Soon.
 mkdir many
-for i in {1..250}; do
+many=250
+[ "$SANITIZER" = 1 ] && many=30
+for ((i = 0; i < many; i++)); do
 	cp d/a.qcow2 many/$i.qcow2
 	cp d/base.qcow2 many/base$i.qcow2 2>/dev/null
 done 2>/dev/null
@@ -72,6 +74,6 @@ cp d/mid.qcow2 d/base.qcow2 many
 start=$(date +%s%N)
 "$PLATTER" df --output=json many >json
 took=$((($(date +%s%N) - start) / 1000000))
-is "$(jq .total.images json)" 502 'five hundred images'
-[ $took -lt $((SANITIZER ? 20000 : 2000)) ] && pass 'in less than two seconds' || fail 'in less than two seconds' "$took ms"
+is "$(jq .total.images json)" $((2 * many + 2)) 'five hundred images'
+[ $took -lt $((SANITIZER ? 10000 : 2000)) ] && pass 'in less than two seconds' || fail 'in less than two seconds' "$took ms"
 done_testing

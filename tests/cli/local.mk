@@ -22,6 +22,7 @@ script_tests += \
 	tests/cli/map.sh \
 	tests/cli/measure.sh \
 	tests/cli/names.sh \
+	tests/cli/pieces.sh \
 	tests/cli/progress.sh \
 	tests/cli/rebase.sh \
 	tests/cli/resize.sh \

@@ -80,5 +80,9 @@ done
 like "$("$PLATTER" convert --compress-level 10 a b 2>&1)" '^platter: Invalid compression level' 'bad level'
 like "$("$PLATTER" hash --digest sha256/0 a 2>&1)" '^platter: Invalid digest block size' 'bad digest block'
 like "$("$PLATTER" hash 2>&1)" '^platter: Expecting image file name' 'hash of nothing'
+like "$("$PLATTER" convrt a b 2>&1)" "^platter: Command not found: convrt [(]did you mean 'convert'[?][)]$" 'what may have been meant'
+like "$("$PLATTER" help repar 2>&1)" "did you mean 'repair'" 'in help, too'
+like "$("$PLATTER" frobnicate 2>&1)" '^platter: Command not found: frobnicate$' 'and what is like none'
+like "$("$QEMU_IMG_LINK" convrt a b 2>&1)" '^qemu-img: Command not found: convrt$' 'as qemu-img: its words'
 fails 1 'a device that is full is noticed' sh -c "'$PLATTER' --help >/dev/full"
 done_testing

@@ -34,7 +34,7 @@ struct change {
 
 struct disk {
 	int fd;
-	struct plt_extents seen;   /* what was read */
+	struct plt_extents seen; /* what was read */
 	struct change change[CHANGES];
 	unsigned nchanges;
 	bool show, sums;
@@ -63,8 +63,8 @@ static int on_volume(void *arg, const struct plt_free_volume *v)
 	struct disk *d = arg;
 
 	if (d->show)
-		printf("%#" PRIx64 " %" PRIu64 " %s %s %" PRIu64 " %s\n", v->start, v->len, v->name[0] ? v->name : "-",
-		       v->what[0] ? v->what : "?", v->free, v->why);
+		printf("%#" PRIx64 " %" PRIu64 " %s %s %" PRIu64 " %s\n", v->start, v->len,
+		       v->name[0] ? v->name : "-", v->what[0] ? v->what : "?", v->free, v->why);
 	d->bad = d->bad || d->left;
 	d->start = v->name[0] ? 0 : v->start;
 	d->end = v->name[0] ? UINT64_MAX : v->start + v->len;
@@ -173,10 +173,13 @@ static int mutate(struct disk *d, uint64_t size, unsigned seed, unsigned n)
 		r = look(d, size);
 		left_alone += !d->given;
 		if (r < 0 || d->bad || (d->sums && d->ranges.n && !same(&d->ranges, &whole))) {
-			fprintf(stderr, "seed %u, run %u: %s\n", seed, i, r < 0 ? strerror(-r) : d->bad ?
-				"a range outside, or more than was announced" : "other ranges than of the disk as it is");
+			fprintf(stderr, "seed %u, run %u: %s\n", seed, i,
+				r < 0	 ? strerror(-r)
+				: d->bad ? "a range outside, or more than was announced"
+					 : "other ranges than of the disk as it is");
 			for (unsigned k = 0; k < d->nchanges; k++)
-				fprintf(stderr, "  %u bytes at %#" PRIx64 "\n", d->change[k].len, d->change[k].off);
+				fprintf(stderr, "  %u bytes at %#" PRIx64 "\n", d->change[k].len,
+					d->change[k].off);
 			return 1;
 		}
 	}
@@ -199,8 +202,8 @@ int main(int argc, char **argv)
 	if (d.fd < 0 || fstat(d.fd, &st) < 0)
 		return 2;
 	d.show = !mutates;
-	r = mutates ? mutate(&d, (uint64_t)st.st_size, (unsigned)atoi(argv[2]), (unsigned)atoi(argv[3])) :
-		      look(&d, (uint64_t)st.st_size) < 0 || d.bad;
+	r = mutates ? mutate(&d, (uint64_t)st.st_size, (unsigned)atoi(argv[2]), (unsigned)atoi(argv[3]))
+		    : look(&d, (uint64_t)st.st_size) < 0 || d.bad;
 	plt_extents_release(&d.seen);
 	plt_extents_release(&d.ranges);
 	close(d.fd);

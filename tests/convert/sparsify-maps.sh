@@ -174,6 +174,9 @@ if "$lab" ntfs.raw | grep -q '^ ' && have ntfscp; then
 	is "$(why x.raw)" '' 'NTFS with an empty hiberfil.sys is in order'
 	{ printf 'HIBR'; head -c 50000 /dev/zero; } >h && cp ntfs.raw x.raw && ntfscp -q x.raw h hiberfil.sys
 	left_alone x.raw hibernated 'NTFS of a Windows that is hibernated'
+	cp ntfs.raw x.raw && poke x.raw $((0x1e00)) '\153\207\010\070\166\301\110\116\267\256\004\004\156\154\307\122'
+	is "$(why x.raw)" '' 'NTFS that had shadow copies once is in order'
+	poke x.raw $((0x1e00 + 50)) '\020' && left_alone x.raw 'shadow copies' 'NTFS with shadow copies'
 	python3 - ntfs.raw <<'EOF2'
 import struct
 import sys

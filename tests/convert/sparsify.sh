@@ -64,7 +64,7 @@ for fs in ext4 ext2 xfs ntfs fat32; do
 		skip "$fs" 'the tools are not installed'
 		continue
 	fi
-	yes 'what has been deleted' | head -c $((48 << 20)) >old.$fs
+	yes 'what has been deleted' | head -c $((40 << 20)) >old.$fs
 	make_$fs old.$fs || { skip "$fs" 'could not be made here'; continue; }
 	"$PLATTER" sparsify -f raw --dry-run --output=json old.$fs >json
 	free=$(jq '.volumes[0].free' json)
@@ -163,10 +163,13 @@ ok 'and shows the same' is_file_equal_images l.qcow2 was.raw
 # Killed in between, again and again.
 qemu-img convert -t unsafe -S 0 -O qcow2 -o cluster_size=4k old.ext4 full.qcow2
 killed=0 bad=
-for i in 1 2 3 4 5 6 7 8; do
+for i in 1 2 3 5 6 8; do
 	sampled || continue
 	cp full.qcow2 k.qcow2
-	{ timeout -s KILL "0.0$((i * 7 % 10))$i" "$PLATTER" sparsify -q k.qcow2; } >/dev/null 2>&1 && continue
+	"$PLATTER" sparsify -q k.qcow2 >/dev/null 2>&1 &
+	sleep "0.0$((i * 7 % 10))$i"
+	kill -KILL $! 2>/dev/null
+	wait $! 2>/dev/null && continue # (and has let go of the file)
 	killed=$((killed + 1))
 	qemu-img check -q k.qcow2 >log 2>&1
 	[ $? -le 3 ] && ! grep -q ERROR log || bad="$bad check:$i"

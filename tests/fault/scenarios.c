@@ -537,6 +537,34 @@ static int run_random_snapshots(struct rig *r)
 }
 
 /* Anything, in an order of the seed's. */
+/* What has been brought in from below is given up again for what is there; and what is free in the file goes. */
+static int trim(struct plt_image *img, void *arg, struct plt_error *err)
+{
+	return img->drv->trim(img, false, arg, err);
+}
+
+static int run_given_up(struct rig *r)
+{
+	uint64_t cs = rig_cluster(r), bytes;
+
+	TRY(rig_read(r, 0, 12 * cs));
+	TRY(rig_write(r, 3 * cs, cs / 2));
+	TRY(rig_write(r, 9 * cs, 2 * cs));
+	TRY(rig_flush(r));
+	TRY(plt_disk_uncover(r->disk, 0, 3 * cs, &r->err));
+	TRY(rig_write(r, cs, cs));
+	TRY(plt_disk_uncover(r->disk, 5 * cs, 4 * cs, &r->err));
+	TRY(rig_read(r, 5 * cs, 2 * cs));
+	TRY(rig_discard(r, 9 * cs, cs));
+	TRY(plt_image_exclusive(plt_disk_image(r->disk), false, trim, &bytes, &r->err));
+	TRY(rig_write(r, 14 * cs, 3 * cs));
+	TRY(rig_write(r, 7 * cs, cs));
+	TRY(rig_flush(r));
+	TRY(plt_disk_uncover(r->disk, 5 * cs, cs, &r->err));
+	TRY(plt_image_exclusive(plt_disk_image(r->disk), false, trim, &bytes, &r->err));
+	return rig_write(r, 18 * cs, cs);
+}
+
 static int run_random(struct rig *r)
 {
 	for (unsigned i = 0; i < 40; i++)
@@ -668,6 +696,10 @@ const struct scenario scenarios[] = {
 	{ "copy on read, version 2",
 	  { .options = "cluster_size=1024,compat=0.10", .size = 64 * KIB, .backing = true, .copies = true },
 	  NULL, run_copies, 0 },
+	{ "given up", { .options = "cluster_size=512", .size = 32 * KIB, .backing = true, .copies = true }, NULL, run_given_up, 0 },
+	{ "given up, subclusters",
+	  { .options = "cluster_size=16384,extended_l2=on", .size = 512 * KIB, .backing = true, .copies = true }, NULL,
+	  run_given_up, 0 },
 	{ "random, copy on read",
 	  { .options = "cluster_size=512", .size = 32 * KIB, .backing = true, .copies = true },
 	  NULL, run_random, 0 },

@@ -158,6 +158,8 @@ for fs in ext4:mke2fs xfs:mkfs.xfs ntfs:mkntfs vfat:mcopy; do
 	is "$(number bad)" 0 "$fs: the right parent: $(cat out)"
 	"$PLATTER" check --deep child.qcow2 >out2 2>&1
 	is "$? $(grep -c '[[]' out2)" '0 0' "$fs: check --deep of a sound chain"
+	"$PLATTER" check --deep --no-backing child.qcow2 >/dev/null 2>&1
+	is $? 0 "$fs: what is not opened is not missed"
 	good=$(number good)
 	ok "$fs: there is something that verifies" test "$good" -gt 10
 	"$lab" child.qcow2 10 >out

@@ -73,14 +73,16 @@ static uint64_t host_of(void *arg, uint32_t object, uint64_t off)
 	return stale[object] ? host[size / unit + 1] + object * unit * 3 : host[i];
 }
 
-static uint64_t guest_at(void *arg, uint64_t host_off)
+/* What is known, by its place on the host. */
+static struct plt_anchor *find_anchors(uint32_t *ret_n)
 {
-	uint64_t i = host_off / unit;
+	struct plt_anchor *v = calloc(size / unit + 1, sizeof(*v));
 
-	(void)arg;
-	if (i >= size / unit + 8 || !guest_of[i] || is_slot[(guest_of[i] - 1) * unit / span])
-		return UINT64_MAX;
-	return (guest_of[i] - 1) * unit;
+	*ret_n = 0;
+	for (uint64_t i = 0; span == unit && i < size / unit + 8; i++)
+		if (guest_of[i] && !is_slot[guest_of[i] - 1])
+			v[(*ret_n)++] = (struct plt_anchor){ i * unit, (guest_of[i] - 1) * unit };
+	return v;
 }
 
 static void shuffle(uint64_t *v, uint64_t n, uint64_t chunk, uint64_t *rnd)
@@ -227,8 +229,9 @@ int main(int argc, char **argv)
 
 	p = (struct plt_puzzle){
 		.disk_size = size, .unit = (uint32_t)unit, .span = span, .read_disk = read_disk,
-		.read_object = read_object, .host_of = host_of, .guest_at = guest_at, .nobjects = nobjects, .slots = slots, .nslots = nslots,
+		.read_object = read_object, .host_of = host_of, .nobjects = nobjects, .slots = slots, .nslots = nslots,
 	};
+	p.anchors = find_anchors(&p.nanchors);
 	clock_gettime(CLOCK_MONOTONIC, &a);
 	if (plt_evidence_place(&p, &v, &n, &err)) {
 		fprintf(stderr, "%s\n", err.text);

@@ -8,7 +8,7 @@
 
 . "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
 PATH=$PATH:/usr/sbin:/sbin
-requires python3 mke2fs debugfs e2fsck mkfs.fat mcopy blkid
+requires python3 mke2fs debugfs e2fsck mkfs.fat mcopy mmd blkid
 
 seed=${PLT_SEED:-7}
 guest=$srcdir/tests/fixtures/guest.py
@@ -84,6 +84,15 @@ damaged() {
 python3 "$guest" ext4 96 "$seed" ext4.raw 1024 >/dev/null || skip_all 'no filesystem can be made'
 truncate -s 80M part && mkfs.fat -F 32 part >/dev/null && mcopy -i part "$guest" ::guest.py && wrap part fat32.raw
 disks='ext4 fat32'
+# FAT16 and FAT12, which keep no copy of their boot sector
+for bits in 16 12; do
+	rm -f part
+	truncate -s $((bits * 2 - 20))M part && mkfs.fat -F $bits -n LABEL$bits part >/dev/null
+	for d in a b c; do
+		mmd -i part ::$d ::$d/sub && mcopy -i part "$guest" ::$d/sub/guest.py
+	done
+	wrap part fat$bits.raw
+done
 if command -v mkfs.xfs >/dev/null; then
 	truncate -s 320M part2 && mkfs.xfs -q -f part2 && wrap part2 xfs.raw && disks="$disks xfs"
 fi
@@ -119,6 +128,24 @@ damaged ext4 'the superblock is gone' fs R-SB
 cp fat32.raw d.raw
 zero 2048 1
 damaged fat32 'the boot sector is gone' same R-SB
+for bits in 16 12; do
+	cp fat$bits.raw d.raw
+	zero 2048 1
+	damaged fat$bits 'the boot sector is gone, and there is no copy' fs R-SB
+	cp fat$bits.raw d.raw
+	zero 2048 1
+	"$PLATTER" repair -q -f raw --yes d.raw >out 2>&1
+	dd if=d.raw of=part bs=1M skip=1 status=none
+	ok "fat$bits: its files are there" sh -c 'mcopy -i part ::b/sub/guest.py - | cmp - "$1"' sh "$guest"
+	# with one of its tables damaged nothing is made up
+	cp fat$bits.raw d.raw
+	zero 2048 1
+	printf x | dd of=d.raw bs=1 seek=$((2048 * 512 + 4 * 512 + 300)) conv=notrunc status=none
+	cp d.raw before
+	"$PLATTER" repair -q -f raw --yes d.raw >out 2>&1
+	is_file_equal d.raw before "fat$bits: tables that differ say nothing"
+	rm -f d.raw*
+done
 if [ -e xfs.raw ]; then
 	cp xfs.raw d.raw
 	zero 2048 1
@@ -152,6 +179,29 @@ head -c 40M ext4.raw >d.raw
 "$PLATTER" repair -f raw --dry-run d.raw >out 2>&1
 is $? 2 'a disk that was cut short'
 like "$(cat out)" 'the disk was cut short' '  says so'
+
+# A disk that stands behind something else is shown from where it begins, and nothing is written.
+python3 - ext4.raw mbr.raw <<'EOF2'
+import struct, sys
+data = bytearray(open(sys.argv[1], 'rb').read())
+data[446:462] = struct.pack('<B3sB3sII', 0, b'', 0x83, b'', 2048, len(data) // 512 - 4096)
+data[512:1024] = data[-512:] = bytes(512)
+open(sys.argv[2], 'wb').write(data)
+EOF2
+for disk in ext4.raw mbr.raw; do
+	for n in 512 $((1 << 20)); do
+		{ head -c "$n" /dev/zero; cat "$disk"; } >d.raw
+		cp d.raw before
+		"$PLATTER" convert --rescue -f raw -O raw d.raw got.raw >out 2>&1
+		is $? 0 "$disk: $n bytes in front"
+		like "$(cat out)" '1 errors are put right in what is shown' '  says so'
+		is_file_equal got.raw "$disk" '  it is shown from there'
+		is_file_equal d.raw before '  and nothing is written'
+	done
+done
+{ head -c 1048576 /dev/urandom; head -c 8M /dev/zero; } >d.raw
+"$PLATTER" convert --rescue -f raw -O raw d.raw got.raw >out 2>&1
+is_file_equal got.raw d.raw 'what is no disk is shown as it is'
 
 # A label of LVM, from the volume's own metadata.
 python3 - lvm.raw <<'EOF2'
@@ -198,4 +248,14 @@ wrap lvm.raw pv.raw
 cp pv.raw d.raw
 zero 2049 1
 damaged pv 'the label of an LVM volume is gone' same R-LVM
+
+# As with qemu-img, whose callers give -r to any disk, check touches no guest.
+cp pv.raw d.raw
+zero 1 33
+cp d.raw before
+for args in '-r all -f raw' '-r leaks -f raw' '-r all'; do
+	# shellcheck disable=SC2086 # words
+	fails 63 "check $args" "$PLATTER" check $args d.raw
+	is_file_equal d.raw before '  changes nothing'
+done
 done_testing

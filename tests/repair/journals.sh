@@ -91,6 +91,18 @@ ok 'undo' "$PLATTER" undo -q "$name.platter-undo"
 is_file_equal "$name" damaged.qcow2 'the very bytes'
 rm -f "$name"
 
+# One that is too long for a journal beside it.
+name=$(printf 'x%.0s' $(seq 250))
+cp damaged.qcow2 "$name"
+like "$("$PLATTER" repair -q --yes "$name" 2>&1)" 'no place for an undo journal beside the image [(]--undo-file names' 'a name too long for a journal beside it'
+"$PLATTER" repair -q --yes --undo-file j "$name" 2>err
+is $? 2 'another place is named'
+mv "$name" moved
+"$PLATTER" io -f qcow2 -c 'write -q 4M 4k' moved
+printf junk | dd of=moved bs=1 seek="$l1" conv=notrunc status=none
+like "$("$PLATTER" undo j moved 2>&1)" "'moved' is not what the repair left" 'undo says of which file'
+rm -f moved j
+
 # What the interrupted one has lost.
 cp damaged.qcow2 d.qcow2
 "$PLATTER" repair -q --yes d.qcow2 2>err
@@ -138,6 +150,7 @@ for n in 0 100 511 600 $(($(stat -c %s journal) - 1)); do
 	"$PLATTER" undo -q d.qcow2.platter-undo 2>err
 	is $? 1 "cut off after $n bytes: refused"
 	is_file_equal d.qcow2 repaired 'nothing has changed'
+	[ "$n" != 0 ] || like "$(cat err)" 'before it changed anything' 'and what it is'
 done
 
 # No room: what is written lies in a hole, and what grows lies behind the end.

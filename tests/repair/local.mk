@@ -18,6 +18,7 @@ script_tests += \
 	tests/repair/guest-disks.sh \
 	tests/repair/journals.sh \
 	tests/repair/lost-blocks.sh \
+	tests/repair/lost-child.sh \
 	tests/repair/lost-clusters.sh \
 	tests/repair/lost-counts.sh \
 	tests/repair/lost-header.sh \
@@ -29,6 +30,7 @@ script_tests += \
 	tests/repair/sound.sh \
 	tests/repair/stopped-snapshots.sh \
 	tests/repair/trust.sh \
+	tests/repair/vhd-journal.sh \
 	$(NULL)
 
 EXTRA_DIST += \

@@ -52,6 +52,46 @@ name='with a snapshot'
 qemu-img snapshot -c one sound.qcow2
 qemu-io -c 'write -q -P 7 3M 300k' sound.qcow2
 judge header
+
+# The front of the file is gone: header, L1 table, and counts or not.  The tables find their places by what the guest has
+# written; a disk of which the first cluster is nowhere had a backing file, whose name is gone: what is not there is named.
+front() { # CLASS STATUS
+	local all got bad
+
+	cp sound.qcow2 d.qcow2
+	rm -f d.qcow2.*
+	python3 "$srcdir/tests/fixtures/damage.py" "$1" d.qcow2 "$seed" >out || fail "$1: no damage"
+	cp d.qcow2 before
+	"$PLATTER" convert --rescue --report report.json -f qcow2 -O raw d.qcow2 got.raw >out 2>&1
+	is $? "$2" "$name, $1: convert --rescue"
+	read -r bad got all < <(python3 "$srcdir/tests/repair/blocks.py" disk.raw got.raw 4096)
+	echo "# wrong, right, there were: $bad $got $all"
+	is "$bad" 0 '  nothing in a wrong place'
+	ok '  nearly all of it' [ $((got * 10)) -ge $((all * 9)) ]
+	"$PLATTER" repair -q --yes -f qcow2 d.qcow2 >out 2>&1
+	is $? "$2" '  repair'
+	ok '  qemu-img finds no error' sh -c 'qemu-img check d.qcow2 >/dev/null 2>&1; [ $? -eq 0 -o $? -eq 3 ]'
+	ok '  undo' "$PLATTER" undo -q d.qcow2.platter-undo
+	is_file_equal d.qcow2 before '  the very bytes'
+}
+for options in cluster_size=64k cluster_size=4k,compat=0.10; do
+	name=$options
+	"$PLATTER" convert -O qcow2 -o $options disk.raw sound.qcow2
+	front Q-2-FRONT 2
+	front Q-2-HDR-L1 2
+done
+name='with a snapshot that has all of it'
+qemu-img snapshot -c one sound.qcow2
+front Q-2-HDR-L1 0
+rm -f over.qcow2
+qemu-img create -q -f qcow2 -o cluster_size=4k -F raw -b disk.raw over.qcow2
+qemu-io -c 'write -q -P 1 3M 5M' over.qcow2
+python3 "$srcdir/tests/fixtures/damage.py" Q-HDR-3 over.qcow2 "$seed" >out
+"$PLATTER" convert --rescue --report report.json -f qcow2 -O raw over.qcow2 got.raw >out 2>&1
+is $? 2 'an overlay without its header: convert --rescue'
+ok '  what it is short of is said' grep -q '"reason": *"the header is gone, and with it the name' report.json
+ok '  and what it has is there' qemu-io -f raw -c 'read -q -P 1 3M 5M' got.raw
+
 name='with a backing file'
 qemu-img create -q -f qcow2 -F raw -b disk.raw sound.qcow2
 qemu-io -c 'write -q -P 1 3M 5M' -c 'write -q -P 2 40M 1k' sound.qcow2
@@ -93,13 +133,52 @@ printf 'secret' >key
 if qemu-img create -q -f qcow2 --object secret,id=k,file=key -o encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10 \
 	sound.qcow2 64M 2>/dev/null; then
 	opts() { echo "driver=qcow2,file.filename=$1,encrypt.key-secret=k"; }
-	qemu-io --object secret,id=k,file=key --image-opts -c 'write -q -P 5 1M 3M' "$(opts sound.qcow2)"
+	qemu-io --object secret,id=k,file=key --image-opts -c 'write -q -P 5 0 4M' "$(opts sound.qcow2)"
 	cp sound.qcow2 d.qcow2
 	python3 "$damage" cluster d.qcow2 "$seed"
 	ok 'encrypted: repair' "$PLATTER" repair -q --yes d.qcow2
 	ok '  the key still fits, and the data is there' qemu-io --object secret,id=k,file=key --image-opts \
 		-c 'read -q -P 5 1M 3M' "$(opts d.qcow2)"
 fi
+
+# A feature that nobody knows: to look at it, it is ignored, unless the image's own table has a name for it; never to repair.
+"$PLATTER" convert -O qcow2 disk.raw sound.qcow2
+cp sound.qcow2 d.qcow2
+printf '\1' | dd of=d.qcow2 bs=1 seek=74 conv=notrunc status=none
+cp d.qcow2 before
+rm -f d.qcow2.* got.raw
+"$PLATTER" convert --rescue --report report.json -O raw d.qcow2 got.raw >out 2>&1
+is $? 2 'an unknown feature: convert --rescue'
+ok '  the disk is what it was' cmp disk.raw got.raw
+ok '  and all of it is inferred' grep -q '"reason": *"the header claims a feature that nobody knows' report.json
+"$PLATTER" repair -q --yes d.qcow2 >out 2>&1
+is $? 1 '  repair refuses'
+is_file_equal d.qcow2 before '  and changes nothing'
+python3 - d.qcow2 <<'END'
+import struct
+import sys
+d = bytearray(open(sys.argv[1], 'rb').read())
+at = struct.unpack('>I', d[100:104])[0]
+while struct.unpack('>I', d[at:at + 4])[0] != 0x6803f857:
+    at += 8 + (struct.unpack('>I', d[at + 4:at + 8])[0] + 7) // 8 * 8
+d[at + 8:at + 8 + 20] = bytes([0, 40]) + b'a new thing'.ljust(18, b'\0')
+open(sys.argv[1], 'wb').write(d)
+END
+"$PLATTER" convert --rescue -O raw d.qcow2 got.raw >out 2>&1
+is $? 1 '  one with a name is none to ignore'
+like "$(cat out)" 'a new thing' '  it is said'
+# A disk that ends too early, between the clusters of an L1 entry and the next: its partition table knows better.
+qemu-img create -q -f qcow2 -o cluster_size=4k sound.qcow2 48M
+qemu-img convert -n -f raw -O qcow2 disk.raw sound.qcow2
+qemu-io -c 'write -q -P 7 24M 4k' sound.qcow2
+cp sound.qcow2 d.qcow2
+rm -f d.qcow2.*
+printf '\0\0\0\0\1\200\0\0' | dd of=d.qcow2 bs=1 seek=24 conv=notrunc status=none
+"$PLATTER" check d.qcow2 >out 2>&1
+like "$(cat out)" 'both copies of its partition table' 'a disk that ends too early: check'
+"$PLATTER" repair -q --yes d.qcow2 >out 2>&1
+is $? 0 '  repair'
+ok '  the disk is what it was' qemu-img compare -q d.qcow2 sound.qcow2
 
 # Raw disks are raw, whatever their guest's files are.
 "$PLATTER" convert -O qcow2 disk.raw inner.qcow2

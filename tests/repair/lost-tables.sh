@@ -44,4 +44,16 @@ for options in cluster_size=4k cluster_size=4k,compat=0.10 cluster_size=16k,exte
 	ok "$options: undo" "$PLATTER" undo -q d.qcow2.platter-undo
 	is_file_equal d.qcow2 before "$options: the very bytes"
 done
+
+# Where it cannot be told whether a part of the map was lost, nobody is told that his data is safe.
+qemu-img create -q -f qcow2 d.qcow2 8M
+"$PLATTER" io -c 'write -q -P 1 0 1M' d.qcow2
+read -r at len < <(l1 d.qcow2)
+dd if=/dev/zero of=d.qcow2 bs=8 seek=$((at / 8)) count=$((len / 8)) conv=notrunc status=none
+fails 3 'a small image: check' "$PLATTER" check d.qcow2
+text=$("$PLATTER" check d.qcow2 2>/dev/null)
+like "$text" '^17 leaked clusters were found' 'leaked clusters, as qemu-img says'
+unlike "$text" 'no harm' 'and not that they are no harm'
+like "$("$PLATTER" check --output=json d.qcow2 2>/dev/null)" '"id": "Q-ORPHANS"' 'nor in JSON'
+is "$("$QEMU_IMG_LINK" check d.qcow2 2>/dev/null)" "$(qemu-img check d.qcow2 2>/dev/null)" 'as qemu-img: its words'
 done_testing

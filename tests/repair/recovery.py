@@ -3,11 +3,13 @@
 # Copyright (c) the platter authors
 """How much of damaged images is brought back, by platter and by qemu-img.
 
-    recovery.py [--seed N] [--guests ext4,xfs,...] [--shapes q4k,...] [--classes Q-L1-1,...] [--times N] [--every N] [--damages N]
-                [--case-seed N] [--cuts N] [--mib N] [--filling KIND] [--no-peer] [--deep] [--markdown FILE] [--states FILE] [--keep DIR] [-v]
+    recovery.py [--seed N] [--guests ext4,xfs,...] [--shapes q4k,...] [--classes Q-L1-1,...] [--times N] [--every N]
+                [--damages N] [--pairs N] [--case-seed N] [--cuts N] [--mib N] [--filling KIND] [--no-peer] [--deep]
+                [--markdown FILE] [--states FILE] [--keep DIR] [-v]
 
 Guests are made (tests/fixtures/guest.py), images of them (image.py), each is broken in each way (damage.py), on
---times pairs of guest and shape that the seed chooses, by --damages classes at once, --every Nth of all (--classes Q-HDR- are all of them); what each tool then gives back is
+--times pairs of guest and shape that the seed chooses, by --damages classes at once, --every Nth of all (--classes Q-HDR- are all of them), or
+--pairs of classes that the seed takes from all that there are (of which one is of --classes); what each tool then gives back is
 judged block by block (judge.py).  platter: `convert --rescue --report` where it has that, and `repair`, whose result is
 read with `convert --salvage`, which `undo` must take back to the byte, and of which --cuts interruptions must be
 finished and taken back (cuts.py).  qemu-img: `check -r all`, then `convert
@@ -155,8 +157,11 @@ class Case:
         if not self.old or not self.names[0].startswith(SNAPSHOT):
             return v
         report = path + '.json'
-        status, text = run(program, 'convert', *(how or ['--salvage']), *(['--report', report] if how else []), '-f',
-                           self.sound.format, '-l', 'before', '-O', 'raw', path, out)
+        for name in ('before', 'snap-recovered-1'): # (its name may be gone)
+            status, text = run(program, 'convert', *(how or ['--salvage']), *(['--report', report] if how else []), '-f',
+                               self.sound.format, '-l', name, '-O', 'raw', path, out)
+            if status in (0, 2, 3):
+                break
         v = judge.judge(self.sound.before, *self.old, out if status in (0, 2, 3) and os.path.exists(out) else None,
                         *(lists(report) if how else []))
         remove(out, report)
@@ -224,7 +229,7 @@ class Case:
         rnd = random.Random('%s' % self)
         name = path + '.platter-undo'
         for what, image, part in cuts.states(bytes(self.d.data), after, journal, rnd, n):
-            for command, want in ((['repair', '-q', '--yes', '-f', self.sound.format, path], after),
+            for command, want in ((['repair', '-q', '--yes', *DEEP, '-f', self.sound.format, path], after),
                                   (['undo', '-q', name], bytes(self.d.data))):
                 if command[0] == 'undo' and what.startswith('while'):
                     continue
@@ -248,7 +253,7 @@ class Case:
         """The repaired image, repaired."""
         remove_journals(path)
         write_sparse(path, after)
-        run(PLATTER, 'repair', '-q', '--yes', '-f', self.sound.format, path)
+        run(PLATTER, 'repair', '-q', '--yes', *DEEP, '-f', self.sound.format, path)
         with open(path, 'rb') as f:
             return f.read()
 
@@ -258,6 +263,8 @@ class Case:
         if os.path.exists(base) and not os.path.exists(os.path.join(top, os.path.basename(base))):
             os.link(base, os.path.join(top, os.path.basename(base)))
         write_sparse(path, self.d.data)
+        for suffix, what in self.d.beside.items():
+            write_sparse(path + suffix, what)
         if peer or DEEP:
             self.in_place('before', PLATTER, path)
         if RESCUE:
@@ -276,7 +283,7 @@ class Case:
         if peer:
             write_sparse(path, self.d.data)
             self.in_place('qemu-img', 'qemu-img', path, 'check', '-q', '-r', 'all')
-        os.unlink(path)
+        remove(path, *(path + suffix for suffix in self.d.beside))
 
     def check_after(self, path):
         """What qemu-img finds in what repair has left, when repair says that nothing is wrong."""
@@ -304,14 +311,17 @@ def plan(args, rnd):
     """[([(guest, shape)], class, seed)]: pairs take turns, so that all are used by many classes; the first pair that has
     what the class hurts will do."""
     table = damage.classes()
-    names = [n for n in table if not args.classes or
+    names = [(n,) for n in table if not args.classes or
              any(n == c or c.endswith('-') and n.startswith(c) for c in args.classes)]
+    if args.pairs:
+        both = sorted({tuple(sorted((a, b))) for a, in names for b in table if a != b and a[0] == b[0]})
+        names = rnd.sample(both, min(args.pairs, len(both)))
     pairs = [(g, s) for s in args.shapes for g in args.guests]
     rnd.shuffle(pairs)
     out = []
     turn = 0
     for name in names:
-        mine = [p for p in pairs if fits(name, p[1])]
+        mine = [p for p in pairs if all(fits(n, p[1]) for n in name)]
         for _ in range(min(args.times, len(mine))):
             first = turn % len(mine)
             out.append((mine[first:] + mine[:first], name, args.case_seed or args.seed * 1000 + turn))
@@ -354,14 +364,14 @@ def each_case(args, rnd, top):
             yield case
 
 
-def first_case(images, pairs, name, seed, args):
+def first_case(images, pairs, names, seed, args):
     """The first that can be made; with more damages at once the others are of any class that the image can have."""
     for g, s in pairs:
         for attempt in range(4):
-            more = [n for n in damage.classes() if n != name and fits(n, s)]
+            more = [n for n in damage.classes() if n not in names and fits(n, s)]
             more = random.Random(seed + attempt).sample(more, min(len(more), args.damages - 1))
             try:
-                return Case(images.get(g, s), [name] + more, seed + attempt * 100000, args.filling)
+                return Case(images.get(g, s), list(names) + more, seed + attempt * 100000, args.filling)
             except damage.NotHere:
                 pass
     return None
@@ -375,6 +385,7 @@ def main():
     p.add_argument('--times', type=int, default=2)
     p.add_argument('--every', type=int, default=1)
     p.add_argument('--damages', type=int, default=1)
+    p.add_argument('--pairs', type=int, default=0)
     p.add_argument('--cuts', type=int, default=0)
     p.add_argument('--mib', type=int, default=0)
     p.add_argument('--case-seed', type=int)

@@ -72,6 +72,8 @@ rescued() {
 	is $? "$status" "$name: map's exit status"
 	"$PLATTER" info --rescue "$@" --output=json d.qcow2 >/dev/null 2>&1
 	is $? "$status" "$name: info's exit status"
+	"$PLATTER" check --rescue "$@" d.qcow2 >/dev/null 2>&1
+	is $? "$status" "$name: check's exit status"
 	"$PLATTER" compare --rescue --zero-lost -f raw -F qcow2 out.raw d.qcow2 >/dev/null 2>&1
 	is $? "$status" "$name: compare's exit status"
 	if [ "$lost" = 0 ]; then

@@ -105,12 +105,15 @@ qemu-img snapshot -c A b.qcow2
 for lost in '1' '0 2' '0 1 2'; do
 	# shellcheck disable=SC2086 # words
 	python3 edit.py lost b.qcow2 k.qcow2 $lost
+	# (without any, a commit may have been stopped that had emptied the disk)
+	status=2
+	[ "$lost" != '0 1 2' ] || status=3
 	"$PLATTER" check k.qcow2 >out 2>&1
-	is $? 2 "entries $lost are lost: check says so"
+	is $? $status "entries $lost are lost: check says so"
 	like "$(cat out)" 'part of the map is lost' 'in words'
 	cp k.qcow2 j.qcow2
 	"$PLATTER" check -r leaks j.qcow2 >out 2>&1
-	is $? 2 '-r leaks, too'
+	is $? $status '-r leaks, too'
 	is_file_equal j.qcow2 k.qcow2 'and lowers no count'
 	ok '-r all puts them back' "$PLATTER" check -q -r all j.qcow2
 	ok 'the disk is what it was' qemu-img compare -q j.qcow2 b.qcow2

@@ -58,4 +58,28 @@ is "$("$PLATTER" hash --rescue --plan likely d.qcow2 2>/dev/null)" "$(cat likely
 isnt "$("$PLATTER" hash --rescue d.qcow2 2>/dev/null)" "$(cat likely.sum)" 'and without --trust it is not'
 fails 1 'other words are refused' "$PLATTER" hash --rescue --trust surely d.qcow2
 is "$(sha256sum <d.qcow2)" "$sum" 'the image is as it was'
+# Whatever is placed on less than proof, and whatever is left over then, is in a list: nothing is wrong in silence.
+python3 "$srcdir/tests/fixtures/guest.py" ntfs 128 7 disk.raw 0 fill=6 >/dev/null 2>&1 # (if it can be made)
+for case in cluster_size=4k:l1 cluster_size=64k:l2 cluster_size=4k:l2; do
+	sampled || continue
+	damage "${case%:*}" "${case#*:}"
+	for trust in strong likely; do
+		rm -f got.raw
+		"$PLATTER" convert -q --rescue --trust $trust --report said.json -O raw d.qcow2 got.raw 2>/dev/null
+		like $? '^[02]$' "$case, --trust $trust: what is not sure is said"
+		is "$(python3 - said.json got.raw <<-'EOF'
+			import json, sys
+			with open(sys.argv[1]) as f:
+			    said = json.load(f)
+			named = set()
+			for r in said['lost'] + said['inferred']:
+			    named.update(range(r['start'] // 4096, (r['start'] + r['length'] + 4095) // 4096))
+			with open('disk.raw', 'rb') as a, open(sys.argv[2], 'rb') as b:
+			    size = a.seek(0, 2)
+			    a.seek(0)
+			    print(sum(a.read(4096) != b.read(4096) and i not in named for i in range(size // 4096)))
+		EOF
+		)" 0 "$case, --trust $trust: nothing is wrong in silence"
+	done
+done
 done_testing

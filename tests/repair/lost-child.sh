@@ -1,0 +1,60 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) the platter authors
+#
+# A differencing VHD over its parent, with a real filesystem: lost tables, headers, bitmaps and the parent's identity come
+# back by what the parent has, and what the disk then shows is what it was.  A disk that is not the parent is not taken
+# for it, whatever its name.
+
+. "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
+PATH=$PATH:/usr/sbin:/sbin
+requires python3 mke2fs debugfs dumpe2fs qemu-img qemu-io
+
+seed=${PLT_SEED:-7}
+export PLATTER
+python3 -B "$srcdir/tests/fixtures/guest.py" ext4 32 "$seed" g.raw 0 old fill=12 >/dev/null || skip_all 'no filesystem can be made'
+ok 'a child is made' python3 -B "$srcdir/tests/fixtures/image.py" v-child g.raw "$seed" child.img
+size=$(stat -c %s g.raw)
+
+# damaged CLASS: whole again, by --rescue and in place, and undone
+damaged() {
+	local class=$1
+
+	cp --sparse=always child.img d.img
+	python3 -B "$srcdir/tests/fixtures/damage.py" "$class" d.img "$seed" >said || { diag "$(cat said)"; return; }
+	cp --sparse=always d.img before
+	"$PLATTER" convert --rescue --report r.json -f vpc -O raw d.img out.raw >out 2>&1
+	is $? 2 "$class: --rescue says that it is not proven"
+	is_file_equal out.raw g.raw "$class: --rescue shows the disk"
+	is_file_equal d.img before "$class: and has written nothing"
+	"$PLATTER" repair -q --yes -f vpc d.img >out 2>&1
+	ok "$class: repaired, the disk is what it was" "$PLATTER" compare -q -f vpc -F raw d.img g.raw
+	"$PLATTER" check -q -f vpc d.img >out 2>&1
+	is $? 0 "$class: check finds nothing any more"
+	ok "$class: undo" "$PLATTER" undo -q d.img.platter-undo
+	is_file_equal d.img before "$class: the very bytes"
+	rm -f d.img*
+}
+
+for class in V-BAT-1 V-BAT-2 V-BAT-3 V-BAT-5 V-HDR-1 V-HDR-2 V-BMP-3 V-PARENT; do
+	damaged $class
+done
+
+# a parent by name that is another disk: of the same size with another guest, and of another size
+python3 -B "$srcdir/tests/fixtures/guest.py" ext4 32 99 other.raw 0 fill=12 >/dev/null
+for other in same larger; do
+	cp --sparse=always child.img d.img
+	[ $other = same ] && cp --sparse=always other.raw o.raw
+	[ $other = larger ] && { cp --sparse=always g.raw o.raw; truncate -s $((size + 4194304)) o.raw; }
+	mv child.img.base right.base
+	qemu-img convert -f raw -O vpc -o force_size=on o.raw child.img.base
+	"$PLATTER" repair --yes -f vpc d.img >out 2>&1
+	ok "$other: another disk is not taken for the parent" cmp d.img child.img
+	"$PLATTER" convert --rescue --report r.json -f vpc -O raw d.img out.raw >out 2>&1
+	is $? 2 "$other: --rescue names what is not there"
+	is "$(python3 -c 'import json; print(sum(r["length"] for r in json.load(open("r.json"))["lost"]) > 0)')" True \
+		"$other: what lies in the parent is lost"
+	mv right.base child.img.base
+	rm -f d.img*
+done
+done_testing
