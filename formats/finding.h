@@ -109,6 +109,8 @@ enum plt_mend_stage { PLT_MEND_TABLES, PLT_MEND_CLUSTERS, PLT_MEND_SETTLE };
 struct plt_mend {
 	unsigned what;
 	bool look;                /* what is planned is only looked through, and never written to the image */
+	bool unattended;          /* nobody looks at the plan before it is written, as with check -r: what a stopped program
+				   * would explain too is left alone, unless it is proven */
 	bool guess;               /* nobody and nothing has said that the image has this format: it must show that by itself */
 	bool changed;             /* something was: examine once more */
 	/*

@@ -375,6 +375,12 @@ int qcow2_doubt(struct qcow2_exam *x, const struct qcow2_tree *t, enum plt_doubt
 		enum plt_certainty certainty, const char *why);
 extern const char qcow2_why_overwritten[], qcow2_why_entry[], qcow2_why_beyond[], qcow2_why_zero[];
 
+/* A stopped program explains the orphans as well as a lost map does, and nobody will look at what is planned for them. */
+static inline bool qcow2_may_be_left(const struct qcow2_exam *x)
+{
+	return x->ex->mend->unattended && x->orphans == QCOW2_ORPHANS_UNDECIDED;
+}
+
 /* mend/snapshots.c: the snapshot table: before it is read, after it could not be, an L1 table of one */
 int qcow2_mend_snapcount(struct qcow2_exam *x);
 bool qcow2_snaptable_is_none(const struct qcow2_exam *x); /* not one entry that was read makes sense */

@@ -52,18 +52,28 @@ int plt_repair_reset(struct plt_repair *rep, struct plt_error *err)
 	return plt_store_size(rep->file, &rep->size, err);
 }
 
-/* Only what is being mended is of interest in the rounds behind the first. */
-struct later {
+/*
+ * Only what is being mended is of interest in the rounds behind the first.  Counts, and what entries say of them, are
+ * put right when the guest has been asked what belongs where: they are said then.
+ */
+struct teller {
 	void (*found)(void *arg, const struct plt_check_finding *f);
 	void *arg;
+	bool first, without_counts, first_counts;
 };
 
-static void later_found(void *arg, const struct plt_check_finding *f)
+static bool is_of_counts(const struct plt_check_finding *f)
 {
-	const struct later *l = arg;
+	return !strcmp(f->id, "Q-REF-LOW") || !strcmp(f->id, "Q-LEAK") || !strncmp(f->id, "Q-COPIED", 8);
+}
 
-	if (f->mended && l->found)
-		l->found(l->arg, f);
+static void tell(void *arg, const struct plt_check_finding *f)
+{
+	const struct teller *t = arg;
+	bool of_counts = is_of_counts(f);
+
+	if (t->found && !(of_counts && t->without_counts) && (t->first || f->mended || (of_counts && t->first_counts)))
+		t->found(t->arg, f);
 }
 
 int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
@@ -81,12 +91,12 @@ int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 	return plt_mend_store(rep->ctx, rep->overlay, rep->name, rep->format, mend, found, arg, ret, err);
 }
 
-/* Somebody asks for it, or structure has shown that something is wrong. */
+/* Somebody asks for it, or structure has shown that something is wrong, and somebody looks at the plan. */
 static bool can_look_deep(const struct plt_repair *rep, unsigned what)
 {
 	const struct plt_driver *drv = plt_driver_find(rep->format);
 
-	return what & PLT_MEND_MAP && drv && drv->map_pieces && drv->show_pieces;
+	return what & PLT_MEND_MAP && drv && drv->map_pieces && drv->show_pieces && (rep->deep || !rep->image_only);
 }
 
 static bool is_damaged(const struct plt_check_result *r)
@@ -97,8 +107,9 @@ static bool is_damaged(const struct plt_check_result *r)
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
-	struct plt_mend mend = { .what = what, .changed = true, .look = rep->look, .guess = rep->guess };
-	struct later l = { found, arg };
+	struct plt_mend mend = { .what = what, .changed = true, .look = rep->look, .guess = rep->guess,
+				 .unattended = rep->image_only };
+	struct teller t = { .found = found, .arg = arg, .first = true, .first_counts = true };
 	struct plt_orphan *place = NULL;
 	struct plt_check_result res;
 	bool adopted = !(what & PLT_MEND_MAP);
@@ -116,7 +127,10 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			break;
 		}
 		mend.changed = mend.more = false;
-		r = plt_repair_examine(rep, &mend, i ? later_found : found, i ? (void *)&l : arg, &res, err);
+		t.without_counts = mend.what != what;
+		r = plt_repair_examine(rep, &mend, tell, &t, &res, err);
+		t.first = false;
+		t.first_counts &= t.without_counts;
 		mend.nmoves = 0;
 		rep->deeply = false;
 		if (!i)

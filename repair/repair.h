@@ -64,7 +64,8 @@ struct plt_repair {
 	const char *plan;            /* a file that says what to do; NULL: found out */
 	struct plt_mended *mended;   /* why, for the plan's file: bounded */
 	size_t nmended;
-	bool image_only;             /* nothing that the guest has written is examined for its own sake */
+	bool image_only;             /* check -r: nothing that the guest has written is examined for its own sake, and nobody
+				      * looks at the plan */
 	struct plt_doubts doubts;    /* lost and inferred, as the plan leaves them */
 	struct plt_unsure done_before; /* as a repair leaves them that was interrupted, and is finished now */
 };

@@ -157,6 +157,8 @@ static int from_snapshots(struct blank *b, uint32_t index, uint64_t off)
 	for (uint32_t i = q->nb_snapshots; i-- && i + MAX_DONORS >= q->nb_snapshots;)
 		if (read_donor(b, i, index, off))
 			n += fill(b);
+	if (n && qcow2_may_be_left(x) && (n < PROOF || q->version < 3))
+		return 0;
 	if (!n || (q->version < 3 && n < PROOF_V2 && x->orphans != QCOW2_ORPHANS_LOST))
 		return 0;
 	r = name(b, index, n);
@@ -187,6 +189,12 @@ static int as_it_lies(struct blank *b, uint32_t index, uint64_t off)
 	return r < 0 ? r : replace(b, index, off, n, "an external data file has the guest's bytes where the guest has them");
 }
 
+/* The external data file is declared to be the disk, byte for byte. */
+static bool file_is_disk(const struct qcow2_exam *x)
+{
+	return x->q.autoclear & QCOW2_AUTOCLEAR_DATA_RAW;
+}
+
 static int look_at(void *arg, uint32_t index, uint64_t e)
 {
 	struct blank *b = arg;
@@ -206,6 +214,9 @@ static int look_at(void *arg, uint32_t index, uint64_t e)
 		return 0;
 	if (!x->c.external)
 		return from_snapshots(b, index, off);
+	/* (an empty table is also what a stop leaves: only where the file *is* the disk does it make no difference) */
+	if (!file_is_disk(x) && !x->ex->mend->look)
+		return 0;
 	return shape & QCOW2_SHAPE_ZERO && !x->backing ? as_it_lies(b, index, off) : 0;
 }
 

@@ -167,7 +167,7 @@ static int find_gaps(struct clusters *c)
 	if (!c->gaps)
 		return -ENOMEM;
 	r = lost_gaps(c);
-	if (r == 0 && c->x->orphans != QCOW2_ORPHANS_LEFT && !c->full) {
+	if (r == 0 && c->x->orphans != QCOW2_ORPHANS_LEFT && !qcow2_may_be_left(c->x) && !c->full) {
 		r = zero_gaps(c);
 		if (r == 0 && !c->full)
 			l1_gaps(c);

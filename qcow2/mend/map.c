@@ -334,7 +334,8 @@ static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
 		return put(m, off, g, m->applied ? PLT_STRONG : PLT_PROVEN, "it is a snapshot's as well, and is counted once more than it is named");
 	if (f->rest)
 		return put(m, off, g, PLT_STRONG, "it is a snapshot's as well, and no other table is left");
-	if (f->budget < x->npieces)
+	/* (a table that a stopped rebase or write has just made is like the snapshot's, too) */
+	if (f->budget < x->npieces || qcow2_may_be_left(x))
 		return 0;
 	f->budget -= x->npieces;
 	i = newer_copy(m);
@@ -541,7 +542,7 @@ int qcow2_mend_map(struct qcow2_exam *x)
 	/* without counts nothing else says what is shared */
 	if (r == 0 && m.n && (x->counts_gone || x->ex->mend->counts_gone) && all_used(&m))
 		r = by_snapshots(&m, true);
-	if (r == 0 && m.n)
+	if (r == 0 && m.n && !qcow2_may_be_left(x))
 		r = hand_over(&m);
 	mending_release(&m);
 	return r;

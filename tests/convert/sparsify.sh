@@ -227,12 +227,14 @@ qemu-img bitmap --add b.qcow2 records
 is "$(qemu-img info --output=json b.qcow2 | jq -c '."format-specific".data.bitmaps | map(.flags)')" '[["auto"]]' 'a bitmap goes on recording'
 ok 'the image is sound' qemu-img check -q b.qcow2
 mkfifo hold
-qemu-io b.qcow2 <hold >/dev/null 2>&1 &
-exec 9>hold # (it waits for commands, and has the image open)
-for _ in {1..50}; do
-	sparsify --free b.qcow2 >log 2>&1 || break
+qemu-io b.qcow2 <hold >answer 2>&1 &
+exec 9>hold # (it waits for commands, and has the image open once it answers one)
+echo length >&9
+for _ in {1..200}; do
+	[ ! -s answer ] || break
 	sleep 0.1
 done
+sparsify --free b.qcow2 >log 2>&1
 is "$(grep -c 'another process' log)" 1 'an image in use is refused'
 exec 9>&-
 wait $!

@@ -282,7 +282,7 @@ static int judge_mended(struct stage *s, bool done, const char *what)
 		why = mend(s, s->deed.i, &sure);
 	if (!why && s->deed.on >= 0)
 		why = mend(s, s->deed.on, &sure);
-	if (!why && sure)
+	if (!why)
 		why = judge_all(s, true);
 	if (why)
 		snprintf(s->why, sizeof(s->why), "%s: %s: mended, %.400s", chain_text(&s->lab, &s->deed), what, why);

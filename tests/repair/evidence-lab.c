@@ -238,6 +238,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	clock_gettime(CLOCK_MONOTONIC, &b);
+	free((void *)p.anchors);
 	placed = calloc(nobjects + 1, 1);
 	for (uint32_t i = 0; i < n; i++) {
 		bool ok = same(v[i].object, v[i].slot);

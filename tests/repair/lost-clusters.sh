@@ -127,6 +127,6 @@ done
 # Where the guest's bytes lie in a file of their own, they lie where the guest has them.
 name='an external data file'
 rm -f sound.qcow2
-"$PLATTER" convert -O qcow2 -o data_file=sound.data disk.raw sound.qcow2
+"$PLATTER" convert -O qcow2 -o data_file=sound.data,data_file_raw=on disk.raw sound.qcow2
 judge l2-zero 100
 done_testing
