@@ -73,6 +73,7 @@ for command in $commands; do
 		convert:disk-2e* | hash:disk-2e* | map:disk-2e-[fh]* | compare:disk-2e-[fh]* | hash:file-* | \
 			compare:disk-2e | hash:rt-far | map:vhd-sparse-t* | convert:vhd-sparse-* | hash:vhd-sparse-o*) continue ;;
 		esac
+		case $command in info | convert) sampled || continue ;; esac
 		rm -f target
 		case $command in
 		convert) limited "$PLATTER" convert -O raw "$name" target ;;

@@ -161,8 +161,9 @@ static void random_work(const struct kind *k, uint64_t *seed)
 START_TEST(against_a_model)
 {
 	uint64_t seed = plt_unit_seed();
+	unsigned times = getenv("PLT_SANITIZER") ? 2 : 6;
 
-	for (unsigned i = 0; i < 6; i++)
+	for (unsigned i = 0; i < times; i++)
 		for (unsigned k = 0; k < PLT_ARRAY_SIZE(kinds); k++)
 			random_work(&kinds[k], &seed);
 }
