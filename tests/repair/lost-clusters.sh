@@ -128,5 +128,6 @@ done
 name='an external data file'
 rm -f sound.qcow2
 "$PLATTER" convert -O qcow2 -o data_file=sound.data,data_file_raw=on disk.raw sound.qcow2
+cp disk.raw sound.raw
 judge l2-zero 100
 done_testing
