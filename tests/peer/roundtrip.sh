@@ -110,7 +110,7 @@ for options in '' compat=0.10 compat=1.1 \
 	preallocation=metadata,extended_l2=on \
 	data_file=d.raw data_file=d.raw,data_file_raw=on data_file=d.raw,extended_l2=on \
 	data_file=d.raw,data_file_raw=on,cluster_size=2M; do
-	sampled 2 || continue
+	sampled 3 || continue
 	case $options in
 	*512k* | *1M* | *2M*) size=$((10 << 20)) ;;
 	*512*) size=300000 ;;
