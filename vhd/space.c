@@ -154,17 +154,23 @@ static int take_gap(struct plt_image *img, struct plt_error *err)
 static int extend(struct plt_image *img, uint64_t seen, struct plt_error *err)
 {
 	struct vhd_state *v = vhd_of(img);
-	uint64_t start, n, end, stride = vhd_stride(v);
+	uint64_t start, n, end, stride = vhd_stride(v), pool, used;
+	bool faster;
 	int r = 0;
 
-	if (v->pool_end != seen || v->pool < v->pool_end || v->nfree)
-		return 0; /* somebody was faster */
+	pthread_mutex_lock(&img->lock); /* others may be taking blocks just now */
+	faster = v->pool_end != seen || v->pool < v->pool_end || v->nfree; /* somebody was */
+	pool = v->pool;
+	used = v->used;
+	pthread_mutex_unlock(&img->lock);
+	if (faster)
+		return 0;
 	r = take_gap(img, err);
 	if (r != 0)
 		return r < 0 ? r : 0;
-	start = vhd_next_start(v, v->pool);
-	n = PLT_MIN(PLT_MAX(v->used / 2, UINT64_C(2)), UINT64_C(64));
-	n = PLT_MIN(n, PLT_MAX(v->blocks - PLT_MIN(v->used, v->blocks), UINT64_C(1)));
+	start = vhd_next_start(v, pool);
+	n = PLT_MIN(PLT_MAX(used / 2, UINT64_C(2)), UINT64_C(64));
+	n = PLT_MIN(n, PLT_MAX(v->blocks - PLT_MIN(used, v->blocks), UINT64_C(1)));
 	if (!img->file->limits.can_grow)
 		while (n && start + (n - 1) * stride + vhd_block_len(v) > v->footer_off)
 			n--;
