@@ -137,7 +137,7 @@ static int list_split(struct pieces *p, const char *first, struct plt_error *err
 				     "DISK.000, DISK.001, DISK-f001, xaa", first);
 	while (r == 0 && stat(name, &sb) == 0) {
 		r = add(p, name, p->size, &sb, err);
-		if (r == 0 && plt_add(p->size, (uint64_t)sb.st_size, &p->size))
+		if (r == 0 && (plt_add(p->size, (uint64_t)sb.st_size, &p->size) || p->size > INT64_MAX))
 			r = plt_error_set(err, EFBIG, "'%s': all pieces together are too large", first);
 		if (r == 0 && !count_up(counter, digits))
 			return 0;
@@ -241,7 +241,7 @@ static int list_objects(struct pieces *p, const char *dir, const char *want, uin
 		return plt_error_set(err, EINVAL, "'%s': an object has %" PRIu64 " bytes, and they are of %" PRIu64, dir, largest,
 				     object);
 	for (size_t i = 0; i < p->n; i++)
-		if (plt_mul(p->v[i].off, object, &p->v[i].off) || p->v[i].off > INT64_MAX - object)
+		if (plt_mul(p->v[i].off, object, &p->v[i].off) || object >= INT64_MAX || p->v[i].off > INT64_MAX - object)
 			return plt_error_set(err, EFBIG, "'%s': object '%s' lies behind the largest disk", dir, p->v[i].path);
 	p->size = p->v[p->n - 1].off + object;
 	return 0;

@@ -214,8 +214,11 @@ static int judge_others(struct job *j, struct plt_error *err)
 		const struct plt_layer *l = &all->layers[i];
 		const char *on = l->below >= 0 ? all->layers[l->below].name : NULL;
 
-		if (l->trouble & PLT_LAYER_UNREADABLE)
+		if (l->trouble & PLT_LAYER_UNREADABLE) {
+			plt_error_set(&j->no_delete, EBUSY, "'%s' is not deleted: whether '%s', which cannot be opened, depends on it "
+				      "is not known", j->layer.name, l->name);
 			plt_ctx_warn(j->ctx, "'%s' cannot be opened: whether it depends on what is merged is not known", l->name);
+		}
 		if (!on)
 			continue;
 		if (j->parent.name && plt_same_path(on, j->parent.name) && !plt_same_path(l->name, j->layer.name) &&

@@ -107,4 +107,7 @@ head -c 5000000 /dev/zero >odd/a.0000000000000000
 refused pieces:odd 'option object-size' 'objects whose size is not known'
 head -c 100 /dev/zero >odd/a.7fffffffffffffff
 refused 'json:{"driver":"raw","file":{"driver":"pieces","filename":"odd","object-size":8388608}}' 'behind the largest disk' 'a number beyond all disks'
+rm odd/a.7fffffffffffffff
+refused 'json:{"driver":"raw","file":{"driver":"pieces","filename":"odd","object-size":9223372036854775807}}' 'behind the largest disk' \
+	'objects as large as all there can be'
 done_testing

@@ -152,6 +152,9 @@ refused '  in a folder that is named' 'elsewhere/*other. depends on' coalesce --
 make qcow2 other 8M l1 qcow2
 refused 'another image stands on the layer, which is to go' "depends on it too" coalesce -d top l1
 rm other
+printf 'QFI\373\0\0\0\003' >broken
+refused 'an image that cannot be opened may stand on it' "'[^']*broken', which cannot be opened" coalesce -d top l1
+rm broken
 refused 'the active layer' 'active layer' coalesce top top
 refused 'no layer of the chain' 'Did not find' coalesce top nothere
 refused 'the last one, downwards' 'no backing file that it could be merged into' coalesce --into parent top l0
