@@ -187,6 +187,9 @@ static int repair(struct job *j, struct plt_repair *rep)
 		printf("The repaired copy is '%s'.\n", j->copy);
 	else if (!j->quiet)
 		printf("Repaired. '%s' takes it back: %s undo '%s'\n", journal, cli_program, journal);
+	if (!j->quiet && doubts && !cli_reports(j->args))
+		printf("What is lost, and what rests on less than proof, no image can say itself: %s lists it with --report FILE\n",
+		       j->copy ? "repair --dry-run of the damaged one" : "a repair --dry-run, once this is taken back,");
 	free(journal);
 	return exit_status(&left, doubts);
 }
