@@ -71,6 +71,8 @@ struct plt_ctx {
 	void *warn_arg;
 	plt_opener_fn opener;          /* NULL: plt_file_open() */
 	void *opener_arg;
+	uint64_t ignore_features;
+	_Atomic bool features_met;     /* an image that may claim some has been opened */
 
 	pthread_mutex_t lock;
 	struct plt_queue *idle_queues; /* blocking calls take one and give it back */
