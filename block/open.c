@@ -118,12 +118,16 @@ static int plan_rescue(struct plt_ctx *ctx, struct plt_store *file, const char *
 		       struct plt_opening *how, struct plt_rescue_plan *ret, struct plt_error *err)
 {
 	const struct plt_driver *drv = format ? plt_driver_find(format) : NULL;
+	struct plt_rescue_options opts = PLT_RESCUE_OPTIONS_INIT;
 	int r = drv ? 0 : plt_probe(file, &drv, err);
 
+	if (how->opts->rescue)
+		opts = *how->opts->rescue;
+	opts.deep |= how->depth < opts.deep_layers;
 	if (r == 0)
 		r = plt_image_lock(file, drv, how->opts, err);
 	if (r == 0)
-		r = plt_rescue_plan_make(ctx, file, name, format, how->opts->rescue, how->opts->flags, ret, err);
+		r = plt_rescue_plan_make(ctx, file, name, format, &opts, how->opts->flags, ret, err);
 	return r;
 }
 
