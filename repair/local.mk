@@ -29,6 +29,7 @@ libplatter_core_la_SOURCES += \
 	repair/guest/fat.c \
 	repair/guest/guest.c \
 	repair/guest/guest.h \
+	repair/guest/lvm.c \
 	repair/guest/shift.c \
 	repair/guest/super.c \
 	repair/guest/table.c \
