@@ -383,6 +383,7 @@ static inline bool qcow2_may_be_left(const struct qcow2_exam *x)
 
 /* mend/snapshots.c: the snapshot table: before it is read, after it could not be, an L1 table of one */
 int qcow2_mend_snapcount(struct qcow2_exam *x);
+int qcow2_exam_snapnames(struct qcow2_exam *x); /* also where nothing is mended */
 bool qcow2_snaptable_is_none(const struct qcow2_exam *x); /* not one entry that was read makes sense */
 int qcow2_mend_snapshots(struct qcow2_exam *x);
 int qcow2_mend_snap_l1(struct qcow2_exam *x);
