@@ -403,7 +403,7 @@ int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err)
 	todo = !rsc->decoded && (always || b->corruptions || b->added || b->corruptions_fixed || b->check_errors);
 	rsc->decoded = rsc->decoded || todo;
 	pthread_rwlock_unlock(&rsc->lock);
-	return todo ? plt_image_decode(img, NULL, note_flaw, img, err) : 0;
+	return todo ? plt_image_decode(img, NULL, false, note_flaw, img, err) : 0;
 }
 
 /* The doubts of one layer, where it shows.  (plt_doubt.disk is its depth here.) */

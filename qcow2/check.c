@@ -583,6 +583,8 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 		r = qcow2_name_cut(x);
 	if (!r && x->ex->mend && x->ex->mend->deep)
 		r = qcow2_tell_orphans(x);
+	if (!r && x->ex->mend && x->ex->mend->nflaws)
+		r = qcow2_tell_streams(x);
 	if (!r && x->ex->mend)
 		r = qcow2_mend_moves(x);
 	if (!r && x->ex->mend && !x->map_changed)

@@ -143,7 +143,7 @@ int plt_repair_doubts(struct plt_repair *rep, int (*fn)(void *arg, const struct 
 		      struct plt_error *err)
 {
 	struct plt_rescue_plan plan = { .overlay = plt_store_ref(rep->overlay), .format = strdup(rep->format),
-					.left = rep->before };
+					.before = rep->before, .left = rep->before };
 	struct plt_disk *disk;
 	int r = plan.format ? 0 : -ENOMEM;
 
