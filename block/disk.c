@@ -59,6 +59,11 @@ static int open_disk(struct plt_ctx *ctx, const char *name, const struct plt_ope
 			r = plt_image_open(ctx, tree, &o, write_layer, &img, err);
 		json_decref(tree);
 	}
+	if (r == 0 && !(opts->flags & PLT_OPEN_WRITE)) {
+		r = plt_ctx_may_ignore(ctx, img->drv, name, err);
+		if (r < 0)
+			plt_image_close(img, NULL);
+	}
 	if (r < 0) {
 		/* (that one is said of an image that did open) */
 		if (!err || strncmp(err->text, "Failed to load snapshot: ", 25))

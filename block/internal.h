@@ -101,6 +101,9 @@ void plt_ctx_set_opener(struct plt_ctx *ctx, plt_opener_fn fn, void *arg);
 int plt_ctx_open_file(struct plt_ctx *ctx, const char *path, unsigned flags, struct plt_store **ret,
 		      struct plt_error *err);
 
+/* Features are to be ignored: has this format any, or has an image that was opened before?  0 or -ENOTSUP. */
+int plt_ctx_may_ignore(struct plt_ctx *ctx, const struct plt_driver *drv, const char *name, struct plt_error *err);
+
 /* The active layer of a disk. */
 struct plt_image *plt_disk_image(struct plt_disk *disk);
 struct plt_ctx *plt_disk_ctx(const struct plt_disk *disk);

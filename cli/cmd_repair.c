@@ -30,6 +30,7 @@ static const struct cli_opt opts[] = {
 	{ OPT_DEEP, "deep", NULL,
 	  "hold the guest's own structures against the map even if nothing else shows that it is wrong (done anyway if "
 	  "something does)", CLI_ANY },
+	{ OPT_IGNORE_FEATURE, "ignore-feature", "bit", CLI_IGNORE_FEATURE_HELP, CLI_ANY },
 	{ OPT_INTERACTIVE, "interactive", NULL, "ask about each piece of a lost map whose place is not sure", CLI_ANY },
 	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON (-: on standard output, behind all else)",
 	  CLI_FILE },

@@ -54,8 +54,15 @@ struct plt_ctx_options {
 	const char *const *allow_dirs;/* NULL-terminated */
 	void (*warn)(void *arg, const char *text); /* something a person should know; NULL: dropped */
 	void *warn_arg;
+	/*
+	 * Incompatible features that images may claim, one bit each, and that are unknown here: such images are read as if
+	 * they did not, and cannot be written; a repair takes the claim out.  A feature that is known is not ignored
+	 * (-EINVAL), and an image of a format without such features is not opened unless one that has them was before
+	 * (-ENOTSUP).
+	 */
+	uint64_t ignore_features;
 };
-#define PLT_CTX_OPTIONS_INIT { sizeof(struct plt_ctx_options), 0, 0, PLT_POLICY_TRUST, NULL, NULL, NULL }
+#define PLT_CTX_OPTIONS_INIT { sizeof(struct plt_ctx_options), 0, 0, PLT_POLICY_TRUST, NULL, NULL, NULL, 0 }
 
 int plt_ctx_new(const struct plt_ctx_options *opts /* NULL: defaults */, struct plt_ctx **ret, struct plt_error *err);
 /*

@@ -273,7 +273,8 @@ class Case:
             self.rescue(path, 'deep', '--deep')
             self.checked, text = run(PLATTER, 'check', '-q', '--deep', '-f', self.sound.format, path)
             self.crashed('check --deep', self.checked, text)
-        self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes', *DEEP)
+        word = ['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in self.names else [] # (without it nothing is done)
+        self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes', *DEEP, *word)
         self.check_after(path)
         with open(path, 'rb') as f:
             after = f.read()
