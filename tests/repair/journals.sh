@@ -135,6 +135,10 @@ ok 'undo' "$PLATTER" undo -q d.qcow2.platter-undo
 is_file_equal d.qcow2 damaged.qcow2 'the very bytes'
 fails 1 'a copy has no journal' "$PLATTER" repair --yes --output n --undo-file u d.qcow2
 is "$(echo [nu])" '[nu]' 'nothing is made'
+fails 0 'of a sound image' "$PLATTER" repair --output n sound.qcow2
+is_file_equal n sound.qcow2 'there is a copy, too'
+fails 1 'which is not written over' "$PLATTER" repair --output n sound.qcow2
+rm n
 
 # What is no journal of this image.
 "$PLATTER" repair -q --yes d.qcow2 2>err
