@@ -30,6 +30,7 @@ static const struct cli_opt opts[] = {
 	{ OPT_DEEP, "deep", NULL,
 	  "hold the guest's own structures against the map even if nothing else shows that it is wrong (done anyway if "
 	  "something does)", CLI_ANY },
+	{ OPT_IGNORE_FEATURE, "ignore-feature", "bit", CLI_IGNORE_FEATURE_HELP, CLI_ANY },
 	{ OPT_INTERACTIVE, "interactive", NULL, "ask about each piece of a lost map whose place is not sure", CLI_ANY },
 	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON (-: on standard output, behind all else)",
 	  CLI_FILE },
@@ -200,6 +201,9 @@ static int repair(struct job *j, struct plt_repair *rep)
 	}
 	if (!j->quiet)
 		printf("Repaired. '%s' takes it back: %s undo '%s'\n", journal, cli_program, journal);
+	if (!j->quiet && doubts && !cli_reports(j->args))
+		printf("What is lost, and what rests on less than proof, no image can say itself: %s lists it with --report FILE\n",
+		       j->copy ? "repair --dry-run of the damaged one" : "a repair --dry-run, once this is taken back,");
 	free(journal);
 	return exit_status(&left, doubts);
 }

@@ -221,12 +221,14 @@ int qcow2_exam_copied(struct qcow2_exam *x);
 /* Clusters that the active tree maps behind the end of the disk. */
 int qcow2_exam_beyond_end(struct qcow2_exam *x);
 /*
- * mend/header.c: the header claims features that are not known.  For those who only look: if the image's own table has no
- * names for them, and without them the map leads to tables, they are taken out of the overlay.
+ * mend/features.c: the header claims features that are not known.  For those who only look: if the image's own table has no
+ * names for them, and without them the map leads to tables, they are taken out of the overlay.  And those that are to be
+ * ignored on the user's word, which the header that has been read claims: said, and mended if they may be.
  */
 int qcow2_ignore_features(struct qcow2_exam *x);
+int qcow2_mend_ignored(struct qcow2_exam *x);
 /*
- * mend/header.c: clusters are mapped up to @mapped_end, behind the end of the disk.  Does the guest say where it ends?
+ * mend/size.c: clusters are mapped up to @mapped_end, behind the end of the disk.  Does the guest say where it ends?
  * Then it has been said, and is mended if it may be.
  */
 int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_said);

@@ -317,6 +317,8 @@ int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 	if (r == 0 && !(drv && drv->flags & PLT_DRIVER_MENDS))
 		r = plt_error_set(err, ENOSYS, "'%s': images of the format %s cannot be repaired in this release", rep->name,
 				  rep->format);
+	if (r == 0)
+		r = plt_ctx_may_ignore(rep->ctx, drv, rep->name, err);
 	if (r == 0 && what & PLT_MEND_MAP)
 		r = replayed = plt_repair_foreign(rep, text, sizeof(text), err);
 	if (replayed > 0) {

@@ -13,6 +13,7 @@
  *	planfile.c  as a file
  *	recognize.c  of an image that has lost what says which format it is
  *	rescue.c  for those who only look through it
+ *	doubts.c  what it leaves lost or inferred, of the disk and of its snapshots
  *	place.c   what the driver could not place, by evidence (evidence/)
  *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
  *	foreign.c  what other programs' journals say

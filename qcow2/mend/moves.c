@@ -361,7 +361,10 @@ int qcow2_map_tables(struct plt_ctx *ctx, struct plt_store *file, struct plt_orp
 	PLT_AUTOFREE char *backing = NULL, *format = NULL;
 	struct qcow2_recount c = {.ctx = ctx, .file = file, .q = &q};
 	struct listing l = {.q = &q, .ret = ret};
-	int r = qcow2_header_read(file, "", true, &q, &backing, &format, err);
+	int r;
+
+	q.ignore = plt_ctx_ignored_features(ctx);
+	r = qcow2_header_read(file, "", true, &q, &backing, &format, err);
 
 	*ret = (struct plt_orphans){0};
 	if (r < 0)
