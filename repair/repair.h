@@ -164,6 +164,8 @@ struct plt_beside {
 };
 int plt_beside_find(const char *image, struct plt_beside *ret, struct plt_error *err);
 void plt_beside_release(struct plt_beside *b);
+/* @err is why a journal could not be applied or taken back: add what can be done where the image is not its. */
+int plt_journal_mismatch(const char *journal, int r, struct plt_error *err);
 /* Finish what @journal has begun on @image, which is open; what it leaves lost and inferred. */
 int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_unsure *ret, struct plt_error *err);
 
