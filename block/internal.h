@@ -136,11 +136,12 @@ int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct
 struct plt_extents;
 /*
  * Decode every compressed cluster that this layer maps; flaw() for each that cannot be, with how many bytes come out
- * before; another answer than 0 ends it.  @seen: places in the file that are done, added to; NULL: all are new.
+ * before; another answer than 0 ends it.  @seen: places in the file that are done, added to; NULL: all are new.  @ends: a
+ * stream that fills its cluster and does not end there is a flaw, too.
  * *ret_end (NULL: all is decoded): up to where the disk was looked at before entries had named several times as much as the
  * file holds, as tables do that are named again and again.
  */
-int plt_image_decode(struct plt_image *img, struct plt_extents *seen, uint64_t *ret_end,
+int plt_image_decode(struct plt_image *img, struct plt_extents *seen, bool ends, uint64_t *ret_end,
 		     int (*flaw)(void *arg, const struct plt_run *run, size_t good), void *arg, struct plt_error *err);
 /* What relative names in the image are relative to: its name, or its file's if it has no plain one. */
 const char *plt_image_base(const struct plt_image *img);

@@ -422,7 +422,7 @@ int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err)
 	todo = !rsc->decoded && (always || b->corruptions || b->added || b->corruptions_fixed || b->check_errors);
 	rsc->decoded = rsc->decoded || todo;
 	pthread_rwlock_unlock(&rsc->lock);
-	r = todo ? plt_image_decode(img, NULL, &end, note_flaw, img, err) : 0;
+	r = todo ? plt_image_decode(img, NULL, false, &end, note_flaw, img, err) : 0;
 	if (todo && r == 0 && end < atomic_load(&img->size))
 		note_rest(img, end);
 	return r;

@@ -385,6 +385,7 @@ static inline bool qcow2_may_be_left(const struct qcow2_exam *x)
 
 /* mend/snapshots.c: the snapshot table: before it is read, after it could not be, an L1 table of one */
 int qcow2_mend_snapcount(struct qcow2_exam *x);
+int qcow2_exam_snapnames(struct qcow2_exam *x); /* also where nothing is mended */
 bool qcow2_snaptable_is_none(const struct qcow2_exam *x); /* not one entry that was read makes sense */
 int qcow2_mend_snapshots(struct qcow2_exam *x);
 int qcow2_mend_snap_l1(struct qcow2_exam *x);
@@ -394,6 +395,7 @@ int qcow2_mend_snap_l1(struct qcow2_exam *x);
  * entry that names it; are some of them missing in clusters that others are in?
  */
 int qcow2_packed_find(struct qcow2_exam *x, struct plt_orphans *p);
+int qcow2_tell_streams(struct qcow2_exam *x); /* of ex->mend->flaws */
 bool qcow2_packed_is_open(struct qcow2_exam *x, uint64_t off, uint64_t len);
 uint64_t qcow2_packed_entry(const struct qcow2_state *q, uint64_t off, uint32_t len);
 int qcow2_packed_missing(struct qcow2_exam *x, bool *ret);

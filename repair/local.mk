@@ -29,6 +29,7 @@ libplatter_core_la_SOURCES += \
 	repair/guest/fat.c \
 	repair/guest/guest.c \
 	repair/guest/guest.h \
+	repair/guest/lvm.c \
 	repair/guest/shift.c \
 	repair/guest/super.c \
 	repair/guest/table.c \
@@ -45,6 +46,7 @@ libplatter_core_la_SOURCES += \
 	repair/recognize.c \
 	repair/repair.h \
 	repair/rescue.c \
+	repair/streams.c \
 	repair/undo.c \
 	repair/worse.c \
 	$(NULL)

@@ -78,7 +78,7 @@ class Sound:
             self.data = f.read()
         letter = {'qcow2': 'Q', 'vpc': 'V', 'raw': 'R'}[self.format]
         self.image = damage.parse(letter, self.data)
-        self.truth = judge.Truth(guest.raw, self.image.sources())
+        self.truth = judge.Truth(self.path if 'lvm' in image.SHAPES[shape][2] else guest.raw, self.image.sources())
         self.before = None
         if letter == 'Q' and self.image.snapshots:
             s = self.image.snapshots[0]
@@ -153,7 +153,7 @@ class Case:
     def usable(self, v, out, status):
         """Of a disk whose own tables are damaged nobody has anything until partition and filesystem are found."""
         if damage_raw.usable(out, self.sound.image):
-            v.right, v.silent = v.survive, 0
+            v.right, v.silent, v.inferred_wrong = v.survive, 0, 0
         elif status:
             v.missing, v.right, v.silent = v.survive, 0, 0
         else:
@@ -315,6 +315,7 @@ def fits(name, shape):
     words = image.SHAPES[shape][2]
     return name[0] == letter and ((not name.startswith('Q-SNAP') or 'snapshot' in words) and
                                   (not name.startswith(('Q-CMP', 'Q-OVL-PACKED')) or 'packed' in words) and
+                                  name.startswith('R-LVM') == ('lvm' in words) and
                                   (not name.startswith('Q-BMP') or 'bitmap' in words) and
                                   ('external' in words if name.startswith('Q-EXT') else 'external' not in words or
                                    name.startswith(('Q-HDR', 'Q-L1', 'Q-L2', 'Q-REF', 'Q-2'))))

@@ -32,6 +32,8 @@ recovery() {
 }
 
 recovery 'one damage' --seed 7 --states got
+recovery 'LVM' --seed 7 --shapes raw-lvm --classes R-LVM- --states got.more
+cat got.more >>got
 [ -n "${UPDATE:-}" ] && cp got "$expected"
 while read -r class guest shape was; do
 	now=$(awk -v c="$class" '$1 == c { print $4 }' got)

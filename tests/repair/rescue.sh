@@ -121,6 +121,12 @@ cp sound.qcow2 d.qcow2
 poke d.qcow2 $((l2 + 8)) 'unlikely'
 poke d.qcow2 $((l2 + 8 * 77)) '\x81\0\0\0\0\0\0\2'
 rescued 'two L2 entries are garbage' 2 8192
+for command in 'snapshot -l' 'scan -f qcow2' 'measure -O raw' 'bench -c 1 -s 4k -o 40k'; do
+	# shellcheck disable=SC2086 # a command and its options
+	"$PLATTER" $command --rescue --report report.json d.qcow2 >out 2>err
+	is "$? $(grep -c ': lost: ' err) $(python3 -c 'import json; print(len(json.load(open("report.json"))["lost"]))')" '2 2 2' \
+		"$command says what is lost, and reports it"
+done
 
 # A donor has some of what is lost, and not all; beside one place it holds something else.
 cp sound.qcow2 donor.qcow2
