@@ -372,6 +372,7 @@ int plt_repair_open(struct plt_ctx *ctx, const char *name, const struct plt_open
 		return r;
 	}
 	rep->file = plt_store_ref(rep->img->file);
+	rep->key[0] = plt_image_key(rep->img);
 	rep->plan = o->plan;
 	rep->deep = o->flags & PLT_REPAIR_DEEP;
 	rep->no_backing = opts && opts->flags & PLT_OPEN_NO_BACKING;

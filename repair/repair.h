@@ -51,6 +51,7 @@ struct plt_repair {
 	struct plt_store *overlay;   /* over file */
 	char *name, *format;
 	char *undo_file;             /* as asked for; NULL: beside */
+	const char *key[2];          /* the option that names the secret of what the image encrypts, or NULL; and NULL */
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
 	enum plt_certainty trust;    /* placements that are less sure are only offered */
@@ -96,6 +97,15 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		       struct plt_check_result *ret, struct plt_error *err);
+/* How what is planned is opened so that what the guest has written can be read. */
+static inline struct plt_open_options plt_repair_how(const struct plt_repair *rep, unsigned flags)
+{
+	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+
+	o.flags = flags;
+	o.options = rep->key[0] ? rep->key : NULL;
+	return o;
+}
 /* Placements of orphans that are sure enough; malloc. */
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err);

@@ -14,6 +14,7 @@ tests_repair_weigh_lab_SOURCES = tests/repair/weigh-lab.c
 
 script_tests += \
 	tests/repair/deep.sh \
+	tests/repair/encrypted.sh \
 	tests/repair/evidence.sh \
 	tests/repair/guest-disks.sh \
 	tests/repair/journals.sh \

@@ -136,6 +136,9 @@ class Case:
     def __str__(self):
         return '%s %s %s seed %d' % (','.join(self.names), self.sound.guest.name, self.sound.shape, self.seed)
 
+    def named(self, path):
+        return image.named(self.sound.shape, path)
+
     def judged(self, out, status, lost=(), inferred=()):
         v = judge.judge(self.sound.truth, self.dead, self.payload, out if os.path.exists(out) else None, lost, inferred)
         if self.sound.format == 'raw':
@@ -158,8 +161,8 @@ class Case:
             return v
         report = path + '.json'
         for name in ('before', 'snap-recovered-1'): # (its name may be gone)
-            status, text = run(program, 'convert', *(how or ['--salvage']), *(['--report', report] if how else []), '-f',
-                               self.sound.format, '-l', name, '-O', 'raw', path, out)
+            status, text = run(program, 'convert', *(how or ['--salvage']), *(['--report', report] if how else []), '-l', name,
+                               '-O', 'raw', *self.named(path), out)
             if status in (0, 2, 3):
                 break
         v = judge.judge(self.sound.before, *self.old, out if status in (0, 2, 3) and os.path.exists(out) else None,
@@ -173,7 +176,7 @@ class Case:
 
     def read(self, program, path, out):
         """convert --salvage, and what it says it could not read."""
-        status, text = run(program, 'convert', '--salvage', '-f', self.sound.format, '-O', 'raw', path, out)
+        status, text = run(program, 'convert', '--salvage', '-O', 'raw', *self.named(path), out)
         if status:
             remove(out)
         return status, [(int(at), int(n or 512)) for at, n in WARNING.findall(text)], text
@@ -181,7 +184,7 @@ class Case:
     def in_place(self, tool, program, path, *repair):
         out = path + '.out'
         t = time.monotonic()
-        first, text = run(program, *repair, '-f', self.sound.format, path) if repair else (1, '')
+        first, text = run(program, *repair, *self.named(path)) if repair else (1, '')
         t = time.monotonic() - t
         if program == PLATTER:
             self.crashed(tool, first, text)
@@ -196,8 +199,7 @@ class Case:
     def rescue(self, path, tool='rescue', *deep):
         out, report = path + '.out', path + '.json'
         t = time.monotonic()
-        status, text = run(PLATTER, 'convert', '--rescue', *deep, '--report', report, '-f', self.sound.format, '-O', 'raw', path,
-                           out)
+        status, text = run(PLATTER, 'convert', '--rescue', *deep, '--report', report, '-O', 'raw', *self.named(path), out)
         t = time.monotonic() - t
         self.crashed(' '.join(('convert --rescue',) + deep), status, text)
         if status not in (0, 2, 3):
@@ -229,7 +231,7 @@ class Case:
         rnd = random.Random('%s' % self)
         name = path + '.platter-undo'
         for what, image, part in cuts.states(bytes(self.d.data), after, journal, rnd, n):
-            for command, want in ((['repair', '-q', '--yes', *DEEP, '-f', self.sound.format, path], after),
+            for command, want in ((['repair', '-q', '--yes', *DEEP, *self.named(path)], after),
                                   (['undo', '-q', name], bytes(self.d.data))):
                 if command[0] == 'undo' and what.startswith('while'):
                     continue
@@ -253,7 +255,7 @@ class Case:
         """The repaired image, repaired."""
         remove_journals(path)
         write_sparse(path, after)
-        run(PLATTER, 'repair', '-q', '--yes', *DEEP, '-f', self.sound.format, path)
+        run(PLATTER, 'repair', '-q', '--yes', *DEEP, *self.named(path))
         with open(path, 'rb') as f:
             return f.read()
 
@@ -271,7 +273,7 @@ class Case:
             self.rescue(path)
         if RESCUE and DEEP:
             self.rescue(path, 'deep', '--deep')
-            self.checked, text = run(PLATTER, 'check', '-q', '--deep', '-f', self.sound.format, path)
+            self.checked, text = run(PLATTER, 'check', '-q', '--deep', *self.named(path))
             self.crashed('check --deep', self.checked, text)
         word = ['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in self.names else [] # (without it nothing is done)
         self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes', *DEEP, *word)
@@ -290,7 +292,7 @@ class Case:
         """What qemu-img finds in what repair has left, when repair says that nothing is wrong."""
         if self.sound.format != 'qcow2' or self.results['repair'][1][0] or 'Q-EXT-1' in self.names:
             return # (QEMU wants the data file to be there)
-        status, text = run('qemu-img', 'check', '-q', '-f', 'qcow2', path)
+        status, text = run('qemu-img', 'check', '-q', *self.named(path))
         if status not in (0, 3):
             self.bad.append('repair says that all is right, and qemu-img check: ' + text[-600:])
 
