@@ -30,6 +30,7 @@ struct decode {
 	void *arg;
 	struct unit unit[BATCH];
 	unsigned n;
+	uint64_t bytes, most; /* of compressed data that entries name; how much of it the file can account for */
 };
 
 /*
@@ -120,11 +121,23 @@ static int take(struct decode *d, const struct plt_run *run)
 		if (plt_extents_add(d->seen, run->host_off, 1) < 0)
 			return -ENOMEM;
 	}
+	d->bytes += PLT_MAX(run->comp_len, 8u); /* (an entry itself takes room) */
 	d->unit[d->n++].run = *run;
 	return d->n == BATCH ? decode_batch(d) : 0;
 }
 
-int plt_image_decode(struct plt_image *img, struct plt_extents *seen, bool ends,
+/* A file names no more than it holds, unless tables are named again and again. */
+static uint64_t most_of(struct plt_image *img)
+{
+	int64_t there = plt_store_allocated(img->file);
+	uint64_t size;
+
+	if (there < 0)
+		there = plt_store_size(img->file, &size, NULL) == 0 ? (int64_t)size : 0;
+	return 4 * (uint64_t)there + (64u << 20);
+}
+
+int plt_image_decode(struct plt_image *img, struct plt_extents *seen, bool ends, uint64_t *ret_end,
 		     int (*flaw)(void *arg, const struct plt_run *run, size_t good), void *arg, struct plt_error *err)
 {
 	struct decode *d = calloc(1, sizeof(*d));
@@ -138,10 +151,17 @@ int plt_image_decode(struct plt_image *img, struct plt_extents *seen, bool ends,
 		d->ends = ends;
 		d->flaw = flaw;
 		d->arg = arg;
+		d->most = ret_end ? most_of(img) : UINT64_MAX;
 	}
+	if (ret_end)
+		*ret_end = size;
 	for (uint64_t off = 0; off < size && r == 0;) {
 		struct plt_runs runs = { v, 0, RUNS };
 
+		if (d->bytes > d->most) {
+			*ret_end = off;
+			break;
+		}
 		if (plt_image_map_wait(img, off, size - off, &runs, NULL) < 0) {
 			uint64_t unit = PLT_MAX(img->alloc_unit, 512u);
 

@@ -575,6 +575,7 @@ struct plt_rescue {
 #define PLT_WHY_DAMAGED "the mapping is damaged"
 #define PLT_WHY_CUT "it lies behind the end of the file"
 #define PLT_WHY_BASE "it lies in the backing file, which is missing"
+#define PLT_WHY_MORE "not looked at: more is mapped than the file has tables for"
 #define PLT_WHY_FLAW "the compressed cluster is damaged"
 /* The options for what an image stands on: @buf, or NULL. */
 const struct plt_rescue_options *plt_rescue_below(const struct plt_rescue_options *opts,

@@ -80,9 +80,9 @@ int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char
 			 const char *key, const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
 			 struct plt_error *err); /* @flags: PLT_OPEN_NO_BACKING */
 void plt_rescue_plan_release(struct plt_rescue_plan *plan);
-/* The disk that @plan makes of a file of @file_size bytes, without a chain; @plan is taken over. */
+/* The disk (or an internal snapshot) that @plan makes of a file of @file_size bytes, without a chain; @plan is taken over. */
 int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
-			  struct plt_disk **ret, struct plt_error *err);
+			  const struct plt_snapshot_info *snapshot, struct plt_disk **ret, struct plt_error *err);
 
 /*
  * Put @base (given away) below a disk that was opened on a store without its chain; before the first
@@ -138,8 +138,10 @@ struct plt_extents;
  * Decode every compressed cluster that this layer maps; flaw() for each that cannot be, with how many bytes come out
  * before; another answer than 0 ends it.  @seen: places in the file that are done, added to; NULL: all are new.  @ends: a
  * stream that fills its cluster and does not end there is a flaw, too.
+ * *ret_end (NULL: all is decoded): up to where the disk was looked at before entries had named several times as much as the
+ * file holds, as tables do that are named again and again.
  */
-int plt_image_decode(struct plt_image *img, struct plt_extents *seen, bool ends,
+int plt_image_decode(struct plt_image *img, struct plt_extents *seen, bool ends, uint64_t *ret_end,
 		     int (*flaw)(void *arg, const struct plt_run *run, size_t good), void *arg, struct plt_error *err);
 /* What relative names in the image are relative to: its name, or its file's if it has no plain one. */
 const char *plt_image_base(const struct plt_image *img);

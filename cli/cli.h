@@ -217,6 +217,7 @@ void cli_report_finding(const struct cli_args *a, const struct plt_check_finding
 bool cli_trusts_likely(const struct cli_args *a); /* --trust */
 const char *cli_plan_file(const struct cli_args *a); /* --plan; NULL: not given */
 /* What the plan of a repair leaves: into the report; whether there is any doubt. */
+bool cli_reports(const struct cli_args *a); /* --report */
 bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const char *name, const char *format);
 /* After the command: the report is written; the exit status. */
 int cli_rescue_end(struct cli_args *a, int status);

@@ -311,6 +311,7 @@ struct plt_doubt_range {
 	const char *certainty;  /* "guess" "likely" "strong" "proven"; NULL if lost */
 	const char *why;
 	unsigned depth;         /* of which layer: 0 the active one */
+	const char *snapshot;   /* by plt_repair_doubts(): the id of the internal snapshot that this is of; NULL: of the disk */
 };
 /*
  * Of a disk that was opened with PLT_OPEN_RESCUE: the ranges, ascending and disjoint, of which the content is lost
@@ -774,7 +775,10 @@ int plt_repair_each(struct plt_repair *rep, int (*fn)(void *arg, uint64_t off, c
  * that name, if it is not the image.
  */
 int plt_repair_save(struct plt_repair *rep, const char *path, struct plt_error *err);
-/* What it leaves lost or inferred, as plt_disk_doubts() says of the disk that the image has then (without a chain). */
+/*
+ * What it leaves lost or inferred, as plt_disk_doubts() says of the disk that the image has then (without a chain), and
+ * behind that, snapshot by snapshot, of its internal snapshots.
+ */
 int plt_repair_doubts(struct plt_repair *rep, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg,
 		      struct plt_error *err);
 /* By how much the file grows. */

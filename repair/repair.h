@@ -13,6 +13,7 @@
  *	planfile.c  as a file
  *	recognize.c  of an image that has lost what says which format it is
  *	rescue.c  for those who only look through it
+ *	doubts.c  what it leaves lost or inferred, of the disk and of its snapshots
  *	place.c   what the driver could not place, by evidence (evidence/)
  *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
  *	foreign.c  what other programs' journals say
@@ -173,6 +174,8 @@ struct plt_beside {
 };
 int plt_beside_find(const char *image, struct plt_beside *ret, struct plt_error *err);
 void plt_beside_release(struct plt_beside *b);
+/* @err is why a journal could not be applied or taken back: add what can be done where the image is not its. */
+int plt_journal_mismatch(const char *journal, int r, struct plt_error *err);
 /* Finish what @journal has begun on @image, which is open; what it leaves lost and inferred. */
 int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_unsure *ret, struct plt_error *err);
 

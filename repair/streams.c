@@ -59,6 +59,7 @@ static int find_flaws(struct plt_repair *rep, struct plt_streams *s, struct plt_
 	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
 	struct plt_disk *disk;
 	struct plt_image *img;
+	uint64_t end;
 	int r;
 
 	how.flags = PLT_OPEN_NO_BACKING | PLT_OPEN_NO_KEY;
@@ -67,7 +68,7 @@ static int find_flaws(struct plt_repair *rep, struct plt_streams *s, struct plt_
 		return r == -ENOMEM ? plt_error_set(err, ENOMEM, "out of memory") : 0;
 	img = plt_disk_image(disk);
 	if (img->drv->codec && !img->encrypted)
-		r = plt_image_decode(img, NULL, true, note, s, err);
+		r = plt_image_decode(img, NULL, true, &end, note, s, err);
 	plt_disk_close(disk, NULL);
 	return r;
 }
