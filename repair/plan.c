@@ -147,6 +147,8 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		if (!adopted) {
 			adopted = true;
 			r = plt_repair_adopt(rep, &mend.doubts, found, arg, &mend.changed, err);
+			if (r == 0 && !mend.changed && !rep->image_only)
+				r = plt_repair_find_data(rep, &mend, found, arg, err);
 			if (r < 0 || mend.changed)
 				continue;
 		}

@@ -60,7 +60,9 @@ def run(*args):
 class Guest:
     def __init__(self, name, mib, seed, top):
         self.name = name
-        self.raw = os.path.join(top, name + '.raw')
+        # (not beside the images: nobody has another copy of the disk there)
+        self.raw = os.path.join(top, 'guests', name + '.raw')
+        os.makedirs(os.path.dirname(self.raw), exist_ok=True)
         status, out = run(sys.executable, '-B', os.path.join(FIXTURES, 'guest.py'), name, str(mib), str(seed), self.raw,
                           '0', 'old', 'fill=%g' % min(6, 800 / mib))
         if status:
@@ -138,6 +140,8 @@ class Case:
         self.old = sound.before.dead(self.changed, len(self.d.data)) if sound.before else None
         self.bad = []     # what must not be, whatever the damage
         self.results = {} # tool: (Verdict, exit statuses, seconds)
+        word = ['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in names else [] # (without it nothing is done)
+        self.how = ['repair', '-q', '--yes', *DEEP, *word]
         self.checked = None # by check --deep: its exit status
 
     def __str__(self):
@@ -244,7 +248,7 @@ class Case:
         rnd = random.Random('%s' % self)
         name = path + '.platter-undo'
         for what, image, part in cuts.states(bytes(self.d.data), after, journal, rnd, n):
-            for command, want in ((['repair', '-q', '--yes', *DEEP, *self.named(path)], after),
+            for command, want in (([*self.how, *self.named(path)], after),
                                   (['undo', '-q', name], bytes(self.d.data))):
                 if command[0] == 'undo' and what.startswith('while'):
                     continue
@@ -268,7 +272,7 @@ class Case:
         """The repaired image, repaired."""
         remove_journals(path)
         write_sparse(path, after)
-        run(PLATTER, 'repair', '-q', '--yes', *DEEP, *self.named(path))
+        run(PLATTER, *self.how, *self.named(path))
         with open(path, 'rb') as f:
             return f.read()
 
@@ -288,8 +292,7 @@ class Case:
             self.rescue(path, 'deep', '--deep')
             self.checked, text = run(PLATTER, 'check', '-q', '--deep', *self.named(path))
             self.crashed('check --deep', self.checked, text)
-        word = ['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in self.names else [] # (without it nothing is done)
-        self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes', *DEEP, *word)
+        self.in_place('repair', PLATTER, path, *self.how)
         self.check_after(path)
         with open(path, 'rb') as f:
             after = f.read()
