@@ -212,6 +212,7 @@ struct plt_engine {
 	struct plt_rescue *rescue;     /* it is looked at through a plan; NULL: as it is */
 	unsigned depth;
 	unsigned file_flags;           /* PLT_FILE_* of the cache mode, for references */
+	char *key;                     /* the option that names the secret of what it encrypts; NULL: none was given */
 	bool own_refs;                 /* the user has named what the image names: no policy */
 	bool guard_probe;              /* raw by guess: no format header may be written */
 	bool copy_on_read;             /* what reads find below is brought in; set before the first request */

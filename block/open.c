@@ -99,6 +99,9 @@ static int open_driver(struct plt_image *img, json_t *tree, struct plt_opening *
 	json_t *data = json_object_get(tree, "data-file");
 	int r = plt_node_options(tree, img->drv, o->options, &opts, err);
 
+	if (r == 0)
+		img->engine->key = plt_node_key(tree, img->drv, o->options);
+
 	if (r == 0 && data && !h.no_refs) {
 		struct plt_opening d = { .opts = o, .parent = how, .depth = how->depth + 1 };
 
@@ -114,11 +117,12 @@ static int open_driver(struct plt_image *img, json_t *tree, struct plt_opening *
 }
 
 /* What a repair would make of @file, which is locked before it is looked at. */
-static int plan_rescue(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
+static int plan_rescue(struct plt_ctx *ctx, struct plt_store *file, const json_t *tree, const char *name, const char *format,
 		       struct plt_opening *how, struct plt_rescue_plan *ret, struct plt_error *err)
 {
 	const struct plt_driver *drv = format ? plt_driver_find(format) : NULL;
 	struct plt_rescue_options opts = PLT_RESCUE_OPTIONS_INIT;
+	PLT_AUTOFREE char *key = NULL;
 	int r = drv ? 0 : plt_probe(file, &drv, err);
 
 	if (how->opts->rescue)
@@ -127,7 +131,9 @@ static int plan_rescue(struct plt_ctx *ctx, struct plt_store *file, const char *
 	if (r == 0)
 		r = plt_image_lock(file, drv, how->opts, err);
 	if (r == 0)
-		r = plt_rescue_plan_make(ctx, file, name, format, &opts, how->opts->flags, ret, err);
+		key = plt_node_key(tree, drv, how->opts->options);
+	if (r == 0)
+		r = plt_rescue_plan_make(ctx, file, name, format, key, &opts, how->opts->flags, ret, err);
 	return r;
 }
 
@@ -300,7 +306,7 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 		return plt_error_set(err, EINVAL, "Unknown driver '%s'", format);
 	r = plt_store_size(file, &size, err);
 	if (r == 0)
-		r = plan_rescue(ctx, file, name, format, how, &plan, err);
+		r = plan_rescue(ctx, file, tree, name, format, how, &plan, err);
 	if (r == 0)
 		r = open_plan(ctx, &plan, size, tree, name, how, ret, err);
 	plt_rescue_plan_release(&plan);

@@ -294,6 +294,7 @@ struct plt_extent {
 enum {
 	PLT_STATUS_TOP_ONLY = 1 << 0, /* do not look below the active layer: absent is an extent without PRESENT */
 	PLT_STATUS_NO_HOST = 1 << 1,  /* do not ask the host for holes in the files */
+	PLT_STATUS_PLACES = 1 << 2,   /* say of what is encrypted, too, where it lies */
 };
 /*
  * Describe [off, off+len): up to @max extents, adjacent, ascending, joined where alike; *ret_n >= 1

@@ -328,6 +328,12 @@ bool qcow2_is_stale(const struct qcow2_exam *x, uint64_t off, uint8_t *buf, uint
 /* mend/shapes.c.  Could @e be an entry of an L2 table?  *ret_off: the cluster that it names, or 0. */
 bool qcow2_entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t *ret_off);
 
+/*
+ * Over an external data file clusters lie where the guest has them: the guest offset at which the table must begin that
+ * says so with all of its *ret_n entries; UINT64_MAX: it says something else, or nothing.
+ */
+uint64_t qcow2_own_place(const struct qcow2_state *q, const uint8_t *table, uint32_t *ret_n);
+
 /* What a table that is named looks like; it is read once.  @buf: one cluster. */
 enum {
 	QCOW2_SHAPE_FULL = 1 << 0,    /* some of each 512 bytes is used */
@@ -410,6 +416,10 @@ int qcow2_map_tables(struct plt_ctx *ctx, struct plt_store *file, struct plt_orp
 
 /* mend/clusters.c: single clusters back into the map, and what is given up. */
 int qcow2_mend_clusters(struct qcow2_exam *x);
+
+/* mend/datafile.c: as the driver's members say */
+int qcow2_data_file(struct plt_store *file, char **ret_name, uint64_t *ret_end, struct plt_error *err);
+int qcow2_set_data_file(struct plt_store *file, const char *name, struct plt_error *err);
 
 /*
  * show.c: an image of nothing but orphans, for the search for their places.

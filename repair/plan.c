@@ -147,6 +147,8 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		if (!adopted) {
 			adopted = true;
 			r = plt_repair_adopt(rep, &mend.doubts, found, arg, &mend.changed, err);
+			if (r == 0 && !mend.changed && !rep->image_only)
+				r = plt_repair_find_data(rep, &mend, found, arg, err);
 			if (r < 0 || mend.changed)
 				continue;
 		}
@@ -372,6 +374,7 @@ int plt_repair_open(struct plt_ctx *ctx, const char *name, const struct plt_open
 		return r;
 	}
 	rep->file = plt_store_ref(rep->img->file);
+	rep->key[0] = plt_image_key(rep->img);
 	rep->plan = o->plan;
 	rep->deep = o->flags & PLT_REPAIR_DEEP;
 	rep->no_backing = opts && opts->flags & PLT_OPEN_NO_BACKING;

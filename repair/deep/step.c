@@ -27,10 +27,9 @@ static const char why_hole[] = "nothing is mapped, the guest has a file here, an
 
 int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_disk **ret, struct plt_error *err)
 {
-	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+	struct plt_open_options o = plt_repair_how(rep, PLT_OPEN_FORCE_SHARE | (rep->no_backing ? PLT_OPEN_NO_BACKING : 0));
 	int r;
 
-	o.flags = PLT_OPEN_FORCE_SHARE | (rep->no_backing ? PLT_OPEN_NO_BACKING : 0);
 	r = plt_disk_open_store(rep->ctx, overlay, rep->name, rep->format, &o, ret, err);
 	if (r == 0 && plt_deep_lacks_base(*ret)) { /* (what it does not have itself would look like a loss) */
 		plt_disk_close(*ret, NULL);

@@ -13,7 +13,9 @@ tests_repair_mend_lab_SOURCES = tests/repair/mend-lab.c
 tests_repair_weigh_lab_SOURCES = tests/repair/weigh-lab.c
 
 script_tests += \
+	tests/repair/data-file.sh \
 	tests/repair/deep.sh \
+	tests/repair/encrypted.sh \
 	tests/repair/evidence.sh \
 	tests/repair/guest-disks.sh \
 	tests/repair/journals.sh \

@@ -59,7 +59,9 @@ def run(*args):
 class Guest:
     def __init__(self, name, mib, seed, top):
         self.name = name
-        self.raw = os.path.join(top, name + '.raw')
+        # (not beside the images: nobody has another copy of the disk there)
+        self.raw = os.path.join(top, 'guests', name + '.raw')
+        os.makedirs(os.path.dirname(self.raw), exist_ok=True)
         status, out = run(sys.executable, '-B', os.path.join(FIXTURES, 'guest.py'), name, str(mib), str(seed), self.raw,
                           '0', 'old', 'fill=%g' % min(6, 800 / mib))
         if status:
@@ -137,12 +139,15 @@ class Case:
         self.old = sound.before.dead(self.changed, len(self.d.data)) if sound.before else None
         self.bad = []     # what must not be, whatever the damage
         self.results = {} # tool: (Verdict, exit statuses, seconds)
-        # (without the word nothing is done)
-        self.repair = ['repair', '-q', '--yes'] + (['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in names else [])
+        word = ['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in names else [] # (without it nothing is done)
+        self.how = ['repair', '-q', '--yes', *word]
         self.checked = None # by check --deep: its exit status
 
     def __str__(self):
         return '%s %s %s seed %d' % (','.join(self.names), self.sound.guest.name, self.sound.shape, self.seed)
+
+    def named(self, path):
+        return image.named(self.sound.shape, path)
 
     def judged(self, out, status, lost=(), inferred=()):
         v = judge.judge(self.sound.truth, self.dead, self.payload, out if os.path.exists(out) else None, lost, inferred)
@@ -166,8 +171,8 @@ class Case:
             return v
         report = path + '.json'
         for name in ('before', 'snap-recovered-1'): # (its name may be gone)
-            status, text = run(program, 'convert', *(how or ['--salvage']), *(['--report', report] if how else []), '-f',
-                               self.sound.format, '-l', name, '-O', 'raw', path, out)
+            status, text = run(program, 'convert', *(how or ['--salvage']), *(['--report', report] if how else []), '-l', name,
+                               '-O', 'raw', *self.named(path), out)
             if status in (0, 2, 3):
                 break
         lost, inferred = lists(report) if how else named or ([], [])
@@ -182,7 +187,7 @@ class Case:
 
     def read(self, program, path, out):
         """convert --salvage, and what it says it could not read."""
-        status, text = run(program, 'convert', '--salvage', '-f', self.sound.format, '-O', 'raw', path, out)
+        status, text = run(program, 'convert', '--salvage', '-O', 'raw', *self.named(path), out)
         if status:
             remove(out)
         return status, warnings(text), text
@@ -193,7 +198,7 @@ class Case:
         if repair and program == PLATTER:
             repair += ('--report', report)
         t = time.monotonic()
-        first, text = run(program, *repair, '-f', self.sound.format, path) if repair else (1, '')
+        first, text = run(program, *repair, *self.named(path)) if repair else (1, '')
         t = time.monotonic() - t
         if program == PLATTER:
             self.crashed(tool, first, text)
@@ -210,8 +215,7 @@ class Case:
     def rescue(self, path):
         out, report = path + '.out', path + '.json'
         t = time.monotonic()
-        status, text = run(PLATTER, 'convert', '--rescue', '--report', report, '-f', self.sound.format, '-O', 'raw', path,
-                           out)
+        status, text = run(PLATTER, 'convert', '--rescue', '--report', report, '-O', 'raw', *self.named(path), out)
         t = time.monotonic() - t
         self.crashed('convert --rescue', status, text)
         if status not in (0, 2, 3):
@@ -243,7 +247,7 @@ class Case:
         rnd = random.Random('%s' % self)
         name = path + '.platter-undo'
         for what, image, part in cuts.states(bytes(self.d.data), after, journal, rnd, n):
-            for command, want in (([*self.repair, '-f', self.sound.format, path], after),
+            for command, want in (([*self.how, *self.named(path)], after),
                                   (['undo', '-q', name], bytes(self.d.data))):
                 if command[0] == 'undo' and what.startswith('while'):
                     continue
@@ -267,7 +271,7 @@ class Case:
         """The repaired image, repaired."""
         remove_journals(path)
         write_sparse(path, after)
-        run(PLATTER, *self.repair, '-f', self.sound.format, path)
+        run(PLATTER, *self.how, *self.named(path))
         with open(path, 'rb') as f:
             return f.read()
 
@@ -284,9 +288,9 @@ class Case:
         if RESCUE:
             self.rescue(path)
         if RESCUE and DEEP:
-            self.checked, text = run(PLATTER, 'check', '-q', '--deep', '-f', self.sound.format, path)
+            self.checked, text = run(PLATTER, 'check', '-q', '--deep', *self.named(path))
             self.crashed('check --deep', self.checked, text)
-        self.in_place('repair', PLATTER, path, *self.repair)
+        self.in_place('repair', PLATTER, path, *self.how)
         self.check_after(path)
         with open(path, 'rb') as f:
             after = f.read()
@@ -302,7 +306,7 @@ class Case:
         """What qemu-img finds in what repair has left, when repair says that nothing is wrong."""
         if self.sound.format != 'qcow2' or self.results['repair'][1][0] or 'Q-EXT-1' in self.names:
             return # (QEMU wants the data file to be there)
-        status, text = run('qemu-img', 'check', '-q', '-f', 'qcow2', path)
+        status, text = run('qemu-img', 'check', '-q', *self.named(path))
         if status not in (0, 3):
             self.bad.append('repair says that all is right, and qemu-img check: ' + text[-600:])
 
