@@ -122,14 +122,18 @@ static int plan_rescue(struct plt_ctx *ctx, struct plt_store *file, const json_t
 {
 	const struct plt_driver *drv = format ? plt_driver_find(format) : NULL;
 	PLT_AUTOFREE char *key = NULL;
+	struct plt_rescue_options opts = PLT_RESCUE_OPTIONS_INIT;
 	int r = drv ? 0 : plt_probe(file, &drv, err);
 
+	if (how->opts->rescue)
+		opts = *how->opts->rescue;
+	opts.deep |= how->depth < opts.deep_layers;
 	if (r == 0)
 		r = plt_image_lock(file, drv, how->opts, err);
 	if (r == 0)
 		key = plt_node_key(tree, drv, how->opts->options);
 	if (r == 0)
-		r = plt_rescue_plan_make(ctx, file, name, format, key, how->opts->rescue, how->opts->flags, ret, err);
+		r = plt_rescue_plan_make(ctx, file, name, format, key, &opts, how->opts->flags, ret, err);
 	return r;
 }
 

@@ -18,6 +18,7 @@
 
 /* Memory for findings is bounded: a damaged image may have several a cluster. */
 #define FINDINGS_MAX 1000000
+#define DEEP_LAYERS 8      /* looked at deeply where all is read anyway: each is looked at with all that is below it */
 #define LOST_SHOWN_MAX 100 /* ranges that repair names one by one: there may be more of them than a person reads */
 
 struct cli_rescue {
@@ -175,6 +176,8 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 	s->options.trust_likely = s->likely;
 	s->options.donor = s->donor;
 	s->options.deep = s->deep;
+	if (a->cmd->reads_all)
+		s->options.deep_layers = DEEP_LAYERS;
 	opts->rescue = &s->options;
 	opts->flags |= PLT_OPEN_RESCUE;
 	opts->flags &= ~(unsigned)PLT_OPEN_INSPECT; /* what a base has lost is the disk's loss */

@@ -120,6 +120,7 @@ struct plt_rescue_options {
 	const char *donor;
 	/* Of every layer: hold the guest's own structures against the map though nothing else shows that it is wrong. */
 	bool deep;
+	unsigned deep_layers;   /* the same of so many layers only, from the top; those below where something shows */
 };
 #define PLT_RESCUE_OPTIONS_INIT { .size = sizeof(struct plt_rescue_options) }
 

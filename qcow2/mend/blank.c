@@ -50,7 +50,7 @@ static bool is_missed(struct qcow2_exam *x, uint64_t off)
 {
 	uint64_t k = off >> x->q.cluster_bits, stored;
 
-	return qcow2_stored_count(&x->c, k, &stored) == 0 && stored > qcow2_references(&x->c, k);
+	return !x->counts_gone && qcow2_stored_count(&x->c, k, &stored) == 0 && stored > qcow2_references(&x->c, k);
 }
 
 /* The table of snapshot @i at L1 entry @index, in b->donor; false: it has none of its own. */

@@ -48,6 +48,7 @@ struct tables {
 	bool *lost;            /* of the table at hand, by entry: taken out */
 	uint64_t guest;        /* where the table at hand begins */
 	uint32_t rebuilt, looks;
+	bool garbage_only;     /* in this pass */
 };
 
 /* ---- shared with the other parts of mending ------------------------------------------------------------- */
@@ -712,6 +713,8 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 		say_turned(t, index, e, now);
 		return qcow2_l1_set(x, t->t, index, now);
 	}
+	if (t->garbage_only && !(qcow2_l2_shape(x, l, t->other) & QCOW2_SHAPE_GARBAGE))
+		return 0;
 	/* Garbage, while tables wait that nothing names: more likely the entry is wrong than the table. */
 	if (qcow2_l2_shape(x, l, t->other) & QCOW2_SHAPE_GARBAGE && x->npieces && t->t->disk == PLT_DISK_ACTIVE)
 		return mend_l1_entry(t, index, e);
@@ -762,7 +765,18 @@ int qcow2_mend_tables(struct qcow2_exam *x)
 	t.fresh = plt_alloc_io(q->cluster_size);
 	t.other = plt_alloc_io(q->cluster_size);
 	t.lost = plt_alloc_capped(1U << q->l2_bits, sizeof(*t.lost), SIZE_MAX / 2);
-	r = t.table && t.fresh && t.other && t.lost ? mend_tree(&t, &tree) : -ENOMEM;
+	r = t.table && t.fresh && t.other && t.lost ? 0 : -ENOMEM;
+	/*
+	 * What is no table at all first: it may be the guest's data, which an entry names that is wrong; a sound table that
+	 * names it as data is not to be held against that entry.
+	 */
+	t.garbage_only = true;
+	if (r == 0)
+		r = mend_tree(&t, &tree);
+	t.garbage_only = false;
+	t.looks = 0;
+	if (r == 0 && !x->ex->mend->changed)
+		r = mend_tree(&t, &tree);
 	for (uint32_t i = 0; i < q->nb_snapshots && r == 0; i++) {
 		const struct qcow2_snapshot *s = &q->snapshots[i];
 		uint32_t times = x->snapshot_times[i];

@@ -135,6 +135,11 @@ static bool is_left_below(const struct deep_map *m, const struct plt_orphans *le
 	return false;
 }
 
+static bool has_reason(const struct deep_survey *s)
+{
+	return s->any || s->nbad || s->nodd || s->starts.n;
+}
+
 /* Pieces of one size: 1, and what is to be moved is in @mend. */
 static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st, struct plt_disk *disk,
 		struct deep_survey *s, struct naming *n, struct plt_error *err)
@@ -142,7 +147,7 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	struct deep_map clusters, pieces;
 	const struct deep_map *m = st->phase == PIECES ? &pieces : &clusters;
 	struct plt_extents known = PLT_EXTENTS_INIT;
-	struct deep_suspects who;
+	struct deep_suspects who = { 0 };
 	size_t nmoves = 0;
 	int r = plt_deep_map(rep, disk, false, &clusters, err);
 
@@ -159,8 +164,10 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	}
 	if (st->phase == CLUSTERS && clusters.span == pieces.span) /* they are the same */
 		m = &pieces;
-	r = plt_deep_suspects(rep, mend, disk, s, m, &clusters, &who, err);
-	if (r == 0 && m->span && st->tries < TRIES_MAX && (st->phase == PIECES || m == &clusters)) {
+	r = plt_deep_beginning(disk, pieces.n ? &pieces : &clusters, s);
+	if (r == 0 && has_reason(s))
+		r = plt_deep_suspects(rep, mend, disk, s, m, &clusters, &who, err);
+	if (r == 0 && has_reason(s) && m->span && st->tries < TRIES_MAX && (st->phase == PIECES || m == &clusters)) {
 		r = plt_deep_moves(rep, mend, disk, m, &who, &st->moves, &nmoves, &known, err);
 		mend->moves = st->moves;
 		mend->nmoves = nmoves;
@@ -173,11 +180,6 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	plt_deep_map_release(&clusters);
 	plt_deep_map_release(&pieces);
 	return r < 0 ? r : nmoves > 0;
-}
-
-static bool has_reason(const struct deep_survey *s)
-{
-	return s->any || s->nbad || s->nodd || s->starts.n;
 }
 
 int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st,
@@ -202,7 +204,7 @@ int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_ste
 	}
 	n.size = plt_disk_size(disk);
 	r = plt_deep_survey(disk, &s, err);
-	while (r == 0 && has_reason(&s) && st->phase < END) {
+	while (r == 0 && st->phase < END) {
 		r = look(rep, mend, st, disk, &s, &n, err);
 		if (r == 0) {
 			st->phase++;

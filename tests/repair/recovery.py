@@ -13,8 +13,7 @@ Guests are made (tests/fixtures/guest.py), images of them (image.py), each is br
 judged block by block (judge.py).  platter: `convert --rescue --report` where it has that, and `repair`, whose result is
 read with `convert --salvage`, which `undo` must take back to the byte, and of which --cuts interruptions must be
 finished and taken back (cuts.py).  qemu-img: `check -r all`, then `convert
---salvage`.  Both are told the format.  With --deep everything but the first `convert --rescue` looks deep, and `check --deep` has
-to see what is wrong.  --states writes one line a case: the case, and what platter made of it: whole,
+--salvage`.  Both are told the format.  With --deep `check --deep` has to see what is wrong.  --states writes one line a case: the case, and what platter made of it: whole,
 part (something is missing, and it said so) or silent.  A case that -v shows is run again by --case-seed with its seed
 beside the same --seed, guest, shape and class.  $PLATTER is the program; the exit status is 1 if undo failed, a
 program crashed or took more than half a minute.
@@ -140,8 +139,8 @@ class Case:
         self.old = sound.before.dead(self.changed, len(self.d.data)) if sound.before else None
         self.bad = []     # what must not be, whatever the damage
         self.results = {} # tool: (Verdict, exit statuses, seconds)
-        word = ['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in names else [] # (without it nothing is done)
-        self.how = ['repair', '-q', '--yes', *DEEP, *word]
+        # (without the word nothing is done)
+        self.how = ['repair', '-q', '--yes'] + (['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in names else [])
         self.checked = None # by check --deep: its exit status
 
     def __str__(self):
@@ -213,18 +212,18 @@ class Case:
         remove(report)
         self.results[tool] = (v, [first, status], t)
 
-    def rescue(self, path, tool='rescue', *deep):
+    def rescue(self, path):
         out, report = path + '.out', path + '.json'
         t = time.monotonic()
-        status, text = run(PLATTER, 'convert', '--rescue', *deep, '--report', report, '-O', 'raw', *self.named(path), out)
+        status, text = run(PLATTER, 'convert', '--rescue', '--report', report, '-O', 'raw', *self.named(path), out)
         t = time.monotonic() - t
-        self.crashed(' '.join(('convert --rescue',) + deep), status, text)
+        self.crashed('convert --rescue', status, text)
         if status not in (0, 2, 3):
             remove(out)
         v = self.judged(out, status, *lists(report))
         remove(out, report)
-        v.add(self.snapshot(PLATTER, path, out, '--rescue', *deep))
-        self.results[tool] = (v, [status], t)
+        v.add(self.snapshot(PLATTER, path, out, '--rescue'))
+        self.results['rescue'] = (v, [status], t)
         with open(path, 'rb') as f:
             if f.read() != self.d.data:
                 self.bad.append('convert --rescue has changed the image')
@@ -289,7 +288,6 @@ class Case:
         if RESCUE:
             self.rescue(path)
         if RESCUE and DEEP:
-            self.rescue(path, 'deep', '--deep')
             self.checked, text = run(PLATTER, 'check', '-q', '--deep', *self.named(path))
             self.crashed('check --deep', self.checked, text)
         self.in_place('repair', PLATTER, path, *self.how)
