@@ -563,6 +563,7 @@ enum {
 	PLT_CHAIN_FOLDERS = 1 << 2,      /* @names are folders: all files in each, */
 	PLT_CHAIN_HIDDEN = 1 << 3,       /* hidden ones too */
 	PLT_CHAIN_KNOWN_ONLY = 1 << 1,   /* leave out of @names what is no image but perhaps a raw one, unless it is a layer */
+	PLT_CHAIN_IN_ORDER = 1 << 4,     /* the chain of the (one) image from the top down, as with SHARE; nothing is added up */
 };
 /*
  * What depends on what: the images @names and all that they lead to, each looked at by its header alone, side by

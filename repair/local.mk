@@ -38,6 +38,7 @@ libplatter_core_la_SOURCES += \
 	repair/parent/link.c \
 	repair/parent/parent.h \
 	repair/parent/rank.c \
+	repair/parent/traces.c \
 	repair/place.c \
 	repair/plan.c \
 	repair/planfile.c \
