@@ -15,6 +15,7 @@
 #include "repair/parent/parent.h"
 
 #define ENOUGH_PIECES 8  /* of metadata, to be evidence by themselves */
+#define FEW_PIECES 2
 #define ENOUGH_BLOCKS 16
 
 static double ratio(uint64_t part, uint64_t of)
@@ -156,6 +157,12 @@ static bool content(const struct plt_candidate *c)
 	       (blocks_of(c) >= ENOUGH_BLOCKS && same_of(c) * 4 >= blocks_of(c));
 }
 
+/* It speaks for it, and there is little of it. */
+static bool fits(const struct plt_candidate *c)
+{
+	return c->own_good >= FEW_PIECES && !c->own_bad && c->good >= ENOUGH_PIECES && !c->bad;
+}
+
 static const char *certainty(const struct plt_candidate *v, unsigned n, unsigned i)
 {
 	int ahead = i + 1 < n ? v[i].score - v[i + 1].score : 1000;
@@ -169,7 +176,9 @@ static const char *certainty(const struct plt_candidate *v, unsigned n, unsigned
 		return "proven";
 	if (ahead >= 30 && (content(&v[i]) || v[i].same_id))
 		return "strong";
-	return ahead >= 10 && (content(&v[i]) || v[i].same_name) ? "likely" : "guess";
+	if (ahead >= 30 && fits(&v[i]) && v[i].same_time)
+		return "strong";
+	return ahead >= 10 && (content(&v[i]) || fits(&v[i]) || v[i].same_name) ? "likely" : "guess";
 }
 
 void plt_candidates_rank(const struct plt_child *child, struct plt_candidate *v, unsigned n)

@@ -60,6 +60,7 @@ def others(case):
             f.truncate(size)
         case.platter('convert', '-f', 'raw', '-O', fmt, *(['-o', 'force_size=on'] if fmt == 'vpc' else []), raw, case.path(name))
     os.unlink(raw)
+    case.touched('written')
     chain.create(case.top, 'sibling', 'q4k-backing', 'written', fmt)
     case.say('beside: another version, its child, another disk, another size')
 
@@ -68,8 +69,9 @@ def mounted(disk, path):
     """As another guest leaves it that has it mounted."""
     with open(path, 'wb') as f:
         f.write(disk)
+    later = dict(os.environ, E2FSPROGS_FAKE_TIME=str(int(time.time()) + 3600))
     for command in ('mkdir new', 'write /etc/passwd new/file'):
-        image.run('debugfs', '-w', '-R', command, path + '?offset=1048576')
+        image.run('debugfs', '-w', '-R', command, path + '?offset=1048576', env=later)
     with open(path, 'rb') as f:
         return f.read()
 
