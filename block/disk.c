@@ -59,6 +59,11 @@ static int open_disk(struct plt_ctx *ctx, const char *name, const struct plt_ope
 			r = plt_image_open(ctx, tree, &o, write_layer, &img, err);
 		json_decref(tree);
 	}
+	if (r == 0 && !(opts->flags & PLT_OPEN_WRITE)) {
+		r = plt_ctx_may_ignore(ctx, img->drv, name, err);
+		if (r < 0)
+			plt_image_close(img, NULL);
+	}
 	if (r < 0) {
 		/* (that one is said of an image that did open) */
 		if (!err || strncmp(err->text, "Failed to load snapshot: ", 25))
@@ -157,12 +162,16 @@ int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char 
 }
 
 int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
-			  struct plt_disk **ret, struct plt_error *err)
+			  const struct plt_snapshot_info *snapshot, struct plt_disk **ret, struct plt_error *err)
 {
 	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
 	struct plt_image *img;
 	int r;
 
+	if (snapshot) {
+		o.snapshot_id = snapshot->id;
+		o.snapshot_name = snapshot->name;
+	}
 	o.flags = PLT_OPEN_RESCUE | PLT_OPEN_NO_BACKING | PLT_OPEN_NO_KEY | PLT_OPEN_FORCE_SHARE;
 	r = plt_image_open_planned(ctx, plan, file_size, name, &o, &img, err);
 	return r < 0 ? r : disk_new(img, ret, err);

@@ -71,6 +71,8 @@ struct plt_ctx {
 	void *warn_arg;
 	plt_opener_fn opener;          /* NULL: plt_file_open() */
 	void *opener_arg;
+	uint64_t ignore_features;
+	_Atomic bool features_met;     /* an image that may claim some has been opened */
 
 	pthread_mutex_t lock;
 	struct plt_queue *idle_queues; /* blocking calls take one and give it back */
@@ -540,7 +542,7 @@ struct plt_disk {
 	struct plt_disk *donor; /* NULL: none */
 };
 
-/* image.c; the layer @write_layer below the top (0: none) is opened for writing, whatever the top is */
+/* open.c; the layer @write_layer below the top (0: none) is opened for writing, whatever the top is */
 int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, unsigned write_layer,
 		   struct plt_image **ret, struct plt_error *err);
 /* Over an open store (which keeps its references); @format NULL: look. */
@@ -572,6 +574,7 @@ struct plt_rescue {
 #define PLT_WHY_DAMAGED "the mapping is damaged"
 #define PLT_WHY_CUT "it lies behind the end of the file"
 #define PLT_WHY_BASE "it lies in the backing file, which is missing"
+#define PLT_WHY_MORE "not looked at: more is mapped than the file has tables for"
 #define PLT_WHY_FLAW "the compressed cluster is damaged"
 /* The options for what an image stands on: @buf, or NULL. */
 const struct plt_rescue_options *plt_rescue_below(const struct plt_rescue_options *opts,

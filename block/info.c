@@ -281,6 +281,8 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 
 	memset(ret, 0, sizeof(*ret));
 	ret->format = "";
+	if (r == 0)
+		r = plt_ctx_may_ignore(ctx, plt_driver_find(format), name, err);
 	if (r == 0 && opts && opts->flags & PLT_OPEN_RESCUE)
 		r = check_planned(ctx, img, opts, found, arg, ret, err);
 	else if (r == 0)

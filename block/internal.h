@@ -94,9 +94,9 @@ int plt_rescue_parent(struct plt_image *img, const struct plt_rescue_options *op
 /* Of [off, off+len) of an image that is rescued what is not lost already is lost, or inferred. */
 void plt_image_doubt(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
 		     enum plt_certainty certainty, const char *why);
-/* The disk that @plan makes of a file of @file_size bytes, without a chain; @plan is taken over. */
+/* The disk (or an internal snapshot) that @plan makes of a file of @file_size bytes, without a chain; @plan is taken over. */
 int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
-			  struct plt_disk **ret, struct plt_error *err);
+			  const struct plt_snapshot_info *snapshot, struct plt_disk **ret, struct plt_error *err);
 
 /*
  * Put @base (given away) below a disk that was opened on a store without its chain; before the first
@@ -114,6 +114,9 @@ void plt_ctx_set_opener(struct plt_ctx *ctx, plt_opener_fn fn, void *arg);
 /* Open a file that was named, by the user or in an image, or one that belongs to it; @flags as for plt_file_open(). */
 int plt_ctx_open_file(struct plt_ctx *ctx, const char *path, unsigned flags, struct plt_store **ret,
 		      struct plt_error *err);
+
+/* Features are to be ignored: has this format any, or has an image that was opened before?  0 or -ENOTSUP. */
+int plt_ctx_may_ignore(struct plt_ctx *ctx, const struct plt_driver *drv, const char *name, struct plt_error *err);
 
 /* The active layer of a disk. */
 struct plt_image *plt_disk_image(struct plt_disk *disk);
@@ -147,9 +150,12 @@ int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct
 struct plt_extents;
 /*
  * Decode every compressed cluster that this layer maps; flaw() for each that cannot be, with how many bytes come out
- * before; another answer than 0 ends it.  @seen: places in the file that are done, added to; NULL: all are new.
+ * before; another answer than 0 ends it.  @seen: places in the file that are done, added to; NULL: all are new.  @ends: a
+ * stream that fills its cluster and does not end there is a flaw, too.
+ * *ret_end (NULL: all is decoded): up to where the disk was looked at before entries had named several times as much as the
+ * file holds, as tables do that are named again and again.
  */
-int plt_image_decode(struct plt_image *img, struct plt_extents *seen,
+int plt_image_decode(struct plt_image *img, struct plt_extents *seen, bool ends, uint64_t *ret_end,
 		     int (*flaw)(void *arg, const struct plt_run *run, size_t good), void *arg, struct plt_error *err);
 /* What relative names in the image are relative to: its name, or its file's if it has no plain one. */
 const char *plt_image_base(const struct plt_image *img);

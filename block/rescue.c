@@ -394,7 +394,7 @@ static int survey_maps(struct plt_disk *disk, struct plt_doubts *to, struct plt_
 		if (!left) {
 			struct plt_doubt d = { .kind = PLT_INFERRED, .certainty = PLT_GUESS, .off = off, .len = size - off };
 
-			snprintf(d.why, sizeof(d.why), "%s", "not looked at: more is mapped than the file has tables for");
+			snprintf(d.why, sizeof(d.why), "%s", PLT_WHY_MORE);
 			return plt_doubts_set(to, &d);
 		}
 		r = plt_status(disk, off, PLT_MIN(size - off, window), PLT_STATUS_NO_HOST, x, PLT_ARRAY_SIZE(x), &n, err);
@@ -414,12 +414,31 @@ static int survey_maps(struct plt_disk *disk, struct plt_doubts *to, struct plt_
 	return r;
 }
 
+/* From @off on nothing has been looked at; what is said of parts of it already stays. */
+static void note_rest(struct plt_image *img, uint64_t off)
+{
+	const struct plt_rescue *rsc = img->engine->rescue;
+	uint64_t size = atomic_load(&img->size);
+
+	for (const struct plt_doubt *d; off < size; off = d->off + d->len) {
+		d = plt_doubts_find(&rsc->plan.doubts, img->disk, off);
+		if (!d || d->off > off) {
+			plt_rescue_note(img, PLT_INFERRED, off, d ? d->off - off : size - off, PLT_WHY_MORE);
+			d = plt_doubts_find(&rsc->plan.doubts, img->disk, off);
+			if (!d)
+				break; /* (no memory, which is noted) */
+		}
+	}
+}
+
 /* Where structure shows damage there may be more of it: all that is compressed is decoded once. */
 int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err)
 {
 	struct plt_rescue *rsc = img->engine->rescue;
 	const struct plt_check_result *b = &rsc->plan.before;
+	uint64_t end = 0;
 	bool todo;
+	int r;
 
 	if (!rsc)
 		return 0;
@@ -427,7 +446,10 @@ int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err)
 	todo = !rsc->decoded && (always || b->corruptions || b->added || b->corruptions_fixed || b->check_errors);
 	rsc->decoded = rsc->decoded || todo;
 	pthread_rwlock_unlock(&rsc->lock);
-	return todo ? plt_image_decode(img, NULL, note_flaw, img, err) : 0;
+	r = todo ? plt_image_decode(img, NULL, false, &end, note_flaw, img, err) : 0;
+	if (todo && r == 0 && end < atomic_load(&img->size))
+		note_rest(img, end);
+	return r;
 }
 
 /* The doubts of one layer, where it shows.  (plt_doubt.disk is its depth here.) */

@@ -86,6 +86,7 @@ enum {
 	OPT_LEAKS,
 	OPT_ALL,
 	OPT_EXACT,
+	OPT_IGNORE_FEATURE,
 };
 
 struct cli_opt {
@@ -124,6 +125,10 @@ extern const struct cli_opt cli_quiet_opts[];	 /* -q */
 extern const struct cli_opt cli_progress_opts[]; /* -p */
 extern const struct cli_opt cli_output_opts[];	 /* --output */
 
+#define CLI_IGNORE_FEATURE_HELP \
+	"read an image as if it did not claim this incompatible feature (a number, 0 to 63), which nobody knows; may be " \
+	"given more than once. It is only read then; repair, and check -r all, take the claim out"
+
 /* What cli_cache_mode() takes, for help texts. */
 #define CLI_CACHE_WORDS "none, writeback, writethrough, directsync or unsafe"
 
@@ -142,6 +147,7 @@ struct cli_args {
 	/* What the common options said: */
 	bool image_opts, force_share, quiet, progress, json, no_backing;
 	enum plt_policy policy;
+	uint64_t ignore_features; /* --ignore-feature, one bit each */
 	const char *objects[CLI_OBJECTS_MAX]; /* --object, in order: one may need those before it */
 	unsigned nobjects;
 	const char *allow_dirs[CLI_DIRS_MAX + 1];
@@ -211,6 +217,7 @@ void cli_report_finding(const struct cli_args *a, const struct plt_check_finding
 bool cli_trusts_likely(const struct cli_args *a); /* --trust */
 const char *cli_plan_file(const struct cli_args *a); /* --plan; NULL: not given */
 /* What the plan of a repair leaves: into the report; whether there is any doubt. */
+bool cli_reports(const struct cli_args *a); /* --report */
 bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const char *name, const char *format);
 /* After the command: the report is written; the exit status. */
 int cli_rescue_end(struct cli_args *a, int status);

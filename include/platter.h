@@ -54,8 +54,15 @@ struct plt_ctx_options {
 	const char *const *allow_dirs;/* NULL-terminated */
 	void (*warn)(void *arg, const char *text); /* something a person should know; NULL: dropped */
 	void *warn_arg;
+	/*
+	 * Incompatible features that images may claim, one bit each, and that are unknown here: such images are read as if
+	 * they did not, and cannot be written; a repair takes the claim out.  A feature that is known is not ignored
+	 * (-EINVAL), and an image of a format without such features is not opened unless one that has them was before
+	 * (-ENOTSUP).
+	 */
+	uint64_t ignore_features;
 };
-#define PLT_CTX_OPTIONS_INIT { sizeof(struct plt_ctx_options), 0, 0, PLT_POLICY_TRUST, NULL, NULL, NULL }
+#define PLT_CTX_OPTIONS_INIT { sizeof(struct plt_ctx_options), 0, 0, PLT_POLICY_TRUST, NULL, NULL, NULL, 0 }
 
 int plt_ctx_new(const struct plt_ctx_options *opts /* NULL: defaults */, struct plt_ctx **ret, struct plt_error *err);
 /*
@@ -303,6 +310,7 @@ struct plt_doubt_range {
 	const char *certainty;  /* "guess" "likely" "strong" "proven"; NULL if lost */
 	const char *why;
 	unsigned depth;         /* of which layer: 0 the active one */
+	const char *snapshot;   /* by plt_repair_doubts(): the id of the internal snapshot that this is of; NULL: of the disk */
 };
 /*
  * Of a disk that was opened with PLT_OPEN_RESCUE: the ranges, ascending and disjoint, of which the content is lost
@@ -795,7 +803,10 @@ int plt_repair_each(struct plt_repair *rep, int (*fn)(void *arg, uint64_t off, c
  * that name, if it is not the image.
  */
 int plt_repair_save(struct plt_repair *rep, const char *path, struct plt_error *err);
-/* What it leaves lost or inferred, as plt_disk_doubts() says of the disk that the image has then (without a chain). */
+/*
+ * What it leaves lost or inferred, as plt_disk_doubts() says of the disk that the image has then (without a chain), and
+ * behind that, snapshot by snapshot, of its internal snapshots.
+ */
 int plt_repair_doubts(struct plt_repair *rep, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg,
 		      struct plt_error *err);
 /* By how much the file grows. */

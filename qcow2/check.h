@@ -221,12 +221,14 @@ int qcow2_exam_copied(struct qcow2_exam *x);
 /* Clusters that the active tree maps behind the end of the disk. */
 int qcow2_exam_beyond_end(struct qcow2_exam *x);
 /*
- * mend/header.c: the header claims features that are not known.  For those who only look: if the image's own table has no
- * names for them, and without them the map leads to tables, they are taken out of the overlay.
+ * mend/features.c: the header claims features that are not known.  For those who only look: if the image's own table has no
+ * names for them, and without them the map leads to tables, they are taken out of the overlay.  And those that are to be
+ * ignored on the user's word, which the header that has been read claims: said, and mended if they may be.
  */
 int qcow2_ignore_features(struct qcow2_exam *x);
+int qcow2_mend_ignored(struct qcow2_exam *x);
 /*
- * mend/header.c: clusters are mapped up to @mapped_end, behind the end of the disk.  Does the guest say where it ends?
+ * mend/size.c: clusters are mapped up to @mapped_end, behind the end of the disk.  Does the guest say where it ends?
  * Then it has been said, and is mended if it may be.
  */
 int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_said);
@@ -383,6 +385,7 @@ static inline bool qcow2_may_be_left(const struct qcow2_exam *x)
 
 /* mend/snapshots.c: the snapshot table: before it is read, after it could not be, an L1 table of one */
 int qcow2_mend_snapcount(struct qcow2_exam *x);
+int qcow2_exam_snapnames(struct qcow2_exam *x); /* also where nothing is mended */
 bool qcow2_snaptable_is_none(const struct qcow2_exam *x); /* not one entry that was read makes sense */
 int qcow2_mend_snapshots(struct qcow2_exam *x);
 int qcow2_mend_snap_l1(struct qcow2_exam *x);
@@ -392,6 +395,7 @@ int qcow2_mend_snap_l1(struct qcow2_exam *x);
  * entry that names it; are some of them missing in clusters that others are in?
  */
 int qcow2_packed_find(struct qcow2_exam *x, struct plt_orphans *p);
+int qcow2_tell_streams(struct qcow2_exam *x); /* of ex->mend->flaws */
 bool qcow2_packed_is_open(struct qcow2_exam *x, uint64_t off, uint64_t len);
 uint64_t qcow2_packed_entry(const struct qcow2_state *q, uint64_t off, uint32_t len);
 int qcow2_packed_missing(struct qcow2_exam *x, bool *ret);

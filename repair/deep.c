@@ -88,7 +88,7 @@ static int decode_snapshots(struct deep *d, struct plt_extents *seen, struct plt
 			say(d, "Q-SNAP", false, where, "ERROR '%s': snapshot '%s' cannot be opened: %s", img->name, s[i].name,
 			    why.text);
 		} else {
-			r = plt_image_decode(plt_disk_image(view), seen, flaw, d, err);
+			r = plt_image_decode(plt_disk_image(view), seen, false, NULL, flaw, d, err);
 			plt_disk_close(view, NULL);
 		}
 		d->snapshot = NULL;
@@ -172,7 +172,7 @@ static int check_layer(struct deep *d, bool top, struct plt_error *err)
 	int r = top ? 0 : check_base(d, err);
 
 	if (r == 0)
-		r = plt_image_decode(d->img, &seen, flaw, d, err);
+		r = plt_image_decode(d->img, &seen, false, NULL, flaw, d, err);
 	if (r == 0)
 		r = decode_snapshots(d, &seen, err);
 	if (r == 0)

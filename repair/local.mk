@@ -12,6 +12,7 @@ libplatter_core_la_SOURCES += \
 	repair/deep/step.c \
 	repair/deep/suspects.c \
 	repair/deep/survey.c \
+	repair/doubts.c \
 	repair/evidence/assign.c \
 	repair/evidence/ends.c \
 	repair/evidence/evidence.c \
@@ -28,6 +29,7 @@ libplatter_core_la_SOURCES += \
 	repair/guest/fat.c \
 	repair/guest/guest.c \
 	repair/guest/guest.h \
+	repair/guest/lvm.c \
 	repair/guest/shift.c \
 	repair/guest/super.c \
 	repair/guest/table.c \
@@ -49,6 +51,7 @@ libplatter_core_la_SOURCES += \
 	repair/recognize.c \
 	repair/repair.h \
 	repair/rescue.c \
+	repair/streams.c \
 	repair/undo.c \
 	repair/worse.c \
 	$(NULL)

@@ -114,6 +114,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	struct plt_check_result res;
 	bool adopted = !(what & PLT_MEND_MAP);
 	struct deep_steps deep = { 0 };
+	struct plt_streams streams = { 0 };
 	bool deeply = can_look_deep(rep, what);
 	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
 	int r = 0;
@@ -149,6 +150,14 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			if (r < 0 || mend.changed)
 				continue;
 		}
+		if (deeply && !plt_streams_end(&streams) && (rep->deep || is_damaged(&rep->before))) {
+			r = plt_streams_step(rep, &mend, &streams, found, arg, err);
+			rep->deeply = mend.nmoves;
+			mend.changed = r > 0;
+			r = PLT_MIN(r, 0);
+			if (r < 0 || mend.changed)
+				continue;
+		}
 		/* the guest is asked when nothing else has an answer; what it says may tell more */
 		if (!asked && (mend.unplaced.n || mend.unplaced.nopen) && mend.unplaced.ngaps) {
 			free(place);
@@ -179,6 +188,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	}
 	free(place);
 	free(deep.moves);
+	plt_streams_release(&streams);
 	plt_doubts_release(&rep->doubts);
 	rep->doubts = mend.doubts;
 	mend.doubts = (struct plt_doubts)PLT_DOUBTS_INIT;
@@ -317,6 +327,8 @@ int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 	if (r == 0 && !(drv && drv->flags & PLT_DRIVER_MENDS))
 		r = plt_error_set(err, ENOSYS, "'%s': images of the format %s cannot be repaired in this release", rep->name,
 				  rep->format);
+	if (r == 0)
+		r = plt_ctx_may_ignore(rep->ctx, drv, rep->name, err);
 	if (r == 0 && what & PLT_MEND_MAP)
 		r = replayed = plt_repair_foreign(rep, text, sizeof(text), err);
 	if (replayed > 0) {

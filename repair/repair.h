@@ -13,10 +13,12 @@
  *	planfile.c  as a file
  *	recognize.c  of an image that has lost what says which format it is
  *	rescue.c  for those who only look through it
+ *	doubts.c  what it leaves lost or inferred, of the disk and of its snapshots
  *	place.c   what the driver could not place, by evidence (evidence/)
  *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
  *	foreign.c  what other programs' journals say
  *	packed.c  compressed units among it
+ *	streams.c  compressed units whose entries lead to nothing that decodes
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
  *	beside.c  which journals lie beside an image, and in which state
@@ -115,6 +117,23 @@ int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, s
 int plt_repair_take_apart(struct plt_repair *rep, enum plt_codec codec, const struct plt_orphans *o,
 			  struct plt_orphans *ret, uint64_t **ret_ranks);
 /*
+ * Compressed units that do not decode, in steps, when a round of mending has changed nothing: 1, and what is to be moved
+ * is in @mend, or the driver is to say more; 0: nothing is (any more).
+ */
+struct plt_streams {
+	unsigned phase;
+	enum plt_codec codec;
+	uint32_t unit;
+	struct plt_flaw *flaws;
+	size_t nflaws, cap;
+	struct plt_move *moves;
+	size_t nmoves;
+};
+int plt_streams_step(struct plt_repair *rep, struct plt_mend *mend, struct plt_streams *s,
+		     void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+bool plt_streams_end(const struct plt_streams *s);
+void plt_streams_release(struct plt_streams *s);
+/*
  * What evidence says of @o on @known (NULL: the image as planned, without a chain), unfiltered; free().
  */
 struct plt_placement;
@@ -145,6 +164,8 @@ struct plt_beside {
 };
 int plt_beside_find(const char *image, struct plt_beside *ret, struct plt_error *err);
 void plt_beside_release(struct plt_beside *b);
+/* @err is why a journal could not be applied or taken back: add what can be done where the image is not its. */
+int plt_journal_mismatch(const char *journal, int r, struct plt_error *err);
 /* Finish what @journal has begun on @image, which is open; what it leaves lost and inferred. */
 int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_unsure *ret, struct plt_error *err);
 

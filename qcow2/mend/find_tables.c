@@ -206,6 +206,27 @@ static bool names_only(const struct qcow2_find *f, const uint8_t *buf, bool l1, 
 	return *ret_n + empty > 0;
 }
 
+/*
+ * Are most entries of this part of an L1 table second and further names of the same tables?  It is a pattern then, and no
+ * L1 table: as one it would make a disk of any size of a few tables.
+ */
+static bool repeats(const struct qcow2_find *f, const uint8_t *buf)
+{
+	const uint32_t len = f->x.q.cluster_size / 8;
+	PLT_AUTOFREE uint64_t *v = malloc(len * sizeof(*v));
+	uint32_t n = 0, again = 0;
+
+	if (!v)
+		return false;
+	for (uint32_t i = 0; i < len; i++)
+		if (plt_get_be64(buf + (size_t)i * 8))
+			v[n++] = plt_get_be64(buf + (size_t)i * 8) & QCOW2_L1_OFFSET;
+	qsort(v, n, sizeof(*v), qcow2_by_value);
+	for (uint32_t i = 1; i < n; i++)
+		again += v[i] == v[i - 1];
+	return n >= 4 && again * 2 > n;
+}
+
 struct run {
 	uint64_t off;
 	uint32_t clusters, tables, used;
@@ -275,7 +296,7 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 			continue;
 		/* (tables of zeros are none by shape, nor are damaged ones) */
 		if (!names_only(f, buf, true, &n, &tables, &marked) || (n ? !tables : !run.tables) ||
-		    (tables != n && (n < 4 || tables * 2 < n))) {
+		    (tables != n && (n < 4 || tables * 2 < n)) || repeats(f, buf)) {
 			end_run(f, &run, &best);
 			continue;
 		}

@@ -224,6 +224,33 @@ static bool is_stray(const struct qcow2_exam *x, uint64_t off)
 }
 
 /*
+ * The same of a compressed cluster: all that it lies in is counted once more than it is named.  If only its length leads
+ * behind the end of the file, it goes up to that: a stream ends itself.
+ */
+static uint64_t unturn_packed(const struct tables *t, uint64_t e, uint64_t bitmap)
+{
+	struct qcow2_exam *x = t->x;
+	uint64_t found = 0, off;
+
+	(void)qcow2_compressed_range(&x->q, e, &off);
+	if (off < x->c.file_size) {
+		uint64_t len = PLT_MIN(x->c.file_size - off, (uint64_t)x->q.cluster_size);
+
+		return qcow2_packed_is_open(x, off, len) ? qcow2_packed_entry(&x->q, off, (uint32_t)len) : 0;
+	}
+	for (unsigned bit = 0; bit < 62; bit++) {
+		uint64_t f = e ^ UINT64_C(1) << bit, len = qcow2_compressed_range(&x->q, f, &off);
+
+		if (!qcow2_entry_fits(x, f, bitmap, &off) || in_metadata(x, f, off) || !qcow2_packed_is_open(x, off, len))
+			continue;
+		if (found)
+			return 0;
+		found = f;
+	}
+	return found;
+}
+
+/*
  * The entry that became this one by one bit: it names a cluster that nothing else reaches; or only
  * a reserved bit is too many, and the cluster is its own.  0: none, or several.
  */
@@ -234,6 +261,8 @@ static uint64_t unturn(const struct tables *t, uint64_t e, uint64_t bitmap)
 
 	if (x->c.external)
 		return 0;
+	if (e & QCOW2_COMPRESSED && !(e & QCOW2_COPIED))
+		return unturn_packed(t, e, bitmap);
 	for (unsigned bit = 0; bit < 64; bit++) {
 		uint64_t f = e ^ UINT64_C(1) << bit, mask = UINT64_C(1) << bit;
 

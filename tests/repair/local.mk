@@ -31,6 +31,7 @@ script_tests += \
 	tests/repair/rescue.sh \
 	tests/repair/sound.sh \
 	tests/repair/stopped-snapshots.sh \
+	tests/repair/streams.sh \
 	tests/repair/trust.sh \
 	tests/repair/vhd-journal.sh \
 	$(NULL)

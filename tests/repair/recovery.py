@@ -80,7 +80,7 @@ class Sound:
             self.data = f.read()
         letter = {'qcow2': 'Q', 'vpc': 'V', 'raw': 'R'}[self.format]
         self.image = damage.parse(letter, self.data)
-        self.truth = judge.Truth(guest.raw, self.image.sources())
+        self.truth = judge.Truth(self.path if 'lvm' in image.SHAPES[shape][2] else guest.raw, self.image.sources())
         self.before = None
         if letter == 'Q' and self.image.snapshots:
             s = self.image.snapshots[0]
@@ -109,12 +109,19 @@ def remove_journals(path):
             os.unlink(os.path.join(os.path.dirname(path), name))
 
 
-def lists(report):
-    """([lost], [inferred]) of a report, as offset and length."""
+def warnings(text):
+    """What convert --salvage says that it could not read, as offset and length."""
+    return [(int(at), int(n or 512)) for at, n in WARNING.findall(text)]
+
+
+def lists(report, snapshot=False):
+    """([lost], [inferred]) of a report, as offset and length; @snapshot: of the one that images here have."""
     if not os.path.exists(report):
         return [], []
     with open(report) as f:
         said = json.load(f)
+    if snapshot:
+        said = (said.get('snapshots') or [{}])[0]
     return [[(r['start'], r['length']) for r in said.get(k, [])] for k in ('lost', 'inferred')]
 
 
@@ -146,14 +153,14 @@ class Case:
     def usable(self, v, out, status):
         """Of a disk whose own tables are damaged nobody has anything until partition and filesystem are found."""
         if damage_raw.usable(out, self.sound.image):
-            v.right, v.silent = v.survive, 0
+            v.right, v.silent, v.inferred_wrong = v.survive, 0, 0
         elif status:
             v.missing, v.right, v.silent = v.survive, 0, 0
         else:
             v.silent, v.right = v.survive, 0
 
-    def snapshot(self, program, path, out, *how):
-        """The snapshot's verdict, for the classes that hurt snapshots."""
+    def snapshot(self, program, path, out, *how, named=None):
+        """The snapshot's verdict, for the classes that hurt snapshots; @named: what repair has said of it."""
         v = judge.Verdict()
         if not self.old or not self.names[0].startswith(SNAPSHOT):
             return v
@@ -163,8 +170,9 @@ class Case:
                                self.sound.format, '-l', name, '-O', 'raw', path, out)
             if status in (0, 2, 3):
                 break
+        lost, inferred = lists(report) if how else named or ([], [])
         v = judge.judge(self.sound.before, *self.old, out if status in (0, 2, 3) and os.path.exists(out) else None,
-                        *(lists(report) if how else []))
+                        lost + warnings(text), inferred)
         remove(out, report)
         return v
 
@@ -177,10 +185,13 @@ class Case:
         status, text = run(program, 'convert', '--salvage', '-f', self.sound.format, '-O', 'raw', path, out)
         if status:
             remove(out)
-        return status, [(int(at), int(n or 512)) for at, n in WARNING.findall(text)], text
+        return status, warnings(text), text
 
     def in_place(self, tool, program, path, *repair):
-        out = path + '.out'
+        """As it is, or repaired; what platter's repair names as lost or inferred, its report says."""
+        out, report = path + '.out', path + '.report.json'
+        if repair and program == PLATTER:
+            repair += ('--report', report)
         t = time.monotonic()
         first, text = run(program, *repair, '-f', self.sound.format, path) if repair else (1, '')
         t = time.monotonic() - t
@@ -189,9 +200,11 @@ class Case:
         status, lost, text2 = self.read(program, path, out)
         if program == PLATTER:
             self.crashed('convert', status, text2)
-        v = self.judged(out, first, lost)
+        named, inferred = lists(report)
+        v = self.judged(out, first, lost + named, inferred)
         remove(out)
-        v.add(self.snapshot(program, path, out))
+        v.add(self.snapshot(program, path, out, named=lists(report, True)))
+        remove(report)
         self.results[tool] = (v, [first, status], t)
 
     def rescue(self, path, tool='rescue', *deep):
@@ -274,7 +287,8 @@ class Case:
             self.rescue(path, 'deep', '--deep')
             self.checked, text = run(PLATTER, 'check', '-q', '--deep', '-f', self.sound.format, path)
             self.crashed('check --deep', self.checked, text)
-        self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes', *DEEP)
+        word = ['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in self.names else [] # (without it nothing is done)
+        self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes', *DEEP, *word)
         self.check_after(path)
         with open(path, 'rb') as f:
             after = f.read()
@@ -303,6 +317,7 @@ def fits(name, shape):
     words = image.SHAPES[shape][2]
     return name[0] == letter and ((not name.startswith('Q-SNAP') or 'snapshot' in words) and
                                   (not name.startswith(('Q-CMP', 'Q-OVL-PACKED')) or 'packed' in words) and
+                                  name.startswith('R-LVM') == ('lvm' in words) and
                                   (not name.startswith('Q-BMP') or 'bitmap' in words) and
                                   ('external' in words if name.startswith('Q-EXT') else 'external' not in words or
                                    name.startswith(('Q-HDR', 'Q-L1', 'Q-L2', 'Q-REF', 'Q-2'))))

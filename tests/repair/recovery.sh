@@ -36,6 +36,8 @@ recovery 'one damage' --seed 7 --states got
 recovery 'one damage, --deep' --seed 8 --deep --states got.deep --classes \
 	Q-L1-6,Q-L1-7,Q-L2-6,Q-TORN,Q-ENT-FLIP,Q-ENT-DUP,Q-ENT-META,Q-ENT-ZERO,Q-ENT-CLEARED,V-BAT-5,V-BAT-8
 sed 's/^/--deep:/' got.deep >>got
+recovery 'LVM' --seed 7 --shapes raw-lvm --classes R-LVM- --states got.more
+cat got.more >>got
 [ -n "${UPDATE:-}" ] && cp got "$expected"
 while read -r class guest shape was; do
 	now=$(awk -v c="$class" '$1 == c { print $4 }' got)

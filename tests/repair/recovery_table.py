@@ -32,7 +32,8 @@ def line(case):
             ', named %d' % v.named if v.named else '', ', SILENT %d at %#x' % (v.silent, v.first or 0) if v.silent else '',
             ', inferred %d wrong %d' % (v.inferred, v.inferred_wrong) if v.inferred else '',
             ' '.join(map(str, status)), t))
-    return '  '.join(out) + ''.join('\n    BAD: ' + b for b in case.bad)
+    return '  '.join(out) + ('\n    WORSE: ' + worse_text(case) if worse(case) else '') + ''.join(
+        '\n    BAD: ' + b for b in case.bad)
 
 
 class Sum(judge.Verdict):
@@ -108,6 +109,29 @@ def unseen(cases):
         len(bad), len(asked), ': ' + ', '.join(sorted({c.names[0] for c in bad})) if bad else '')
 
 
+OWN = ('rescue', 'deep', 'repair')
+PEERS = ('before', 'qemu-img')
+
+
+def worse(case):
+    """[(own tool, its right blocks, other, its right blocks)]: where the image as it is, or qemu-img, shows more."""
+    return [(t, case.results[t][0].right, p, case.results[p][0].right) for t in OWN for p in PEERS
+            if t in case.results and p in case.results and case.results[t][0].right < case.results[p][0].right]
+
+
+def worse_text(case):
+    return '%s: %s' % (' '.join(str(case).split()), ', '.join(
+        '%s %d < %s %d' % (HEAD[t], mine, HEAD[p], theirs) for t, mine, p, theirs in worse(case)))
+
+
+def worse_list(cases):
+    bad = [c for c in cases if worse(c)]
+    total = sum(max(theirs - mine for t, mine, p, theirs in worse(c)) for c in bad)
+    return ['', '## Fewer blocks right than without', '',
+            'Cases in which the damaged file as it is, or what qemu-img makes of it, shows more right blocks: %d of %d%s' % (
+                len(bad), len(cases), ' (%d blocks).' % total if bad else '.'), ''] + ['* ' + worse_text(c) for c in bad]
+
+
 def state(case):
     """What platter made of it: by what it lists, where it lists; else by its exit status."""
     tool = 'deep' if 'deep' in case.results else 'rescue'
@@ -123,6 +147,7 @@ def state(case):
 def show(cases, args, rescue):
     tools = [t for t in TOOLS if any(t in c.results for c in cases)]
     print('\n'.join(class_table(cases, tools) + [''] + total_table(cases, tools)))
+    print('\n'.join(worse_list(cases)))
     if args.deep:
         print('\n' + unseen(cases))
     if args.markdown:
@@ -152,15 +177,15 @@ guests {guests}; shapes `tests/fixtures/image.py list`; {n} cases.
 * *silent*: wrong, and the tool named it nowhere, neither as lost nor as inferred.
 * *as it is*: `platter convert --salvage` of the damaged file.
 * {rescue}
-* `repair`: `platter repair --yes`, its result read by `platter convert --salvage`. It has no list of what is
-  lost; it says by its exit status that something is open. {undo}
+* `repair`: `platter repair --yes --report`, its result read by `platter convert --salvage`; named is what that report
+  lists. {undo}
 * qemu-img: `check -r all`, then `convert --salvage`, whose warnings count as names.
 * Of raw disks (R) the table and the superblock are what was hurt: a disk counts as right if the partition is where it
   was and the filesystem's own checker is content, else nobody gets at its files and nothing of it counts.
 * Of chains of three (C) the top is read; `repair` is `repair` of each layer, or `chain repair --search` where a backing file is
   missing or another one, and so is `check -r all`. What another program has written to a layer is not there any more.
 * *: guest data, or a part of it, is not in the file any more.
-* Nothing here breaks, yet: key slots (Q-LUKS), LVM labels, media with unreadable ranges.
+* Nothing here breaks, yet: key slots (Q-LUKS), media with unreadable ranges.
 
 """
 
@@ -191,7 +216,7 @@ def document(cases, args, tools, rescue):
         ['## All together', ''] + total_table(cases, tools) +
         ['', goals] + (['', unseen(cases)] if args.deep else []) + ['', 'Whole in every case (%s): %s.' % (HEAD[own], ', '.join(done)), '',
          'Not, or not always, whole: %s.' % ', '.join(todo), '', '## By class', ''] + class_table(cases, tools) +
-        ['', '## By shape', ''] + shape_table(cases, tools) + bad_list(cases)) + '\n'
+        ['', '## By shape', ''] + shape_table(cases, tools) + worse_list(cases) + bad_list(cases)) + '\n'
 
 
 def undo_failed(case):
