@@ -182,8 +182,8 @@ guests {guests}; shapes `tests/fixtures/image.py list`; {n} cases.
 * qemu-img: `check -r all`, then `convert --salvage`, whose warnings count as names.
 * Of raw disks (R) the table and the superblock are what was hurt: a disk counts as right if the partition is where it
   was and the filesystem's own checker is content, else nobody gets at its files and nothing of it counts.
-* Of chains of three (C) the top is read; `repair` is `repair` of each layer, or `chain repair --search` where a backing file is
-  missing or another one, and so is `check -r all`. What another program has written to a layer is not there any more.
+* Of chains of three (C) the top is read; `repair` is `repair` of each layer, as `check -r all` is; where a backing file is missing or
+  another one, `chain repair --search`; where one was written to, `chain verify`, which only says so. What another program has written to a layer is not there any more.
 * *: guest data, or a part of it, is not in the file any more.
 * Nothing here breaks, yet: key slots (Q-LUKS), media with unreadable ranges.
 
