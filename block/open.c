@@ -157,6 +157,48 @@ static void fill_image(struct plt_image *img, struct plt_ctx *ctx, const struct 
 		img->engine->file_flags |= PLT_FILE_NO_LOCK;
 }
 
+/* Rescue: the backing file is not where it is recorded, and is known by what it is and what it holds. */
+static bool find_backing_again(struct plt_image *img, struct plt_opening *how, struct plt_error *err)
+{
+	struct plt_open_options opts = { .size = sizeof(opts) };
+	struct plt_opening inner = { .opts = &opts, .parent = how, .depth = how->depth + 1 };
+	const struct plt_rescue_options *given = how->opts->rescue;
+	PLT_AUTOFREE char *name = NULL, *format = NULL, *text = NULL;
+	struct plt_rescue_options rescue;
+	enum plt_certainty certainty;
+	struct plt_image *found = NULL;
+	json_t *tree = NULL;
+
+	if (plt_rescue_parent(img, given, &name, &format, &certainty, NULL) <= 0 || plt_name_parse(name, false, &tree, NULL) < 0)
+		return false;
+	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_SHARE_RAW | PLT_OPEN_NO_KEY | PLT_OPEN_RESCUE |
+					 PLT_OPEN_ZERO_LOST);
+	opts.cache = how->opts->cache;
+	opts.format = format;
+	opts.rescue = plt_rescue_below(given, &rescue);
+	if (plt_node_open_image(img->ctx, tree, &inner, &found, NULL) == 0 &&
+	    (!img->drv->check_backing || img->drv->check_backing(img, found, NULL) == 0) &&
+	    asprintf(&text, "'%s': its backing file '%s' is not there, or is another one; '%s' is taken for it (%s)", img->name,
+		     img->backing_name ? img->backing_name : "", name, plt_certainty_name(certainty)) >= 0) {
+		struct plt_check_finding f = { .id = "C-LOST", .severity = "corruption", .text = text, .beyond_qemu = true,
+					       .mended = true, .image = img->name };
+
+		plt_image_close(img->engine->backing, NULL);
+		img->engine->backing = plt_steal(&found);
+		if (certainty < PLT_PROVEN && img->engine->backing->engine->rescue)
+			plt_image_doubt(img->engine->backing, PLT_INFERRED, 0, UINT64_MAX, certainty,
+					"the backing file was found by its content");
+		if (given && given->found)
+			given->found(given->found_arg, &f);
+		plt_ctx_warn(img->ctx, "%s", text);
+	}
+	plt_image_close(found, NULL);
+	json_decref(tree);
+	if (text && err)
+		*err = (struct plt_error)PLT_ERROR_INIT;
+	return text;
+}
+
 /* Rescue: a backing file that is missing, or is another one, costs what lies in it and no more. */
 static int do_without_backing(struct plt_image *img, const struct plt_rescue_options *opts, int error, struct plt_error *err)
 {
@@ -222,7 +264,7 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 	}
 	r = open_backing(img, tree, how, err);
 	if (img->engine->rescue && (r == -ENOENT || r == -ENOTDIR || r == -ENOMEDIUM || r == -ESTALE))
-		r = do_without_backing(img, how->opts->rescue, r, err);
+		r = find_backing_again(img, how, err) ? 0 : do_without_backing(img, how->opts->rescue, r, err);
 	if (r == 0 && img->inactive && how->opts->flags & PLT_OPEN_FIND_BACKING && drv->find_backing)
 		r = drv->find_backing(img, err);
 	if (r < 0) {

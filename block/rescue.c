@@ -66,6 +66,30 @@ void plt_rescue_note(struct plt_image *img, enum plt_doubt_kind kind, uint64_t o
 	pthread_rwlock_unlock(&rsc->lock);
 }
 
+void plt_image_doubt(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
+		     enum plt_certainty certainty, const char *why)
+{
+	struct plt_rescue *rsc = img->engine->rescue;
+	uint64_t size = atomic_load(&img->size), end = off + PLT_MIN(len, size - PLT_MIN(off, size));
+
+	pthread_rwlock_wrlock(&rsc->lock);
+	while (off < end) {
+		const struct plt_doubt *known = plt_doubts_find(&rsc->plan.doubts, img->disk, off);
+		struct plt_doubt d = { .kind = kind, .disk = img->disk, .off = off, .certainty = certainty };
+		bool here = known && known->off <= off;
+		uint64_t upto = PLT_MIN(end, !known ? end : here ? known->off + known->len : known->off);
+
+		d.len = upto - off;
+		snprintf(d.why, sizeof(d.why), "%s", why);
+		/* what is known to be lost stays so, and what is less sure */
+		if (!(here && (known->kind == PLT_LOST || (kind == PLT_INFERRED && known->certainty <= certainty))) &&
+		    plt_doubts_set(&rsc->plan.doubts, &d) < 0)
+			rsc->short_of_memory = true;
+		off = upto;
+	}
+	pthread_rwlock_unlock(&rsc->lock);
+}
+
 bool plt_rescue_find(struct plt_image *img, uint64_t off, uint64_t len, struct plt_doubt *ret)
 {
 	struct plt_rescue *rsc = img->engine->rescue;
@@ -495,10 +519,9 @@ static bool worst_at(const struct plt_doubts *all, unsigned depths, uint64_t pos
 
 static int tell(const struct plt_doubt *d, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg)
 {
-	static const char *const certainties[] = { "guess", "likely", "strong", "proven" };
 	const struct plt_doubt_range pub = {
 		.off = d->off, .len = d->len, .lost = d->kind == PLT_LOST, .why = d->why, .depth = d->disk,
-		.certainty = d->kind == PLT_LOST ? NULL : certainties[d->certainty & 3],
+		.certainty = d->kind == PLT_LOST ? NULL : plt_certainty_name(d->certainty),
 	};
 
 	return fn(arg, &pub);

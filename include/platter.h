@@ -573,6 +573,7 @@ enum {
 	PLT_CHAIN_FOLDERS = 1 << 2,      /* @names are folders: all files in each, */
 	PLT_CHAIN_HIDDEN = 1 << 3,       /* hidden ones too */
 	PLT_CHAIN_KNOWN_ONLY = 1 << 1,   /* leave out of @names what is no image but perhaps a raw one, unless it is a layer */
+	PLT_CHAIN_IN_ORDER = 1 << 4,     /* the chain of the (one) image from the top down, as with SHARE; nothing is added up */
 };
 /*
  * What depends on what: the images @names and all that they lead to, each looked at by its header alone, side by
@@ -582,6 +583,34 @@ enum {
 int plt_chain_look(struct plt_ctx *ctx, const char *const *names, unsigned n, unsigned flags, struct plt_chain **ret,
 		   struct plt_error *err);
 void plt_chain_free(struct plt_chain *chain); /* NULL allowed */
+
+struct plt_chain_range {
+	uint64_t start, length;
+};
+struct plt_chain_change {
+	const char *id;                  /* "C-COMMIT", "C-CHANGED", "C-REBASE" */
+	bool harmless;                   /* the disk shows what it did */
+	const char *layer, *parent;      /* of the chain: whose backing file has changed, and that one */
+	unsigned depth;                  /* of the layer; 0 is the image */
+	const char *text;                /* of the layer, for a person */
+	const char *why;                 /* the same in few words */
+	bool lost;                       /* the ranges surely hold another's content; else they may be right */
+	/*
+	 * What the disk reads from what has changed, and whose right content is not known; in terms of the image, ascending
+	 * and disjoint.
+	 */
+	const struct plt_chain_range *ranges;
+	size_t nranges;
+	uint64_t bytes;
+};
+/*
+ * Which layers of the chain of @name are not what they were when the layer above was made, by what they hold: another image
+ * was committed into them (images on the same layers are looked for in their folders and in @folders, which ends with NULL
+ * and may be NULL); they were written to; and with @deep, two layers do not fit together by the guest's metadata, whatever
+ * the times say.  Only reads.
+ */
+int plt_chain_changes(struct plt_ctx *ctx, const char *name, const char *const *folders, bool deep,
+		      void (*found)(void *arg, const struct plt_chain_change *c), void *arg, struct plt_error *err);
 
 /* ---- space --------------------------------------------------------------------------------------- */
 

@@ -37,6 +37,7 @@ import damage # noqa: E402
 import damage_raw # noqa: E402
 import image # noqa: E402
 import judge # noqa: E402
+import recovery_chain # noqa: E402
 import recovery_table # noqa: E402
 
 GUESTS = {'ext4': 128, 'xfs': 384, 'ntfs': 128, 'vfat': 128}
@@ -334,7 +335,7 @@ def plan(args, rnd):
     if args.pairs:
         both = sorted({tuple(sorted((a, b))) for a, in names for b in table if a != b and a[0] == b[0]})
         names = rnd.sample(both, min(args.pairs, len(both)))
-    pairs = [(g, s) for s in args.shapes for g in args.guests]
+    pairs = [(g, s) for s in args.shapes if s in image.SHAPES for g in args.guests]
     rnd.shuffle(pairs)
     out = []
     turn = 0
@@ -355,15 +356,18 @@ class Images:
         self.args, self.top = args, top
         self.guests, self.last = {}, None
 
-    def get(self, g, s):
+    def guest(self, g):
         if g not in self.guests:
             self.guests[g] = Guest(g, self.args.mib or GUESTS[g], self.args.seed, self.top)
+        return self.guests[g]
+
+    def get(self, g, s):
         if not self.last or (self.last.guest.name, self.last.shape) != (g, s):
             self.last = None
             for name in os.listdir(self.top):
                 if '.img' in name:
                     os.unlink(os.path.join(self.top, name))
-            self.last = Sound(self.guests[g], s, self.args.seed, self.top)
+            self.last = Sound(self.guest(g), s, self.args.seed, self.top)
         return self.last
 
 
@@ -380,6 +384,7 @@ def each_case(args, rnd, top):
         case = first_case(images, pairs, name, seed, args)
         if case:
             yield case
+    yield from recovery_chain.each_case(args, images.guest, top, sys.modules[__name__])
 
 
 def first_case(images, pairs, names, seed, args):
@@ -398,7 +403,7 @@ def first_case(images, pairs, names, seed, args):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument('--seed', type=int, default=int(os.environ.get('PLT_SEED', 7)))
-    for name, default in (('guests', ','.join(GUESTS)), ('shapes', ','.join(image.SHAPES)), ('classes', '')):
+    for name, default in (('guests', ','.join(GUESTS)), ('shapes', ','.join((*image.SHAPES, *recovery_chain.SHAPES))), ('classes', '')):
         p.add_argument('--' + name, type=lambda t: t.split(',') if t else [], default=default)
     p.add_argument('--times', type=int, default=2)
     p.add_argument('--every', type=int, default=1)
