@@ -167,6 +167,7 @@ struct qcow2_exam {
 	bool cut;	    /* so do several of them, or tables lie there: no stop explains that */
 	uint64_t shares;    /* clusters that are reached, and counted more often than that: when orphans are judged */
 	bool shares_lost;   /* snapshots have what the disk had as well, whose map is gone */
+	bool lost_by_name;  /* only what the plan has named lost before makes the orphans lost */
 	bool counts_gone;   /* stored counts say that what is in use is free */
 	bool snapshots_bad; /* the snapshot table could not be read: what it reaches is not counted */
 	enum qcow2_orphan_verdict orphans;
