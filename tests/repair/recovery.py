@@ -242,7 +242,7 @@ class Case:
         rnd = random.Random('%s' % self)
         name = path + '.platter-undo'
         for what, image, part in cuts.states(bytes(self.d.data), after, journal, rnd, n):
-            for command, want in ((['repair', '-q', '--yes', *DEEP, '-f', self.sound.format, path], after),
+            for command, want in ((['repair', '-q', '--yes', *DEEP, *self.word, '-f', self.sound.format, path], after),
                                   (['undo', '-q', name], bytes(self.d.data))):
                 if command[0] == 'undo' and what.startswith('while'):
                     continue
@@ -266,7 +266,7 @@ class Case:
         """The repaired image, repaired."""
         remove_journals(path)
         write_sparse(path, after)
-        run(PLATTER, 'repair', '-q', '--yes', *DEEP, '-f', self.sound.format, path)
+        run(PLATTER, 'repair', '-q', '--yes', *DEEP, *self.word, '-f', self.sound.format, path)
         with open(path, 'rb') as f:
             return f.read()
 
@@ -286,11 +286,14 @@ class Case:
             self.rescue(path, 'deep', '--deep')
             self.checked, text = run(PLATTER, 'check', '-q', '--deep', '-f', self.sound.format, path)
             self.crashed('check --deep', self.checked, text)
-        word = ['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in self.names else [] # (without it nothing is done)
+        # (without it nothing is done)
+        self.word = word = ['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in self.names else []
         self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes', *DEEP, *word)
         self.check_after(path)
         with open(path, 'rb') as f:
             after = f.read()
+        if TWICE:
+            self.twice(path, after)
         journal = self.undo(path)
         if journal and cut:
             self.cut(path, after, journal, cut)
@@ -298,6 +301,20 @@ class Case:
             write_sparse(path, self.d.data)
             self.in_place('qemu-img', 'qemu-img', path, 'check', '-q', '-r', 'all')
         remove(path, *(path + suffix for suffix in self.d.beside))
+
+    def twice(self, path, after):
+        """In what has been repaired there is nothing to be repaired; what is open may be less than what was lost."""
+        first = self.results['repair'][1][0]
+        status, text = run(PLATTER, 'repair', '--yes', *DEEP, '-f', self.sound.format, path)
+        self.crashed('repair of what was repaired', status, text)
+        with open(path, 'rb') as f:
+            if f.read() != after:
+                self.bad.append('repaired (status %d) once more (status %d), it is another image: %s' %
+                                (first, status, text[-900:]))
+            elif first != 1 and (status == 1 or first == 0 and status == 2):
+                self.bad.append('repair ended with %d, and once more with %d: %s' % (first, status, text[-900:]))
+        if os.path.exists(path + '.platter-undo.2'):
+            run(PLATTER, 'undo', '-q', path + '.platter-undo.2')
 
     def check_after(self, path):
         """What qemu-img finds in what repair has left, when repair says that nothing is wrong."""
@@ -407,12 +424,14 @@ def main():
     p.add_argument('--filling')
     p.add_argument('--no-peer', action='store_true')
     p.add_argument('--deep', action='store_true')
+    p.add_argument('--twice', action='store_true')
     p.add_argument('--markdown')
     p.add_argument('--states')
     p.add_argument('--keep')
     p.add_argument('-v', '--verbose', action='store_true')
     args = p.parse_args()
     DEEP.extend(['--deep'] if args.deep else [])
+    TWICE.extend(['twice'] if args.twice else [])
     args.version = run(PLATTER, '--version')[1].split()[-1]
     os.environ['PATH'] += ':/usr/sbin:/sbin'
     top = tempfile.mkdtemp(prefix='recovery.')
@@ -435,7 +454,7 @@ def main():
 
 PLATTER = os.environ.get('PLATTER', 'platter')
 RESCUE = False
-DEEP = []
+DEEP, TWICE = [], []
 if __name__ == '__main__':
     RESCUE = '--rescue' in run(PLATTER, 'convert', '--help')[1]
     main()
