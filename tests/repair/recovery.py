@@ -295,6 +295,8 @@ class Case:
         self.check_after(path)
         with open(path, 'rb') as f:
             after = f.read()
+        if TWICE:
+            self.twice(path, after)
         journal = self.undo(path)
         if journal and cut:
             self.cut(path, after, journal, cut)
@@ -302,6 +304,20 @@ class Case:
             write_sparse(path, self.d.data)
             self.in_place('qemu-img', 'qemu-img', path, 'check', '-q', '-r', 'all')
         remove(path, *(path + suffix for suffix in self.d.beside))
+
+    def twice(self, path, after):
+        """In what has been repaired there is nothing to be repaired; what is open may be less than what was lost."""
+        first = self.results['repair'][1][0]
+        status, text = run(PLATTER, 'repair', '--yes', *DEEP, '-f', self.sound.format, path)
+        self.crashed('repair of what was repaired', status, text)
+        with open(path, 'rb') as f:
+            if f.read() != after:
+                self.bad.append('repaired (status %d) once more (status %d), it is another image: %s' %
+                                (first, status, text[-900:]))
+            elif first != 1 and (status == 1 or first == 0 and status == 2):
+                self.bad.append('repair ended with %d, and once more with %d: %s' % (first, status, text[-900:]))
+        if os.path.exists(path + '.platter-undo.2'):
+            run(PLATTER, 'undo', '-q', path + '.platter-undo.2')
 
     def check_after(self, path):
         """What qemu-img finds in what repair has left, when repair says that nothing is wrong."""
@@ -415,12 +431,14 @@ def main():
     p.add_argument('--filling')
     p.add_argument('--no-peer', action='store_true')
     p.add_argument('--deep', action='store_true')
+    p.add_argument('--twice', action='store_true')
     p.add_argument('--markdown')
     p.add_argument('--states')
     p.add_argument('--keep')
     p.add_argument('-v', '--verbose', action='store_true')
     args = p.parse_args()
     DEEP.extend(['--deep'] if args.deep else [])
+    TWICE.extend(['twice'] if args.twice else [])
     args.version = run(PLATTER, '--version')[1].split()[-1]
     os.environ['PATH'] += ':/usr/sbin:/sbin'
     top = tempfile.mkdtemp(prefix='recovery.')
@@ -443,7 +461,7 @@ def main():
 
 PLATTER = os.environ.get('PLATTER', 'platter')
 RESCUE = False
-DEEP = []
+DEEP, TWICE = [], []
 if __name__ == '__main__':
     RESCUE = '--rescue' in run(PLATTER, 'convert', '--help')[1]
     main()
