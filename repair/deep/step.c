@@ -23,6 +23,7 @@
 static const char why_refused[] = "the guest's structures do not verify here";
 static const char why_hidden[] = "a zero flag hides data, and the guest has a file here";
 static const char why_large[] = "its map is in too many pieces to be held against what the guest says of it";
+static const char why_alone[] = "most of the map is lost, and no filesystem says what belongs here";
 static const char why_hole[] = "nothing is mapped, the guest has a file here, and clusters are left";
 
 int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_disk **ret, struct plt_error *err)
@@ -122,6 +123,32 @@ static int name(struct naming *n, const struct deep_suspects *who, const struct 
 	return r;
 }
 
+/*
+ * Where more of the map is lost than is there, and no filesystem says that what is there lies where it should: tables that
+ * are whole by their shape may be copies that were written over others.
+ */
+static int name_all(struct naming *n, const struct deep_survey *s, const struct deep_map *m)
+{
+	const struct plt_doubts *d = &n->mend->doubts;
+	struct plt_extents all = PLT_EXTENTS_INIT;
+	uint64_t lost = 0, there = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < d->n; i++)
+		if (d->v[i].kind == PLT_LOST && d->v[i].disk == PLT_DISK_ACTIVE)
+			lost += d->v[i].len;
+	for (size_t i = 0; i < m->n; i++)
+		there += m->v[i].len;
+	if (s->any || !there || lost <= there)
+		return 0;
+	for (size_t i = 0; i < m->n && r == 0; i++)
+		r = plt_extents_add(&all, m->v[i].guest, m->v[i].len);
+	if (r == 0)
+		r = doubt(n, &all, why_alone);
+	plt_extents_release(&all);
+	return r;
+}
+
 /* ---- a step ---------------------------------------------------------------------------------------- */
 
 enum { BEGIN, PIECES, CLUSTERS, END };
@@ -175,6 +202,8 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	}
 	if (r == 0 && !nmoves && st->phase == CLUSTERS)
 		r = name(n, &who, &known, is_left_below(&clusters, m->tables ? &mend->pieces : &mend->clusters));
+	if (r == 0 && !nmoves && st->phase == CLUSTERS)
+		r = name_all(n, s, &clusters);
 	plt_deep_suspects_release(&who);
 	plt_extents_release(&known);
 	plt_deep_map_release(&clusters);
