@@ -163,7 +163,19 @@ for layers in base mid top 'base top' 'base mid top'; do
 	is $? 2 '  check --deep'
 	cmp -s base sound/base || like "$(cat deep.out)" '"image": "base"' '  names the base'
 done
-rm -rf base mid top sound
+# What a layer has lost for good a donor of the whole disk gives to that layer; what lies beside it comes from below.
+cp -p sound/* .
+"$PLATTER" convert -f qcow2 -O raw top donor.raw
+break_entries mid 8 20
+cp mid mid.0
+"$PLATTER" repair --yes --donor donor.raw mid >out 2>&1
+is "$? $(grep -c 'bytes that are lost are taken' out)" '2 1' 'a layer gets from a donor what it has lost'
+"$PLATTER" convert -f qcow2 -O raw top out.raw
+is_file_equal out.raw donor.raw '  and the top shows what it did'
+fails 3 '  qemu-img finds the clusters that nobody knew a place for, and nothing else' qemu-img check -q mid
+ok '  taken back' "$PLATTER" undo -q mid.platter-undo
+is_file_equal mid mid.0 '  to the byte'
+rm -rf base mid* top sound donor.raw
 
 # A chain of VHDs is opened without opening each file for each layer above it.
 create -f vpc 0.vhd 8M
