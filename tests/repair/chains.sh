@@ -76,6 +76,11 @@ C-CHANGED:left 2' '  --rescue: it is inferred'
 	"$PLATTER" rebase -u -b ../base -F qcow2 d/right
 	for ((i = 0; i < 12; i++)); do put qcow2 "write -P $((i + 10)) $((i * 8))k 4k" d/right; done
 	like "$(ranges left --search d)" '^C-COMMIT corruption left 8192[+]4096' '  but one in a folder of --search does'
+	rm -r d
+	create -f qcow2 -o cluster_size=4k -b base -F qcow2 right
+	for ((i = 0; i < 40; i++)); do put qcow2 "write -P $((i % 2 ? 1 : i + 40)) $((512 + i * 8))k 4k" right; done
+	is "$(ranges left)" 'C-CHANGED corruption left 4096+1044480 2' '  what another has written again here and there is no commit'
+	rm right
 	create -f qcow2 golden 1M
 	"$PLATTER" snapshot -c monday golden
 	create -f qcow2 -b golden -F qcow2 child
@@ -85,7 +90,7 @@ C-CHANGED:left 2' '  --rescue: it is inferred'
 	# large clusters copy what lies beside
 	cp base.0 base
 	sooner base
-	rm -rf d left
+	rm -f left
 	for i in left right; do create -f qcow2 -b base -F qcow2 $i; done
 	for ((i = 0; i < 9; i++)); do put qcow2 "write -P $((i + 10)) $((i * 64))k 4k" right; done
 	"$PLATTER" commit -q -d right
