@@ -91,6 +91,10 @@ int plt_rescue_links(struct plt_disk *disk, const char *name, const struct plt_r
  */
 int plt_rescue_parent(struct plt_image *img, const struct plt_rescue_options *opts, char **ret_name, char **ret_format,
 		      enum plt_certainty *ret_certainty, struct plt_error *err);
+/* Is @donor another disk than that of the image @name, and of its size? */
+int plt_donor_fits(struct plt_disk *donor, uint64_t size, const char *name, struct plt_error *err);
+/* How sure it is that what @donor has there is what @disk had: by what both have beside it. */
+enum plt_certainty plt_donor_certainty(struct plt_disk *disk, struct plt_disk *donor, uint64_t off, uint64_t len);
 /* Of [off, off+len) of an image that is rescued what is not lost already is lost, or inferred. */
 void plt_image_doubt(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
 		     enum plt_certainty certainty, const char *why);

@@ -65,6 +65,17 @@ static void put_range(json_t *o, const char *name, uint64_t off, uint64_t len)
 					      (json_int_t)len));
 }
 
+/* Does @text say '@image'? */
+static bool names(const char *text, const char *image)
+{
+	size_t n = strlen(image);
+
+	for (const char *at = text; (at = strchr(at, '\'')); at++)
+		if (!strncmp(at + 1, image, n) && at[1 + n] == '\'')
+			return true;
+	return false;
+}
+
 void cli_found(void *arg, const struct plt_check_finding *f)
 {
 	struct cli_findings *rep = arg;
@@ -79,7 +90,7 @@ void cli_found(void *arg, const struct plt_check_finding *f)
 	if (!rep->json && !strcmp(f->severity, "note") && !on_terminal())
 		return; /* worth knowing for a person; for a script stderr means trouble */
 	if (!rep->json) {
-		const char *of = f->image && !strstr(f->text, f->image) ? f->image : NULL; /* a layer below */
+		const char *of = f->image && !names(f->text, f->image) ? f->image : NULL; /* a layer below */
 
 		say("%s: %s%s%s%s [%s]\n", f->severity, of ? "'" : "", of ? of : "", of ? "': " : "", f->text, f->id);
 		return;

@@ -94,6 +94,11 @@ const char *cli_plan_file(const struct cli_args *a)
 	return a->rescue ? a->rescue->plan : NULL;
 }
 
+const char *cli_donor(const struct cli_args *a)
+{
+	return a->rescue ? a->rescue->donor : NULL;
+}
+
 bool cli_looks_deep(const struct cli_args *a)
 {
 	return a->rescue && a->rescue->deep;

@@ -777,6 +777,11 @@ struct plt_repair_options {
 	 */
 	bool (*offered)(void *arg, const struct plt_placement_offer *offer);
 	void *offered_arg;
+	/*
+	 * An older copy or a clone of the disk, of the same size: what is lost for good and this one has at the same place is
+	 * written into the image, 256 MiB at most, and is inferred.  Of an image that stands on others, these are opened.
+	 */
+	const char *donor;
 };
 #define PLT_REPAIR_OPTIONS_INIT { .size = sizeof(struct plt_repair_options) }
 

@@ -440,6 +440,13 @@ int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_o
 		plt_repair_free(rep);
 		return r;
 	}
+	if (options && options->donor) {
+		r = plt_repair_donate(rep, options->donor, found, arg, err);
+		if (r < 0) {
+			plt_repair_free(rep);
+			return r;
+		}
+	}
 	rep->before.lost = rep->done_before.lost;
 	rep->before.inferred = rep->done_before.inferred;
 	*ret = rep;

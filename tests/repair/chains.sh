@@ -76,6 +76,11 @@ C-CHANGED:left 2' '  --rescue: it is inferred'
 	"$PLATTER" rebase -u -b ../base -F qcow2 d/right
 	for ((i = 0; i < 12; i++)); do put qcow2 "write -P $((i + 10)) $((i * 8))k 4k" d/right; done
 	like "$(ranges left --search d)" '^C-COMMIT corruption left 8192[+]4096' '  but one in a folder of --search does'
+	rm -r d
+	create -f qcow2 -o cluster_size=4k -b base -F qcow2 right
+	for ((i = 0; i < 40; i++)); do put qcow2 "write -P $((i % 2 ? 1 : i + 40)) $((512 + i * 8))k 4k" right; done
+	is "$(ranges left)" 'C-CHANGED corruption left 4096+1044480 2' '  what another has written again here and there is no commit'
+	rm right
 	create -f qcow2 golden 1M
 	"$PLATTER" snapshot -c monday golden
 	create -f qcow2 -b golden -F qcow2 child
@@ -85,7 +90,7 @@ C-CHANGED:left 2' '  --rescue: it is inferred'
 	# large clusters copy what lies beside
 	cp base.0 base
 	sooner base
-	rm -rf d left
+	rm -f left
 	for i in left right; do create -f qcow2 -b base -F qcow2 $i; done
 	for ((i = 0; i < 9; i++)); do put qcow2 "write -P $((i + 10)) $((i * 64))k 4k" right; done
 	"$PLATTER" commit -q -d right
@@ -163,7 +168,19 @@ for layers in base mid top 'base top' 'base mid top'; do
 	is $? 2 '  check --deep'
 	cmp -s base sound/base || like "$(cat deep.out)" '"image": "base"' '  names the base'
 done
-rm -rf base mid top sound
+# What a layer has lost for good a donor of the whole disk gives to that layer; what lies beside it comes from below.
+cp -p sound/* .
+"$PLATTER" convert -f qcow2 -O raw top donor.raw
+break_entries mid 8 20
+cp mid mid.0
+"$PLATTER" repair --yes --donor donor.raw mid >out 2>&1
+is "$? $(grep -c 'bytes that are lost are taken' out)" '2 1' 'a layer gets from a donor what it has lost'
+"$PLATTER" convert -f qcow2 -O raw top out.raw
+is_file_equal out.raw donor.raw '  and the top shows what it did'
+fails 3 '  qemu-img finds the clusters that nobody knew a place for, and nothing else' qemu-img check -q mid
+ok '  taken back' "$PLATTER" undo -q mid.platter-undo
+is_file_equal mid mid.0 '  to the byte'
+rm -rf base mid* top sound donor.raw
 
 # A chain of VHDs is opened without opening each file for each layer above it.
 create -f vpc 0.vhd 8M
