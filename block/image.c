@@ -13,6 +13,7 @@
 
 #include "block/engine.h"
 #include "io/journal.h"
+#include "io/mapfile.h"
 #include "crypt/cipher.h"
 #include "formats/name.h"
 #include "formats/policy.h"
@@ -498,6 +499,19 @@ static int open_driver(struct plt_image *img, json_t *tree, struct opening *how,
 	return r;
 }
 
+/* The file as its map (NULL: none) says that it could be read. */
+static int open_medium(struct plt_store *file, const char *path, struct plt_store **ret, struct plt_error *err)
+{
+	struct plt_mapfile map;
+	int r = path ? plt_mapfile_read(path, &map, err) : 0;
+
+	if (r < 0 || !path)
+		return r < 0 ? r : plt_medium_new(file, NULL, ret, err);
+	r = plt_medium_new(file, &map, ret, err);
+	plt_mapfile_release(&map);
+	return r;
+}
+
 /* What a repair would make of @file, which is locked before it is looked at. */
 static int plan_rescue(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 		       struct opening *how, struct plt_rescue_plan *ret, struct plt_error *err)
@@ -685,6 +699,8 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 			 const char *format, struct opening *how, struct plt_image **ret, struct plt_error *err)
 {
 	struct plt_rescue_plan plan = { 0 };
+	const char *map = how->opts->rescue ? how->opts->rescue->map : NULL;
+	struct plt_store *medium = NULL;
 	uint64_t size;
 	int r;
 
@@ -699,10 +715,25 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 		return plt_error_set(err, EINVAL, "Unknown driver '%s'", format);
 	r = plt_store_size(file, &size, err);
 	if (r == 0)
-		r = plan_rescue(ctx, file, name, format, how, &plan, err);
+		r = open_medium(file, map, &medium, err);
+	if (r == 0)
+		r = plan_rescue(ctx, medium, name, format, how, &plan, err);
+	if (r == 0)
+		plt_medium_blank(medium, PLT_BLANK_TABLES);
+	if (r == 0) {
+		plan.medium = plt_store_ref(medium);
+		plan.map = map ? strdup(map) : NULL;
+		r = !map || plan.map ? 0 : plt_error_set(err, ENOMEM, "out of memory");
+	}
 	if (r == 0)
 		r = open_plan(ctx, &plan, size, tree, name, how, ret, err);
 	plt_rescue_plan_release(&plan);
+	if (r == 0 && plt_medium_is_bad(medium)) {
+		r = plt_unread_find(ctx, *ret, size, err);
+		if (r < 0)
+			plt_image_close(*ret, NULL);
+	}
+	plt_store_unref(medium);
 	return r;
 }
 

@@ -125,7 +125,7 @@ class Case:
         self.d = damage.damage(names, sound.data, seed, filling, sound.image)
         self.changed = damage.changed(sound.data, self.d.data) if not self.d.shift else []
         self.dead, self.payload = sound.truth.dead(self.changed, len(self.d.data))
-        if sound.format == 'raw': # what copies elsewhere on the disk say again is not lost
+        if sound.format == 'raw' and not self.d.unread: # what copies elsewhere on the disk say again is not lost
             self.dead -= self.payload
             self.payload = set()
         self.old = sound.before.dead(self.changed, len(self.d.data)) if sound.before else None
@@ -136,9 +136,10 @@ class Case:
     def __str__(self):
         return '%s %s %s seed %d' % (','.join(self.names), self.sound.guest.name, self.sound.shape, self.seed)
 
-    def judged(self, out, status, lost=(), inferred=()):
-        v = judge.judge(self.sound.truth, self.dead, self.payload, out if os.path.exists(out) else None, lost, inferred)
-        if self.sound.format == 'raw':
+    def judged(self, out, status, lost=(), inferred=(), mapped=False):
+        # who has a map of what does not read has to name it
+        v = judge.judge(self.sound.truth, self.dead, set() if mapped else self.payload, out if os.path.exists(out) else None, lost, inferred)
+        if self.sound.format == 'raw' and not self.d.unread:
             self.usable(v, out, status)
         return v
 
@@ -196,13 +197,15 @@ class Case:
     def rescue(self, path, tool='rescue', *deep):
         out, report = path + '.out', path + '.json'
         t = time.monotonic()
+        if self.d.unread:
+            deep += '--map', path + '.map'
         status, text = run(PLATTER, 'convert', '--rescue', *deep, '--report', report, '-f', self.sound.format, '-O', 'raw', path,
                            out)
         t = time.monotonic() - t
         self.crashed(' '.join(('convert --rescue',) + deep), status, text)
         if status not in (0, 2, 3):
             remove(out)
-        v = self.judged(out, status, *lists(report))
+        v = self.judged(out, status, *lists(report), bool(self.d.unread))
         remove(out, report)
         v.add(self.snapshot(PLATTER, path, out, '--rescue', *deep))
         self.results[tool] = (v, [status], t)
@@ -265,14 +268,18 @@ class Case:
         write_sparse(path, self.d.data)
         for suffix, what in self.d.beside.items():
             write_sparse(path + suffix, what)
+        if self.d.unread:
+            with open(path + '.map', 'wb') as f:
+                f.write(damage.map_of(self.d))
         if peer or DEEP:
             self.in_place('before', PLATTER, path)
         if RESCUE:
             self.rescue(path)
         if RESCUE and DEEP:
             self.rescue(path, 'deep', '--deep')
-            self.checked, text = run(PLATTER, 'check', '-q', '--deep', '-f', self.sound.format, path)
-            self.crashed('check --deep', self.checked, text)
+            status, text = run(PLATTER, 'check', '-q', '--deep', '-f', self.sound.format, path)
+            self.crashed('check --deep', status, text)
+            self.checked = None if self.d.unread else status # (it has no map)
         self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes', *DEEP)
         self.check_after(path)
         with open(path, 'rb') as f:
@@ -283,7 +290,7 @@ class Case:
         if peer:
             write_sparse(path, self.d.data)
             self.in_place('qemu-img', 'qemu-img', path, 'check', '-q', '-r', 'all')
-        remove(path, *(path + suffix for suffix in self.d.beside))
+        remove(path, path + '.map', *(path + suffix for suffix in self.d.beside))
 
     def check_after(self, path):
         """What qemu-img finds in what repair has left, when repair says that nothing is wrong."""

@@ -152,7 +152,8 @@ guests {guests}; shapes `tests/fixtures/image.py list`; {n} cases.
 * Of raw disks (R) the table and the superblock are what was hurt: a disk counts as right if the partition is where it
   was and the filesystem's own checker is content, else nobody gets at its files and nothing of it counts.
 * *: guest data, or a part of it, is not in the file any more.
-* Nothing here breaks, yet: key slots (Q-LUKS), media with unreadable ranges, chains.
+* Of media that do not read everywhere (-ERR) `--rescue` has the map, and has to name all that is not right; the others have none.
+* Nothing here breaks, yet: key slots (Q-LUKS), chains.
 
 """
 
