@@ -71,6 +71,8 @@ struct plt_ctx {
 	void *warn_arg;
 	plt_opener_fn opener;          /* NULL: plt_file_open() */
 	void *opener_arg;
+	uint64_t ignore_features;
+	_Atomic bool features_met;     /* an image that may claim some has been opened */
 
 	pthread_mutex_t lock;
 	struct plt_queue *idle_queues; /* blocking calls take one and give it back */
@@ -210,6 +212,7 @@ struct plt_engine {
 	struct plt_rescue *rescue;     /* it is looked at through a plan; NULL: as it is */
 	unsigned depth;
 	unsigned file_flags;           /* PLT_FILE_* of the cache mode, for references */
+	char *key;                     /* the option that names the secret of what it encrypts; NULL: none was given */
 	bool own_refs;                 /* the user has named what the image names: no policy */
 	bool guard_probe;              /* raw by guess: no format header may be written */
 	bool copy_on_read;             /* what reads find below is brought in; set before the first request */
@@ -540,7 +543,7 @@ struct plt_disk {
 	struct plt_disk *donor; /* NULL: none */
 };
 
-/* image.c; the layer @write_layer below the top (0: none) is opened for writing, whatever the top is */
+/* open.c; the layer @write_layer below the top (0: none) is opened for writing, whatever the top is */
 int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, unsigned write_layer,
 		   struct plt_image **ret, struct plt_error *err);
 /* Over an open store (which keeps its references); @format NULL: look. */
@@ -574,6 +577,7 @@ struct plt_rescue {
 #define PLT_WHY_BASE "it lies in the backing file, which is missing"
 #define PLT_WHY_MEDIUM "it cannot be read from the medium"
 #define PLT_WHY_UNREAD "the table that says what is here cannot be read from the medium"
+#define PLT_WHY_MORE "not looked at: more is mapped than the file has tables for"
 #define PLT_WHY_FLAW "the compressed cluster is damaged"
 /* The options for what an image stands on: @buf, or NULL. */
 const struct plt_rescue_options *plt_rescue_below(const struct plt_rescue_options *opts,

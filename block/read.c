@@ -92,18 +92,13 @@ static int inflate_unit(struct plt_io *io, struct plt_io_op *iop)
 	const struct plt_run *run = &iop->run;
 	size_t skip = (size_t)(run->off - run->unit_off);
 	uint8_t *direct = whole_unit(io, run);
-	PLT_AUTOFREE uint8_t *comp = plt_alloc_io(run->comp_len);
 	PLT_AUTOFREE uint8_t *own = direct ? NULL : plt_alloc_io(run->unit_len);
 	uint8_t *unit = direct ? direct : own;
 	size_t good;
-	int r;
+	int read, r = unit ? plt_unit_decode(run, io->eng->rescue, unit, &good, &read, &iop->err) : -ENOMEM;
 
-	if (!comp || !unit)
-		return -ENOMEM;
-	r = plt_store_read(run->store, run->host_off, comp, run->comp_len, PLT_IO_COMPRESSED, &iop->err);
-	if (r < 0)
+	if (!unit || read < 0)
 		return r;
-	r = plt_decompress(run->codec, comp, run->comp_len, unit, run->unit_len, io->eng->rescue ? &good : NULL);
 	if (r < 0 && r != -ENOMEM && io->eng->rescue) {
 		r = plt_rescue_unit(io, run, unit, good, &iop->err);
 		if (r < 0)

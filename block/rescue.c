@@ -67,6 +67,30 @@ void plt_rescue_note(struct plt_image *img, enum plt_doubt_kind kind, uint64_t o
 	pthread_rwlock_unlock(&rsc->lock);
 }
 
+void plt_image_doubt(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
+		     enum plt_certainty certainty, const char *why)
+{
+	struct plt_rescue *rsc = img->engine->rescue;
+	uint64_t size = atomic_load(&img->size), end = off + PLT_MIN(len, size - PLT_MIN(off, size));
+
+	pthread_rwlock_wrlock(&rsc->lock);
+	while (off < end) {
+		const struct plt_doubt *known = plt_doubts_find(&rsc->plan.doubts, img->disk, off);
+		struct plt_doubt d = { .kind = kind, .disk = img->disk, .off = off, .certainty = certainty };
+		bool here = known && known->off <= off;
+		uint64_t upto = PLT_MIN(end, !known ? end : here ? known->off + known->len : known->off);
+
+		d.len = upto - off;
+		snprintf(d.why, sizeof(d.why), "%s", why);
+		/* what is known to be lost stays so, and what is less sure */
+		if (!(here && (known->kind == PLT_LOST || (kind == PLT_INFERRED && known->certainty <= certainty))) &&
+		    plt_doubts_set(&rsc->plan.doubts, &d) < 0)
+			rsc->short_of_memory = true;
+		off = upto;
+	}
+	pthread_rwlock_unlock(&rsc->lock);
+}
+
 bool plt_rescue_find(struct plt_image *img, uint64_t off, uint64_t len, struct plt_doubt *ret)
 {
 	struct plt_rescue *rsc = img->engine->rescue;
@@ -392,7 +416,7 @@ static int survey_maps(struct plt_disk *disk, struct plt_doubts *to, struct plt_
 		if (!left) {
 			struct plt_doubt d = { .kind = PLT_INFERRED, .certainty = PLT_GUESS, .off = off, .len = size - off };
 
-			snprintf(d.why, sizeof(d.why), "%s", "not looked at: more is mapped than the file has tables for");
+			snprintf(d.why, sizeof(d.why), "%s", PLT_WHY_MORE);
 			return plt_doubts_set(to, &d);
 		}
 		r = plt_status(disk, off, PLT_MIN(size - off, window), PLT_STATUS_NO_HOST, x, PLT_ARRAY_SIZE(x), &n, err);
@@ -412,12 +436,31 @@ static int survey_maps(struct plt_disk *disk, struct plt_doubts *to, struct plt_
 	return r;
 }
 
+/* From @off on nothing has been looked at; what is said of parts of it already stays. */
+static void note_rest(struct plt_image *img, uint64_t off)
+{
+	const struct plt_rescue *rsc = img->engine->rescue;
+	uint64_t size = atomic_load(&img->size);
+
+	for (const struct plt_doubt *d; off < size; off = d->off + d->len) {
+		d = plt_doubts_find(&rsc->plan.doubts, img->disk, off);
+		if (!d || d->off > off) {
+			plt_rescue_note(img, PLT_INFERRED, off, d ? d->off - off : size - off, PLT_WHY_MORE);
+			d = plt_doubts_find(&rsc->plan.doubts, img->disk, off);
+			if (!d)
+				break; /* (no memory, which is noted) */
+		}
+	}
+}
+
 /* Where structure shows damage there may be more of it: all that is compressed is decoded once. */
 int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err)
 {
 	struct plt_rescue *rsc = img->engine->rescue;
 	const struct plt_check_result *b = &rsc->plan.before;
+	uint64_t end = 0;
 	bool todo;
+	int r;
 
 	if (!rsc)
 		return 0;
@@ -425,7 +468,10 @@ int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err)
 	todo = !rsc->decoded && (always || b->corruptions || b->added || b->corruptions_fixed || b->check_errors);
 	rsc->decoded = rsc->decoded || todo;
 	pthread_rwlock_unlock(&rsc->lock);
-	return todo ? plt_image_decode(img, NULL, note_flaw, img, err) : 0;
+	r = todo ? plt_image_decode(img, NULL, false, &end, note_flaw, img, err) : 0;
+	if (todo && r == 0 && end < atomic_load(&img->size))
+		note_rest(img, end);
+	return r;
 }
 
 /* The doubts of one layer, where it shows.  (plt_doubt.disk is its depth here.) */
@@ -495,10 +541,9 @@ static bool worst_at(const struct plt_doubts *all, unsigned depths, uint64_t pos
 
 static int tell(const struct plt_doubt *d, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg)
 {
-	static const char *const certainties[] = { "guess", "likely", "strong", "proven" };
 	const struct plt_doubt_range pub = {
 		.off = d->off, .len = d->len, .lost = d->kind == PLT_LOST, .why = d->why, .depth = d->disk,
-		.certainty = d->kind == PLT_LOST ? NULL : certainties[d->certainty & 3],
+		.certainty = d->kind == PLT_LOST ? NULL : plt_certainty_name(d->certainty),
 	};
 
 	return fn(arg, &pub);

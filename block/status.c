@@ -128,7 +128,7 @@ static int add_data(struct walk *w, struct plt_image *img, const struct plt_run 
 	int r;
 
 	if (run->cipher)
-		x.flags = (x.flags | PLT_EXTENT_ENCRYPTED) & ~(unsigned)PLT_EXTENT_OFFSET;
+		x.flags = (x.flags | PLT_EXTENT_ENCRYPTED) & ~(w->flags & PLT_STATUS_PLACES ? 0u : (unsigned)PLT_EXTENT_OFFSET);
 	if (run->cipher || !ask_host(w, img)) {
 		add(w, &x);
 		return 0;

@@ -78,12 +78,15 @@ int plt_unread_find(struct plt_ctx *ctx, struct plt_image *img, uint64_t file_si
 {
 	const struct plt_rescue *rsc = img->engine->rescue;
 	struct plt_rescue_plan plan = { 0 };
+	const struct plt_snapshot_info *v = NULL;
 	struct plt_disk *strict = NULL;
+	unsigned n = 0;
 	int r;
 
 	if (img->drv->flags & PLT_DRIVER_NO_HEADER)
 		return 0; /* it has no tables */
-	if (img->disk != PLT_DISK_ACTIVE) /* (it would be the active one that is opened) */
+	if (img->disk != PLT_DISK_ACTIVE &&
+	    (!img->drv->snapshots || img->drv->snapshots(img, &v, &n) < 0 || img->disk >= n)) /* which one it is cannot be told */
 		return lose_unmapped(img, 0, atomic_load(&img->size));
 	plan.overlay = plt_store_ref(rsc->plan.overlay);
 	plan.format = strdup(rsc->plan.format);
@@ -92,7 +95,7 @@ int plt_unread_find(struct plt_ctx *ctx, struct plt_image *img, uint64_t file_si
 		return plt_error_set(err, ENOMEM, "out of memory");
 	}
 	plt_medium_blank(rsc->plan.medium, PLT_BLANK_HEADERS);
-	r = plt_disk_open_planned(ctx, &plan, file_size, img->name, &strict, NULL);
+	r = plt_disk_open_planned(ctx, &plan, file_size, img->name, n ? &v[img->disk] : NULL, &strict, NULL);
 	if (r == 0)
 		r = compare(img, strict, err);
 	else

@@ -153,7 +153,7 @@ static int scan(struct cli_args *a, struct plt_ctx *ctx, const char *name, struc
 	if (r == 0)
 		cli_progress_done(&progress);
 	cli_progress_end(&progress);
-	plt_disk_close(disk, NULL);
+	cli_close(a, disk);
 	if (r < 0) {
 		cli_error("%s", err.text);
 		return 1;
@@ -206,8 +206,8 @@ static int run(struct cli_args *a)
 	if (!open.format && !a->image_opts && strncmp(a->argv[optind], "json:", 5))
 		open.format = "raw"; /* what is damaged is not opened by what it once was */
 	if (stat(a->argv[optind], &st) == 0 && S_ISDIR(st.st_mode)) {
-		cli_error("'%s' is a folder: disks that are split or striped over files (NAME.000 and on, rbd_data.*) are not "
-			  "put together in this release", a->argv[optind]);
+		cli_error("'%s' is a folder: a disk that is split or striped over the files in it (NAME.000 and on, rbd_data.*) is "
+			  "'pieces:%s', or 'pieces:' and the name of its first piece", a->argv[optind], a->argv[optind]);
 		return 1;
 	}
 	if (cli_context(a, &ctx) < 0)

@@ -21,8 +21,11 @@ libplatter_core_la_SOURCES += \
 	qcow2/mapping.h \
 	qcow2/mend/blank.c \
 	qcow2/mend/clusters.c \
+	qcow2/mend/datafile.c \
+	qcow2/mend/features.c \
 	qcow2/mend/find.c \
 	qcow2/mend/find.h \
+	qcow2/mend/find_external.c \
 	qcow2/mend/find_tables.c \
 	qcow2/mend/header.c \
 	qcow2/mend/map.c \
@@ -30,6 +33,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/mend/moves.c \
 	qcow2/mend/orphans.c \
 	qcow2/mend/shapes.c \
+	qcow2/mend/size.c \
 	qcow2/mend/packed.c \
 	qcow2/mend/snapshots.c \
 	qcow2/mend/stale.c \

@@ -538,8 +538,11 @@ static int give_up(struct clusters *c)
 	if (r == 0 && x->ex->mend->nameless && !x->backing && !x->c.external && c->t.disk == PLT_DISK_ACTIVE)
 		r = doubt_holes(c);
 
-	/* what the map has lost, and nobody can say where it was: any place that is empty */
-	if (r == 0 && (x->nstrays > taken_out(x) || x->shares_lost) && may_be_lost(x) && c->t.disk == PLT_DISK_ACTIVE) {
+	/*
+	 * what the map has lost, and nobody can say where it was: any place that is empty (beside an external data file only
+	 * tables, for there are no clusters of the guest's)
+	 */
+	if (r == 0 && (x->c.external ? x->npieces != 0 : x->nstrays > taken_out(x) || x->shares_lost) && may_be_lost(x) && c->t.disk == PLT_DISK_ACTIVE) {
 		r = find_gaps(c);
 		if (r == 0)
 			r = doubt_gaps(c);

@@ -27,10 +27,9 @@ static const char why_hole[] = "nothing is mapped, the guest has a file here, an
 
 int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_disk **ret, struct plt_error *err)
 {
-	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+	struct plt_open_options o = plt_repair_how(rep, PLT_OPEN_FORCE_SHARE | (rep->no_backing ? PLT_OPEN_NO_BACKING : 0));
 	int r;
 
-	o.flags = PLT_OPEN_FORCE_SHARE | (rep->no_backing ? PLT_OPEN_NO_BACKING : 0);
 	r = plt_disk_open_store(rep->ctx, overlay, rep->name, rep->format, &o, ret, err);
 	if (r == 0 && plt_deep_lacks_base(*ret)) { /* (what it does not have itself would look like a loss) */
 		plt_disk_close(*ret, NULL);
@@ -136,6 +135,11 @@ static bool is_left_below(const struct deep_map *m, const struct plt_orphans *le
 	return false;
 }
 
+static bool has_reason(const struct deep_survey *s)
+{
+	return s->any || s->nbad || s->nodd || s->starts.n;
+}
+
 /* Pieces of one size: 1, and what is to be moved is in @mend. */
 static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st, struct plt_disk *disk,
 		struct deep_survey *s, struct naming *n, struct plt_error *err)
@@ -143,7 +147,7 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	struct deep_map clusters, pieces;
 	const struct deep_map *m = st->phase == PIECES ? &pieces : &clusters;
 	struct plt_extents known = PLT_EXTENTS_INIT;
-	struct deep_suspects who;
+	struct deep_suspects who = { 0 };
 	size_t nmoves = 0;
 	int r = plt_deep_map(rep, disk, false, &clusters, err);
 
@@ -160,8 +164,10 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	}
 	if (st->phase == CLUSTERS && clusters.span == pieces.span) /* they are the same */
 		m = &pieces;
-	r = plt_deep_suspects(rep, mend, disk, s, m, &clusters, &who, err);
-	if (r == 0 && m->span && st->tries < TRIES_MAX && (st->phase == PIECES || m == &clusters)) {
+	r = plt_deep_beginning(disk, pieces.n ? &pieces : &clusters, s);
+	if (r == 0 && has_reason(s))
+		r = plt_deep_suspects(rep, mend, disk, s, m, &clusters, &who, err);
+	if (r == 0 && has_reason(s) && m->span && st->tries < TRIES_MAX && (st->phase == PIECES || m == &clusters)) {
 		r = plt_deep_moves(rep, mend, disk, m, &who, &st->moves, &nmoves, &known, err);
 		mend->moves = st->moves;
 		mend->nmoves = nmoves;
@@ -174,11 +180,6 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	plt_deep_map_release(&clusters);
 	plt_deep_map_release(&pieces);
 	return r < 0 ? r : nmoves > 0;
-}
-
-static bool has_reason(const struct deep_survey *s)
-{
-	return s->any || s->nbad || s->nodd || s->starts.n;
 }
 
 int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st,
@@ -203,7 +204,7 @@ int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_ste
 	}
 	n.size = plt_disk_size(disk);
 	r = plt_deep_survey(disk, &s, err);
-	while (r == 0 && has_reason(&s) && st->phase < END) {
+	while (r == 0 && st->phase < END) {
 		r = look(rep, mend, st, disk, &s, &n, err);
 		if (r == 0) {
 			st->phase++;

@@ -16,7 +16,12 @@ tests_io_test_journal_SOURCES = tests/io/test-journal.c
 tests_io_test_lock_SOURCES = tests/io/test-lock.c
 tests_io_test_medium_SOURCES = tests/io/test-medium.c
 tests_io_test_model_SOURCES = tests/io/test-model.c
-tests_io_test_ring_SOURCES = tests/io/test-ring.c
+tests_io_test_ring_SOURCES = \
+	tests/io/rings.c \
+	tests/io/rings.h \
+	tests/io/test-ring-load.c \
+	tests/io/test-ring.c \
+	$(NULL)
 tests_io_test_store_SOURCES = tests/io/test-store.c
 
 tsan_tests += \

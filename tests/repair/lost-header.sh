@@ -94,7 +94,8 @@ ok '  and what it has is there' qemu-io -f raw -c 'read -q -P 1 3M 5M' got.raw
 
 name='with a backing file'
 qemu-img create -q -f qcow2 -F raw -b disk.raw sound.qcow2
-qemu-io -c 'write -q -P 1 3M 5M' -c 'write -q -P 2 40M 1k' sound.qcow2
+# (into files only: repair looks at the guest's metadata as well)
+qemu-io -c 'write -q -P 1 24M 5M' -c 'write -q -P 2 40M 1k' sound.qcow2
 judge magic
 judge field:l1_offset
 cp sound.qcow2 d.qcow2
@@ -153,7 +154,31 @@ ok '  the disk is what it was' cmp disk.raw got.raw
 ok '  and all of it is inferred' grep -q '"reason": *"the header claims a feature that nobody knows' report.json
 "$PLATTER" repair -q --yes d.qcow2 >out 2>&1
 is $? 1 '  repair refuses'
+like "$(cat out)" 'ignore-feature N' '  and says how it would not'
 is_file_equal d.qcow2 before '  and changes nothing'
+# On the user's word it is ignored: by whoever reads, which writes nothing; repair takes it out.
+rm -f got.raw
+ok '  --ignore-feature: convert' "$PLATTER" convert --ignore-feature 40 -O raw d.qcow2 got.raw
+ok '  the disk is what it was' cmp disk.raw got.raw
+ok '  compare' "$PLATTER" compare -q --ignore-feature 40 d.qcow2 disk.raw
+"$PLATTER" check -q --ignore-feature 40 d.qcow2 >out 2>&1
+is $? 2 '  check'
+fails 1 '  nobody writes' "$PLATTER" io --ignore-feature 40 -c 'write 0 1' d.qcow2
+fails 1 '  another one is no help' "$PLATTER" convert --ignore-feature 41 -O raw d.qcow2 none.raw
+fails 1 '  nor is one in an image that has none' "$PLATTER" info --ignore-feature 40 disk.raw
+like "$("$PLATTER" info --ignore-feature 40 disk.raw 2>&1)" 'format raw claim none' '  which is said'
+"$PLATTER" amend -f qcow2 -o lazy_refcounts=on sound.qcow2
+cp sound.qcow2 known.qcow2
+printf '\20' | dd of=known.qcow2 bs=1 seek=79 conv=notrunc status=none
+fails 1 '  one that is known counts' "$PLATTER" convert --ignore-feature 4 -O raw known.qcow2 none.raw
+like "$("$PLATTER" convert --ignore-feature 4 -O raw known.qcow2 none.raw 2>&1)" '0x10.* known' '  which is said'
+is_file_equal d.qcow2 before '  nothing of it has changed the image'
+"$PLATTER" repair -q --yes --ignore-feature 40 d.qcow2 >out 2>&1
+is $? 2 '  repair: all of the disk is inferred'
+ok '  qemu-img finds no error' qemu-img check -q d.qcow2
+ok '  the disk is what it was' qemu-img compare -q d.qcow2 disk.raw
+ok '  undo' "$PLATTER" undo -q d.qcow2.platter-undo
+is_file_equal d.qcow2 before '  the very bytes'
 python3 - d.qcow2 <<'END'
 import struct
 import sys

@@ -51,6 +51,7 @@ for i in range(0, len(sound), 512):
 print('lost', sum(d['length'] for d in r['lost']), 'wrong', wrong)
 PY
 
+lists='import json, sys; r = json.load(open(sys.argv[1])); print(r["lost"], r["inferred"])'
 # rescued NAME STATUS LOST [-f FORMAT]: of d.qcow2 (and what it stands on), against sound.raw
 rescued() {
 	local name=$1 status=$2 lost=$3 sums
@@ -63,6 +64,12 @@ rescued() {
 	is "$(python3 judge.py sound.raw out.raw report.json)" "lost $lost wrong 0" "$name: what is shown, what is listed"
 	is "$(grep -c ': lost: ' err)" "$(python3 -c 'import json; print(len(json.load(open("report.json"))["lost"]))')" \
 		"$name: each lost range is named"
+	# (a plan is of one image, without what it stands on)
+	if ! "$PLATTER" info d.qcow2 2>/dev/null | grep -q '^backing file:'; then
+		"$PLATTER" repair -q --dry-run --report planned.json "$@" d.qcow2 >/dev/null 2>&1
+		is "$? $(python3 -c "$lists" planned.json)" "$status $(python3 -c "$lists" report.json)" \
+			"$name: repair ends alike, and lists the same"
+	fi
 	"$PLATTER" dd --rescue "$@" -O raw if=d.qcow2 of=out2.raw bs=1M 2>/dev/null
 	is $? "$status" "$name: dd's exit status"
 	is_file_equal out2.raw out.raw "$name: dd shows the same"
@@ -114,6 +121,12 @@ cp sound.qcow2 d.qcow2
 poke d.qcow2 $((l2 + 8)) 'unlikely'
 poke d.qcow2 $((l2 + 8 * 77)) '\x81\0\0\0\0\0\0\2'
 rescued 'two L2 entries are garbage' 2 8192
+for command in 'snapshot -l' 'scan -f qcow2' 'measure -O raw' 'bench -c 1 -s 4k -o 40k'; do
+	# shellcheck disable=SC2086 # a command and its options
+	"$PLATTER" $command --rescue --report report.json d.qcow2 >out 2>err
+	is "$? $(grep -c ': lost: ' err) $(python3 -c 'import json; print(len(json.load(open("report.json"))["lost"]))')" '2 2 2' \
+		"$command says what is lost, and reports it"
+done
 
 # A donor has some of what is lost, and not all; beside one place it holds something else.
 cp sound.qcow2 donor.qcow2
