@@ -75,6 +75,8 @@ struct plt_rescue_plan {
 	struct plt_doubts doubts;
 	struct plt_check_result before, left; /* of the image as it is (with what was fixed), and as planned */
 	uint64_t edits, bytes;
+	struct plt_store *medium;        /* io/medium.c, below the overlay; NULL: no map was given */
+	char *map;
 };
 int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			 const char *key, const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,

@@ -13,6 +13,7 @@
 #include "formats/name.h"
 #include "formats/policy.h"
 #include "formats/probe.h"
+#include "io/mapfile.h"
 
 static int check_loop(struct plt_store *st, struct plt_opening *how, struct plt_error *err)
 {
@@ -113,6 +114,19 @@ static int open_driver(struct plt_image *img, json_t *tree, struct plt_opening *
 	}
 	plt_store_unref(h.data_file);
 	plt_opts_free(opts);
+	return r;
+}
+
+/* The file as its map (NULL: none) says that it could be read. */
+static int open_medium(struct plt_store *file, const char *path, struct plt_store **ret, struct plt_error *err)
+{
+	struct plt_mapfile map;
+	int r = path ? plt_mapfile_read(path, &map, err) : 0;
+
+	if (r < 0 || !path)
+		return r < 0 ? r : plt_medium_new(file, NULL, ret, err);
+	r = plt_medium_new(file, &map, ret, err);
+	plt_mapfile_release(&map);
 	return r;
 }
 
@@ -333,7 +347,9 @@ static int open_plan(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t
 static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tree, const char *name,
 			 const char *format, struct plt_opening *how, struct plt_image **ret, struct plt_error *err)
 {
+	const char *map = how->opts->rescue ? how->opts->rescue->map : NULL;
 	struct plt_rescue_plan plan = { 0 };
+	struct plt_store *medium = NULL;
 	uint64_t size;
 	int r;
 
@@ -348,10 +364,25 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 		return plt_error_set(err, EINVAL, "Unknown driver '%s'", format);
 	r = plt_store_size(file, &size, err);
 	if (r == 0)
-		r = plan_rescue(ctx, file, tree, name, format, how, &plan, err);
+		r = open_medium(file, map, &medium, err);
+	if (r == 0)
+		r = plan_rescue(ctx, medium, tree, name, format, how, &plan, err);
+	if (r == 0)
+		plt_medium_blank(medium, PLT_BLANK_TABLES);
+	if (r == 0) {
+		plan.medium = plt_store_ref(medium);
+		plan.map = map ? strdup(map) : NULL;
+		r = !map || plan.map ? 0 : plt_error_set(err, ENOMEM, "out of memory");
+	}
 	if (r == 0)
 		r = open_plan(ctx, &plan, size, tree, name, how, ret, err);
 	plt_rescue_plan_release(&plan);
+	if (r == 0 && plt_medium_is_bad(medium)) {
+		r = plt_unread_find(ctx, *ret, size, err);
+		if (r < 0)
+			plt_image_close(*ret, NULL);
+	}
+	plt_store_unref(medium);
 	return r;
 }
 

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "formats/driver.h"
+#include "io/mapfile.h"
 #include "repair/deep/deep.h"
 #include "repair/guest/guest.h"
 
@@ -236,7 +237,7 @@ static int find_pending(struct plt_repair *rep, char **ret, struct plt_error *er
 	int r = 0;
 
 	*ret = NULL;
-	if (!strcmp(rep->file->ops->kind, "file"))
+	if (!strcmp(plt_medium_below(rep->file)->ops->kind, "file"))
 		r = plt_beside_find(rep->file->name, &b, rep->undo_file ? NULL : err);
 	*ret = b.pending;
 	b.pending = NULL;

@@ -27,6 +27,7 @@ script_tests += \
 	tests/repair/lost-header.sh \
 	tests/repair/lost-snapshots.sh \
 	tests/repair/lost-tables.sh \
+	tests/repair/media.sh \
 	tests/repair/parents.sh \
 	tests/repair/plan-file.sh \
 	tests/repair/recovery.sh \

@@ -134,7 +134,7 @@ class Case:
         self.d = damage.damage(names, sound.data, seed, filling, sound.image)
         self.changed = damage.changed(sound.data, self.d.data) if not self.d.shift else []
         self.dead, self.payload = sound.truth.dead(self.changed, len(self.d.data))
-        if sound.format == 'raw': # what copies elsewhere on the disk say again is not lost
+        if sound.format == 'raw' and not self.d.unread: # what copies elsewhere on the disk say again is not lost
             self.dead -= self.payload
             self.payload = set()
         self.old = sound.before.dead(self.changed, len(self.d.data)) if sound.before else None
@@ -150,9 +150,11 @@ class Case:
     def named(self, path):
         return image.named(self.sound.shape, path)
 
-    def judged(self, out, status, lost=(), inferred=()):
-        v = judge.judge(self.sound.truth, self.dead, self.payload, out if os.path.exists(out) else None, lost, inferred)
-        if self.sound.format == 'raw':
+    def judged(self, out, status, lost=(), inferred=(), mapped=False):
+        # who has a map of what does not read has to name it
+        v = judge.judge(self.sound.truth, self.dead, set() if mapped else self.payload, out if os.path.exists(out) else None,
+                        lost, inferred)
+        if self.sound.format == 'raw' and not self.d.unread:
             self.usable(v, out, status)
         return v
 
@@ -216,12 +218,13 @@ class Case:
     def rescue(self, path):
         out, report = path + '.out', path + '.json'
         t = time.monotonic()
-        status, text = run(PLATTER, 'convert', '--rescue', '--report', report, '-O', 'raw', *self.named(path), out)
+        how = ['--map', path + '.map'] if self.d.unread else []
+        status, text = run(PLATTER, 'convert', '--rescue', *how, '--report', report, '-O', 'raw', *self.named(path), out)
         t = time.monotonic() - t
         self.crashed('convert --rescue', status, text)
         if status not in (0, 2, 3):
             remove(out)
-        v = self.judged(out, status, *lists(report))
+        v = self.judged(out, status, *lists(report), bool(self.d.unread))
         remove(out, report)
         v.add(self.snapshot(PLATTER, path, out, '--rescue'))
         self.results['rescue'] = (v, [status], t)
@@ -284,13 +287,17 @@ class Case:
         write_sparse(path, self.d.data)
         for suffix, what in self.d.beside.items():
             write_sparse(path + suffix, what)
+        if self.d.unread:
+            with open(path + '.map', 'wb') as f:
+                f.write(damage.map_of(self.d))
         if peer or DEEP:
             self.in_place('before', PLATTER, path)
         if RESCUE:
             self.rescue(path)
         if RESCUE and DEEP:
-            self.checked, text = run(PLATTER, 'check', '-q', '--deep', *self.named(path))
-            self.crashed('check --deep', self.checked, text)
+            status, text = run(PLATTER, 'check', '-q', '--deep', *self.named(path))
+            self.crashed('check --deep', status, text)
+            self.checked = None if self.d.unread else status # (it has no map)
         self.in_place('repair', PLATTER, path, *self.how)
         self.check_after(path)
         with open(path, 'rb') as f:
@@ -303,7 +310,7 @@ class Case:
         if peer:
             write_sparse(path, self.d.data)
             self.in_place('qemu-img', 'qemu-img', path, 'check', '-q', '-r', 'all')
-        remove(path, *(path + suffix for suffix in self.d.beside))
+        remove(path, path + '.map', *(path + suffix for suffix in self.d.beside))
 
     def twice(self, path, after):
         """In what has been repaired there is nothing to be repaired; what is open may be less than what was lost."""
