@@ -208,6 +208,7 @@ bool cli_rescue_take(struct cli_args *a, int c);
 bool cli_rescue_is_on(const struct cli_args *a);
 /* Of what was opened and closed with --rescue: is something lost, inferred or still wrong? */
 bool cli_rescue_doubts(const struct cli_args *a);
+const char *cli_donor(const struct cli_args *a); /* NULL: none */
 bool cli_looks_deep(const struct cli_args *a); /* --deep */
 /* For whoever opens disks without cli_open(). */
 int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts);

@@ -27,6 +27,9 @@ static const struct cli_opt opts[] = {
 	{ OPT_PLAN, "plan", "file", "follow this plan; with --dry-run: write the plan into this file", CLI_FILE },
 	{ OPT_TRUST, "trust", "strong|likely",
 	  "put pieces of a lost map where they are likely to belong, too (strong: only where the evidence is)", CLI_ANY },
+	{ OPT_DONOR, "donor", "image",
+	  "an older copy or a clone of the disk, of the same size: what is lost and this one has is taken from it, and is "
+	  "inferred", CLI_FILE },
 	{ OPT_DEEP, "deep", NULL,
 	  "hold the guest's own structures against the map even if nothing else shows that it is wrong (which repair does "
 	  "anyway)", CLI_ANY },
@@ -253,6 +256,7 @@ static int run(struct cli_args *a)
 	if (!j.dry_run)
 		j.options.plan = cli_plan_file(a);
 	j.options.flags |= PLT_REPAIR_DEEP;
+	j.options.donor = cli_donor(a);
 	if (cli_trusts_likely(a))
 		j.options.flags |= PLT_REPAIR_TRUST_LIKELY;
 	if (j.interactive) {

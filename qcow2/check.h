@@ -26,6 +26,7 @@ struct qcow2_l2ref {
 	bool flagged;		 /* something in it wants a second look */
 	bool empty;		 /* it lies in a hole */
 	uint8_t shape;		 /* QCOW2_SHAPE_*: see qcow2_l2_shape() */
+	uint8_t content;	 /* see qcow2_l2_is_other(): 0: not known, 1: a table, 2: something else */
 	uint64_t moved;		 /* mending: a new table has its sound entries */
 	uint32_t walk, seen;	 /* how often the present walk of an L1 has looked at it */
 };
@@ -167,6 +168,7 @@ struct qcow2_exam {
 	bool cut;	    /* so do several of them, or tables lie there: no stop explains that */
 	uint64_t shares;    /* clusters that are reached, and counted more often than that: when orphans are judged */
 	bool shares_lost;   /* snapshots have what the disk had as well, whose map is gone */
+	bool lost_by_name;  /* only what the plan has named lost before makes the orphans lost */
 	bool counts_gone;   /* stored counts say that what is in use is free */
 	bool snapshots_bad; /* the snapshot table could not be read: what it reaches is not counted */
 	enum qcow2_orphan_verdict orphans;
@@ -342,6 +344,8 @@ enum {
 	QCOW2_SHAPE_GARBAGE = 1 << 3, /* many entries cannot be, or it cannot be read */
 };
 unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *buf);
+/* Does something else lie where @l is named, in which hardly anything can be an entry?  It is read once. */
+bool qcow2_l2_is_other(struct qcow2_exam *x, struct qcow2_l2ref *l);
 /* Has a table nothing but entries that can be, a few at most excepted? */
 bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *table);
 

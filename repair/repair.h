@@ -17,6 +17,7 @@
  *	place.c   what the driver could not place, by evidence (evidence/)
  *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
  *	datafile.c  which file beside the image has its data, when the name is lost
+ *	donate.c  what is lost, from an older copy or a clone
  *	foreign.c  what other programs' journals say
  *	packed.c  compressed units among it
  *	streams.c  compressed units whose entries lead to nothing that decodes
@@ -165,6 +166,9 @@ bool plt_repair_wants(const struct plt_repair *rep, const struct plt_orphans *o,
 int plt_repair_write(struct plt_repair *rep, struct plt_error *err);
 /* Would less of the disk be readable after the plan than before it? */
 bool plt_repair_is_worse(struct plt_repair *rep);
+/* Write what the plan leaves lost, and the donor @name has, into the image as it is planned. */
+int plt_repair_donate(struct plt_repair *rep, const char *name, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		      struct plt_error *err);
 /* Forget why. */
 void plt_repair_forget(struct plt_repair *rep);
 /* Forget the edits. */

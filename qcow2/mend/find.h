@@ -96,6 +96,8 @@ bool qcow2_find_maps(struct qcow2_find *f, uint64_t off);
 /* Is there an L1 table, as far as a look at its beginning tells, of an image with clusters of that size? */
 bool qcow2_l1_fits(const struct qcow2_find *f, uint64_t l1_offset, uint32_t l1_size, unsigned cluster_bits);
 bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q);
+/* Is most of what the L1 table has behind the @need entries that the disk needs no entry at all? */
+bool qcow2_l1_runs_over(struct plt_store *file, uint64_t l1_offset, uint64_t need, uint32_t l1_size, unsigned cluster_bits);
 void qcow2_find_release(struct qcow2_find *f);
 
 /*

@@ -634,6 +634,28 @@ bool qcow2_find_maps(struct qcow2_find *f, uint64_t off)
 	return false;
 }
 
+bool qcow2_l1_runs_over(struct plt_store *file, uint64_t l1_offset, uint64_t need, uint32_t l1_size, unsigned cluster_bits)
+{
+	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE);
+	uint64_t mask = (UINT64_C(1) << cluster_bits) - 1, file_size;
+	uint32_t used = 0, bad = 0;
+
+	if (!l1 || plt_store_size(file, &file_size, NULL) < 0)
+		return false;
+	for (uint64_t i = need; i < l1_size && l1_offset + i * 8 < file_size; i++) {
+		uint32_t at = (uint32_t)((i - need) * 8 % NOWHERE);
+		uint64_t e, off;
+
+		if (!at && plt_store_read(file, l1_offset + i * 8, l1, NOWHERE, PLT_IO_L1, NULL) < 0)
+			return false;
+		e = plt_get_be64(l1 + at);
+		off = e & QCOW2_L1_OFFSET;
+		used += e != 0;
+		bad += e && (e & QCOW2_L1_RESERVED || off & mask || off >= file_size);
+	}
+	return bad * 2 > used;
+}
+
 bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 {
 	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE), *part = plt_alloc_io(NOWHERE);
@@ -649,6 +671,9 @@ bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 	f.x.c.external = q->external;
 	if ((q->l1_offset & (q->cluster_size - 1)) || q->l1_offset >= f.file_size)
 		return q->virtual_size != 0;
+	if ((q->l1_offset < q->cluster_size && q->l1_size) ||
+	    qcow2_l1_runs_over(file, q->l1_offset, qcow2_l1_entries(q, q->virtual_size), q->l1_size, q->cluster_bits))
+		return true;
 	if (plt_store_read(file, q->l1_offset, l1, NOWHERE, PLT_IO_L1, NULL) < 0)
 		return false;
 	for (uint32_t i = 0; i < n; i++) {

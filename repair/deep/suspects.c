@@ -239,7 +239,7 @@ static int add_doubts(const struct plt_mend *mend, const struct deep_map *m, str
 	for (size_t i = 0; i < mend->doubts.n && r == 0; i++) {
 		const struct plt_doubt *d = &mend->doubts.v[i];
 
-		if (d->disk == PLT_DISK_ACTIVE && d->kind == PLT_INFERRED && d->certainty == PLT_GUESS && d->len <= 4 * m->span)
+		if (d->disk == PLT_DISK_ACTIVE && (d->kind == PLT_LOST || d->certainty == PLT_GUESS) && d->len <= 4 * m->span)
 			r = add(m, to, d->off, d->len);
 	}
 	return r;

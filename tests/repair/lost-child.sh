@@ -63,11 +63,12 @@ rm -f d.img* base.raw
 
 # a parent by name that is another disk: of the same size with another guest, and of another size
 python3 -B "$srcdir/tests/fixtures/guest.py" ext4 32 99 other.raw 0 fill=12 >/dev/null
+mkdir away
 for other in same larger; do
 	cp --sparse=always child.img d.img
 	[ $other = same ] && cp --sparse=always other.raw o.raw
 	[ $other = larger ] && { cp --sparse=always g.raw o.raw; truncate -s $((size + 4194304)) o.raw; }
-	mv child.img.base right.base
+	mv child.img.base away/right.base
 	qemu-img convert -f raw -O vpc -o force_size=on o.raw child.img.base
 	"$PLATTER" repair --yes -f vpc d.img >out 2>&1
 	ok "$other: another disk is not taken for the parent" cmp d.img child.img
@@ -75,6 +76,10 @@ for other in same larger; do
 	is $? 2 "$other: --rescue names what is not there"
 	is "$(python3 -c 'import json; print(sum(r["length"] for r in json.load(open("r.json"))["lost"]) > 0)')" True \
 		"$other: what lies in the parent is lost"
+	mv away/right.base right.base
+	"$PLATTER" convert --rescue --report r.json -f vpc -O raw d.img out.raw >out 2>&1
+	is_file_equal out.raw g.raw "$other: the right one beside is known by its id, whatever its name"
+	like "$(cat r.json)" "right.base' is taken for it [(]proven[)]" '  that is said'
 	mv right.base child.img.base
 	rm -f d.img*
 done

@@ -46,5 +46,5 @@ is "$(wc -l <got)" "$(wc -l <"$expected")" 'every class is expected'
 
 seed=${PLT_SEED:-$RANDOM}
 echo "# PLT_SEED=$seed"
-recovery 'three at once' --seed "$seed" --damages 3 --every 6
+recovery 'three at once' --seed "$seed" --damages 3 --every 8
 done_testing

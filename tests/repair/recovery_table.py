@@ -4,9 +4,11 @@
 import re
 import subprocess
 
+import chain
 import damage
 import image
 import judge
+import recovery_chain
 
 TOOLS = ('before', 'rescue', 'repair', 'qemu-img')
 HEAD = {'before': 'as it is', 'rescue': '`--rescue`', 'repair': '`repair`', 'qemu-img': 'qemu-img'}
@@ -51,9 +53,13 @@ class Sum(judge.Verdict):
             self.seconds += t
 
 
+def texts():
+    return {**damage.classes(), **recovery_chain.CLASSES}
+
+
 def by_class(cases):
     """[(name of the class, its cases)] in the catalogue's order; of several damages the first counts."""
-    order = {n: i for i, n in enumerate(damage.classes())}
+    order = {n: i for i, n in enumerate(texts())}
     names = {}
     for c in cases:
         names.setdefault(c.names[0], []).append(c)
@@ -63,9 +69,9 @@ def by_class(cases):
 def class_table(cases, tools):
     out = ['| class | what | cases | blocks |' + ''.join(' %s: right | whole | silent |' % HEAD[t] for t in tools),
            '|---|---|--:|--:|' + '--:|--:|--:|' * len(tools)]
-    texts = damage.classes()
     for name, mine in by_class(cases):
-        row = '| %s | %s%s | %d | %d |' % (name, texts[name].text, ' *' if texts[name].data else '', len(mine),
+        what = texts()[name]
+        row = '| %s | %s%s | %d | %d |' % (name, what.text, ' *' if what.data else '', len(mine),
                                          Sum(mine, tools[0]).survive)
         for t in tools:
             s = Sum(mine, t)
@@ -171,8 +177,11 @@ guests {guests}; shapes `tests/fixtures/image.py list`; {n} cases.
 * qemu-img: `check -r all`, then `convert --salvage`, whose warnings count as names.
 * Of raw disks (R) the table and the superblock are what was hurt: a disk counts as right if the partition is where it
   was and the filesystem's own checker is content, else nobody gets at its files and nothing of it counts.
+* Of chains of three (C) the top is read; `repair` is `repair` of each layer, as `check -r all` is; where a backing file is missing or
+  another one, `chain repair --search`; where one was written to, `chain verify`, which only says so. What another program has written to a layer is not there any more.
 * *: guest data, or a part of it, is not in the file any more.
-* Nothing here breaks, yet: key slots (Q-LUKS), media with unreadable ranges, chains.
+* Of media that do not read everywhere (-ERR) `--rescue` has the map, and has to name all that is not right; the others have none.
+* Nothing here breaks, yet: key slots (Q-LUKS).
 
 """
 
@@ -217,7 +226,7 @@ def bad_list(cases):
 def shape_table(cases, tools):
     out = ['| shape | made with | cases |' + ''.join(' %s: right | silent |' % HEAD[t] for t in tools),
            '|---|---|--:|' + '--:|--:|' * len(tools)]
-    for shape, (fmt, options, words) in image.SHAPES.items():
+    for shape, (fmt, options, words) in {**image.SHAPES, **chain.TEXTS}.items():
         mine = [c for c in cases if c.sound.shape == shape]
         row = '| %s | %s | %d |' % (shape, ' '.join(filter(None, [fmt, options, words])), len(mine))
         for t in tools:
