@@ -177,7 +177,7 @@ guests {guests}; shapes `tests/fixtures/image.py list`; {n} cases.
 * Of raw disks (R) the table and the superblock are what was hurt: a disk counts as right if the partition is where it
   was and the filesystem's own checker is content, else nobody gets at its files and nothing of it counts.
 * *: guest data, or a part of it, is not in the file any more.
-* Nothing here breaks, yet: key slots (Q-LUKS), media with unreadable ranges, chains.
+* Nothing here breaks, yet: media with unreadable ranges, chains.
 
 """
 
