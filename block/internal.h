@@ -67,7 +67,7 @@ int plt_node_open_pieces(const json_t *tree, bool write, struct plt_store **ret,
 /*
  * Rescue.  repair/ implements this one, as block/ implements what drivers call: what a repair would make of the
  * image in @file, which is locked and is only read.  @format NULL: look; raw only if nothing else can be
- * made of it.
+ * made of it.  @key: the option that names the secret of what it encrypts, or NULL.
  */
 struct plt_rescue_plan {
 	struct plt_store *overlay;       /* the image as planned; a reference of the caller's, as all here */
@@ -75,9 +75,11 @@ struct plt_rescue_plan {
 	struct plt_doubts doubts;
 	struct plt_check_result before, left; /* of the image as it is (with what was fixed), and as planned */
 	uint64_t edits, bytes;
+	struct plt_store *medium;        /* io/medium.c, below the overlay; NULL: no map was given */
+	char *map;
 };
 int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
-			 const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
+			 const char *key, const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
 			 struct plt_error *err); /* @flags: PLT_OPEN_NO_BACKING */
 void plt_rescue_plan_release(struct plt_rescue_plan *plan);
 /*
@@ -164,6 +166,8 @@ int plt_image_decode(struct plt_image *img, struct plt_extents *seen, bool ends,
 /* What relative names in the image are relative to: its name, or its file's if it has no plain one. */
 const char *plt_image_base(const struct plt_image *img);
 struct plt_image *plt_image_backing(const struct plt_image *img);
+/* The option, "key=id", that named the secret of what it encrypts; NULL: none was given. */
+const char *plt_image_key(const struct plt_image *img);
 
 /* cursor.c: block status of a disk from offset to offset; one thread at a time.  Not for going back. */
 struct plt_cursor {

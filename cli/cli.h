@@ -109,6 +109,7 @@ struct cli_command {
 	const struct cli_opt *const *groups; /* tables ending with .val == 0; NULL-terminated */
 	int (*run)(struct cli_args *a);	     /* returns the exit status */
 	bool makes_result; /* of what it reads: under --rescue it goes on where something is lost */
+	bool reads_all;    /* under --rescue it may as well read the guest's metadata once more, to look deep */
 	bool makes_plan;   /* --plan and --report are its own */
 };
 

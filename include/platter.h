@@ -120,6 +120,12 @@ struct plt_rescue_options {
 	const char *donor;
 	/* Of every layer: hold the guest's own structures against the map though nothing else shows that it is wrong. */
 	bool deep;
+	/*
+	 * A map of the medium that the file is, or was copied from, as ddrescue keeps it, of the image that is named: what it
+	 * does not call read ('+') is lost.  NULL: none.
+	 */
+	const char *map;
+	unsigned deep_layers;   /* the same of so many layers only, from the top; those below where something shows */
 };
 #define PLT_RESCUE_OPTIONS_INIT { .size = sizeof(struct plt_rescue_options) }
 
@@ -293,6 +299,7 @@ struct plt_extent {
 enum {
 	PLT_STATUS_TOP_ONLY = 1 << 0, /* do not look below the active layer: absent is an extent without PRESENT */
 	PLT_STATUS_NO_HOST = 1 << 1,  /* do not ask the host for holes in the files */
+	PLT_STATUS_PLACES = 1 << 2,   /* say of what is encrypted, too, where it lies */
 };
 /*
  * Describe [off, off+len): up to @max extents, adjacent, ascending, joined where alike; *ret_n >= 1
@@ -319,6 +326,11 @@ struct plt_doubt_range {
  */
 int plt_disk_doubts(struct plt_disk *disk, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg,
 		    struct plt_error *err);
+/*
+ * What could not be read of the medium of a disk that was opened with a map (plt_rescue_options.map) is noted in that map,
+ * which is replaced as a whole.
+ */
+int plt_disk_update_map(struct plt_disk *disk, struct plt_error *err);
 
 /* What was planned for one layer of a rescued disk. */
 struct plt_rescue_info {

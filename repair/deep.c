@@ -250,7 +250,7 @@ static int check_map(struct deep *d, bool no_backing, struct plt_error *err)
 {
 	struct plt_image *img = plt_disk_image(d->disk);
 	struct map_check m = { .d = d, .rep = { .ctx = d->ctx, .file = img->file, .name = img->name, .trust = PLT_STRONG,
-						.deep = true, .no_backing = no_backing } };
+						.deep = true, .no_backing = no_backing, .key = { plt_image_key(img) } } };
 	struct plt_check_result res;
 	int r;
 

@@ -5,6 +5,7 @@ libplatter_core_la_SOURCES += \
 	repair/apply.c \
 	repair/beside.c \
 	repair/copy.c \
+	repair/datafile.c \
 	repair/deep.c \
 	repair/deep/deep.h \
 	repair/deep/map.c \

@@ -16,6 +16,7 @@
  *	doubts.c  what it leaves lost or inferred, of the disk and of its snapshots
  *	place.c   what the driver could not place, by evidence (evidence/)
  *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
+ *	datafile.c  which file beside the image has its data, when the name is lost
  *	donate.c  what is lost, from an older copy or a clone
  *	foreign.c  what other programs' journals say
  *	packed.c  compressed units among it
@@ -53,6 +54,7 @@ struct plt_repair {
 	struct plt_store *overlay;   /* over file */
 	char *name, *format;
 	char *undo_file;             /* as asked for; NULL: beside */
+	const char *key[2];          /* the option that names the secret of what the image encrypts, or NULL; and NULL */
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
 	enum plt_certainty trust;    /* placements that are less sure are only offered */
@@ -98,6 +100,15 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		       struct plt_check_result *ret, struct plt_error *err);
+/* How what is planned is opened so that what the guest has written can be read. */
+static inline struct plt_open_options plt_repair_how(const struct plt_repair *rep, unsigned flags)
+{
+	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+
+	o.flags = flags;
+	o.options = rep->key[0] ? rep->key : NULL;
+	return o;
+}
 /* Placements of orphans that are sure enough; malloc. */
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err);
@@ -109,6 +120,13 @@ int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret);
 int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
 		     void (*found)(void *arg, const struct plt_check_finding *f), void *arg, bool *ret_done,
 		     struct plt_error *err);
+/*
+ * Where the file that has the image's data cannot be opened, the one beside the image is recorded of which the content says
+ * so; where none does, that is said.  And if the map hides what is in it, is that the guest's disk (mend->data_is_disk)?
+ * What is found out changes the plan (mend->changed).
+ */
+int plt_repair_find_data(struct plt_repair *rep, struct plt_mend *mend,
+			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
 /* Placements of pieces of a child by what its parent has; malloc.  None, and no error, where there is no parent. */
 int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n);
 /*

@@ -14,7 +14,9 @@ tests_repair_weigh_lab_SOURCES = tests/repair/weigh-lab.c
 
 script_tests += \
 	tests/repair/chains.sh \
+	tests/repair/data-file.sh \
 	tests/repair/deep.sh \
+	tests/repair/encrypted.sh \
 	tests/repair/evidence.sh \
 	tests/repair/guest-disks.sh \
 	tests/repair/journals.sh \
@@ -25,6 +27,7 @@ script_tests += \
 	tests/repair/lost-header.sh \
 	tests/repair/lost-snapshots.sh \
 	tests/repair/lost-tables.sh \
+	tests/repair/media.sh \
 	tests/repair/parents.sh \
 	tests/repair/plan-file.sh \
 	tests/repair/recovery.sh \

@@ -40,6 +40,27 @@ for class in V-BAT-1 V-BAT-2 V-BAT-3 V-BAT-5 V-HDR-1 V-HDR-2 V-BMP-3 V-PARENT; d
 	damaged $class
 done
 
+# Blocks that were cut off with the end of the file: which sectors were the child's nobody knows; the parent's are a guess.
+cp --sparse=always child.img d.img
+python3 -B "$srcdir/tests/fixtures/damage.py" V-TRUNC-4 d.img "$seed" >said
+"$PLATTER" convert --rescue --report r.json -f vpc -O raw d.img out.raw >out 2>&1
+is $? 2 'cut in half: --rescue says so'
+"$PLATTER" convert -f vpc -O raw child.img.base base.raw
+is "$(python3 - <<'PY'
+import json
+r = json.load(open('r.json'))
+g, out, base = (open(n, 'rb').read() for n in ('g.raw', 'out.raw', 'base.raw'))
+said = bytearray(len(g))
+below = [d for d in r['inferred'] if d['certainty'] == 'guess' and 'parent' in d['reason']]
+for d in r['lost'] + r['inferred']:
+    said[d['start']:d['start'] + d['length']] = b'\1' * d['length']
+silent = sum(g[i:i + 512] != out[i:i + 512] and not said[i] for i in range(0, len(g), 512))
+same = all(out[d['start']:d['start'] + d['length']] == base[d['start']:d['start'] + d['length']] for d in below)
+print(silent, same, sum(d['length'] for d in below) > 0)
+PY
+)" '0 True True' "cut in half: shown is what the parent has, and it is listed"
+rm -f d.img* base.raw
+
 # a parent by name that is another disk: of the same size with another guest, and of another size
 python3 -B "$srcdir/tests/fixtures/guest.py" ext4 32 99 other.raw 0 fill=12 >/dev/null
 mkdir away

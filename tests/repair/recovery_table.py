@@ -10,8 +10,8 @@ import image
 import judge
 import recovery_chain
 
-TOOLS = ('before', 'rescue', 'deep', 'repair', 'qemu-img')
-HEAD = {'before': 'as it is', 'rescue': '`--rescue`', 'deep': '`--rescue --deep`', 'repair': '`repair`', 'qemu-img': 'qemu-img'}
+TOOLS = ('before', 'rescue', 'repair', 'qemu-img')
+HEAD = {'before': 'as it is', 'rescue': '`--rescue`', 'repair': '`repair`', 'qemu-img': 'qemu-img'}
 
 
 def percent(a, b):
@@ -109,7 +109,7 @@ def unseen(cases):
         len(bad), len(asked), ': ' + ', '.join(sorted({c.names[0] for c in bad})) if bad else '')
 
 
-OWN = ('rescue', 'deep', 'repair')
+OWN = ('rescue', 'repair')
 PEERS = ('before', 'qemu-img')
 
 
@@ -134,13 +134,8 @@ def worse_list(cases):
 
 def state(case):
     """What platter made of it: by what it lists, where it lists; else by its exit status."""
-    tool = 'deep' if 'deep' in case.results else 'rescue'
-    if tool in case.results:
-        v, _, _ = case.results[tool]
-        silent = v.silent
-    else:
-        v, status, _ = case.results['repair']
-        silent = v.silent if status[0] == 0 else 0
+    v = case.results['rescue' if 'rescue' in case.results else 'repair'][0]
+    silent = v.silent + case.results['repair'][0].silent # (repair has a list, too)
     return 'silent' if silent else 'whole' if v.whole else 'part'
 
 
@@ -185,7 +180,7 @@ guests {guests}; shapes `tests/fixtures/image.py list`; {n} cases.
 * Of chains of three (C) the top is read; `repair` is `repair` of each layer, as `check -r all` is; where a backing file is missing or
   another one, `chain repair --search`; where one was written to, `chain verify`, which only says so. What another program has written to a layer is not there any more.
 * *: guest data, or a part of it, is not in the file any more.
-* Nothing here breaks, yet: key slots (Q-LUKS), media with unreadable ranges.
+* Of media that do not read everywhere (-ERR) `--rescue` has the map, and has to name all that is not right; the others have none.
 
 """
 
@@ -202,10 +197,9 @@ def document(cases, args, tools, rescue):
         undo='`undo` gave the damaged file\'s bytes back in %s.' % (
             '%d cases only' % sum(not undo_failed(c) for c in cases) if any(map(undo_failed, cases)) else 'every case'),
         rescue='`--rescue`: `platter convert --rescue --report`%s.' % (
-            ', which looks deep where structure shows that something is wrong; with `--deep`, always; so does `repair` here'
-            if args.deep else '') if rescue else
+            ', which looks deep by itself; so does `repair`') if rescue else
         '`--rescue`, which will name what is lost, does not exist yet: what `repair` cannot name counts as silent.')
-    own = 'deep' if args.deep and rescue else 'rescue' if rescue else 'repair'
+    own = 'rescue' if rescue else 'repair'
     own_share = Sum(cases, own)
     goals = ('Aims: 95 %% of the surviving blocks (%s), none silently wrong (%d), at most 2 %% of what is inferred wrong '
              '(%s).' % (percent(own_share.right, own_share.survive) + ' %', own_share.silent,

@@ -214,6 +214,13 @@ rescued 'a damaged overlay' 2 4096
 is $? 2 'converted over the same base: exit status'
 ok 'converted over the same base: zeros where it is lost' qemu-io -c 'read -q -P 0 4k 4k' -c 'read -q -P 5 8k 4k' thin.qcow2
 
+# Of a table that is lost as a whole nobody knows which entries it had: what the base has is shown, as a guess.
+junk d.qcow2 "$t" 4096
+rescued 'a damaged overlay, a whole table' 2 0
+ok 'a whole table: what the base has is shown' qemu-io -r -f raw -c 'read -q -P 1 20k 1480k' out.raw
+"$PLATTER" repair -q --yes --output mended.qcow2 d.qcow2 2>/dev/null
+is "$? $("$PLATTER" hash mended.qcow2 | cut -d' ' -f1)" "2 $("$PLATTER" hash out.raw | cut -d' ' -f1)" 'a whole table: repaired, it shows the same'
+
 # The base is gone: what the overlay has is there.
 qemu-img create -q -f qcow2 -o cluster_size=4k -b base.qcow2 -F qcow2 d.qcow2
 qemu-io -c 'write -q -P 5 4k 8k' -c 'write -q -z 40k 4k' d.qcow2
