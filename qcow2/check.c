@@ -552,6 +552,11 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	uint64_t highest = 0;
 	int r = load_snapshots(x, err);
 
+	if (!r) {
+		r = qcow2_exam_luks(x);
+		if (r < 0)
+			return plt_error_errno(err, -r, "The examination failed");
+	}
 	if (!r)
 		r = qcow2_stored_load(c, err);
 	if (!r)

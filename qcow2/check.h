@@ -393,6 +393,9 @@ static inline bool qcow2_may_be_left(const struct qcow2_exam *x)
 	return x->ex->mend->unattended && x->orphans == QCOW2_ORPHANS_UNDECIDED;
 }
 
+/* mend/luks.c: of an encrypted image, also where nothing is mended; before anything is counted. */
+int qcow2_exam_luks(struct qcow2_exam *x);
+
 /* mend/snapshots.c: the snapshot table: before it is read, after it could not be, an L1 table of one */
 int qcow2_mend_snapcount(struct qcow2_exam *x);
 int qcow2_exam_snapnames(struct qcow2_exam *x); /* also where nothing is mended */

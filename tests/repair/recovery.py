@@ -344,6 +344,7 @@ def fits(name, shape):
     return name[0] == letter and ((not name.startswith('Q-SNAP') or 'snapshot' in words) and
                                   (not name.startswith(('Q-CMP', 'Q-OVL-PACKED')) or 'packed' in words) and
                                   name.startswith('R-LVM') == ('lvm' in words) and
+                                  (not name.startswith('Q-LUKS') or 'luks' in words) and
                                   (not name.startswith('Q-BMP') or 'bitmap' in words) and
                                   ('external' in words if name.startswith('Q-EXT') else 'external' not in words or
                                    name.startswith(('Q-HDR', 'Q-L1', 'Q-L2', 'Q-REF', 'Q-2'))))

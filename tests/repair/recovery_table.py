@@ -181,7 +181,6 @@ guests {guests}; shapes `tests/fixtures/image.py list`; {n} cases.
   another one, `chain repair --search`; where one was written to, `chain verify`, which only says so. What another program has written to a layer is not there any more.
 * *: guest data, or a part of it, is not in the file any more.
 * Of media that do not read everywhere (-ERR) `--rescue` has the map, and has to name all that is not right; the others have none.
-* Nothing here breaks, yet: key slots (Q-LUKS).
 
 """
 
