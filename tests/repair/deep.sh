@@ -122,7 +122,7 @@ f = open(sys.argv[1], 'r+b')
 d = f.read()
 l1, = struct.unpack_from('>Q', d, 40)
 v = list(struct.unpack_from('>16Q', d, l1))
-k = [i for i in range(1, 16) if v[i]][1]
+k = [i for i in range(1, 16) if v[i]][-1] # (the copy of the partition table lies there)
 v[0], v[k] = v[k], v[0]
 f.seek(l1); f.write(struct.pack('>16Q', *v))
 PY
