@@ -54,7 +54,7 @@ static int weigh(struct plt_repair *rep, struct plt_store *overlay, struct worth
 		plt_rescue_plan_release(&plan);
 		return -ENOMEM;
 	}
-	r = plt_disk_open_planned(rep->ctx, &plan, rep->size, rep->name, &disk, NULL);
+	r = plt_disk_open_planned(rep->ctx, &plan, rep->size, rep->name, NULL, &disk, NULL);
 	if (r < 0)
 		return r;
 	r = add_up(disk, &ret->readable);

@@ -101,6 +101,8 @@ unsigned qcow2_astray(struct plt_store *file, const struct qcow2_state *q);
 /* Is what lies right before an L1 table of several clusters a part of one, too? */
 bool qcow2_begins_earlier(struct plt_store *file, const struct qcow2_state *q);
 bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q); /* more than a quarter */
+/* Is most of what the L1 table has behind the @need entries that the disk needs no entry at all? */
+bool qcow2_l1_runs_over(struct plt_store *file, uint64_t l1_offset, uint64_t need, uint32_t l1_size, unsigned cluster_bits);
 void qcow2_find_release(struct qcow2_find *f);
 
 /*

@@ -221,6 +221,27 @@ static bool names_only(struct qcow2_find *f, const uint8_t *buf, bool l1, uint32
 	return *ret_n + empty > 0 && again <= 1 + *ret_n / SURE;
 }
 
+/*
+ * Are most entries of this part of an L1 table second and further names of the same tables?  It is a pattern then, and no
+ * L1 table: as one it would make a disk of any size of a few tables.
+ */
+static bool repeats(const struct qcow2_find *f, const uint8_t *buf)
+{
+	const uint32_t len = f->x.q.cluster_size / 8;
+	PLT_AUTOFREE uint64_t *v = malloc(len * sizeof(*v));
+	uint32_t n = 0, again = 0;
+
+	if (!v)
+		return false;
+	for (uint32_t i = 0; i < len; i++)
+		if (plt_get_be64(buf + (size_t)i * 8))
+			v[n++] = plt_get_be64(buf + (size_t)i * 8) & QCOW2_L1_OFFSET;
+	qsort(v, n, sizeof(*v), qcow2_by_value);
+	for (uint32_t i = 1; i < n; i++)
+		again += v[i] == v[i - 1];
+	return n >= 4 && again * 2 > n;
+}
+
 struct run {
 	uint64_t off;
 	uint32_t clusters, tables, used;
@@ -290,7 +311,7 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 			continue;
 		/* (tables of zeros are none by shape, nor are damaged ones) */
 		if (!names_only(f, buf, true, &n, &tables, &marked) || (n ? !tables : !run.tables) ||
-		    (tables != n && (n < 4 || tables * 2 < n))) {
+		    (tables != n && (n < 4 || tables * 2 < n)) || repeats(f, buf)) {
 			end_run(f, &run, &best);
 			continue;
 		}
@@ -633,6 +654,28 @@ bool qcow2_find_maps(struct qcow2_find *f, uint64_t off)
 	return false;
 }
 
+bool qcow2_l1_runs_over(struct plt_store *file, uint64_t l1_offset, uint64_t need, uint32_t l1_size, unsigned cluster_bits)
+{
+	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE);
+	uint64_t mask = (UINT64_C(1) << cluster_bits) - 1, file_size;
+	uint32_t used = 0, bad = 0;
+
+	if (!l1 || plt_store_size(file, &file_size, NULL) < 0)
+		return false;
+	for (uint64_t i = need; i < l1_size && l1_offset + i * 8 < file_size; i++) {
+		uint32_t at = (uint32_t)((i - need) * 8 % NOWHERE);
+		uint64_t e, off;
+
+		if (!at && plt_store_read(file, l1_offset + i * 8, l1, NOWHERE, PLT_IO_L1, NULL) < 0)
+			return false;
+		e = plt_get_be64(l1 + at);
+		off = e & QCOW2_L1_OFFSET;
+		used += e != 0;
+		bad += e && (e & QCOW2_L1_RESERVED || off & mask || off >= file_size);
+	}
+	return bad * 2 > used;
+}
+
 unsigned qcow2_astray(struct plt_store *file, const struct qcow2_state *q)
 {
 	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE), *part = plt_alloc_io(NOWHERE);
@@ -649,6 +692,8 @@ unsigned qcow2_astray(struct plt_store *file, const struct qcow2_state *q)
 	/* (the header lies at 0) */
 	if (!q->l1_offset || (q->l1_offset & (q->cluster_size - 1)) || q->l1_offset >= f.file_size)
 		return q->virtual_size ? 1000 : 0;
+	if (qcow2_l1_runs_over(file, q->l1_offset, qcow2_l1_entries(q, q->virtual_size), q->l1_size, q->cluster_bits))
+		return 1000;
 	if (plt_store_read(file, q->l1_offset, l1, NOWHERE, PLT_IO_L1, NULL) < 0)
 		return 0;
 	for (uint32_t i = 0; i < n; i++) {

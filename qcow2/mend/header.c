@@ -318,8 +318,10 @@ static void mend_tables(struct mending *m)
 			need = l1_need(f, get64(m, AT(size)));
 		}
 	}
-	if (l1_size < need || l1_size < f->l1_used || (uint64_t)l1_size * 8 > QCOW2_MAX_L1_BYTES ||
-	    !plt_in_range(l1, (uint64_t)l1_size * 8, plt_align_up(f->file_size, f->x.q.cluster_size)))
+	if (need <= QCOW2_MAX_L1_BYTES / 8 && qcow2_l1_runs_over(f->file, l1, need, l1_size, f->x.q.cluster_bits))
+		set32(m, AT(l1_size), (uint32_t)need, "length of the L1 table", "behind what the disk needs lies something else;");
+	else if (l1_size < need || l1_size < f->l1_used || (uint64_t)l1_size * 8 > QCOW2_MAX_L1_BYTES ||
+		 !plt_in_range(l1, (uint64_t)l1_size * 8, plt_align_up(f->file_size, f->x.q.cluster_size)))
 		set32(m, AT(l1_size), (uint32_t)PLT_MIN(PLT_MAX(need, f->l1_used), QCOW2_MAX_L1_BYTES / 8), "length of the L1 table",
 		      "the disk needs");
 }

@@ -4,7 +4,9 @@
  * Shapes of L2 tables: whether an entry can be one, and what a table that is named looks like.  What is asked here is
  * the bytes alone; nothing is said of whether an entry is right.
  */
+#include "base/alloc.h"
 #include "base/checked.h"
+#include "base/cleanup.h"
 #include "base/zero.h"
 #include "qcow2/check.h"
 
@@ -79,6 +81,25 @@ bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *p)
 		bad += (e | bitmap) && !qcow2_entry_fits(x, e, bitmap, &off);
 	}
 	return bad * 4 < all;
+}
+
+bool qcow2_l2_is_other(struct qcow2_exam *x, struct qcow2_l2ref *l)
+{
+	const struct qcow2_state *q = &x->q;
+	PLT_AUTOFREE uint8_t *buf = l->content || (l->off & (q->cluster_size - 1)) ? NULL : plt_alloc_io(q->cluster_size);
+	uint32_t bad = 0, all = 0;
+	uint64_t off;
+
+	if (buf && qcow2_l2_read(&x->c, l->off, buf) == 0) {
+		for (const uint8_t *p = buf, *end = buf + q->cluster_size; (p = qcow2_behind_absent(p, end)) < end; p += q->l2_entry_size) {
+			uint64_t e = plt_get_be64(p), bitmap = q->extl2 ? plt_get_be64(p + 8) : 0;
+
+			all += (e | bitmap) != 0;
+			bad += (e | bitmap) && !qcow2_entry_fits(x, e, bitmap, &off);
+		}
+		l->content = bad >= 16 && bad >= all - all / 8 ? 2 : 1;
+	}
+	return l->content == 2;
 }
 
 /*
