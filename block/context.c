@@ -140,3 +140,8 @@ void plt_ctx_warn(struct plt_ctx *ctx, const char *fmt, ...)
 	plt_text_clean(text, true); /* (names from images are in it) */
 	ctx->warn(ctx->warn_arg, text);
 }
+
+enum plt_policy plt_ctx_policy(const struct plt_ctx *ctx)
+{
+	return ctx->policy;
+}

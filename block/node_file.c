@@ -36,10 +36,10 @@ static int open_blkdebug(struct plt_ctx *ctx, json_t *tree, struct plt_opening *
 }
 
 /*
- * An image between two states of a repair is nobody's to write.  (Of several journals beside it only the last
- * can be unfinished; a repair is refused as long as one is.)
+ * An image between two states of a repair is nobody's to write, and who reads it is told.  (Of several journals
+ * beside it only the last can be unfinished; a repair is refused as long as one is.)
  */
-static int refuse_unfinished(const char *filename, struct plt_error *err)
+static int heed_unfinished(struct plt_ctx *ctx, const char *filename, bool write, struct plt_error *err)
 {
 	for (unsigned n = 1; n < 100; n++) {
 		PLT_AUTOFREE char *path = plt_journal_name(filename, n);
@@ -53,9 +53,14 @@ static int refuse_unfinished(const char *filename, struct plt_error *err)
 		if (plt_journal_peek(st, &state, NULL) < 0)
 			state = PLT_JOURNAL_WRITING;
 		plt_store_unref(st);
-		if (state == PLT_JOURNAL_COMPLETE)
+		if (state != PLT_JOURNAL_COMPLETE)
+			continue;
+		if (write)
 			return plt_error_set(err, EBUSY, "a repair of '%s' was interrupted: 'platter repair' finishes it, "
 					     "'platter undo %s' takes it back", filename, path);
+		plt_ctx_warn(ctx, "a repair of '%s' was interrupted, and what is read may be half of it: 'platter repair' "
+			     "finishes it, 'platter undo %s' takes it back", filename, path);
+		return 0;
 	}
 	return 0;
 }
@@ -95,8 +100,8 @@ static int open_protocol(struct plt_ctx *ctx, json_t *tree, struct plt_opening *
 		flags |= PLT_FILE_WRITE;
 	if (opts->flags & PLT_OPEN_FORCE_SHARE)
 		flags |= PLT_FILE_NO_LOCK;
-	if (write && !(opts->flags & PLT_OPEN_UNFINISHED)) {
-		r = refuse_unfinished(filename, err);
+	if (!(opts->flags & (PLT_OPEN_UNFINISHED | PLT_OPEN_RESCUE))) { /* (a rescue refuses it) */
+		r = heed_unfinished(ctx, filename, write, err);
 		if (r < 0)
 			return r;
 	}

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "formats/driver.h"
+#include "io/mapfile.h"
 #include "repair/deep/deep.h"
 #include "repair/guest/guest.h"
 
@@ -125,6 +126,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	struct plt_check_result res;
 	bool adopted = !(what & PLT_MEND_MAP);
 	struct deep_steps deep = { 0 };
+	struct plt_streams streams = { 0 };
 	bool deeply = can_look_deep(rep, what);
 	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
 	const unsigned first = deeply ? what & ~COUNTS : what; /* what nothing reaches may be what the guest misses, and what
@@ -161,6 +163,16 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		if (!adopted) {
 			adopted = true;
 			r = plt_repair_adopt(rep, &mend.doubts, found, arg, &mend.changed, err);
+			if (r == 0 && !mend.changed && !rep->image_only)
+				r = plt_repair_find_data(rep, &mend, found, arg, err);
+			if (r < 0 || mend.changed)
+				continue;
+		}
+		if (deeply && !plt_streams_end(&streams) && (rep->deep || is_damaged(&rep->before))) {
+			r = plt_streams_step(rep, &mend, &streams, found, arg, err);
+			rep->deeply = mend.nmoves;
+			mend.changed = r > 0;
+			r = PLT_MIN(r, 0);
 			if (r < 0 || mend.changed)
 				continue;
 		}
@@ -205,6 +217,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	}
 	free(place);
 	free(deep.moves);
+	plt_streams_release(&streams);
 	plt_doubts_release(&rep->doubts);
 	rep->doubts = mend.doubts;
 	mend.doubts = (struct plt_doubts)PLT_DOUBTS_INIT;
@@ -221,7 +234,7 @@ static int find_pending(struct plt_repair *rep, char **ret, struct plt_error *er
 	int r = 0;
 
 	*ret = NULL;
-	if (!strcmp(rep->file->ops->kind, "file"))
+	if (!strcmp(plt_medium_below(rep->file)->ops->kind, "file"))
 		r = plt_beside_find(rep->file->name, &b, rep->undo_file ? NULL : err);
 	*ret = b.pending;
 	b.pending = NULL;
@@ -388,6 +401,7 @@ int plt_repair_open(struct plt_ctx *ctx, const char *name, const struct plt_open
 		return r;
 	}
 	rep->file = plt_store_ref(rep->img->file);
+	rep->key[0] = plt_image_key(rep->img);
 	rep->plan = o->plan;
 	rep->deep = o->flags & PLT_REPAIR_DEEP;
 	rep->no_backing = opts && opts->flags & PLT_OPEN_NO_BACKING;
@@ -423,6 +437,13 @@ int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_o
 	if (r < 0) {
 		plt_repair_free(rep);
 		return r;
+	}
+	if (options && options->donor) {
+		r = plt_repair_donate(rep, options->donor, found, arg, err);
+		if (r < 0) {
+			plt_repair_free(rep);
+			return r;
+		}
 	}
 	rep->before.lost = rep->done_before.lost;
 	rep->before.inferred = rep->done_before.inferred;

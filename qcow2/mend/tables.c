@@ -49,6 +49,7 @@ struct tables {
 	bool *lost;            /* of the table at hand, by entry: taken out */
 	uint64_t guest;        /* where the table at hand begins */
 	uint32_t rebuilt, looks;
+	bool garbage_only;     /* in this pass */
 };
 
 /* ---- shared with the other parts of mending ------------------------------------------------------------- */
@@ -232,6 +233,33 @@ static bool is_stray(const struct qcow2_exam *x, uint64_t off)
 }
 
 /*
+ * The same of a compressed cluster: all that it lies in is counted once more than it is named.  If only its length leads
+ * behind the end of the file, it goes up to that: a stream ends itself.
+ */
+static uint64_t unturn_packed(const struct tables *t, uint64_t e, uint64_t bitmap)
+{
+	struct qcow2_exam *x = t->x;
+	uint64_t found = 0, off;
+
+	(void)qcow2_compressed_range(&x->q, e, &off);
+	if (off < x->c.file_size) {
+		uint64_t len = PLT_MIN(x->c.file_size - off, (uint64_t)x->q.cluster_size);
+
+		return qcow2_packed_is_open(x, off, len) ? qcow2_packed_entry(&x->q, off, (uint32_t)len) : 0;
+	}
+	for (unsigned bit = 0; bit < 62; bit++) {
+		uint64_t f = e ^ UINT64_C(1) << bit, len = qcow2_compressed_range(&x->q, f, &off);
+
+		if (!qcow2_entry_fits(x, f, bitmap, &off) || in_metadata(x, f, off) || !qcow2_packed_is_open(x, off, len))
+			continue;
+		if (found)
+			return 0;
+		found = f;
+	}
+	return found;
+}
+
+/*
  * The entry that became this one by one bit: it names a cluster that nothing else reaches; or only
  * a reserved bit is too many, and the cluster is its own.  0: none, or several.
  */
@@ -242,6 +270,8 @@ static uint64_t unturn(const struct tables *t, uint64_t e, uint64_t bitmap)
 
 	if (x->c.external)
 		return 0;
+	if (e & QCOW2_COMPRESSED && !(e & QCOW2_COPIED))
+		return unturn_packed(t, e, bitmap);
 	for (unsigned bit = 0; bit < 64; bit++) {
 		uint64_t f = e ^ UINT64_C(1) << bit, mask = UINT64_C(1) << bit;
 
@@ -722,6 +752,8 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 		say_turned(t, index, e, now);
 		return qcow2_l1_set(x, t->t, index, now);
 	}
+	if (t->garbage_only && !(qcow2_l2_shape(x, l, t->other) & QCOW2_SHAPE_GARBAGE))
+		return 0;
 	/* Garbage, while tables wait that nothing names: more likely the entry is wrong than the table. */
 	if (garbage && x->npieces && t->t->disk == PLT_DISK_ACTIVE)
 		return mend_l1_entry(t, index, e);
@@ -772,7 +804,18 @@ int qcow2_mend_tables(struct qcow2_exam *x)
 	t.fresh = plt_alloc_io(q->cluster_size);
 	t.other = plt_alloc_io(q->cluster_size);
 	t.lost = plt_alloc_capped(1U << q->l2_bits, sizeof(*t.lost), SIZE_MAX / 2);
-	r = t.table && t.fresh && t.other && t.lost ? mend_tree(&t, &tree) : -ENOMEM;
+	r = t.table && t.fresh && t.other && t.lost ? 0 : -ENOMEM;
+	/*
+	 * What is no table at all first: it may be the guest's data, which an entry names that is wrong; a sound table that
+	 * names it as data is not to be held against that entry.
+	 */
+	t.garbage_only = true;
+	if (r == 0)
+		r = mend_tree(&t, &tree);
+	t.garbage_only = false;
+	t.looks = 0;
+	if (r == 0 && !x->ex->mend->changed)
+		r = mend_tree(&t, &tree);
 	for (uint32_t i = 0; i < q->nb_snapshots && r == 0; i++) {
 		const struct qcow2_snapshot *s = &q->snapshots[i];
 		uint32_t times = x->snapshot_times[i];
