@@ -32,6 +32,7 @@ void plt_engine_free(struct plt_engine *eng)
 	plt_rescue_free(eng->rescue);
 	plt_skip_free(eng);
 	free(eng->limbo);
+	free(eng->key);
 	pthread_cond_destroy(&eng->gate_opened);
 	pthread_mutex_destroy(&eng->lock);
 	pthread_mutex_destroy(&eng->flush_lock);
@@ -42,6 +43,11 @@ void plt_engine_free(struct plt_engine *eng)
 struct plt_image *plt_image_backing(const struct plt_image *img)
 {
 	return img->engine->backing;
+}
+
+const char *plt_image_key(const struct plt_image *img)
+{
+	return img->engine->key;
 }
 
 const char *plt_image_base(const struct plt_image *img)

@@ -44,5 +44,7 @@ int plt_node_cache(const json_t *tree, struct plt_open_options *opts, struct plt
 /* Driver options that the tree holds, and what the caller gives besides, as text. */
 int plt_node_options(const json_t *tree, const struct plt_driver *drv, const char *const *more,
 		     struct plt_opts **ret, struct plt_error *err);
+/* Of these the one that names the secret of what the image encrypts, "key=id"; free(); NULL: none does. */
+char *plt_node_key(const json_t *tree, const struct plt_driver *drv, const char *const *more);
 
 #endif

@@ -140,3 +140,21 @@ int plt_node_options(const json_t *tree, const struct plt_driver *drv, const cha
 	*ret = o;
 	return 0;
 }
+
+char *plt_node_key(const json_t *tree, const struct plt_driver *drv, const char *const *more)
+{
+	struct plt_opts *o = NULL;
+	char *key = NULL;
+
+	if (plt_node_options(tree, drv, more, &o, NULL) < 0)
+		return NULL;
+	for (size_t i = 0; i < plt_opts_count(o) && !key; i++) {
+		const char *name = plt_opts_key(o, i), *id = plt_opts_get(o, name);
+		size_t n = strlen(name);
+
+		if (n < 10 || strcmp(name + n - 10, "key-secret") || strchr(id, ',') || asprintf(&key, "%s=%s", name, id) < 0)
+			key = NULL;
+	}
+	plt_opts_free(o);
+	return key;
+}

@@ -51,6 +51,7 @@ void plt_mend_release(struct plt_mend *mend)
 	plt_orphans_release(&mend->unplaced);
 	plt_orphans_release(&mend->pieces);
 	plt_orphans_release(&mend->clusters);
+	plt_orphans_release(&mend->streams);
 	plt_doubts_release(&mend->doubts);
 	plt_extents_release(&mend->left);
 }

@@ -153,8 +153,10 @@ static int load_snapshots(struct qcow2_exam *x, struct plt_error *err)
 {
 	struct qcow2_state *q = &x->q;
 	struct plt_error e = PLT_ERROR_INIT;
-	int r = x->ex->mend ? qcow2_mend_snapcount(x) : 0;
+	int r = qcow2_exam_snapnames(x);
 
+	if (r == 0 && x->ex->mend)
+		r = qcow2_mend_snapcount(x);
 	if (r < 0)
 		return plt_error_errno(err, -r, "The examination failed");
 	if (q->nb_snapshots > QCOW2_MAX_SNAPSHOTS)
@@ -550,6 +552,11 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	uint64_t highest = 0;
 	int r = load_snapshots(x, err);
 
+	if (!r) {
+		r = qcow2_exam_luks(x);
+		if (r < 0)
+			return plt_error_errno(err, -r, "The examination failed");
+	}
 	if (!r)
 		r = qcow2_stored_load(c, err);
 	if (!r)
@@ -581,6 +588,8 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 		r = qcow2_name_cut(x);
 	if (!r && x->ex->mend && x->ex->mend->deep)
 		r = qcow2_tell_orphans(x);
+	if (!r && x->ex->mend && x->ex->mend->nflaws)
+		r = qcow2_tell_streams(x);
 	if (!r && x->ex->mend)
 		r = qcow2_mend_moves(x);
 	if (!r && x->ex->mend && !x->map_changed)

@@ -22,11 +22,14 @@ libplatter_core_la_SOURCES += \
 	qcow2/mapping.h \
 	qcow2/mend/blank.c \
 	qcow2/mend/clusters.c \
+	qcow2/mend/datafile.c \
 	qcow2/mend/features.c \
 	qcow2/mend/find.c \
 	qcow2/mend/find.h \
+	qcow2/mend/find_external.c \
 	qcow2/mend/find_tables.c \
 	qcow2/mend/header.c \
+	qcow2/mend/luks.c \
 	qcow2/mend/map.c \
 	qcow2/mend/mend.c \
 	qcow2/mend/moves.c \

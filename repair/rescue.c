@@ -19,6 +19,8 @@ void plt_rescue_plan_release(struct plt_rescue_plan *plan)
 	plt_store_unref(plan->overlay);
 	free(plan->format);
 	plt_doubts_release(&plan->doubts);
+	plt_store_unref(plan->medium);
+	free(plan->map);
 	*plan = (struct plt_rescue_plan){ 0 };
 }
 
@@ -92,12 +94,12 @@ static int unshift(struct plt_repair *rep, struct named *n, struct plt_store **r
 }
 
 int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
-			 const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
+			 const char *key, const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
 			 struct plt_error *err)
 {
 	struct plt_repair rep = { .look = true, .ctx = ctx, .file = file, .name = (char *)(uintptr_t)name,
 				  .plan = opts ? opts->plan : NULL, .deep = opts && opts->deep,
-				  .no_backing = flags & PLT_OPEN_NO_BACKING,
+				  .no_backing = flags & PLT_OPEN_NO_BACKING, .key = { key },
 				  .trust = opts && opts->trust_likely ? PLT_LIKELY : PLT_STRONG };
 	struct named n = { opts, name };
 	struct plt_store *part = NULL;

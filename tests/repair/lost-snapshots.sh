@@ -63,6 +63,8 @@ damaged; fill <(yes junk) 200; judge 'the table is text' snap-recovered-1 snap-r
 damaged; poke $((table + 2)) '\1\2\3\4'; judge 'the place of an L1 table' one two
 damaged; poke $((table + 8)) '\xff\xff\xff\xff'; judge 'the length of an L1 table' one two
 damaged; poke $((table + 14)) '\xff\xff'; judge 'the length of a name' one two
+damaged; poke $((table + 14)) '\3\0'; judge 'a name that goes on over the next entry' one two
+damaged; poke $((table + 72 + 12)) '\2\1\xea\x60'; judge 'texts that go on over data' one two
 
 # What was deleted is not brought back; a sound image is not touched.
 cp sound.qcow2 d.qcow2
