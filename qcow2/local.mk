@@ -10,6 +10,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/check_map.c \
 	qcow2/check_refs.c \
 	qcow2/check_report.c \
+	qcow2/counts.h \
 	qcow2/create.c \
 	qcow2/create_opts.c \
 	qcow2/driver.c \
