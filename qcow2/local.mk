@@ -37,6 +37,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/mend/shapes.c \
 	qcow2/mend/size.c \
 	qcow2/mend/packed.c \
+	qcow2/mend/snap_tables.c \
 	qcow2/mend/snapshots.c \
 	qcow2/mend/stale.c \
 	qcow2/mend/tables.c \

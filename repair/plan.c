@@ -103,15 +103,12 @@ static bool can_look_deep(const struct plt_repair *rep, unsigned what)
 }
 
 /*
- * What was placed makes more of the disk known, and what was given up is not in the way any more: while something is
- * missing or left over, all is gone through once more.  So a repair of what was repaired has nothing left to do.
+ * What was placed makes more of the disk known, and what was given up is not in the way any more: while anything is left
+ * that nothing reaches, all is gone through once more.  So a repair of what was repaired has nothing left to do.
  */
-static bool has_open(const struct plt_mend *mend, const struct plt_check_result *res)
+static bool has_left(const struct plt_mend *mend, const struct plt_check_result *res)
 {
-	for (size_t i = 0; i < mend->doubts.n; i++)
-		if (mend->doubts.v[i].kind == PLT_LOST)
-			return true;
-	return res->leaks || mend->unplaced.n;
+	return res->leaks || mend->unplaced.n || mend->unplaced.nopen;
 }
 
 static bool is_damaged(const struct plt_check_result *r)
@@ -206,7 +203,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			mend.changed = true;
 			asked = false;
 		}
-		if (!mend.changed && news && what & PLT_MEND_MAP && passes < MAX_PASSES && has_open(&mend, &res)) {
+		if (!mend.changed && news && what & PLT_MEND_MAP && passes < MAX_PASSES && has_left(&mend, &res)) {
 			passes++;
 			mend.stage = PLT_MEND_TABLES;
 			mend.nplace = 0;

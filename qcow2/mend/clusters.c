@@ -538,10 +538,13 @@ static int doubt_holes(struct clusters *c)
  * Are the orphans a part of the map?  Who only looks is told what may be wrong, even where it cannot be told; who repairs
  * may be after a stop, which leaves the same, and has lost nothing then.  A few clusters are nearly always what was free.
  */
+#define SOME_BYTES (UINT64_C(4) << 20) /* (of large clusters a few are as much) */
+
 static bool may_be_lost(const struct qcow2_exam *x)
 {
 	return x->orphans == QCOW2_ORPHANS_LOST ||
-	       (x->orphans == QCOW2_ORPHANS_UNDECIDED && x->ex->mend->look && x->orphan_clusters >= QCOW2_SOME_ORPHANS);
+	       (x->orphans == QCOW2_ORPHANS_UNDECIDED && x->ex->mend->look &&
+		(x->orphan_clusters >= QCOW2_SOME_ORPHANS || x->orphan_clusters << x->q.cluster_bits >= SOME_BYTES));
 }
 
 static int give_up(struct clusters *c)

@@ -66,6 +66,24 @@ damaged; poke $((table + 14)) '\xff\xff'; judge 'the length of a name' one two
 damaged; poke $((table + 14)) '\3\0'; judge 'a name that goes on over the next entry' one two
 damaged; poke $((table + 72 + 12)) '\2\1\xea\x60'; judge 'texts that go on over data' one two
 
+# The L1 tables themselves: what they named is still counted for the snapshots.
+l1() { # INDEX: where it lies
+	python3 - "$table" "$1" <<'END'
+import struct
+import sys
+d = open('sound.qcow2', 'rb').read()
+at = int(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    extra, = struct.unpack_from('>I', d, at + 36)
+    at += 40 + extra + sum(struct.unpack_from('>HH', d, at + 12)) + 7 & ~7
+print(struct.unpack_from('>Q', d, at)[0])
+END
+}
+first=$(l1 0) second=$(l1 1)
+damaged; poke "$first" 'this is no table'; judge "the first one's L1 table is text" one two
+damaged; poke "$second" '\x80\0\0\0\0\7\0\0'; judge "the second one's names a cluster" one two
+damaged; poke "$first" 'not a table'; poke "$second" 'nor is this'; judge 'both L1 tables are text' one two
+
 # What was deleted is not brought back; a sound image is not touched.
 cp sound.qcow2 d.qcow2
 qemu-img snapshot -d two d.qcow2
