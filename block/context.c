@@ -138,3 +138,8 @@ void plt_ctx_warn(struct plt_ctx *ctx, const char *fmt, ...)
 	va_end(ap);
 	ctx->warn(ctx->warn_arg, text);
 }
+
+enum plt_policy plt_ctx_policy(const struct plt_ctx *ctx)
+{
+	return ctx->policy;
+}

@@ -71,12 +71,15 @@ static int open_disk(struct plt_ctx *ctx, const char *name, const struct plt_ope
 		return r;
 	}
 	r = disk_new(img, ret, err);
-	if (r == 0 && opts->flags & PLT_OPEN_RESCUE && opts->rescue && opts->rescue->donor) {
+	if (r < 0 || !(opts->flags & PLT_OPEN_RESCUE))
+		return r;
+	if (!(opts->flags & PLT_OPEN_IMAGE_OPTS))
+		r = plt_rescue_links(*ret, name, opts->rescue, err);
+	if (r == 0 && opts->rescue && opts->rescue->donor)
 		r = plt_donor_attach(*ret, opts->rescue->donor, err);
-		if (r < 0) {
-			plt_disk_close(*ret, NULL);
-			*ret = NULL;
-		}
+	if (r < 0) {
+		plt_disk_close(*ret, NULL);
+		*ret = NULL;
 	}
 	return r;
 }
@@ -119,15 +122,25 @@ int plt_disk_open_layer(struct plt_ctx *ctx, const char *name, const struct plt_
 		plt_disk_close(disk, NULL);
 		return plt_error_set(err, ENOENT, "'%s': the chain of backing files has become shorter", name);
 	}
-	*ret_layer = calloc(1, sizeof(**ret_layer));
+	*ret_layer = plt_disk_view_layer(disk, depth);
 	if (!*ret_layer) {
 		plt_disk_close(disk, NULL);
 		return plt_error_set(err, ENOMEM, "out of memory");
 	}
-	(*ret_layer)->ctx = ctx;
-	(*ret_layer)->top = plt_disk_layer(disk, depth);
 	*ret = disk;
 	return 0;
+}
+
+struct plt_disk *plt_disk_view_layer(struct plt_disk *disk, unsigned depth)
+{
+	struct plt_image *img = plt_disk_layer(disk, depth);
+	struct plt_disk *view = img ? calloc(1, sizeof(*view)) : NULL;
+
+	if (view) {
+		view->ctx = disk->ctx;
+		view->top = img;
+	}
+	return view;
 }
 
 void plt_disk_release_layer(struct plt_disk *layer)

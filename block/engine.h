@@ -575,6 +575,8 @@ struct plt_rescue {
 #define PLT_WHY_DAMAGED "the mapping is damaged"
 #define PLT_WHY_CUT "it lies behind the end of the file"
 #define PLT_WHY_BASE "it lies in the backing file, which is missing"
+#define PLT_WHY_MEDIUM "it cannot be read from the medium"
+#define PLT_WHY_UNREAD "the table that says what is here cannot be read from the medium"
 #define PLT_WHY_MORE "not looked at: more is mapped than the file has tables for"
 #define PLT_WHY_FLAW "the compressed cluster is damaged"
 /* The options for what an image stands on: @buf, or NULL. */
@@ -587,8 +589,13 @@ void plt_rescue_free(struct plt_rescue *rsc);
 void plt_rescue_note(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len, const char *why);
 /* The first part of [off, off+len) that is lost in this layer, or (PLT_INFERRED) taken from a donor, cut to it. */
 bool plt_rescue_find(struct plt_image *img, uint64_t off, uint64_t len, struct plt_doubt *ret);
-/* How much of a run the file has. */
-uint64_t plt_rescue_there(const struct plt_image *img, const struct plt_run *run);
+/*
+ * How much of a run is there to be read from its beginning; what follows, *ret_lost bytes, is not.  The rest of the run is
+ * to be asked for again.
+ */
+uint64_t plt_rescue_there(struct plt_image *img, const struct plt_run *run, uint64_t *ret_lost, const char **ret_why);
+/* The run without its first @n bytes. */
+void plt_run_skip(struct plt_run *run, uint64_t n);
 /*
  * For a read frame: what is lost at io->pos is dealt with, and pos moves; up to where the map may be asked then
  * (a frame that has failed maps nothing).
@@ -596,12 +603,21 @@ uint64_t plt_rescue_there(const struct plt_image *img, const struct plt_run *run
 uint64_t plt_rescue_upto(struct plt_io *io, uint64_t end);
 /* A part of a read frame's range cannot be had. */
 void plt_rescue_lose(struct plt_io *io, uint64_t off, uint64_t len, const char *why);
-/* How much of a DATA or DAMAGED run is to be read; the rest is dealt with. */
-uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run);
+/*
+ * How much of a DATA or DAMAGED run is to be read; what is lost behind that is dealt with, and *ret_next is what is left of
+ * the run then.
+ */
+uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run, struct plt_run *ret_next);
 /* @good bytes of a compressed unit came out; the rest is filled up, or the read fails. */
 int plt_rescue_unit(struct plt_io *io, const struct plt_run *run, uint8_t *unit, size_t good, struct plt_error *err);
 /* Decode what this layer has compressed, once: if its structure is damaged, or in any case. */
 int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err);
+
+/*
+ * unread.c: what of @img says that nothing is there by a table that could not be read is lost.  @file_size: of the image
+ * before the plan.
+ */
+int plt_unread_find(struct plt_ctx *ctx, struct plt_image *img, uint64_t file_size, struct plt_error *err);
 
 /* donor.c: open @name, and take from it what @disk has lost. */
 int plt_donor_attach(struct plt_disk *disk, const char *name, struct plt_error *err);

@@ -75,11 +75,31 @@ struct plt_rescue_plan {
 	struct plt_doubts doubts;
 	struct plt_check_result before, left; /* of the image as it is (with what was fixed), and as planned */
 	uint64_t edits, bytes;
+	struct plt_store *medium;        /* io/medium.c, below the overlay; NULL: no map was given */
+	char *map;
 };
 int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			 const char *key, const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
 			 struct plt_error *err); /* @flags: PLT_OPEN_NO_BACKING */
 void plt_rescue_plan_release(struct plt_rescue_plan *plan);
+/*
+ * repair/ implements this one as well: what the layers of a disk that was opened for rescue are not, any more, to each other
+ * (a parent that was written to) is put into its lists, and said to opts->found.
+ */
+int plt_rescue_links(struct plt_disk *disk, const char *name, const struct plt_rescue_options *opts, struct plt_error *err);
+/*
+ * And this one: where the backing file of @img lies that is not where it records it, or is another one there.  1: *ret_name
+ * and *ret_format (malloc) and how sure that is; 0: nobody knows.  What is less sure than opts say is not told.
+ */
+int plt_rescue_parent(struct plt_image *img, const struct plt_rescue_options *opts, char **ret_name, char **ret_format,
+		      enum plt_certainty *ret_certainty, struct plt_error *err);
+/* Is @donor another disk than that of the image @name, and of its size? */
+int plt_donor_fits(struct plt_disk *donor, uint64_t size, const char *name, struct plt_error *err);
+/* How sure it is that what @donor has there is what @disk had: by what both have beside it. */
+enum plt_certainty plt_donor_certainty(struct plt_disk *disk, struct plt_disk *donor, uint64_t off, uint64_t len);
+/* Of [off, off+len) of an image that is rescued what is not lost already is lost, or inferred. */
+void plt_image_doubt(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
+		     enum plt_certainty certainty, const char *why);
 /* The disk (or an internal snapshot) that @plan makes of a file of @file_size bytes, without a chain; @plan is taken over. */
 int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
 			  const struct plt_snapshot_info *snapshot, struct plt_disk **ret, struct plt_error *err);
@@ -165,6 +185,10 @@ int plt_cursor_at(struct plt_cursor *c, uint64_t off, const struct plt_extent **
 
 /* Layer @depth of the disk's chain, NULL below the last; 0 is the active one. */
 struct plt_image *plt_disk_layer(struct plt_disk *disk, unsigned depth);
+/* A disk that begins at that layer, as a view: plt_disk_release_layer().  NULL: there is none, or no memory. */
+struct plt_disk *plt_disk_view_layer(struct plt_disk *disk, unsigned depth);
+/* What decides on names that images name. */
+enum plt_policy plt_ctx_policy(const struct plt_ctx *ctx);
 /* Both are images of the same file, read alike: what one holds at a guest offset the other does. */
 bool plt_image_is_same(const struct plt_image *a, const struct plt_image *b);
 /*

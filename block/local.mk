@@ -44,6 +44,7 @@ libplatter_core_la_SOURCES += \
 	block/submit.c \
 	block/sync.c \
 	block/write.c \
+	block/unread.c \
 	block/vmstate.c \
 	block/writeback.c \
 	block/zero.c \

@@ -13,6 +13,7 @@
 #include "formats/name.h"
 #include "formats/policy.h"
 #include "formats/probe.h"
+#include "io/mapfile.h"
 
 static int check_loop(struct plt_store *st, struct plt_opening *how, struct plt_error *err)
 {
@@ -116,20 +117,37 @@ static int open_driver(struct plt_image *img, json_t *tree, struct plt_opening *
 	return r;
 }
 
+/* The file as its map (NULL: none) says that it could be read. */
+static int open_medium(struct plt_store *file, const char *path, struct plt_store **ret, struct plt_error *err)
+{
+	struct plt_mapfile map;
+	int r = path ? plt_mapfile_read(path, &map, err) : 0;
+
+	if (r < 0 || !path)
+		return r < 0 ? r : plt_medium_new(file, NULL, ret, err);
+	r = plt_medium_new(file, &map, ret, err);
+	plt_mapfile_release(&map);
+	return r;
+}
+
 /* What a repair would make of @file, which is locked before it is looked at. */
 static int plan_rescue(struct plt_ctx *ctx, struct plt_store *file, const json_t *tree, const char *name, const char *format,
 		       struct plt_opening *how, struct plt_rescue_plan *ret, struct plt_error *err)
 {
 	const struct plt_driver *drv = format ? plt_driver_find(format) : NULL;
 	PLT_AUTOFREE char *key = NULL;
+	struct plt_rescue_options opts = PLT_RESCUE_OPTIONS_INIT;
 	int r = drv ? 0 : plt_probe(file, &drv, err);
 
+	if (how->opts->rescue)
+		opts = *how->opts->rescue;
+	opts.deep |= how->depth < opts.deep_layers;
 	if (r == 0)
 		r = plt_image_lock(file, drv, how->opts, err);
 	if (r == 0)
 		key = plt_node_key(tree, drv, how->opts->options);
 	if (r == 0)
-		r = plt_rescue_plan_make(ctx, file, name, format, key, how->opts->rescue, how->opts->flags, ret, err);
+		r = plt_rescue_plan_make(ctx, file, name, format, key, &opts, how->opts->flags, ret, err);
 	return r;
 }
 
@@ -151,6 +169,48 @@ static void fill_image(struct plt_image *img, struct plt_ctx *ctx, const struct 
 	(void)plt_cache_mode_flags(how->opts->cache, &img->engine->file_flags, NULL);
 	if (flags & PLT_OPEN_FORCE_SHARE)
 		img->engine->file_flags |= PLT_FILE_NO_LOCK;
+}
+
+/* Rescue: the backing file is not where it is recorded, and is known by what it is and what it holds. */
+static bool find_backing_again(struct plt_image *img, struct plt_opening *how, struct plt_error *err)
+{
+	struct plt_open_options opts = { .size = sizeof(opts) };
+	struct plt_opening inner = { .opts = &opts, .parent = how, .depth = how->depth + 1 };
+	const struct plt_rescue_options *given = how->opts->rescue;
+	PLT_AUTOFREE char *name = NULL, *format = NULL, *text = NULL;
+	struct plt_rescue_options rescue;
+	enum plt_certainty certainty;
+	struct plt_image *found = NULL;
+	json_t *tree = NULL;
+
+	if (plt_rescue_parent(img, given, &name, &format, &certainty, NULL) <= 0 || plt_name_parse(name, false, &tree, NULL) < 0)
+		return false;
+	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_SHARE_RAW | PLT_OPEN_NO_KEY | PLT_OPEN_RESCUE |
+					 PLT_OPEN_ZERO_LOST);
+	opts.cache = how->opts->cache;
+	opts.format = format;
+	opts.rescue = plt_rescue_below(given, &rescue);
+	if (plt_node_open_image(img->ctx, tree, &inner, &found, NULL) == 0 &&
+	    (!img->drv->check_backing || img->drv->check_backing(img, found, NULL) == 0) &&
+	    asprintf(&text, "'%s': its backing file '%s' is not there, or is another one; '%s' is taken for it (%s)", img->name,
+		     img->backing_name ? img->backing_name : "", name, plt_certainty_name(certainty)) >= 0) {
+		struct plt_check_finding f = { .id = "C-LOST", .severity = "corruption", .text = text, .beyond_qemu = true,
+					       .mended = true, .image = img->name };
+
+		plt_image_close(img->engine->backing, NULL);
+		img->engine->backing = plt_steal(&found);
+		if (certainty < PLT_PROVEN && img->engine->backing->engine->rescue)
+			plt_image_doubt(img->engine->backing, PLT_INFERRED, 0, UINT64_MAX, certainty,
+					"the backing file was found by its content");
+		if (given && given->found)
+			given->found(given->found_arg, &f);
+		plt_ctx_warn(img->ctx, "%s", text);
+	}
+	plt_image_close(found, NULL);
+	json_decref(tree);
+	if (text && err)
+		*err = (struct plt_error)PLT_ERROR_INIT;
+	return text;
 }
 
 /* Rescue: a backing file that is missing, or is another one, costs what lies in it and no more. */
@@ -218,7 +278,7 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 	}
 	r = open_backing(img, tree, how, err);
 	if (img->engine->rescue && (r == -ENOENT || r == -ENOTDIR || r == -ENOMEDIUM || r == -ESTALE))
-		r = do_without_backing(img, how->opts->rescue, r, err);
+		r = find_backing_again(img, how, err) ? 0 : do_without_backing(img, how->opts->rescue, r, err);
 	if (r == 0 && img->inactive && how->opts->flags & PLT_OPEN_FIND_BACKING && drv->find_backing)
 		r = drv->find_backing(img, err);
 	if (r < 0) {
@@ -287,7 +347,9 @@ static int open_plan(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t
 static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tree, const char *name,
 			 const char *format, struct plt_opening *how, struct plt_image **ret, struct plt_error *err)
 {
+	const char *map = how->opts->rescue ? how->opts->rescue->map : NULL;
 	struct plt_rescue_plan plan = { 0 };
+	struct plt_store *medium = NULL;
 	uint64_t size;
 	int r;
 
@@ -302,10 +364,25 @@ static int open_on_store(struct plt_ctx *ctx, struct plt_store *file, json_t *tr
 		return plt_error_set(err, EINVAL, "Unknown driver '%s'", format);
 	r = plt_store_size(file, &size, err);
 	if (r == 0)
-		r = plan_rescue(ctx, file, tree, name, format, how, &plan, err);
+		r = open_medium(file, map, &medium, err);
+	if (r == 0)
+		r = plan_rescue(ctx, medium, tree, name, format, how, &plan, err);
+	if (r == 0)
+		plt_medium_blank(medium, PLT_BLANK_TABLES);
+	if (r == 0) {
+		plan.medium = plt_store_ref(medium);
+		plan.map = map ? strdup(map) : NULL;
+		r = !map || plan.map ? 0 : plt_error_set(err, ENOMEM, "out of memory");
+	}
 	if (r == 0)
 		r = open_plan(ctx, &plan, size, tree, name, how, ret, err);
 	plt_rescue_plan_release(&plan);
+	if (r == 0 && plt_medium_is_bad(medium)) {
+		r = plt_unread_find(ctx, *ret, size, err);
+		if (r < 0)
+			plt_image_close(*ret, NULL);
+	}
+	plt_store_unref(medium);
 	return r;
 }
 

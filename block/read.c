@@ -135,16 +135,26 @@ static __attribute__((noinline)) void damaged(struct plt_io *io, const struct pl
 	plt_io_fail(io, EIO, &err);
 }
 
+/* What of it is there, part by part. */
+static __attribute__((noinline)) void read_parts(struct plt_io *io, const struct plt_run *run)
+{
+	struct plt_run part = *run, next;
+
+	for (; part.len && !io->result; part = next) {
+		part.len = plt_rescue_run(io, &part, &next);
+		if (part.len && part.cipher)
+			plt_io_read_cipher(io, &part);
+		else if (part.len)
+			read_data(io, &part);
+		io->all_zero &= !part.len;
+	}
+}
+
 static void read_run(struct plt_io *io, const struct plt_run *run)
 {
-	struct plt_run part;
-
 	if (io->eng->rescue && (run->kind == PLT_RUN_DATA || run->kind == PLT_RUN_DAMAGED)) {
-		part = *run;
-		part.len = plt_rescue_run(io, run);
-		if (!part.len)
-			return;
-		run = &part;
+		read_parts(io, run);
+		return;
 	}
 	switch (run->kind) {
 	case PLT_RUN_DATA:

@@ -61,8 +61,12 @@ const struct cli_opt cli_open_opts[] = {
 	  "with --rescue: an older copy or a clone of the disk, of the same size; what is lost and this one has is "
 	  "taken from it, and listed as inferred", CLI_FILE },
 	{ OPT_DEEP, "deep", NULL,
-	  "with --rescue: hold the guest's own structures against the map even if nothing else shows that it is wrong. check: "
+	  "with --rescue: hold the guest's own structures against the map even if nothing else shows that it is wrong (convert, "
+	  "dd, hash and compare do, of the upper eight layers). check: "
 	  "that as well, and decode every compressed cluster, and examine the chain and data files", CLI_ANY },
+	{ OPT_MAP, "map", "file",
+	  "with --rescue: a map of the medium as ddrescue writes it; of what it does not call read ('+') nothing is believed, it "
+	  "is lost. What turns out to be bad is added. scan: what it calls bad is not read; it is written anew", CLI_FILE },
 	{ OPT_ZERO_LOST, "zero-lost", NULL,
 	  "with --rescue: what is lost reads as zeros (elsewhere than in convert, dd and hash it is an error)", CLI_ANY },
 	{ 0 },

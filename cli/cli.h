@@ -109,6 +109,7 @@ struct cli_command {
 	const struct cli_opt *const *groups; /* tables ending with .val == 0; NULL-terminated */
 	int (*run)(struct cli_args *a);	     /* returns the exit status */
 	bool makes_result; /* of what it reads: under --rescue it goes on where something is lost */
+	bool reads_all;    /* under --rescue it may as well read the guest's metadata once more, to look deep */
 	bool makes_plan;   /* --plan and --report are its own */
 };
 
@@ -207,6 +208,7 @@ bool cli_rescue_take(struct cli_args *a, int c);
 bool cli_rescue_is_on(const struct cli_args *a);
 /* Of what was opened and closed with --rescue: is something lost, inferred or still wrong? */
 bool cli_rescue_doubts(const struct cli_args *a);
+const char *cli_donor(const struct cli_args *a); /* NULL: none */
 bool cli_looks_deep(const struct cli_args *a); /* --deep */
 /* For whoever opens disks without cli_open(). */
 int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts);

@@ -27,9 +27,12 @@ static const struct cli_opt opts[] = {
 	{ OPT_PLAN, "plan", "file", "follow this plan; with --dry-run: write the plan into this file", CLI_FILE },
 	{ OPT_TRUST, "trust", "strong|likely",
 	  "put pieces of a lost map where they are likely to belong, too (strong: only where the evidence is)", CLI_ANY },
+	{ OPT_DONOR, "donor", "image",
+	  "an older copy or a clone of the disk, of the same size: what is lost and this one has is taken from it, and is "
+	  "inferred", CLI_FILE },
 	{ OPT_DEEP, "deep", NULL,
-	  "hold the guest's own structures against the map even if nothing else shows that it is wrong (done anyway if "
-	  "something does)", CLI_ANY },
+	  "hold the guest's own structures against the map even if nothing else shows that it is wrong (which repair does "
+	  "anyway)", CLI_ANY },
 	{ OPT_IGNORE_FEATURE, "ignore-feature", "bit", CLI_IGNORE_FEATURE_HELP, CLI_ANY },
 	{ OPT_INTERACTIVE, "interactive", NULL, "ask about each piece of a lost map whose place is not sure", CLI_ANY },
 	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON (-: on standard output, behind all else)",
@@ -252,8 +255,8 @@ static int run(struct cli_args *a)
 	j.args = a;
 	if (!j.dry_run)
 		j.options.plan = cli_plan_file(a);
-	if (cli_looks_deep(a))
-		j.options.flags |= PLT_REPAIR_DEEP;
+	j.options.flags |= PLT_REPAIR_DEEP;
+	j.options.donor = cli_donor(a);
 	if (cli_trusts_likely(a))
 		j.options.flags |= PLT_REPAIR_TRUST_LIKELY;
 	if (j.interactive) {

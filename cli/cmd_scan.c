@@ -18,7 +18,6 @@ static int run(struct cli_args *a);
 static const struct cli_opt opts[] = {
 	{ 'f', "format", "fmt", "format of the source, whose disk is looked through (raw: its bytes)", CLI_FORMAT },
 	{ OPT_CARVE, "carve", "dir", "write what lies in one piece into files in this folder", CLI_DIR },
-	{ OPT_MAP, "map", "file", "a map of ddrescue: what it calls bad is not read; it is written anew", CLI_FILE },
 	{ 0 },
 };
 
@@ -36,7 +35,7 @@ const struct cli_command cli_scan = {
 		"they lie, partitions, and filesystems that lie in no partition. Files are named by the place, and none is "
 		"written over. How much of an image is there its check says, if its format has one.",
 		"Sectors that cannot be read are tried twice and passed over; where eight of 64 KiB fail the rest of these is not "
-		"tried. Memory stays below 64 MiB, and 4 MiB a core, whatever the size.",
+		"tried. The map of \\fB--map\\fR is written every few seconds: a run that was stopped does not try again what is bad. Memory stays below 64 MiB, and 4 MiB a core, whatever the size.",
 		"Exit status: 0 all was read, and is whole; 1 failed; 2 something could not be read, is damaged, or was not carved.",
 		NULL,
 	},

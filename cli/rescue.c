@@ -18,11 +18,12 @@
 
 /* Memory for findings is bounded: a damaged image may have several a cluster. */
 #define FINDINGS_MAX 1000000
+#define DEEP_LAYERS 8      /* looked at deeply where all is read anyway: each is looked at with all that is below it */
 #define LOST_SHOWN_MAX 100 /* ranges that repair names one by one: there may be more of them than a person reads */
 
 struct cli_rescue {
 	bool on, strict, zero_lost, likely, deep;
-	const char *report, *plan, *trust, *donor;
+	const char *report, *plan, *trust, *donor, *map;
 	struct plt_rescue_options options;
 	json_t *findings, *images;
 	uint64_t omitted;
@@ -46,8 +47,10 @@ bool cli_rescue_take(struct cli_args *a, int c)
 	struct cli_rescue *s;
 
 	if (c != OPT_RESCUE && c != OPT_REPORT && c != OPT_STRICT && c != OPT_ZERO_LOST && c != OPT_PLAN &&
-	    c != OPT_TRUST && c != OPT_DONOR && c != OPT_DEEP)
+	    c != OPT_TRUST && c != OPT_DONOR && c != OPT_DEEP && c != OPT_MAP)
 		return false;
+	if (c == OPT_MAP && a->cmd == &cli_scan)
+		return false; /* it writes that one */
 	s = state(a);
 	if (!s)
 		return true;
@@ -63,6 +66,9 @@ bool cli_rescue_take(struct cli_args *a, int c)
 		break;
 	case OPT_DONOR:
 		s->donor = a->arg;
+		break;
+	case OPT_MAP:
+		s->map = a->arg;
 		break;
 	case OPT_TRUST:
 		s->likely = !strcmp(a->arg, "likely");
@@ -91,6 +97,11 @@ bool cli_trusts_likely(const struct cli_args *a)
 const char *cli_plan_file(const struct cli_args *a)
 {
 	return a->rescue ? a->rescue->plan : NULL;
+}
+
+const char *cli_donor(const struct cli_args *a)
+{
+	return a->rescue ? a->rescue->donor : NULL;
 }
 
 bool cli_looks_deep(const struct cli_args *a)
@@ -157,11 +168,11 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 	if (!s || a->cmd->makes_plan)
 		return 0;
 	if (!s->on && s->deep && a->cmd == &cli_check && !s->report && !s->strict && !s->plan && !s->trust && !s->donor &&
-	    !s->zero_lost)
+	    !s->map && !s->zero_lost)
 		return 0;
 	if (!s->on) {
 		cli_error("%s is said of a disk that is opened with --rescue", s->report ? "--report" : s->strict ? "--strict" :
-			  s->plan ? "--plan" : s->trust ? "--trust" : s->donor ? "--donor" : s->deep ? "--deep" : "--zero-lost");
+			  s->plan ? "--plan" : s->trust ? "--trust" : s->donor ? "--donor" : s->map ? "--map" : s->deep ? "--deep" : "--zero-lost");
 		return -1;
 	}
 	if (s->strict && s->zero_lost) {
@@ -174,7 +185,10 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 	s->options.plan = s->plan;
 	s->options.trust_likely = s->likely;
 	s->options.donor = s->donor;
+	s->options.map = s->map;
 	s->options.deep = s->deep;
+	if (a->cmd->reads_all)
+		s->options.deep_layers = DEEP_LAYERS;
 	opts->rescue = &s->options;
 	opts->flags |= PLT_OPEN_RESCUE;
 	opts->flags &= ~(unsigned)PLT_OPEN_INSPECT; /* what a base has lost is the disk's loss */
@@ -307,6 +321,8 @@ void cli_rescue_tell(const struct cli_args *a, struct plt_disk *disk)
 		cli_error("%s", err.text);
 	if (end_lists(s, &l, plt_disk_format(disk), plt_disk_size(disk), r == 0))
 		s->doubts = true;
+	if (plt_disk_update_map(disk, &err) < 0)
+		cli_error("%s", err.text);
 }
 
 bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const char *name, const char *format)

@@ -582,6 +582,13 @@ struct plt_driver {
 	 */
 	int (*recognise)(struct plt_ctx *ctx, struct plt_store *file, struct plt_error *err);
 	/*
+	 * Of an image in @file: the name of the file that has its data, malloc'ed (*ret_name NULL: it records none), and how
+	 * far that is mapped; -ENOENT: it has its data itself.  And to record another, by its name beside the image, in
+	 * @file, an overlay.  NULL: the format has no such thing.
+	 */
+	int (*data_file)(struct plt_store *file, char **ret_name, uint64_t *ret_end, struct plt_error *err);
+	int (*set_data_file)(struct plt_store *file, const char *name, struct plt_error *err);
+	/*
 	 * Make the image in @overlay show piece i of @p at the guest offset i * p->span, and nothing else: what is in
 	 * them can be read then, whatever encodes it.
 	 */

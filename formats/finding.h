@@ -140,6 +140,11 @@ struct plt_mend {
 	bool more;
 	bool counts_gone;         /* the image had lost counts of what is in use; kept across rounds, whatever the plan makes */
 	bool nameless;            /* the header was made anew: if it named another file, nobody knows */
+	/*
+	 * Over an external data file a table is empty: that it was cleared the caller can find out, if the guest's metadata
+	 * verify in the file itself, and not on the disk that is shown.  Then it says so.
+	 */
+	bool data_hidden, data_is_disk;
 	bool cut;                 /* it had tables behind its end; kept as well */
 	bool bitmaps_lost;        /* some of its bitmaps may be left where nothing names them; kept as well */
 	bool map_damaged;         /* an entry of the map was found that cannot be: no stop of a program explains that */

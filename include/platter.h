@@ -120,6 +120,12 @@ struct plt_rescue_options {
 	const char *donor;
 	/* Of every layer: hold the guest's own structures against the map though nothing else shows that it is wrong. */
 	bool deep;
+	/*
+	 * A map of the medium that the file is, or was copied from, as ddrescue keeps it, of the image that is named: what it
+	 * does not call read ('+') is lost.  NULL: none.
+	 */
+	const char *map;
+	unsigned deep_layers;   /* the same of so many layers only, from the top; those below where something shows */
 };
 #define PLT_RESCUE_OPTIONS_INIT { .size = sizeof(struct plt_rescue_options) }
 
@@ -320,6 +326,11 @@ struct plt_doubt_range {
  */
 int plt_disk_doubts(struct plt_disk *disk, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg,
 		    struct plt_error *err);
+/*
+ * What could not be read of the medium of a disk that was opened with a map (plt_rescue_options.map) is noted in that map,
+ * which is replaced as a whole.
+ */
+int plt_disk_update_map(struct plt_disk *disk, struct plt_error *err);
 
 /* What was planned for one layer of a rescued disk. */
 struct plt_rescue_info {
@@ -572,6 +583,7 @@ enum {
 	PLT_CHAIN_FOLDERS = 1 << 2,      /* @names are folders: all files in each, */
 	PLT_CHAIN_HIDDEN = 1 << 3,       /* hidden ones too */
 	PLT_CHAIN_KNOWN_ONLY = 1 << 1,   /* leave out of @names what is no image but perhaps a raw one, unless it is a layer */
+	PLT_CHAIN_IN_ORDER = 1 << 4,     /* the chain of the (one) image from the top down, as with SHARE; nothing is added up */
 };
 /*
  * What depends on what: the images @names and all that they lead to, each looked at by its header alone, side by
@@ -581,6 +593,34 @@ enum {
 int plt_chain_look(struct plt_ctx *ctx, const char *const *names, unsigned n, unsigned flags, struct plt_chain **ret,
 		   struct plt_error *err);
 void plt_chain_free(struct plt_chain *chain); /* NULL allowed */
+
+struct plt_chain_range {
+	uint64_t start, length;
+};
+struct plt_chain_change {
+	const char *id;                  /* "C-COMMIT", "C-CHANGED", "C-REBASE" */
+	bool harmless;                   /* the disk shows what it did */
+	const char *layer, *parent;      /* of the chain: whose backing file has changed, and that one */
+	unsigned depth;                  /* of the layer; 0 is the image */
+	const char *text;                /* of the layer, for a person */
+	const char *why;                 /* the same in few words */
+	bool lost;                       /* the ranges surely hold another's content; else they may be right */
+	/*
+	 * What the disk reads from what has changed, and whose right content is not known; in terms of the image, ascending
+	 * and disjoint.
+	 */
+	const struct plt_chain_range *ranges;
+	size_t nranges;
+	uint64_t bytes;
+};
+/*
+ * Which layers of the chain of @name are not what they were when the layer above was made, by what they hold: another image
+ * was committed into them (images on the same layers are looked for in their folders and in @folders, which ends with NULL
+ * and may be NULL); they were written to; and with @deep, two layers do not fit together by the guest's metadata, whatever
+ * the times say.  Only reads.
+ */
+int plt_chain_changes(struct plt_ctx *ctx, const char *name, const char *const *folders, bool deep,
+		      void (*found)(void *arg, const struct plt_chain_change *c), void *arg, struct plt_error *err);
 
 /* ---- space --------------------------------------------------------------------------------------- */
 
@@ -747,6 +787,11 @@ struct plt_repair_options {
 	 */
 	bool (*offered)(void *arg, const struct plt_placement_offer *offer);
 	void *offered_arg;
+	/*
+	 * An older copy or a clone of the disk, of the same size: what is lost for good and this one has at the same place is
+	 * written into the image, 256 MiB at most, and is inferred.  Of an image that stands on others, these are opened.
+	 */
+	const char *donor;
 };
 #define PLT_REPAIR_OPTIONS_INIT { .size = sizeof(struct plt_repair_options) }
 

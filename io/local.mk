@@ -21,6 +21,9 @@ libplatter_core_la_SOURCES += \
 	io/limits.c \
 	io/lock.c \
 	io/lock.h \
+	io/mapfile.c \
+	io/mapfile.h \
+	io/medium.c \
 	io/memory.c \
 	io/null.c \
 	io/op.c \

@@ -26,6 +26,7 @@ struct qcow2_l2ref {
 	bool flagged;		 /* something in it wants a second look */
 	bool empty;		 /* it lies in a hole */
 	uint8_t shape;		 /* QCOW2_SHAPE_*: see qcow2_l2_shape() */
+	uint8_t content;	 /* see qcow2_l2_is_other(): 0: not known, 1: a table, 2: something else */
 	uint64_t moved;		 /* mending: a new table has its sound entries */
 	uint32_t walk, seen;	 /* how often the present walk of an L1 has looked at it */
 };
@@ -167,6 +168,7 @@ struct qcow2_exam {
 	bool cut;	    /* so do several of them, or tables lie there: no stop explains that */
 	uint64_t shares;    /* clusters that are reached, and counted more often than that: when orphans are judged */
 	bool shares_lost;   /* snapshots have what the disk had as well, whose map is gone */
+	bool lost_by_name;  /* only what the plan has named lost before makes the orphans lost */
 	bool counts_gone;   /* stored counts say that what is in use is free */
 	bool bitmaps_bad;   /* so could the directory of bitmaps */
 	bool snapshots_bad; /* the snapshot table could not be read: what it reaches is not counted */
@@ -329,6 +331,12 @@ bool qcow2_is_stale(const struct qcow2_exam *x, uint64_t off, uint8_t *buf, uint
 /* mend/shapes.c.  Could @e be an entry of an L2 table?  *ret_off: the cluster that it names, or 0. */
 bool qcow2_entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t *ret_off);
 
+/*
+ * Over an external data file clusters lie where the guest has them: the guest offset at which the table must begin that
+ * says so with all of its *ret_n entries; UINT64_MAX: it says something else, or nothing.
+ */
+uint64_t qcow2_own_place(const struct qcow2_state *q, const uint8_t *table, uint32_t *ret_n);
+
 /* What a table that is named looks like; it is read once.  @buf: one cluster. */
 enum {
 	QCOW2_SHAPE_FULL = 1 << 0,    /* some of each 512 bytes is used */
@@ -337,6 +345,8 @@ enum {
 	QCOW2_SHAPE_GARBAGE = 1 << 3, /* many entries cannot be, or it cannot be read */
 };
 unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *buf);
+/* Does something else lie where @l is named, in which hardly anything can be an entry?  It is read once. */
+bool qcow2_l2_is_other(struct qcow2_exam *x, struct qcow2_l2ref *l);
 /* Has a table nothing but entries that can be, a few at most excepted? */
 bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *table);
 
@@ -421,6 +431,10 @@ int qcow2_map_tables(struct plt_ctx *ctx, struct plt_store *file, struct plt_orp
 
 /* mend/clusters.c: single clusters back into the map, and what is given up. */
 int qcow2_mend_clusters(struct qcow2_exam *x);
+
+/* mend/datafile.c: as the driver's members say */
+int qcow2_data_file(struct plt_store *file, char **ret_name, uint64_t *ret_end, struct plt_error *err);
+int qcow2_set_data_file(struct plt_store *file, const char *name, struct plt_error *err);
 
 /*
  * show.c: an image of nothing but orphans, for the search for their places.

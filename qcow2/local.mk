@@ -22,9 +22,11 @@ libplatter_core_la_SOURCES += \
 	qcow2/mend/bitmaps.c \
 	qcow2/mend/blank.c \
 	qcow2/mend/clusters.c \
+	qcow2/mend/datafile.c \
 	qcow2/mend/features.c \
 	qcow2/mend/find.c \
 	qcow2/mend/find.h \
+	qcow2/mend/find_external.c \
 	qcow2/mend/find_tables.c \
 	qcow2/mend/header.c \
 	qcow2/mend/luks.c \

@@ -5,6 +5,7 @@ libplatter_core_la_SOURCES += \
 	repair/apply.c \
 	repair/beside.c \
 	repair/copy.c \
+	repair/datafile.c \
 	repair/deep.c \
 	repair/deep/deep.h \
 	repair/deep/map.c \
@@ -12,6 +13,7 @@ libplatter_core_la_SOURCES += \
 	repair/deep/step.c \
 	repair/deep/suspects.c \
 	repair/deep/survey.c \
+	repair/donate.c \
 	repair/doubts.c \
 	repair/evidence/assign.c \
 	repair/evidence/ends.c \
@@ -35,11 +37,16 @@ libplatter_core_la_SOURCES += \
 	repair/guest/table.c \
 	repair/packed.c \
 	repair/parent.c \
+	repair/parent/again.c \
+	repair/parent/commits.c \
 	repair/parent/content.c \
 	repair/parent/find.c \
 	repair/parent/link.c \
+	repair/parent/links.c \
+	repair/parent/links.h \
 	repair/parent/parent.h \
 	repair/parent/rank.c \
+	repair/parent/traces.c \
 	repair/place.c \
 	repair/plan.c \
 	repair/planfile.c \

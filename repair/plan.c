@@ -12,10 +12,13 @@
 #include <string.h>
 
 #include "formats/driver.h"
+#include "io/mapfile.h"
 #include "repair/deep/deep.h"
 #include "repair/guest/guest.h"
 
 #define MAX_ROUNDS 64
+#define MAX_PASSES 4
+#define COUNTS ((unsigned)(PLT_MEND_LOWER | PLT_MEND_RAISE | PLT_MEND_REBUILD))
 #define MAX_REMEMBERED 4096 /* of what is put right */
 
 void plt_repair_forget(struct plt_repair *rep)
@@ -99,6 +102,18 @@ static bool can_look_deep(const struct plt_repair *rep, unsigned what)
 	return what & PLT_MEND_MAP && drv && drv->map_pieces && drv->show_pieces && (rep->deep || !rep->image_only);
 }
 
+/*
+ * What was placed makes more of the disk known, and what was given up is not in the way any more: while something is
+ * missing or left over, all is gone through once more.  So a repair of what was repaired has nothing left to do.
+ */
+static bool has_open(const struct plt_mend *mend, const struct plt_check_result *res)
+{
+	for (size_t i = 0; i < mend->doubts.n; i++)
+		if (mend->doubts.v[i].kind == PLT_LOST)
+			return true;
+	return res->leaks || mend->unplaced.n;
+}
+
 static bool is_damaged(const struct plt_check_result *r)
 {
 	return r->corruptions || r->leaks || r->added;
@@ -117,12 +132,15 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	struct plt_streams streams = { 0 };
 	bool deeply = can_look_deep(rep, what);
 	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
+	const unsigned first = deeply ? what & ~COUNTS : what; /* what nothing reaches may be what the guest misses, and what
+								* is named too often another's */
+	bool news = false; /* this pass has changed something */
+	unsigned passes = 1;
 	int r = 0;
 
-	if (deeply) /* what nothing reaches may be what the guest misses, and what is named too often another's */
-		mend.what &= ~(unsigned)(PLT_MEND_LOWER | PLT_MEND_RAISE | PLT_MEND_REBUILD);
+	mend.what = first;
 	for (unsigned i = 0; r == 0 && mend.changed; i++) {
-		if (i == MAX_ROUNDS) {
+		if (i == MAX_ROUNDS * passes) {
 			r = plt_error_set(err, EUCLEAN, "'%s': after %u rounds of repair there still is something to repair",
 					  rep->name, i);
 			break;
@@ -140,6 +158,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			rep->before.corruptions_fixed += res.corruptions_fixed;
 			rep->before.leaks_fixed += res.leaks_fixed;
 		}
+		news |= mend.changed;
 		if (r < 0 || mend.changed) {
 			asked &= !mend.changed || (mend.stage == PLT_MEND_CLUSTERS && !rep->ask_again);
 			continue;
@@ -147,6 +166,8 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		if (!adopted) {
 			adopted = true;
 			r = plt_repair_adopt(rep, &mend.doubts, found, arg, &mend.changed, err);
+			if (r == 0 && !mend.changed && !rep->image_only)
+				r = plt_repair_find_data(rep, &mend, found, arg, err);
 			if (r < 0 || mend.changed)
 				continue;
 		}
@@ -186,6 +207,17 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			mend.changed = true;
 			asked = false;
 		}
+		if (!mend.changed && news && what & PLT_MEND_MAP && passes < MAX_PASSES && has_open(&mend, &res)) {
+			passes++;
+			mend.stage = PLT_MEND_TABLES;
+			mend.nplace = 0;
+			mend.what = first;
+			mend.changed = true;
+			free(deep.moves);
+			deep = (struct deep_steps){ 0 };
+			deeply = can_look_deep(rep, what);
+			asked = news = false;
+		}
 	}
 	free(place);
 	free(deep.moves);
@@ -206,7 +238,7 @@ static int find_pending(struct plt_repair *rep, char **ret, struct plt_error *er
 	int r = 0;
 
 	*ret = NULL;
-	if (!strcmp(rep->file->ops->kind, "file"))
+	if (!strcmp(plt_medium_below(rep->file)->ops->kind, "file"))
 		r = plt_beside_find(rep->file->name, &b, rep->undo_file ? NULL : err);
 	*ret = b.pending;
 	b.pending = NULL;
@@ -409,6 +441,13 @@ int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_o
 	if (r < 0) {
 		plt_repair_free(rep);
 		return r;
+	}
+	if (options && options->donor) {
+		r = plt_repair_donate(rep, options->donor, found, arg, err);
+		if (r < 0) {
+			plt_repair_free(rep);
+			return r;
+		}
 	}
 	rep->before.lost = rep->done_before.lost;
 	rep->before.inferred = rep->done_before.inferred;

@@ -16,6 +16,8 @@
  *	doubts.c  what it leaves lost or inferred, of the disk and of its snapshots
  *	place.c   what the driver could not place, by evidence (evidence/)
  *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
+ *	datafile.c  which file beside the image has its data, when the name is lost
+ *	donate.c  what is lost, from an older copy or a clone
  *	foreign.c  what other programs' journals say
  *	packed.c  compressed units among it
  *	streams.c  compressed units whose entries lead to nothing that decodes
@@ -118,6 +120,13 @@ int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret);
 int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
 		     void (*found)(void *arg, const struct plt_check_finding *f), void *arg, bool *ret_done,
 		     struct plt_error *err);
+/*
+ * Where the file that has the image's data cannot be opened, the one beside the image is recorded of which the content says
+ * so; where none does, that is said.  And if the map hides what is in it, is that the guest's disk (mend->data_is_disk)?
+ * What is found out changes the plan (mend->changed).
+ */
+int plt_repair_find_data(struct plt_repair *rep, struct plt_mend *mend,
+			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
 /* Placements of pieces of a child by what its parent has; malloc.  None, and no error, where there is no parent. */
 int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n);
 /*
@@ -157,6 +166,9 @@ bool plt_repair_wants(const struct plt_repair *rep, const struct plt_orphans *o,
 int plt_repair_write(struct plt_repair *rep, struct plt_error *err);
 /* Would less of the disk be readable after the plan than before it? */
 bool plt_repair_is_worse(struct plt_repair *rep);
+/* Write what the plan leaves lost, and the donor @name has, into the image as it is planned. */
+int plt_repair_donate(struct plt_repair *rep, const char *name, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		      struct plt_error *err);
 /* Forget why. */
 void plt_repair_forget(struct plt_repair *rep);
 /* Forget the edits. */

@@ -19,6 +19,8 @@ void plt_rescue_plan_release(struct plt_rescue_plan *plan)
 	plt_store_unref(plan->overlay);
 	free(plan->format);
 	plt_doubts_release(&plan->doubts);
+	plt_store_unref(plan->medium);
+	free(plan->map);
 	*plan = (struct plt_rescue_plan){ 0 };
 }
 

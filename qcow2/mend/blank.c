@@ -50,7 +50,7 @@ static bool is_missed(struct qcow2_exam *x, uint64_t off)
 {
 	uint64_t k = off >> x->q.cluster_bits, stored;
 
-	return qcow2_stored_count(&x->c, k, &stored) == 0 && stored > qcow2_references(&x->c, k);
+	return !x->counts_gone && qcow2_stored_count(&x->c, k, &stored) == 0 && stored > qcow2_references(&x->c, k);
 }
 
 /* The table of snapshot @i at L1 entry @index, in b->donor; false: it has none of its own. */
@@ -215,7 +215,8 @@ static int look_at(void *arg, uint32_t index, uint64_t e)
 	if (!x->c.external)
 		return from_snapshots(b, index, off);
 	/* (an empty table is also what a stop leaves: only where the file *is* the disk does it make no difference) */
-	if (!file_is_disk(x) && !x->ex->mend->look)
+	x->ex->mend->data_hidden |= (shape & QCOW2_SHAPE_ZERO) != 0;
+	if (!file_is_disk(x) && !x->ex->mend->look && !x->ex->mend->data_is_disk)
 		return 0;
 	return shape & QCOW2_SHAPE_ZERO && !x->backing ? as_it_lies(b, index, off) : 0;
 }

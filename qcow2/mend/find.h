@@ -15,6 +15,8 @@ struct qcow2_sight {
 	uint32_t n;     /* entries */
 	uint8_t align;  /* what they name lies at multiples of 1 << align */
 	bool pairs;     /* only as a table of extended entries */
+	uint8_t own;    /* the places are the guest's own offsets in clusters of 1 << own; 0: they are not */
+	bool own_pairs; /* as a table of extended entries */
 };
 
 /* A table of one cluster, by shape. */
@@ -24,6 +26,8 @@ struct qcow2_found_table {
 	uint32_t tables;  /* of them, that name tables */
 	bool l1;          /* and all of them do */
 	bool zeros, compressed;
+	uint32_t named;   /* the last cluster, counted as they are looked at, that names it */
+	uint64_t base;    /* over an external data file: the guest offset that its entries begin with */
 };
 
 /* At most 72 MiB of memory, and 1 MiB a thread: what is seen beyond that is not noted. */
@@ -51,6 +55,8 @@ struct qcow2_find {
 	/* find_tables.c */
 	struct qcow2_found_table *t;
 	uint32_t nt;
+	uint32_t looks;           /* clusters that have been looked at as L1 tables */
+	bool external;            /* tables name the guest's own offsets: data is in another file */
 	bool is_qcow2;            /* there are tables enough */
 	uint64_t l1_offset;       /* 0: not found */
 	bool l1_marked;           /* its tables have marks (COPIED), which a snapshot's have not */
@@ -65,6 +71,13 @@ struct qcow2_find {
 	bool l1_is_snapshots;     /* the L1 table that was found is none of the disk's */
 	uint64_t made_size;       /* of the disk, if the L1 table is to be made anew */
 };
+
+/* Clusters of that size, and tables of that kind, from now on. */
+void qcow2_find_assume(struct qcow2_find *f, unsigned cluster_bits, bool extl2);
+/* find_external.c: 512 bytes of a table over an external data file, of entries of @step bytes?  sight->own, ->n */
+bool qcow2_sight_own(const uint8_t *p, unsigned step, struct qcow2_sight *s);
+/* Is it an image with an external data file?  Then cluster size and kind are assumed.  @buf: room for the largest cluster. */
+void qcow2_find_external(struct qcow2_find *f, uint8_t *buf);
 
 uint64_t qcow2_find_bound(uint64_t file_size);
 /* One pass over the file. */
@@ -83,6 +96,8 @@ bool qcow2_find_maps(struct qcow2_find *f, uint64_t off);
 /* Is there an L1 table, as far as a look at its beginning tells, of an image with clusters of that size? */
 bool qcow2_l1_fits(const struct qcow2_find *f, uint64_t l1_offset, uint32_t l1_size, unsigned cluster_bits);
 bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q);
+/* Is most of what the L1 table has behind the @need entries that the disk needs no entry at all? */
+bool qcow2_l1_runs_over(struct plt_store *file, uint64_t l1_offset, uint64_t need, uint32_t l1_size, unsigned cluster_bits);
 void qcow2_find_release(struct qcow2_find *f);
 
 /*

@@ -26,7 +26,7 @@
 #define UNKNOWN 16     /* L1 entries for each table of a disk whose size nothing says */
 #define MAX_SAMPLES 256 /* clusters whose counts a refcount table must know */
 
-static void assume(struct qcow2_find *f, unsigned cluster_bits, bool extl2)
+void qcow2_find_assume(struct qcow2_find *f, unsigned cluster_bits, bool extl2)
 {
 	struct qcow2_state *q = &f->x.q;
 
@@ -64,6 +64,10 @@ static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t 
 		if (to && !(e & QCOW2_COMPRESSED))
 			seen[n++] = to;
 	}
+	if (f->external) {
+		ret->base = qcow2_own_place(q, buf, &n);
+		return !bad && ret->base != UINT64_MAX;
+	}
 	qsort(seen, n, sizeof(*seen), qcow2_by_value);
 	for (uint32_t i = 1; i < n; i++)
 		bad += seen[i] == seen[i - 1];
@@ -76,7 +80,7 @@ static uint64_t covered(struct qcow2_find *f, unsigned bits, bool extl2, uint32_
 	uint64_t sum = 0;
 	uint32_t groups = 0;
 
-	assume(f, bits, extl2);
+	qcow2_find_assume(f, bits, extl2);
 	for (uint32_t i = 0, k; i < f->n && groups < MAX_GROUPS; i = k) {
 		struct qcow2_found_table t;
 		uint32_t n = 0;
@@ -118,7 +122,7 @@ static int choose_size(struct qcow2_find *f, uint8_t *buf, uint64_t *seen)
 			/* Tables that are damaged are whole in small pieces only: the header is right if some are. */
 			if (f->hint > bits && got[extl2][f->hint] * 4 >= most[extl2])
 				bits = f->hint;
-			assume(f, bits, extl2);
+			qcow2_find_assume(f, bits, extl2);
 			return 0;
 		}
 	return -ENOENT;
@@ -174,22 +178,27 @@ static bool is_empty_table(const struct qcow2_find *f, uint64_t off)
 
 	if (off >= f->file_size || plt_store_read(f->file, off, buf, len, PLT_IO_L2, NULL) < 0)
 		return false;
-	for (uint32_t i = 0; i < len; i += 8)
-		if (plt_get_be64(buf + i) > (f->x.q.extl2 ? 0 : QCOW2_L2_ZERO))
+	for (uint32_t i = 0; i < len; i += 8) {
+		const bool bitmap = f->x.q.extl2 && i % 16; /* (of which the first half says what is zero) */
+
+		if (plt_get_be64(buf + i) & (bitmap ? UINT64_C(0xffffffff) : f->x.q.extl2 ? UINT64_MAX : ~QCOW2_L2_ZERO))
 			return false;
+	}
 	return true;
 }
 
-/* Words of a plain table: is each 0 or the place of a cluster?  *ret_tables of them are L2 tables by shape. */
-static bool names_only(const struct qcow2_find *f, const uint8_t *buf, bool l1, uint32_t *ret_n, uint32_t *ret_tables,
+/* Words of a plain table: is each 0 or the place of a cluster, another one each?  *ret_tables of them are L2 tables by shape. */
+static bool names_only(struct qcow2_find *f, const uint8_t *buf, bool l1, uint32_t *ret_n, uint32_t *ret_tables,
 		       bool *ret_marked)
 {
 	const struct qcow2_state *q = &f->x.q;
 
-	uint32_t empty = 0;
+	uint32_t empty = 0, again = 0;
+	struct qcow2_found_table *t;
 
 	*ret_n = *ret_tables = 0;
 	*ret_marked = false;
+	f->looks++;
 	for (uint32_t at = 0; at < q->cluster_size; at += 8) {
 		uint64_t e = plt_get_be64(buf + at), off = e & QCOW2_L1_OFFSET;
 
@@ -197,13 +206,19 @@ static bool names_only(const struct qcow2_find *f, const uint8_t *buf, bool l1, 
 			continue;
 		if ((e & QCOW2_L1_RESERVED) || !off || (off & (q->cluster_size - 1)) || off >= f->bound)
 			return false;
-		if (l1 && !table_find(f, off) && empty++ < MAX_EMPTY && is_empty_table(f, off))
+		t = table_find(f, off);
+		if (l1 && !t && empty++ < MAX_EMPTY && is_empty_table(f, off))
 			continue;
 		++*ret_n;
-		*ret_tables += table_find(f, off) != NULL;
+		*ret_tables += t != NULL;
 		*ret_marked |= !!(e & QCOW2_COPIED);
+		if (t && t->named == f->looks)
+			again++;
+		else if (t)
+			t->named = f->looks;
 	}
-	return *ret_n + empty > 0;
+	/* (an L1 table names each but once, save for one entry that may be damaged) */
+	return *ret_n + empty > 0 && again <= 1 + *ret_n / SURE;
 }
 
 /*
@@ -420,7 +435,7 @@ static void look_at_map(struct qcow2_find *f, uint8_t *buf)
 			if (!plt_is_zero(buf + (size_t)k * q->l2_entry_size, q->l2_entry_size))
 				f->mapped_end = ((uint64_t)i << bits) + ((uint64_t)(k + 1) << q->cluster_bits);
 	}
-	if (l1_at(f, 0) && plt_store_read(f->file, l1_at(f, 0), buf, q->cluster_size, PLT_IO_L2, NULL) == 0 &&
+	if (!f->external && l1_at(f, 0) && plt_store_read(f->file, l1_at(f, 0), buf, q->cluster_size, PLT_IO_L2, NULL) == 0 &&
 	    !(plt_get_be64(buf) & (QCOW2_COMPRESSED | QCOW2_L2_ZERO)))
 		f->guest_start = plt_get_be64(buf) & QCOW2_L2_OFFSET;
 }
@@ -561,12 +576,36 @@ static uint64_t marked_tables(struct qcow2_find *f, uint8_t *buf, uint64_t *ret_
 	return tables;
 }
 
+/* There is room for an L1 table of a disk of @size bytes, behind the end of the file. */
+static bool made(struct qcow2_find *f, uint64_t size)
+{
+	const struct qcow2_state *q = &f->x.q;
+	uint64_t entries = size <= INT64_MAX ? qcow2_l1_entries(q, size) : UINT64_MAX;
+
+	if (entries > QCOW2_MAX_L1_BYTES / 8 || f->file_size > QCOW2_MAX_HOST_OFFSET / 2) {
+		f->l1_is_snapshots = false;
+		return false;
+	}
+	f->l1_offset = plt_align_up(f->file_size, q->cluster_size);
+	f->l1_size = (uint32_t)entries;
+	f->l1_used = 0;
+	f->made_size = size;
+	return true;
+}
+
 bool qcow2_find_l1_place(struct qcow2_find *f)
 {
 	const struct qcow2_state *q = &f->x.q;
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(q->cluster_size);
-	uint64_t tables, most, size, entries;
+	uint64_t tables, most, size = 0;
 
+	if (f->external && f->l1_offset)
+		return true;
+	if (f->external) { /* (they say themselves where they belong) */
+		for (uint32_t i = 0; i < f->nt; i++)
+			size = PLT_MAX(size, f->t[i].base + (UINT64_C(1) << (q->cluster_bits + q->l2_bits)));
+		return made(f, size);
+	}
 	f->l1_is_snapshots = buf && has_newer_tables(f, buf);
 	tables = buf ? marked_tables(f, buf, &most) : 0;
 	if (!tables || (tables < 2 && most < SOME))
@@ -577,16 +616,7 @@ bool qcow2_find_l1_place(struct qcow2_find *f)
 	size = f->gpt_size && !f->gpt_several ? f->gpt_size : f->l1_is_snapshots ? f->l1_used : tables == 1 ? 1 : tables * UNKNOWN;
 	if (size != f->gpt_size)
 		size <<= q->cluster_bits + q->l2_bits;
-	entries = size <= INT64_MAX ? qcow2_l1_entries(q, size) : UINT64_MAX;
-	if (entries > QCOW2_MAX_L1_BYTES / 8 || f->file_size > QCOW2_MAX_HOST_OFFSET / 2) {
-		f->l1_is_snapshots = false;
-		return false;
-	}
-	f->l1_offset = plt_align_up(f->file_size, q->cluster_size);
-	f->l1_size = (uint32_t)entries;
-	f->l1_used = 0;
-	f->made_size = size;
-	return true;
+	return made(f, size);
 }
 
 bool qcow2_find_maps(struct qcow2_find *f, uint64_t off)
@@ -604,6 +634,28 @@ bool qcow2_find_maps(struct qcow2_find *f, uint64_t off)
 	return false;
 }
 
+bool qcow2_l1_runs_over(struct plt_store *file, uint64_t l1_offset, uint64_t need, uint32_t l1_size, unsigned cluster_bits)
+{
+	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE);
+	uint64_t mask = (UINT64_C(1) << cluster_bits) - 1, file_size;
+	uint32_t used = 0, bad = 0;
+
+	if (!l1 || plt_store_size(file, &file_size, NULL) < 0)
+		return false;
+	for (uint64_t i = need; i < l1_size && l1_offset + i * 8 < file_size; i++) {
+		uint32_t at = (uint32_t)((i - need) * 8 % NOWHERE);
+		uint64_t e, off;
+
+		if (!at && plt_store_read(file, l1_offset + i * 8, l1, NOWHERE, PLT_IO_L1, NULL) < 0)
+			return false;
+		e = plt_get_be64(l1 + at);
+		off = e & QCOW2_L1_OFFSET;
+		used += e != 0;
+		bad += e && (e & QCOW2_L1_RESERVED || off & mask || off >= file_size);
+	}
+	return bad * 2 > used;
+}
+
 bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 {
 	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE), *part = plt_alloc_io(NOWHERE);
@@ -615,10 +667,13 @@ bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 	if (!l1 || !part || plt_store_size(file, &f.file_size, NULL) < 0)
 		return false;
 	f.bound = qcow2_find_bound(f.file_size);
-	assume(&f, q->cluster_bits, q->extl2);
+	qcow2_find_assume(&f, q->cluster_bits, q->extl2);
 	f.x.c.external = q->external;
 	if ((q->l1_offset & (q->cluster_size - 1)) || q->l1_offset >= f.file_size)
 		return q->virtual_size != 0;
+	if ((q->l1_offset < q->cluster_size && q->l1_size) ||
+	    qcow2_l1_runs_over(file, q->l1_offset, qcow2_l1_entries(q, q->virtual_size), q->l1_size, q->cluster_bits))
+		return true;
 	if (plt_store_read(file, q->l1_offset, l1, NOWHERE, PLT_IO_L1, NULL) < 0)
 		return false;
 	for (uint32_t i = 0; i < n; i++) {
@@ -662,7 +717,12 @@ int qcow2_find_tables(struct qcow2_find *f)
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io((size_t)1 << QCOW2_MAX_CLUSTER_BITS);
 	PLT_AUTOFREE uint64_t *seen = calloc((size_t)1 << (QCOW2_MAX_CLUSTER_BITS - 3), sizeof(*seen));
 	uint32_t large = 0;
-	int r = buf && seen ? choose_size(f, buf, seen) : -ENOMEM;
+	int r = buf && seen ? 0 : -ENOMEM;
+
+	if (r == 0)
+		qcow2_find_external(f, buf);
+	if (r == 0 && !f->external)
+		r = choose_size(f, buf, seen);
 
 	if (r == 0)
 		r = gather(f, buf, seen);
@@ -677,7 +737,7 @@ int qcow2_find_tables(struct qcow2_find *f)
 	for (uint32_t i = 0; i < f->nt; i++)
 		large += f->t[i].n >= MANY;
 	/* Tables of an image that is a guest's file name places in that file, and lead nowhere here. */
-	f->is_qcow2 = f->l1_offset && (f->reftable_offset || large >= 2);
+	f->is_qcow2 = f->external || (f->l1_offset && (f->reftable_offset || large >= 2));
 	look_at_map(f, buf);
 	tell_codec(f, buf);
 	return 0;

@@ -279,8 +279,10 @@ static void mend_tables(struct mending *m)
 			need = l1_need(f, get64(m, AT(size)));
 		}
 	}
-	if (l1_size < need || l1_size < f->l1_used || (uint64_t)l1_size * 8 > QCOW2_MAX_L1_BYTES ||
-	    !plt_in_range(l1, (uint64_t)l1_size * 8, plt_align_up(f->file_size, f->x.q.cluster_size)))
+	if (need <= QCOW2_MAX_L1_BYTES / 8 && qcow2_l1_runs_over(f->file, l1, need, l1_size, f->x.q.cluster_bits))
+		set32(m, AT(l1_size), (uint32_t)need, "length of the L1 table", "behind what the disk needs lies something else;");
+	else if (l1_size < need || l1_size < f->l1_used || (uint64_t)l1_size * 8 > QCOW2_MAX_L1_BYTES ||
+		 !plt_in_range(l1, (uint64_t)l1_size * 8, plt_align_up(f->file_size, f->x.q.cluster_size)))
 		set32(m, AT(l1_size), (uint32_t)PLT_MIN(PLT_MAX(need, f->l1_used), QCOW2_MAX_L1_BYTES / 8), "length of the L1 table",
 		      "the disk needs");
 }
@@ -341,7 +343,9 @@ static void mend_features(struct mending *m)
 		compressed |= f->t[i].compressed;
 	if (f->l1_offset)
 		is = f->x.q.extl2 ? is | QCOW2_INCOMPAT_EXTL2 : is & ~QCOW2_INCOMPAT_EXTL2;
-	if ((is & QCOW2_INCOMPAT_DATA_FILE) && !extension_at(m, QCOW2_EXT_DATA_FILE))
+	if (f->external)
+		is |= QCOW2_INCOMPAT_DATA_FILE;
+	else if ((is & QCOW2_INCOMPAT_DATA_FILE) && !extension_at(m, QCOW2_EXT_DATA_FILE))
 		is &= ~QCOW2_INCOMPAT_DATA_FILE;
 	if (compressed)
 		is = f->zstd ? is | QCOW2_INCOMPAT_COMPRESSION : is & ~QCOW2_INCOMPAT_COMPRESSION;
@@ -461,6 +465,8 @@ static void new_header(struct mending *m)
 		incompatible |= QCOW2_INCOMPAT_COMPRESSION;
 	if (q->extl2)
 		incompatible |= QCOW2_INCOMPAT_EXTL2;
+	if (f->external)
+		incompatible |= QCOW2_INCOMPAT_DATA_FILE;
 	plt_put_be64(m->buf + AT(incompatible_features), incompatible);
 	plt_put_be32(m->buf + AT(refcount_order), f->reftable_offset ? f->refcount_order : 4);
 	plt_put_be32(m->buf + AT(header_length), sizeof(struct qcow2_header));
@@ -484,23 +490,42 @@ static void new_header(struct mending *m)
 		 &(struct plt_finding){.id = "Q-HDR", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
 				       .mended = m->ex->mend != NULL, .host_len = q->cluster_size},
 		 "%s header: it is gone; by what is in the file the image has clusters of %" PRIu32 " bytes, %" PRIu32
-		 " tables, the L1 table at offset %#" PRIx64 ", the refcount table at %#" PRIx64 ", a disk of %" PRIu64 " bytes%s%s",
+		 " tables, the L1 table at offset %#" PRIx64 ", the refcount table at %#" PRIx64 ", a disk of %" PRIu64 " bytes%s%s%s",
 		 m->ex->mend ? "Repairing" : "ERROR", q->cluster_size, f->nt, f->l1_offset, f->reftable_offset, size,
-		 luks ? ", encrypted" : "",
+		 luks ? ", encrypted" : "", f->external ? ", its data in another file, whose name is lost" : "",
 		 named ? ", and a backing file whose name still stands there" :
 			 "; whether it had a backing file or snapshots cannot be told: what is not in it reads as zeros");
 }
 
 /* ---- both ------------------------------------------------------------------------------------------------- */
 
-/* An L1 table that is made anew: as long as its last byte is there, all of it is. */
+/*
+ * An L1 table that is made anew: as long as its last byte is there, all of it is.  Over an external data file tables say
+ * themselves where they belong; of two for one place neither is put there.
+ */
 static int write_l1(struct mending *m)
 {
 	const struct qcow2_find *f = m->f;
+	const unsigned bits = f->x.q.cluster_bits + f->x.q.l2_bits;
 	static const uint8_t zeros[512];
+	PLT_AUTOFREE uint8_t *named = calloc((size_t)f->l1_size + 1, 1);
+	int r = named ? plt_store_write(m->ex->file, f->l1_offset + plt_align_up((uint64_t)f->l1_size * 8, sizeof(zeros)) -
+					sizeof(zeros), zeros, sizeof(zeros), PLT_IO_L1, NULL) : -ENOMEM;
 
-	return plt_store_write(m->ex->file, f->l1_offset + plt_align_up((uint64_t)f->l1_size * 8, sizeof(zeros)) - sizeof(zeros),
-			       zeros, sizeof(zeros), PLT_IO_L1, NULL);
+	for (uint32_t i = 0; r == 0 && f->external && i < f->nt; i++) {
+		uint64_t index = f->t[i].base >> bits;
+
+		if (index < f->l1_size && named[index] < 2)
+			named[index]++;
+	}
+	for (uint32_t i = 0; r == 0 && f->external && i < f->nt; i++) {
+		uint64_t index = f->t[i].base >> bits;
+		plt_be64 e = plt_be64_make(f->t[i].off | QCOW2_COPIED);
+
+		if (index < f->l1_size && named[index] == 1)
+			r = plt_store_write(m->ex->file, f->l1_offset + index * 8, &e, 8, PLT_IO_L1, NULL);
+	}
+	return r;
 }
 
 static int write_out(struct mending *m, const uint8_t *was)

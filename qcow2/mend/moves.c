@@ -296,7 +296,7 @@ static int find_common(struct qcow2_exam *x, struct plt_orphans *ret)
 	struct common c = {.x = x, .ret = ret, .cap = ret->n};
 	int r;
 
-	if (!q->nb_snapshots || x->refs_bad || x->c.external)
+	if (!q->nb_snapshots || x->refs_bad || x->counts_gone || x->c.external)
 		return 0;
 	c.l1 = calloc((size_t)q->l1_size + 1, sizeof(*c.l1));
 	c.mine = plt_alloc_io(q->cluster_size);

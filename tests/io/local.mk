@@ -5,6 +5,7 @@ unit_tests += \
 	tests/io/test-file \
 	tests/io/test-journal \
 	tests/io/test-lock \
+	tests/io/test-medium \
 	tests/io/test-model \
 	tests/io/test-ring \
 	tests/io/test-store \
@@ -13,6 +14,7 @@ unit_tests += \
 tests_io_test_file_SOURCES = tests/io/test-file.c
 tests_io_test_journal_SOURCES = tests/io/test-journal.c
 tests_io_test_lock_SOURCES = tests/io/test-lock.c
+tests_io_test_medium_SOURCES = tests/io/test-medium.c
 tests_io_test_model_SOURCES = tests/io/test-model.c
 tests_io_test_ring_SOURCES = \
 	tests/io/rings.c \

@@ -13,8 +13,7 @@ Guests are made (tests/fixtures/guest.py), images of them (image.py), each is br
 judged block by block (judge.py).  platter: `convert --rescue --report` where it has that, and `repair`, whose result is
 read with `convert --salvage`, which `undo` must take back to the byte, and of which --cuts interruptions must be
 finished and taken back (cuts.py).  qemu-img: `check -r all`, then `convert
---salvage`.  Both are told the format.  With --deep everything but the first `convert --rescue` looks deep, and `check --deep` has
-to see what is wrong.  --states writes one line a case: the case, and what platter made of it: whole,
+--salvage`.  Both are told the format.  With --deep `check --deep` has to see what is wrong.  --states writes one line a case: the case, and what platter made of it: whole,
 part (something is missing, and it said so) or silent.  A case that -v shows is run again by --case-seed with its seed
 beside the same --seed, guest, shape and class.  $PLATTER is the program; the exit status is 1 if undo failed, a
 program crashed or took more than half a minute.
@@ -38,6 +37,7 @@ import damage # noqa: E402
 import damage_raw # noqa: E402
 import image # noqa: E402
 import judge # noqa: E402
+import recovery_chain # noqa: E402
 import recovery_table # noqa: E402
 
 GUESTS = {'ext4': 128, 'xfs': 384, 'ntfs': 128, 'vfat': 128}
@@ -60,7 +60,9 @@ def run(*args):
 class Guest:
     def __init__(self, name, mib, seed, top):
         self.name = name
-        self.raw = os.path.join(top, name + '.raw')
+        # (not beside the images: nobody has another copy of the disk there)
+        self.raw = os.path.join(top, 'guests', name + '.raw')
+        os.makedirs(os.path.dirname(self.raw), exist_ok=True)
         status, out = run(sys.executable, '-B', os.path.join(FIXTURES, 'guest.py'), name, str(mib), str(seed), self.raw,
                           '0', 'old', 'fill=%g' % min(6, 800 / mib))
         if status:
@@ -132,12 +134,14 @@ class Case:
         self.d = damage.damage(names, sound.data, seed, filling, sound.image)
         self.changed = damage.changed(sound.data, self.d.data) if not self.d.shift else []
         self.dead, self.payload = sound.truth.dead(self.changed, len(self.d.data))
-        if sound.format == 'raw': # what copies elsewhere on the disk say again is not lost
+        if sound.format == 'raw' and not self.d.unread: # what copies elsewhere on the disk say again is not lost
             self.dead -= self.payload
             self.payload = set()
         self.old = sound.before.dead(self.changed, len(self.d.data)) if sound.before else None
         self.bad = []     # what must not be, whatever the damage
         self.results = {} # tool: (Verdict, exit statuses, seconds)
+        # (without the word nothing is done)
+        self.how = ['repair', '-q', '--yes'] + (['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in names else [])
         self.checked = None # by check --deep: its exit status
 
     def __str__(self):
@@ -146,9 +150,11 @@ class Case:
     def named(self, path):
         return image.named(self.sound.shape, path)
 
-    def judged(self, out, status, lost=(), inferred=()):
-        v = judge.judge(self.sound.truth, self.dead, self.payload, out if os.path.exists(out) else None, lost, inferred)
-        if self.sound.format == 'raw':
+    def judged(self, out, status, lost=(), inferred=(), mapped=False):
+        # who has a map of what does not read has to name it
+        v = judge.judge(self.sound.truth, self.dead, set() if mapped else self.payload, out if os.path.exists(out) else None,
+                        lost, inferred)
+        if self.sound.format == 'raw' and not self.d.unread:
             self.usable(v, out, status)
         return v
 
@@ -209,18 +215,19 @@ class Case:
         remove(report)
         self.results[tool] = (v, [first, status], t)
 
-    def rescue(self, path, tool='rescue', *deep):
+    def rescue(self, path):
         out, report = path + '.out', path + '.json'
         t = time.monotonic()
-        status, text = run(PLATTER, 'convert', '--rescue', *deep, '--report', report, '-O', 'raw', *self.named(path), out)
+        how = ['--map', path + '.map'] if self.d.unread else []
+        status, text = run(PLATTER, 'convert', '--rescue', *how, '--report', report, '-O', 'raw', *self.named(path), out)
         t = time.monotonic() - t
-        self.crashed(' '.join(('convert --rescue',) + deep), status, text)
+        self.crashed('convert --rescue', status, text)
         if status not in (0, 2, 3):
             remove(out)
-        v = self.judged(out, status, *lists(report))
+        v = self.judged(out, status, *lists(report), bool(self.d.unread))
         remove(out, report)
-        v.add(self.snapshot(PLATTER, path, out, '--rescue', *deep))
-        self.results[tool] = (v, [status], t)
+        v.add(self.snapshot(PLATTER, path, out, '--rescue'))
+        self.results['rescue'] = (v, [status], t)
         with open(path, 'rb') as f:
             if f.read() != self.d.data:
                 self.bad.append('convert --rescue has changed the image')
@@ -244,7 +251,7 @@ class Case:
         rnd = random.Random('%s' % self)
         name = path + '.platter-undo'
         for what, image, part in cuts.states(bytes(self.d.data), after, journal, rnd, n):
-            for command, want in ((['repair', '-q', '--yes', *DEEP, *self.named(path)], after),
+            for command, want in (([*self.how, *self.named(path)], after),
                                   (['undo', '-q', name], bytes(self.d.data))):
                 if command[0] == 'undo' and what.startswith('while'):
                     continue
@@ -268,7 +275,7 @@ class Case:
         """The repaired image, repaired."""
         remove_journals(path)
         write_sparse(path, after)
-        run(PLATTER, 'repair', '-q', '--yes', *DEEP, *self.named(path))
+        run(PLATTER, *self.how, *self.named(path))
         with open(path, 'rb') as f:
             return f.read()
 
@@ -280,26 +287,44 @@ class Case:
         write_sparse(path, self.d.data)
         for suffix, what in self.d.beside.items():
             write_sparse(path + suffix, what)
+        if self.d.unread:
+            with open(path + '.map', 'wb') as f:
+                f.write(damage.map_of(self.d))
         if peer or DEEP:
             self.in_place('before', PLATTER, path)
         if RESCUE:
             self.rescue(path)
         if RESCUE and DEEP:
-            self.rescue(path, 'deep', '--deep')
-            self.checked, text = run(PLATTER, 'check', '-q', '--deep', *self.named(path))
-            self.crashed('check --deep', self.checked, text)
-        word = ['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in self.names else [] # (without it nothing is done)
-        self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes', *DEEP, *word)
+            status, text = run(PLATTER, 'check', '-q', '--deep', *self.named(path))
+            self.crashed('check --deep', status, text)
+            self.checked = None if self.d.unread else status # (it has no map)
+        self.in_place('repair', PLATTER, path, *self.how)
         self.check_after(path)
         with open(path, 'rb') as f:
             after = f.read()
+        if TWICE:
+            self.twice(path, after)
         journal = self.undo(path)
         if journal and cut:
             self.cut(path, after, journal, cut)
         if peer:
             write_sparse(path, self.d.data)
             self.in_place('qemu-img', 'qemu-img', path, 'check', '-q', '-r', 'all')
-        remove(path, *(path + suffix for suffix in self.d.beside))
+        remove(path, path + '.map', *(path + suffix for suffix in self.d.beside))
+
+    def twice(self, path, after):
+        """In what has been repaired there is nothing to be repaired; what is open may be less than what was lost."""
+        first = self.results['repair'][1][0]
+        status, text = run(PLATTER, 'repair', '--yes', *DEEP, '-f', self.sound.format, path)
+        self.crashed('repair of what was repaired', status, text)
+        with open(path, 'rb') as f:
+            if f.read() != after:
+                self.bad.append('repaired (status %d) once more (status %d), it is another image: %s' %
+                                (first, status, text[-900:]))
+            elif first != 1 and (status == 1 or first == 0 and status == 2):
+                self.bad.append('repair ended with %d, and once more with %d: %s' % (first, status, text[-900:]))
+        if os.path.exists(path + '.platter-undo.2'):
+            run(PLATTER, 'undo', '-q', path + '.platter-undo.2')
 
     def check_after(self, path):
         """What qemu-img finds in what repair has left, when repair says that nothing is wrong."""
@@ -334,7 +359,7 @@ def plan(args, rnd):
     if args.pairs:
         both = sorted({tuple(sorted((a, b))) for a, in names for b in table if a != b and a[0] == b[0]})
         names = rnd.sample(both, min(args.pairs, len(both)))
-    pairs = [(g, s) for s in args.shapes for g in args.guests]
+    pairs = [(g, s) for s in args.shapes if s in image.SHAPES for g in args.guests]
     rnd.shuffle(pairs)
     out = []
     turn = 0
@@ -355,15 +380,18 @@ class Images:
         self.args, self.top = args, top
         self.guests, self.last = {}, None
 
-    def get(self, g, s):
+    def guest(self, g):
         if g not in self.guests:
             self.guests[g] = Guest(g, self.args.mib or GUESTS[g], self.args.seed, self.top)
+        return self.guests[g]
+
+    def get(self, g, s):
         if not self.last or (self.last.guest.name, self.last.shape) != (g, s):
             self.last = None
             for name in os.listdir(self.top):
                 if '.img' in name:
                     os.unlink(os.path.join(self.top, name))
-            self.last = Sound(self.guests[g], s, self.args.seed, self.top)
+            self.last = Sound(self.guest(g), s, self.args.seed, self.top)
         return self.last
 
 
@@ -380,6 +408,7 @@ def each_case(args, rnd, top):
         case = first_case(images, pairs, name, seed, args)
         if case:
             yield case
+    yield from recovery_chain.each_case(args, images.guest, top, sys.modules[__name__])
 
 
 def first_case(images, pairs, names, seed, args):
@@ -398,7 +427,7 @@ def first_case(images, pairs, names, seed, args):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument('--seed', type=int, default=int(os.environ.get('PLT_SEED', 7)))
-    for name, default in (('guests', ','.join(GUESTS)), ('shapes', ','.join(image.SHAPES)), ('classes', '')):
+    for name, default in (('guests', ','.join(GUESTS)), ('shapes', ','.join((*image.SHAPES, *recovery_chain.SHAPES))), ('classes', '')):
         p.add_argument('--' + name, type=lambda t: t.split(',') if t else [], default=default)
     p.add_argument('--times', type=int, default=2)
     p.add_argument('--every', type=int, default=1)
@@ -410,12 +439,14 @@ def main():
     p.add_argument('--filling')
     p.add_argument('--no-peer', action='store_true')
     p.add_argument('--deep', action='store_true')
+    p.add_argument('--twice', action='store_true')
     p.add_argument('--markdown')
     p.add_argument('--states')
     p.add_argument('--keep')
     p.add_argument('-v', '--verbose', action='store_true')
     args = p.parse_args()
     DEEP.extend(['--deep'] if args.deep else [])
+    TWICE.extend(['twice'] if args.twice else [])
     args.version = run(PLATTER, '--version')[1].split()[-1]
     os.environ['PATH'] += ':/usr/sbin:/sbin'
     top = tempfile.mkdtemp(prefix='recovery.')
@@ -438,7 +469,7 @@ def main():
 
 PLATTER = os.environ.get('PLATTER', 'platter')
 RESCUE = False
-DEEP = []
+DEEP, TWICE = [], []
 if __name__ == '__main__':
     RESCUE = '--rescue' in run(PLATTER, 'convert', '--help')[1]
     main()

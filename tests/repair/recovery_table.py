@@ -4,12 +4,14 @@
 import re
 import subprocess
 
+import chain
 import damage
 import image
 import judge
+import recovery_chain
 
-TOOLS = ('before', 'rescue', 'deep', 'repair', 'qemu-img')
-HEAD = {'before': 'as it is', 'rescue': '`--rescue`', 'deep': '`--rescue --deep`', 'repair': '`repair`', 'qemu-img': 'qemu-img'}
+TOOLS = ('before', 'rescue', 'repair', 'qemu-img')
+HEAD = {'before': 'as it is', 'rescue': '`--rescue`', 'repair': '`repair`', 'qemu-img': 'qemu-img'}
 
 
 def percent(a, b):
@@ -51,9 +53,13 @@ class Sum(judge.Verdict):
             self.seconds += t
 
 
+def texts():
+    return {**damage.classes(), **recovery_chain.CLASSES}
+
+
 def by_class(cases):
     """[(name of the class, its cases)] in the catalogue's order; of several damages the first counts."""
-    order = {n: i for i, n in enumerate(damage.classes())}
+    order = {n: i for i, n in enumerate(texts())}
     names = {}
     for c in cases:
         names.setdefault(c.names[0], []).append(c)
@@ -63,9 +69,9 @@ def by_class(cases):
 def class_table(cases, tools):
     out = ['| class | what | cases | blocks |' + ''.join(' %s: right | whole | silent |' % HEAD[t] for t in tools),
            '|---|---|--:|--:|' + '--:|--:|--:|' * len(tools)]
-    texts = damage.classes()
     for name, mine in by_class(cases):
-        row = '| %s | %s%s | %d | %d |' % (name, texts[name].text, ' *' if texts[name].data else '', len(mine),
+        what = texts()[name]
+        row = '| %s | %s%s | %d | %d |' % (name, what.text, ' *' if what.data else '', len(mine),
                                          Sum(mine, tools[0]).survive)
         for t in tools:
             s = Sum(mine, t)
@@ -103,7 +109,7 @@ def unseen(cases):
         len(bad), len(asked), ': ' + ', '.join(sorted({c.names[0] for c in bad})) if bad else '')
 
 
-OWN = ('rescue', 'deep', 'repair')
+OWN = ('rescue', 'repair')
 PEERS = ('before', 'qemu-img')
 
 
@@ -128,13 +134,8 @@ def worse_list(cases):
 
 def state(case):
     """What platter made of it: by what it lists, where it lists; else by its exit status."""
-    tool = 'deep' if 'deep' in case.results else 'rescue'
-    if tool in case.results:
-        v, _, _ = case.results[tool]
-        silent = v.silent
-    else:
-        v, status, _ = case.results['repair']
-        silent = v.silent if status[0] == 0 else 0
+    v = case.results['rescue' if 'rescue' in case.results else 'repair'][0]
+    silent = v.silent + case.results['repair'][0].silent # (repair has a list, too)
     return 'silent' if silent else 'whole' if v.whole else 'part'
 
 
@@ -176,8 +177,10 @@ guests {guests}; shapes `tests/fixtures/image.py list`; {n} cases.
 * qemu-img: `check -r all`, then `convert --salvage`, whose warnings count as names.
 * Of raw disks (R) the table and the superblock are what was hurt: a disk counts as right if the partition is where it
   was and the filesystem's own checker is content, else nobody gets at its files and nothing of it counts.
+* Of chains of three (C) the top is read; `repair` is `repair` of each layer, as `check -r all` is; where a backing file is missing or
+  another one, `chain repair --search`; where one was written to, `chain verify`, which only says so. What another program has written to a layer is not there any more.
 * *: guest data, or a part of it, is not in the file any more.
-* Nothing here breaks, yet: media with unreadable ranges, chains.
+* Of media that do not read everywhere (-ERR) `--rescue` has the map, and has to name all that is not right; the others have none.
 
 """
 
@@ -194,10 +197,9 @@ def document(cases, args, tools, rescue):
         undo='`undo` gave the damaged file\'s bytes back in %s.' % (
             '%d cases only' % sum(not undo_failed(c) for c in cases) if any(map(undo_failed, cases)) else 'every case'),
         rescue='`--rescue`: `platter convert --rescue --report`%s.' % (
-            ', which looks deep where structure shows that something is wrong; with `--deep`, always; so does `repair` here'
-            if args.deep else '') if rescue else
+            ', which looks deep by itself; so does `repair`') if rescue else
         '`--rescue`, which will name what is lost, does not exist yet: what `repair` cannot name counts as silent.')
-    own = 'deep' if args.deep and rescue else 'rescue' if rescue else 'repair'
+    own = 'rescue' if rescue else 'repair'
     own_share = Sum(cases, own)
     goals = ('Aims: 95 %% of the surviving blocks (%s), none silently wrong (%d), at most 2 %% of what is inferred wrong '
              '(%s).' % (percent(own_share.right, own_share.survive) + ' %', own_share.silent,
@@ -223,7 +225,7 @@ def bad_list(cases):
 def shape_table(cases, tools):
     out = ['| shape | made with | cases |' + ''.join(' %s: right | silent |' % HEAD[t] for t in tools),
            '|---|---|--:|' + '--:|--:|' * len(tools)]
-    for shape, (fmt, options, words) in image.SHAPES.items():
+    for shape, (fmt, options, words) in {**image.SHAPES, **chain.TEXTS}.items():
         mine = [c for c in cases if c.sound.shape == shape]
         row = '| %s | %s | %d |' % (shape, ' '.join(filter(None, [fmt, options, words])), len(mine))
         for t in tools:

@@ -147,6 +147,33 @@ is "$(cmp -l out.raw sound.raw | wc -l)" 4096 'a donor: its bytes are right'
 is "$(sha256sum d.qcow2 donor.qcow2)" "$sums" 'a donor: nothing was written'
 "$PLATTER" map --rescue --donor donor.qcow2 d.qcow2 --output=json 2>/dev/null | grep -c lost >out
 is "$(cat out)" 1 'a donor: map'
+
+# The same in place: written into the image, by what the driver finds room for.
+cp d.qcow2 in-place.qcow2
+"$PLATTER" repair --yes --donor donor.qcow2 --report in-place.json in-place.qcow2 >out 2>err
+is "$? $(grep -c '12288 bytes that are lost are taken from' out)" '2 1' 'repair from a donor'
+"$PLATTER" convert -O raw in-place.qcow2 in-place.raw
+is "$(python3 judge.py sound.raw in-place.raw in-place.json)" 'lost 4096 wrong 0' '  its report names what it took, and what is lost'
+is "$(cmp -l in-place.raw sound.raw | wc -l)" 4096 '  the bytes are there'
+fails 3 '  qemu-img finds the clusters that nobody knew a place for, and nothing else' qemu-img check -q in-place.qcow2
+ok '  taken back' "$PLATTER" undo -q in-place.qcow2.platter-undo
+is_file_equal in-place.qcow2 d.qcow2 '  to the byte'
+"$PLATTER" repair -q --yes --donor donor.qcow2 --output copy.qcow2 in-place.qcow2 >out 2>&1
+is "$("$PLATTER" compare -q copy.qcow2 in-place.raw && echo same)" same '  into a copy'
+is_file_equal in-place.qcow2 d.qcow2 '  which leaves the image as it is'
+for donor in in-place.qcow2 nothing.here; do
+	fails 1 "  not from $donor" "$PLATTER" repair --yes --donor $donor in-place.qcow2
+	is_file_equal in-place.qcow2 d.qcow2 '  nothing is changed'
+done
+rm -f in-place.* copy.qcow2
+"$PLATTER" convert -O qcow2 -o cluster_size=4k,data_file=external.raw sound.qcow2 external.qcow2
+l2e=$(($(u64 external.qcow2 "$(u64 external.qcow2 40)") & mask))
+poke external.qcow2 $((l2e + 8)) '\x81\0\0\0\0\0\0\2'
+sums=$(sha256sum external.*)
+"$PLATTER" repair --yes --donor donor.qcow2 external.qcow2 >out 2>&1
+is "$? $(grep -c 'external data file' out)" '1 1' '  not into an external data file'
+is "$(sha256sum external.*)" "$sums" '  nothing is written to either'
+rm -f external.*
 "$PLATTER" hash --rescue --donor d.qcow2 d.qcow2 >/dev/null 2>err
 is "$? $(grep -c 'is the image itself' err)" '1 1' 'the image is no donor of its own'
 for command in info check map hash; do
@@ -186,6 +213,13 @@ rescued 'a damaged overlay' 2 4096
 "$PLATTER" convert --rescue -O qcow2 -B base.qcow2 -F qcow2 d.qcow2 thin.qcow2 2>err
 is $? 2 'converted over the same base: exit status'
 ok 'converted over the same base: zeros where it is lost' qemu-io -c 'read -q -P 0 4k 4k' -c 'read -q -P 5 8k 4k' thin.qcow2
+
+# Of a table that is lost as a whole nobody knows which entries it had: what the base has is shown, as a guess.
+junk d.qcow2 "$t" 4096
+rescued 'a damaged overlay, a whole table' 2 0
+ok 'a whole table: what the base has is shown' qemu-io -r -f raw -c 'read -q -P 1 20k 1480k' out.raw
+"$PLATTER" repair -q --yes --output mended.qcow2 d.qcow2 2>/dev/null
+is "$? $("$PLATTER" hash mended.qcow2 | cut -d' ' -f1)" "2 $("$PLATTER" hash out.raw | cut -d' ' -f1)" 'a whole table: repaired, it shows the same'
 
 # The base is gone: what the overlay has is there.
 qemu-img create -q -f qcow2 -o cluster_size=4k -b base.qcow2 -F qcow2 d.qcow2
