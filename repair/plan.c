@@ -168,7 +168,8 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			if (r < 0 || mend.changed)
 				continue;
 		}
-		if (deeply && !plt_streams_end(&streams) && (rep->deep || is_damaged(&rep->before))) {
+		/* (a walk over a disk of any size, for nothing where nothing is compressed) */
+		if (deeply && !plt_streams_end(&streams) && res.compressed_clusters && (rep->deep || is_damaged(&rep->before))) {
 			r = plt_streams_step(rep, &mend, &streams, found, arg, err);
 			rep->deeply = mend.nmoves;
 			mend.changed = r > 0;
