@@ -255,17 +255,16 @@ static int64_t zlib_length(struct thread_codecs *tc, const void *in, size_t in_l
 	return ret == Z_STREAM_END && tc->inflate.avail_out == 0 ? (int64_t)(in_len - tc->inflate.avail_in) : -EIO;
 }
 
-/* True: out is filled, exactly, from a valid stream.  False says nothing. */
+/* True: out is filled, exactly, from a valid stream of *ret_used bytes, or 0 if that is not known.  False says nothing. */
 static bool fast_inflate(struct thread_codecs *tc, const void *in, size_t in_len, void *out,
-			 size_t out_len)
+			 size_t out_len, size_t *ret_used)
 {
+	*ret_used = 0;
 #if defined(HAVE_LIBDEFLATE)
-	size_t used;
-
 	if (!tc->libdeflate)
 		tc->libdeflate = libdeflate_alloc_decompressor();
 	return tc->libdeflate &&
-	       libdeflate_deflate_decompress_ex(tc->libdeflate, in, in_len, out, out_len, &used,
+	       libdeflate_deflate_decompress_ex(tc->libdeflate, in, in_len, out, out_len, ret_used,
 						NULL) == LIBDEFLATE_SUCCESS;
 #elif defined(HAVE_ISAL)
 	struct inflate_state *is;
@@ -427,6 +426,7 @@ int plt_decompress(enum plt_codec codec, const void *in, size_t in_len, void *ou
 		   size_t *ret_good)
 {
 	struct thread_codecs *tc;
+	size_t used;
 
 	if (ret_good)
 		*ret_good = 0;
@@ -440,7 +440,7 @@ int plt_decompress(enum plt_codec codec, const void *in, size_t in_len, void *ou
 		return -ENOMEM;
 	switch (codec) {
 	case PLT_CODEC_DEFLATE:
-		if (!fast_inflate(tc, in, in_len, out, out_len))
+		if (!fast_inflate(tc, in, in_len, out, out_len, &used))
 			return zlib_decompress(tc, in, in_len, out, out_len, ret_good);
 		if (ret_good)
 			*ret_good = out_len;
@@ -456,7 +456,7 @@ int plt_decompress(enum plt_codec codec, const void *in, size_t in_len, void *ou
 int64_t plt_packed_length(enum plt_codec codec, const void *in, size_t in_len, void *out, size_t out_len)
 {
 	struct thread_codecs *tc = codecs();
-	size_t done;
+	size_t done, used;
 	int64_t r;
 
 	if (!tc)
@@ -464,6 +464,8 @@ int64_t plt_packed_length(enum plt_codec codec, const void *in, size_t in_len, v
 	if (out_len == 0 || out_len > INT_MAX)
 		return -EINVAL;
 	in_len = PLT_MIN(in_len, (size_t)INT_MAX);
+	if (codec == PLT_CODEC_DEFLATE && fast_inflate(tc, in, in_len, out, out_len, &used) && used)
+		return (int64_t)used;
 	if (codec == PLT_CODEC_DEFLATE)
 		return zlib_length(tc, in, in_len, out, out_len);
 	if (codec != PLT_CODEC_ZSTD)

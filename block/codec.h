@@ -38,4 +38,11 @@ int plt_decompress(enum plt_codec codec, const void *in, size_t in_len, void *ou
  */
 int64_t plt_packed_length(enum plt_codec codec, const void *in, size_t in_len, void *out, size_t out_len);
 
+/*
+ * decode.c: read a compressed unit and decode it into @out, room for all of it.  *ret_read: an errno if it could not be
+ * read.  For a @rescue a stream may be longer than its entry says.  *ret_good as above.
+ */
+int plt_unit_decode(const struct plt_run *run, bool rescue, void *out, size_t *ret_good, int *ret_read,
+		    struct plt_error *err);
+
 #endif

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/shown.h"
 #include "block/engine.h"
 
 #define DEFAULT_CACHE (UINT64_C(32) << 20)
@@ -58,6 +59,7 @@ int plt_ctx_new(const struct plt_ctx_options *opts, struct plt_ctx **ret, struct
 		return plt_error_set(err, ENOMEM, "out of memory");
 	pthread_mutex_init(&ctx->lock, NULL);
 	ctx->policy = opts->policy;
+	ctx->ignore_features = opts->ignore_features;
 	ctx->warn = opts->warn;
 	ctx->warn_arg = opts->warn_arg;
 	if ((opts->allow_dirs && !(ctx->allow_dirs = copy_dirs(opts->allow_dirs))) ||
@@ -86,6 +88,21 @@ void plt_ctx_free(struct plt_ctx *ctx)
 	plt_secrets_free(ctx);
 	pthread_mutex_destroy(&ctx->lock);
 	free(ctx);
+}
+
+uint64_t plt_ctx_ignored_features(const struct plt_ctx *ctx)
+{
+	return ctx->ignore_features;
+}
+
+int plt_ctx_may_ignore(struct plt_ctx *ctx, const struct plt_driver *drv, const char *name, struct plt_error *err)
+{
+	if (!ctx->ignore_features)
+		return 0;
+	if (drv->flags & PLT_DRIVER_FEATURES)
+		atomic_store(&ctx->features_met, true);
+	return atomic_load(&ctx->features_met) ? 0 :
+	       plt_error_set(err, ENOTSUP, "'%s': no feature can be ignored: images of the format %s claim none", name, drv->name);
 }
 
 struct plt_pool *plt_ctx_pool(struct plt_ctx *ctx)
@@ -120,5 +137,11 @@ void plt_ctx_warn(struct plt_ctx *ctx, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	plt_text_clean(text, true); /* (names from images are in it) */
 	ctx->warn(ctx->warn_arg, text);
+}
+
+enum plt_policy plt_ctx_policy(const struct plt_ctx *ctx)
+{
+	return ctx->policy;
 }

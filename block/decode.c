@@ -25,24 +25,77 @@ struct unit {
 struct decode {
 	struct plt_image *img;
 	struct plt_extents *seen;
+	bool ends;
 	int (*flaw)(void *arg, const struct plt_run *run, size_t good);
 	void *arg;
 	struct unit unit[BATCH];
 	unsigned n;
+	uint64_t bytes, most; /* of compressed data that entries name; how much of it the file can account for */
 };
+
+/*
+ * The stream may be longer than its entry says: it ends itself, and one that fills the unit and ends there is one.  As far
+ * as an entry can say, two units.
+ */
+static int decode_longer(const struct plt_run *run, void *out)
+{
+	uint64_t size, max = 2 * (uint64_t)run->unit_len;
+	PLT_AUTOFREE uint8_t *comp = plt_alloc_io((size_t)max);
+	int64_t len;
+
+	if (!comp)
+		return -ENOMEM;
+	if (plt_store_size(run->store, &size, NULL) < 0 || run->host_off >= size)
+		return -EIO;
+	max = PLT_MIN(max, size - run->host_off);
+	if (max <= run->comp_len || plt_store_read(run->store, run->host_off, comp, (size_t)max, PLT_IO_COMPRESSED, NULL) < 0)
+		return -EIO;
+	len = plt_packed_length(run->codec, comp, (size_t)max, out, run->unit_len);
+	return len > 0 ? 0 : len == -ENOMEM ? -ENOMEM : -EIO;
+}
+
+/* Does the stream that fills the unit end there, as each does that was written? */
+static bool ends(const struct plt_run *run, void *out)
+{
+	PLT_AUTOFREE uint8_t *comp = plt_alloc_io(run->comp_len);
+
+	return comp && plt_store_read(run->store, run->host_off, comp, run->comp_len, PLT_IO_COMPRESSED, NULL) == 0 &&
+	       plt_packed_length(run->codec, comp, run->comp_len, out, run->unit_len) > 0;
+}
+
+int plt_unit_decode(const struct plt_run *run, bool rescue, void *out, size_t *ret_good, int *ret_read, struct plt_error *err)
+{
+	PLT_AUTOFREE uint8_t *comp = plt_alloc_io(run->comp_len);
+	size_t good = 0;
+	int r;
+
+	*ret_good = 0;
+	*ret_read = comp ? plt_store_read(run->store, run->host_off, comp, run->comp_len, PLT_IO_COMPRESSED, err) : 0;
+	if (!comp || *ret_read < 0)
+		return comp ? *ret_read : -ENOMEM;
+	r = plt_decompress(run->codec, comp, run->comp_len, out, run->unit_len, ret_good);
+	if (r == -EIO && rescue && decode_longer(run, out) == 0) {
+		*ret_good = run->unit_len;
+		return 0;
+	}
+	if (r == -EIO && rescue) /* (what came out before the flaw is in @out again) */
+		(void)plt_decompress(run->codec, comp, run->comp_len, out, run->unit_len, &good);
+	return r;
+}
 
 static int decode_one(void *arg, unsigned i)
 {
 	struct decode *d = arg;
 	struct unit *u = &d->unit[i];
-	PLT_AUTOFREE uint8_t *comp = plt_alloc_io(u->run.comp_len), *out = plt_alloc_io(u->run.unit_len);
+	PLT_AUTOFREE uint8_t *out = plt_alloc_io(u->run.unit_len);
+	int read;
 
 	u->good = 0;
-	if (!comp || !out)
+	if (!out)
 		return -ENOMEM;
-	u->result = plt_store_read(u->run.store, u->run.host_off, comp, u->run.comp_len, PLT_IO_COMPRESSED, NULL);
-	if (u->result == 0)
-		u->result = plt_decompress(u->run.codec, comp, u->run.comp_len, out, u->run.unit_len, &u->good);
+	u->result = plt_unit_decode(&u->run, d->img->engine->rescue, out, &u->good, &read, NULL);
+	if (u->result == 0 && d->ends && !ends(&u->run, out))
+		u->result = -EIO;
 	return u->result == -ENOMEM ? -ENOMEM : 0;
 }
 
@@ -68,11 +121,23 @@ static int take(struct decode *d, const struct plt_run *run)
 		if (plt_extents_add(d->seen, run->host_off, 1) < 0)
 			return -ENOMEM;
 	}
+	d->bytes += PLT_MAX(run->comp_len, 8u); /* (an entry itself takes room) */
 	d->unit[d->n++].run = *run;
 	return d->n == BATCH ? decode_batch(d) : 0;
 }
 
-int plt_image_decode(struct plt_image *img, struct plt_extents *seen,
+/* A file names no more than it holds, unless tables are named again and again. */
+static uint64_t most_of(struct plt_image *img)
+{
+	int64_t there = plt_store_allocated(img->file);
+	uint64_t size;
+
+	if (there < 0)
+		there = plt_store_size(img->file, &size, NULL) == 0 ? (int64_t)size : 0;
+	return 4 * (uint64_t)there + (64u << 20);
+}
+
+int plt_image_decode(struct plt_image *img, struct plt_extents *seen, bool ends, uint64_t *ret_end,
 		     int (*flaw)(void *arg, const struct plt_run *run, size_t good), void *arg, struct plt_error *err)
 {
 	struct decode *d = calloc(1, sizeof(*d));
@@ -83,12 +148,20 @@ int plt_image_decode(struct plt_image *img, struct plt_extents *seen,
 	if (d) {
 		d->img = img;
 		d->seen = seen;
+		d->ends = ends;
 		d->flaw = flaw;
 		d->arg = arg;
+		d->most = ret_end ? most_of(img) : UINT64_MAX;
 	}
+	if (ret_end)
+		*ret_end = size;
 	for (uint64_t off = 0; off < size && r == 0;) {
 		struct plt_runs runs = { v, 0, RUNS };
 
+		if (d->bytes > d->most) {
+			*ret_end = off;
+			break;
+		}
 		if (plt_image_map_wait(img, off, size - off, &runs, NULL) < 0) {
 			uint64_t unit = PLT_MAX(img->alloc_unit, 512u);
 

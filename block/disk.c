@@ -59,6 +59,11 @@ static int open_disk(struct plt_ctx *ctx, const char *name, const struct plt_ope
 			r = plt_image_open(ctx, tree, &o, write_layer, &img, err);
 		json_decref(tree);
 	}
+	if (r == 0 && !(opts->flags & PLT_OPEN_WRITE)) {
+		r = plt_ctx_may_ignore(ctx, img->drv, name, err);
+		if (r < 0)
+			plt_image_close(img, NULL);
+	}
 	if (r < 0) {
 		/* (that one is said of an image that did open) */
 		if (!err || strncmp(err->text, "Failed to load snapshot: ", 25))
@@ -66,12 +71,15 @@ static int open_disk(struct plt_ctx *ctx, const char *name, const struct plt_ope
 		return r;
 	}
 	r = disk_new(img, ret, err);
-	if (r == 0 && opts->flags & PLT_OPEN_RESCUE && opts->rescue && opts->rescue->donor) {
+	if (r < 0 || !(opts->flags & PLT_OPEN_RESCUE))
+		return r;
+	if (!(opts->flags & PLT_OPEN_IMAGE_OPTS))
+		r = plt_rescue_links(*ret, name, opts->rescue, err);
+	if (r == 0 && opts->rescue && opts->rescue->donor)
 		r = plt_donor_attach(*ret, opts->rescue->donor, err);
-		if (r < 0) {
-			plt_disk_close(*ret, NULL);
-			*ret = NULL;
-		}
+	if (r < 0) {
+		plt_disk_close(*ret, NULL);
+		*ret = NULL;
 	}
 	return r;
 }
@@ -114,15 +122,25 @@ int plt_disk_open_layer(struct plt_ctx *ctx, const char *name, const struct plt_
 		plt_disk_close(disk, NULL);
 		return plt_error_set(err, ENOENT, "'%s': the chain of backing files has become shorter", name);
 	}
-	*ret_layer = calloc(1, sizeof(**ret_layer));
+	*ret_layer = plt_disk_view_layer(disk, depth);
 	if (!*ret_layer) {
 		plt_disk_close(disk, NULL);
 		return plt_error_set(err, ENOMEM, "out of memory");
 	}
-	(*ret_layer)->ctx = ctx;
-	(*ret_layer)->top = plt_disk_layer(disk, depth);
 	*ret = disk;
 	return 0;
+}
+
+struct plt_disk *plt_disk_view_layer(struct plt_disk *disk, unsigned depth)
+{
+	struct plt_image *img = plt_disk_layer(disk, depth);
+	struct plt_disk *view = img ? calloc(1, sizeof(*view)) : NULL;
+
+	if (view) {
+		view->ctx = disk->ctx;
+		view->top = img;
+	}
+	return view;
 }
 
 void plt_disk_release_layer(struct plt_disk *layer)
@@ -144,12 +162,16 @@ int plt_disk_open_store(struct plt_ctx *ctx, struct plt_store *file, const char 
 }
 
 int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
-			  struct plt_disk **ret, struct plt_error *err)
+			  const struct plt_snapshot_info *snapshot, struct plt_disk **ret, struct plt_error *err)
 {
 	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
 	struct plt_image *img;
 	int r;
 
+	if (snapshot) {
+		o.snapshot_id = snapshot->id;
+		o.snapshot_name = snapshot->name;
+	}
 	o.flags = PLT_OPEN_RESCUE | PLT_OPEN_NO_BACKING | PLT_OPEN_NO_KEY | PLT_OPEN_FORCE_SHARE;
 	r = plt_image_open_planned(ctx, plan, file_size, name, &o, &img, err);
 	return r < 0 ? r : disk_new(img, ret, err);

@@ -9,7 +9,6 @@
  */
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "block/engine.h"
 
@@ -37,13 +36,13 @@ static int same(struct plt_disk *disk, struct plt_disk *donor, uint64_t off, siz
 	uint8_t a[BESIDE], b[BESIDE];
 	struct plt_doubt lost;
 
-	if (!len || plt_rescue_find(disk->top, off, len, &lost) || plt_read(disk, off, a, len, NULL) < 0 ||
+	if (!len || (disk->top->engine->rescue && plt_rescue_find(disk->top, off, len, &lost)) || plt_read(disk, off, a, len, NULL) < 0 ||
 	    plt_read(donor, off, b, len, NULL) < 0)
 		return 0;
 	return memcmp(a, b, len) ? -1 : 1;
 }
 
-static enum plt_certainty certainty(struct plt_disk *disk, struct plt_disk *donor, uint64_t off, uint64_t len)
+enum plt_certainty plt_donor_certainty(struct plt_disk *disk, struct plt_disk *donor, uint64_t off, uint64_t len)
 {
 	uint64_t size = plt_disk_size(disk), end = off + len;
 	uint64_t before = PLT_MIN(off, (uint64_t)BESIDE), after = PLT_MIN(size - end, (uint64_t)BESIDE);
@@ -59,7 +58,7 @@ static int take(struct plt_disk *disk, struct plt_disk *donor, uint64_t off, uin
 	struct plt_doubt d = { .kind = PLT_INFERRED, .disk = img->disk, .off = off, .len = len };
 	int r;
 
-	d.certainty = certainty(disk, donor, off, len);
+	d.certainty = plt_donor_certainty(disk, donor, off, len);
 	snprintf(d.why, sizeof(d.why), "taken from the donor; lost here: %s", why);
 	pthread_rwlock_wrlock(&rsc->lock);
 	r = plt_doubts_set(&rsc->plan.doubts, &d);
@@ -105,12 +104,14 @@ static int take_all(struct plt_disk *disk, struct plt_disk *donor, struct plt_er
 	return plt_error_default(err, -r, "out of memory");
 }
 
-static bool is_itself(struct plt_disk *disk, struct plt_disk *donor)
+int plt_donor_fits(struct plt_disk *donor, uint64_t size, const char *name, struct plt_error *err)
 {
-	struct stat a, b;
-
-	return stat(disk->top->name, &a) == 0 && stat(donor->top->name, &b) == 0 && a.st_dev == b.st_dev &&
-	       a.st_ino == b.st_ino;
+	if (plt_disk_size(donor) != size)
+		return plt_error_set(err, EINVAL, "the donor '%s' is a disk of %" PRIu64 " bytes, and '%s' one of %" PRIu64
+				     ": it is neither an older copy nor a clone", donor->top->name, plt_disk_size(donor), name, size);
+	if (plt_same_path(name, donor->top->name))
+		return plt_error_set(err, EINVAL, "the donor '%s' is the image itself", donor->top->name);
+	return 0;
 }
 
 int plt_donor_attach(struct plt_disk *disk, const char *name, struct plt_error *err)
@@ -127,11 +128,7 @@ int plt_donor_attach(struct plt_disk *disk, const char *name, struct plt_error *
 	r = plt_disk_open(disk->ctx, name, &o, &donor, err);
 	if (r < 0)
 		return r;
-	if (plt_disk_size(donor) != size)
-		r = plt_error_set(err, EINVAL, "the donor '%s' is a disk of %" PRIu64 " bytes, and '%s' one of %" PRIu64
-				  ": it is neither an older copy nor a clone", name, plt_disk_size(donor), disk->top->name, size);
-	else if (is_itself(disk, donor))
-		r = plt_error_set(err, EINVAL, "the donor '%s' is the image itself", name);
+	r = plt_donor_fits(donor, size, disk->top->name, err);
 	rsc->donor = disk->donor = donor; /* closed with the disk */
 	if (r == 0)
 		r = take_all(disk, donor, err);

@@ -71,6 +71,8 @@ struct plt_ctx {
 	void *warn_arg;
 	plt_opener_fn opener;          /* NULL: plt_file_open() */
 	void *opener_arg;
+	uint64_t ignore_features;
+	_Atomic bool features_met;     /* an image that may claim some has been opened */
 
 	pthread_mutex_t lock;
 	struct plt_queue *idle_queues; /* blocking calls take one and give it back */
@@ -210,6 +212,7 @@ struct plt_engine {
 	struct plt_rescue *rescue;     /* it is looked at through a plan; NULL: as it is */
 	unsigned depth;
 	unsigned file_flags;           /* PLT_FILE_* of the cache mode, for references */
+	char *key;                     /* the option that names the secret of what it encrypts; NULL: none was given */
 	bool own_refs;                 /* the user has named what the image names: no policy */
 	bool guard_probe;              /* raw by guess: no format header may be written */
 	bool copy_on_read;             /* what reads find below is brought in; set before the first request */
@@ -540,7 +543,7 @@ struct plt_disk {
 	struct plt_disk *donor; /* NULL: none */
 };
 
-/* image.c; the layer @write_layer below the top (0: none) is opened for writing, whatever the top is */
+/* open.c; the layer @write_layer below the top (0: none) is opened for writing, whatever the top is */
 int plt_image_open(struct plt_ctx *ctx, json_t *tree, const struct plt_open_options *opts, unsigned write_layer,
 		   struct plt_image **ret, struct plt_error *err);
 /* Over an open store (which keeps its references); @format NULL: look. */
@@ -572,6 +575,9 @@ struct plt_rescue {
 #define PLT_WHY_DAMAGED "the mapping is damaged"
 #define PLT_WHY_CUT "it lies behind the end of the file"
 #define PLT_WHY_BASE "it lies in the backing file, which is missing"
+#define PLT_WHY_MEDIUM "it cannot be read from the medium"
+#define PLT_WHY_UNREAD "the table that says what is here cannot be read from the medium"
+#define PLT_WHY_MORE "not looked at: more is mapped than the file has tables for"
 #define PLT_WHY_FLAW "the compressed cluster is damaged"
 /* The options for what an image stands on: @buf, or NULL. */
 const struct plt_rescue_options *plt_rescue_below(const struct plt_rescue_options *opts,
@@ -583,8 +589,13 @@ void plt_rescue_free(struct plt_rescue *rsc);
 void plt_rescue_note(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len, const char *why);
 /* The first part of [off, off+len) that is lost in this layer, or (PLT_INFERRED) taken from a donor, cut to it. */
 bool plt_rescue_find(struct plt_image *img, uint64_t off, uint64_t len, struct plt_doubt *ret);
-/* How much of a run the file has. */
-uint64_t plt_rescue_there(const struct plt_image *img, const struct plt_run *run);
+/*
+ * How much of a run is there to be read from its beginning; what follows, *ret_lost bytes, is not.  The rest of the run is
+ * to be asked for again.
+ */
+uint64_t plt_rescue_there(struct plt_image *img, const struct plt_run *run, uint64_t *ret_lost, const char **ret_why);
+/* The run without its first @n bytes. */
+void plt_run_skip(struct plt_run *run, uint64_t n);
 /*
  * For a read frame: what is lost at io->pos is dealt with, and pos moves; up to where the map may be asked then
  * (a frame that has failed maps nothing).
@@ -592,12 +603,21 @@ uint64_t plt_rescue_there(const struct plt_image *img, const struct plt_run *run
 uint64_t plt_rescue_upto(struct plt_io *io, uint64_t end);
 /* A part of a read frame's range cannot be had. */
 void plt_rescue_lose(struct plt_io *io, uint64_t off, uint64_t len, const char *why);
-/* How much of a DATA or DAMAGED run is to be read; the rest is dealt with. */
-uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run);
+/*
+ * How much of a DATA or DAMAGED run is to be read; what is lost behind that is dealt with, and *ret_next is what is left of
+ * the run then.
+ */
+uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run, struct plt_run *ret_next);
 /* @good bytes of a compressed unit came out; the rest is filled up, or the read fails. */
 int plt_rescue_unit(struct plt_io *io, const struct plt_run *run, uint8_t *unit, size_t good, struct plt_error *err);
 /* Decode what this layer has compressed, once: if its structure is damaged, or in any case. */
 int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err);
+
+/*
+ * unread.c: what of @img says that nothing is there by a table that could not be read is lost.  @file_size: of the image
+ * before the plan.
+ */
+int plt_unread_find(struct plt_ctx *ctx, struct plt_image *img, uint64_t file_size, struct plt_error *err);
 
 /* donor.c: open @name, and take from it what @disk has lost. */
 int plt_donor_attach(struct plt_disk *disk, const char *name, struct plt_error *err);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "block/engine.h"
+#include "block/node.h"
 #include "formats/name.h"
 #include "formats/probe.h"
 
@@ -188,6 +189,7 @@ int plt_bytes_open(struct plt_ctx *ctx, const char *name, const struct plt_open_
 	const struct plt_driver *drv = NULL;
 	struct plt_image *img = NULL;
 	const char *format;
+	PLT_AUTOFREE char *key = NULL;
 	json_t *tree;
 	int r = plt_name_parse(name, o.flags & PLT_OPEN_IMAGE_OPTS, &tree, err);
 
@@ -201,6 +203,8 @@ int plt_bytes_open(struct plt_ctx *ctx, const char *name, const struct plt_open_
 		if (!*ret_format)
 			r = plt_error_set(err, ENOMEM, "out of memory");
 	}
+	if (r == 0 && format && plt_driver_find(format))
+		key = plt_node_key(tree, plt_driver_find(format), o.options);
 	/* an image that does not open is examined all the same */
 	if (!format || plt_driver_find(format)) {
 		json_t *bytes = json_pack("{s:O}", "file", json_object_get(tree, "file"));
@@ -250,6 +254,10 @@ int plt_bytes_open(struct plt_ctx *ctx, const char *name, const struct plt_open_
 		*ret_format = NULL;
 		return r;
 	}
+	if (key) {
+		free(img->engine->key);
+		img->engine->key = plt_steal(&key);
+	}
 	*ret = img;
 	return 0;
 }
@@ -260,7 +268,7 @@ static int check_planned(struct plt_ctx *ctx, struct plt_image *img, const struc
 			 struct plt_check_result *ret, struct plt_error *err)
 {
 	struct plt_rescue_plan plan;
-	int r = plt_rescue_plan_make(ctx, img->file, img->name, opts->format, opts->rescue, opts->flags, &plan, err);
+	int r = plt_rescue_plan_make(ctx, img->file, img->name, opts->format, img->engine->key, opts->rescue, opts->flags, &plan, err);
 
 	if (r < 0)
 		return r;
@@ -281,6 +289,8 @@ int plt_check(struct plt_ctx *ctx, const char *name, const struct plt_open_optio
 
 	memset(ret, 0, sizeof(*ret));
 	ret->format = "";
+	if (r == 0)
+		r = plt_ctx_may_ignore(ctx, plt_driver_find(format), name, err);
 	if (r == 0 && opts && opts->flags & PLT_OPEN_RESCUE)
 		r = check_planned(ctx, img, opts, found, arg, ret, err);
 	else if (r == 0)

@@ -67,7 +67,7 @@ int plt_node_open_pieces(const json_t *tree, bool write, struct plt_store **ret,
 /*
  * Rescue.  repair/ implements this one, as block/ implements what drivers call: what a repair would make of the
  * image in @file, which is locked and is only read.  @format NULL: look; raw only if nothing else can be
- * made of it.
+ * made of it.  @key: the option that names the secret of what it encrypts, or NULL.
  */
 struct plt_rescue_plan {
 	struct plt_store *overlay;       /* the image as planned; a reference of the caller's, as all here */
@@ -75,14 +75,34 @@ struct plt_rescue_plan {
 	struct plt_doubts doubts;
 	struct plt_check_result before, left; /* of the image as it is (with what was fixed), and as planned */
 	uint64_t edits, bytes;
+	struct plt_store *medium;        /* io/medium.c, below the overlay; NULL: no map was given */
+	char *map;
 };
 int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
-			 const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
+			 const char *key, const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
 			 struct plt_error *err); /* @flags: PLT_OPEN_NO_BACKING */
 void plt_rescue_plan_release(struct plt_rescue_plan *plan);
-/* The disk that @plan makes of a file of @file_size bytes, without a chain; @plan is taken over. */
+/*
+ * repair/ implements this one as well: what the layers of a disk that was opened for rescue are not, any more, to each other
+ * (a parent that was written to) is put into its lists, and said to opts->found.
+ */
+int plt_rescue_links(struct plt_disk *disk, const char *name, const struct plt_rescue_options *opts, struct plt_error *err);
+/*
+ * And this one: where the backing file of @img lies that is not where it records it, or is another one there.  1: *ret_name
+ * and *ret_format (malloc) and how sure that is; 0: nobody knows.  What is less sure than opts say is not told.
+ */
+int plt_rescue_parent(struct plt_image *img, const struct plt_rescue_options *opts, char **ret_name, char **ret_format,
+		      enum plt_certainty *ret_certainty, struct plt_error *err);
+/* Is @donor another disk than that of the image @name, and of its size? */
+int plt_donor_fits(struct plt_disk *donor, uint64_t size, const char *name, struct plt_error *err);
+/* How sure it is that what @donor has there is what @disk had: by what both have beside it. */
+enum plt_certainty plt_donor_certainty(struct plt_disk *disk, struct plt_disk *donor, uint64_t off, uint64_t len);
+/* Of [off, off+len) of an image that is rescued what is not lost already is lost, or inferred. */
+void plt_image_doubt(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
+		     enum plt_certainty certainty, const char *why);
+/* The disk (or an internal snapshot) that @plan makes of a file of @file_size bytes, without a chain; @plan is taken over. */
 int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
-			  struct plt_disk **ret, struct plt_error *err);
+			  const struct plt_snapshot_info *snapshot, struct plt_disk **ret, struct plt_error *err);
 
 /*
  * Put @base (given away) below a disk that was opened on a store without its chain; before the first
@@ -100,6 +120,9 @@ void plt_ctx_set_opener(struct plt_ctx *ctx, plt_opener_fn fn, void *arg);
 /* Open a file that was named, by the user or in an image, or one that belongs to it; @flags as for plt_file_open(). */
 int plt_ctx_open_file(struct plt_ctx *ctx, const char *path, unsigned flags, struct plt_store **ret,
 		      struct plt_error *err);
+
+/* Features are to be ignored: has this format any, or has an image that was opened before?  0 or -ENOTSUP. */
+int plt_ctx_may_ignore(struct plt_ctx *ctx, const struct plt_driver *drv, const char *name, struct plt_error *err);
 
 /* The active layer of a disk. */
 struct plt_image *plt_disk_image(struct plt_disk *disk);
@@ -133,13 +156,18 @@ int plt_image_map_wait(struct plt_image *img, uint64_t off, uint64_t len, struct
 struct plt_extents;
 /*
  * Decode every compressed cluster that this layer maps; flaw() for each that cannot be, with how many bytes come out
- * before; another answer than 0 ends it.  @seen: places in the file that are done, added to; NULL: all are new.
+ * before; another answer than 0 ends it.  @seen: places in the file that are done, added to; NULL: all are new.  @ends: a
+ * stream that fills its cluster and does not end there is a flaw, too.
+ * *ret_end (NULL: all is decoded): up to where the disk was looked at before entries had named several times as much as the
+ * file holds, as tables do that are named again and again.
  */
-int plt_image_decode(struct plt_image *img, struct plt_extents *seen,
+int plt_image_decode(struct plt_image *img, struct plt_extents *seen, bool ends, uint64_t *ret_end,
 		     int (*flaw)(void *arg, const struct plt_run *run, size_t good), void *arg, struct plt_error *err);
 /* What relative names in the image are relative to: its name, or its file's if it has no plain one. */
 const char *plt_image_base(const struct plt_image *img);
 struct plt_image *plt_image_backing(const struct plt_image *img);
+/* The option, "key=id", that named the secret of what it encrypts; NULL: none was given. */
+const char *plt_image_key(const struct plt_image *img);
 
 /* cursor.c: block status of a disk from offset to offset; one thread at a time.  Not for going back. */
 struct plt_cursor {
@@ -157,6 +185,10 @@ int plt_cursor_at(struct plt_cursor *c, uint64_t off, const struct plt_extent **
 
 /* Layer @depth of the disk's chain, NULL below the last; 0 is the active one. */
 struct plt_image *plt_disk_layer(struct plt_disk *disk, unsigned depth);
+/* A disk that begins at that layer, as a view: plt_disk_release_layer().  NULL: there is none, or no memory. */
+struct plt_disk *plt_disk_view_layer(struct plt_disk *disk, unsigned depth);
+/* What decides on names that images name. */
+enum plt_policy plt_ctx_policy(const struct plt_ctx *ctx);
 /* Both are images of the same file, read alike: what one holds at a guest offset the other does. */
 bool plt_image_is_same(const struct plt_image *a, const struct plt_image *b);
 /*

@@ -27,7 +27,11 @@ libplatter_core_la_SOURCES += \
 	block/limbo.c \
 	block/metacache.c \
 	block/need.c \
+	block/node.h \
+	block/node_file.c \
+	block/node_options.c \
 	block/node_pieces.c \
+	block/open.c \
 	block/queue.c \
 	block/range.c \
 	block/read.c \
@@ -40,6 +44,7 @@ libplatter_core_la_SOURCES += \
 	block/submit.c \
 	block/sync.c \
 	block/write.c \
+	block/unread.c \
 	block/vmstate.c \
 	block/writeback.c \
 	block/zero.c \

@@ -92,18 +92,13 @@ static int inflate_unit(struct plt_io *io, struct plt_io_op *iop)
 	const struct plt_run *run = &iop->run;
 	size_t skip = (size_t)(run->off - run->unit_off);
 	uint8_t *direct = whole_unit(io, run);
-	PLT_AUTOFREE uint8_t *comp = plt_alloc_io(run->comp_len);
 	PLT_AUTOFREE uint8_t *own = direct ? NULL : plt_alloc_io(run->unit_len);
 	uint8_t *unit = direct ? direct : own;
 	size_t good;
-	int r;
+	int read, r = unit ? plt_unit_decode(run, io->eng->rescue, unit, &good, &read, &iop->err) : -ENOMEM;
 
-	if (!comp || !unit)
-		return -ENOMEM;
-	r = plt_store_read(run->store, run->host_off, comp, run->comp_len, PLT_IO_COMPRESSED, &iop->err);
-	if (r < 0)
+	if (!unit || read < 0)
 		return r;
-	r = plt_decompress(run->codec, comp, run->comp_len, unit, run->unit_len, io->eng->rescue ? &good : NULL);
 	if (r < 0 && r != -ENOMEM && io->eng->rescue) {
 		r = plt_rescue_unit(io, run, unit, good, &iop->err);
 		if (r < 0)
@@ -140,16 +135,26 @@ static __attribute__((noinline)) void damaged(struct plt_io *io, const struct pl
 	plt_io_fail(io, EIO, &err);
 }
 
+/* What of it is there, part by part. */
+static __attribute__((noinline)) void read_parts(struct plt_io *io, const struct plt_run *run)
+{
+	struct plt_run part = *run, next;
+
+	for (; part.len && !io->result; part = next) {
+		part.len = plt_rescue_run(io, &part, &next);
+		if (part.len && part.cipher)
+			plt_io_read_cipher(io, &part);
+		else if (part.len)
+			read_data(io, &part);
+		io->all_zero &= !part.len;
+	}
+}
+
 static void read_run(struct plt_io *io, const struct plt_run *run)
 {
-	struct plt_run part;
-
 	if (io->eng->rescue && (run->kind == PLT_RUN_DATA || run->kind == PLT_RUN_DAMAGED)) {
-		part = *run;
-		part.len = plt_rescue_run(io, run);
-		if (!part.len)
-			return;
-		run = &part;
+		read_parts(io, run);
+		return;
 	}
 	switch (run->kind) {
 	case PLT_RUN_DATA:

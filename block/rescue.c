@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "block/engine.h"
+#include "io/mapfile.h"
 
 #define SECTOR 512
 
@@ -21,7 +22,7 @@ const struct plt_rescue_options *plt_rescue_below(const struct plt_rescue_option
 	if (!opts)
 		return NULL;
 	*buf = *opts;
-	buf->plan = buf->donor = NULL;
+	buf->plan = buf->donor = buf->map = NULL;
 	return buf;
 }
 
@@ -66,6 +67,30 @@ void plt_rescue_note(struct plt_image *img, enum plt_doubt_kind kind, uint64_t o
 	pthread_rwlock_unlock(&rsc->lock);
 }
 
+void plt_image_doubt(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
+		     enum plt_certainty certainty, const char *why)
+{
+	struct plt_rescue *rsc = img->engine->rescue;
+	uint64_t size = atomic_load(&img->size), end = off + PLT_MIN(len, size - PLT_MIN(off, size));
+
+	pthread_rwlock_wrlock(&rsc->lock);
+	while (off < end) {
+		const struct plt_doubt *known = plt_doubts_find(&rsc->plan.doubts, img->disk, off);
+		struct plt_doubt d = { .kind = kind, .disk = img->disk, .off = off, .certainty = certainty };
+		bool here = known && known->off <= off;
+		uint64_t upto = PLT_MIN(end, !known ? end : here ? known->off + known->len : known->off);
+
+		d.len = upto - off;
+		snprintf(d.why, sizeof(d.why), "%s", why);
+		/* what is known to be lost stays so, and what is less sure */
+		if (!(here && (known->kind == PLT_LOST || (kind == PLT_INFERRED && known->certainty <= certainty))) &&
+		    plt_doubts_set(&rsc->plan.doubts, &d) < 0)
+			rsc->short_of_memory = true;
+		off = upto;
+	}
+	pthread_rwlock_unlock(&rsc->lock);
+}
+
 bool plt_rescue_find(struct plt_image *img, uint64_t off, uint64_t len, struct plt_doubt *ret)
 {
 	struct plt_rescue *rsc = img->engine->rescue;
@@ -104,17 +129,34 @@ uint64_t plt_file_part_planned(const struct plt_image *img, uint64_t host_off, u
 	return part;
 }
 
-uint64_t plt_rescue_there(const struct plt_image *img, const struct plt_run *run)
+void plt_run_skip(struct plt_run *run, uint64_t n)
 {
-	uint64_t size;
+	run->iv_sector += (run->host_off % SECTOR + n) / SECTOR;
+	run->off += n;
+	run->host_off += n;
+	run->len -= n;
+}
 
+uint64_t plt_rescue_there(struct plt_image *img, const struct plt_run *run, uint64_t *ret_lost, const char **ret_why)
+{
+	uint64_t size, there = run->len;
+	struct plt_range bad;
+
+	*ret_lost = 0;
+	*ret_why = PLT_WHY_CUT;
 	if (run->kind != PLT_RUN_DATA)
 		return run->len;
 	if (run->store == img->file)
-		return plt_file_part(img, run->host_off, run->len);
-	if (plt_store_size(run->store, &size, NULL) < 0)
-		return run->len; /* reading will tell */
-	return run->host_off >= size ? 0 : PLT_MIN(run->len, size - run->host_off);
+		there = plt_file_part(img, run->host_off, run->len);
+	else if (plt_store_size(run->store, &size, NULL) == 0) /* (else reading will tell) */
+		there = run->host_off >= size ? 0 : PLT_MIN(run->len, size - run->host_off);
+	if (plt_store_unreadable(run->store, run->host_off, there, &bad)) {
+		*ret_lost = bad.len;
+		*ret_why = PLT_WHY_MEDIUM;
+		return bad.off - run->host_off;
+	}
+	*ret_lost = run->len - there;
+	return there;
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -166,17 +208,21 @@ void plt_rescue_lose(struct plt_io *io, uint64_t off, uint64_t len, const char *
 	plt_rescue_note(io->img, PLT_LOST, off, len, why);
 }
 
-uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run)
+uint64_t plt_rescue_run(struct plt_io *io, const struct plt_run *run, struct plt_run *ret_next)
 {
-	uint64_t there;
+	uint64_t there, lost;
+	const char *why;
 
+	*ret_next = *run;
 	if (run->kind == PLT_RUN_DAMAGED) {
 		plt_rescue_lose(io, run->off, run->len, PLT_WHY_DAMAGED);
+		ret_next->len = 0;
 		return 0;
 	}
-	there = plt_rescue_there(io->img, run);
-	if (there < run->len)
-		plt_rescue_lose(io, run->off + there, run->len - there, PLT_WHY_CUT);
+	there = plt_rescue_there(io->img, run, &lost, &why);
+	if (lost)
+		plt_rescue_lose(io, run->off + there, lost, why);
+	plt_run_skip(ret_next, there + lost);
 	return there;
 }
 
@@ -370,7 +416,7 @@ static int survey_maps(struct plt_disk *disk, struct plt_doubts *to, struct plt_
 		if (!left) {
 			struct plt_doubt d = { .kind = PLT_INFERRED, .certainty = PLT_GUESS, .off = off, .len = size - off };
 
-			snprintf(d.why, sizeof(d.why), "%s", "not looked at: more is mapped than the file has tables for");
+			snprintf(d.why, sizeof(d.why), "%s", PLT_WHY_MORE);
 			return plt_doubts_set(to, &d);
 		}
 		r = plt_status(disk, off, PLT_MIN(size - off, window), PLT_STATUS_NO_HOST, x, PLT_ARRAY_SIZE(x), &n, err);
@@ -390,12 +436,31 @@ static int survey_maps(struct plt_disk *disk, struct plt_doubts *to, struct plt_
 	return r;
 }
 
+/* From @off on nothing has been looked at; what is said of parts of it already stays. */
+static void note_rest(struct plt_image *img, uint64_t off)
+{
+	const struct plt_rescue *rsc = img->engine->rescue;
+	uint64_t size = atomic_load(&img->size);
+
+	for (const struct plt_doubt *d; off < size; off = d->off + d->len) {
+		d = plt_doubts_find(&rsc->plan.doubts, img->disk, off);
+		if (!d || d->off > off) {
+			plt_rescue_note(img, PLT_INFERRED, off, d ? d->off - off : size - off, PLT_WHY_MORE);
+			d = plt_doubts_find(&rsc->plan.doubts, img->disk, off);
+			if (!d)
+				break; /* (no memory, which is noted) */
+		}
+	}
+}
+
 /* Where structure shows damage there may be more of it: all that is compressed is decoded once. */
 int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err)
 {
 	struct plt_rescue *rsc = img->engine->rescue;
 	const struct plt_check_result *b = &rsc->plan.before;
+	uint64_t end = 0;
 	bool todo;
+	int r;
 
 	if (!rsc)
 		return 0;
@@ -403,7 +468,10 @@ int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err)
 	todo = !rsc->decoded && (always || b->corruptions || b->added || b->corruptions_fixed || b->check_errors);
 	rsc->decoded = rsc->decoded || todo;
 	pthread_rwlock_unlock(&rsc->lock);
-	return todo ? plt_image_decode(img, NULL, note_flaw, img, err) : 0;
+	r = todo ? plt_image_decode(img, NULL, false, &end, note_flaw, img, err) : 0;
+	if (todo && r == 0 && end < atomic_load(&img->size))
+		note_rest(img, end);
+	return r;
 }
 
 /* The doubts of one layer, where it shows.  (plt_doubt.disk is its depth here.) */
@@ -473,10 +541,9 @@ static bool worst_at(const struct plt_doubts *all, unsigned depths, uint64_t pos
 
 static int tell(const struct plt_doubt *d, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg)
 {
-	static const char *const certainties[] = { "guess", "likely", "strong", "proven" };
 	const struct plt_doubt_range pub = {
 		.off = d->off, .len = d->len, .lost = d->kind == PLT_LOST, .why = d->why, .depth = d->disk,
-		.certainty = d->kind == PLT_LOST ? NULL : certainties[d->certainty & 3],
+		.certainty = d->kind == PLT_LOST ? NULL : plt_certainty_name(d->certainty),
 	};
 
 	return fn(arg, &pub);
@@ -527,6 +594,27 @@ int plt_disk_doubts(struct plt_disk *disk, int (*fn)(void *arg, const struct plt
 	plt_doubts_release(&all);
 	return r < 0 ? plt_error_default(err, -r, "'%s': what of it is not known cannot be told: %s", disk->top->name,
 					 strerror(-r)) : r;
+}
+
+int plt_disk_update_map(struct plt_disk *disk, struct plt_error *err)
+{
+	const struct plt_rescue *rsc = disk->top->engine->rescue;
+	struct plt_extents found = PLT_EXTENTS_INIT;
+	struct plt_mapfile map = PLT_MAPFILE_INIT;
+	int r;
+
+	if (!rsc || !rsc->plan.map)
+		return 0;
+	r = plt_medium_found(rsc->plan.medium, &found);
+	if (r < 0)
+		plt_error_set(err, -r, "out of memory");
+	if (r == 0 && found.n)
+		r = plt_mapfile_read(rsc->plan.map, &map, err);
+	if (r == 0 && found.n)
+		r = plt_mapfile_write(rsc->plan.map, &map, &found, err);
+	plt_mapfile_release(&map);
+	plt_extents_release(&found);
+	return r;
 }
 
 int plt_disk_rescue_info(struct plt_disk *disk, unsigned depth, struct plt_rescue_info *ret)

@@ -128,7 +128,7 @@ static int add_data(struct walk *w, struct plt_image *img, const struct plt_run 
 	int r;
 
 	if (run->cipher)
-		x.flags = (x.flags | PLT_EXTENT_ENCRYPTED) & ~(unsigned)PLT_EXTENT_OFFSET;
+		x.flags = (x.flags | PLT_EXTENT_ENCRYPTED) & ~(w->flags & PLT_STATUS_PLACES ? 0u : (unsigned)PLT_EXTENT_OFFSET);
 	if (run->cipher || !ask_host(w, img)) {
 		add(w, &x);
 		return 0;
@@ -224,6 +224,29 @@ static uint64_t add_lost(struct walk *w, struct plt_image *img, uint64_t off, ui
 	return off;
 }
 
+/* Of a data run what is there, and what is not. */
+static int add_parts(struct walk *w, struct plt_image *img, const struct plt_run *run, unsigned depth,
+		     struct plt_error *err)
+{
+	struct plt_run left = *run, part;
+	int r = 0;
+
+	while (left.len && r == 0 && !w->full) {
+		const char *why;
+		uint64_t lost;
+
+		part = left;
+		part.len = plt_rescue_there(img, &left, &lost, &why);
+		r = part.len ? add_data(w, img, &part, depth, err) : 0;
+		if (r == 0 && lost)
+			add_damaged(w, left.off + part.len, lost, depth);
+		if (r == 0 && lost && !strcmp(why, PLT_WHY_MEDIUM)) /* (so that the lists say why) */
+			plt_rescue_note(img, PLT_LOST, left.off + part.len, lost, why);
+		plt_run_skip(&left, part.len + lost);
+	}
+	return r;
+}
+
 static int add_run(struct walk *w, struct plt_image *img, const struct plt_run *run, unsigned depth,
 		   struct plt_error *err)
 {
@@ -231,16 +254,8 @@ static int add_run(struct walk *w, struct plt_image *img, const struct plt_run *
 
 	switch (run->kind) {
 	case PLT_RUN_DATA:
-		if (img->engine->rescue) {
-			struct plt_run part = *run;
-			int r;
-
-			part.len = plt_rescue_there(img, run);
-			r = part.len ? add_data(w, img, &part, depth, err) : 0;
-			if (r == 0)
-				add_damaged(w, run->off + part.len, run->len - part.len, depth);
-			return r;
-		}
+		if (img->engine->rescue)
+			return add_parts(w, img, run, depth, err);
 		return add_data(w, img, run, depth, err);
 	case PLT_RUN_COMPRESSED:
 		x.flags |= PLT_EXTENT_DATA | PLT_EXTENT_COMPRESSED;

@@ -7,6 +7,7 @@
  * for all come from the same tables.  Wording and order of checks follow qemu-img, since scripts
  * match on them.
  */
+#include <ctype.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -47,6 +48,7 @@ const struct cli_opt cli_open_opts[] = {
 	  "lost is named on stderr; the exit status is 2 if something is lost, inferred or still wrong, 3 for lost "
 	  "space",
 	  CLI_ANY },
+	{ OPT_IGNORE_FEATURE, "ignore-feature", "bit", CLI_IGNORE_FEATURE_HELP, CLI_ANY },
 	{ OPT_REPORT, "report", "file",
 	  "with --rescue: write all findings, and the ranges of the disk that are lost or inferred, as JSON; "
 	  "what is in neither list is right (-: on standard output, behind all else)",
@@ -59,8 +61,12 @@ const struct cli_opt cli_open_opts[] = {
 	  "with --rescue: an older copy or a clone of the disk, of the same size; what is lost and this one has is "
 	  "taken from it, and listed as inferred", CLI_FILE },
 	{ OPT_DEEP, "deep", NULL,
-	  "with --rescue: hold the guest's own structures against the map even if nothing else shows that it is wrong. check: "
+	  "with --rescue: hold the guest's own structures against the map even if nothing else shows that it is wrong (convert, "
+	  "dd, hash and compare do, of the upper eight layers). check: "
 	  "that as well, and decode every compressed cluster, and examine the chain and data files", CLI_ANY },
+	{ OPT_MAP, "map", "file",
+	  "with --rescue: a map of the medium as ddrescue writes it; of what it does not call read ('+') nothing is believed, it "
+	  "is lost. What turns out to be bad is added. scan: what it calls bad is not read; it is written anew", CLI_FILE },
 	{ OPT_ZERO_LOST, "zero-lost", NULL,
 	  "with --rescue: what is lost reads as zeros (elsewhere than in convert, dd and hash it is an error)", CLI_ANY },
 	{ 0 },
@@ -132,6 +138,17 @@ static bool prepare(struct cli_args *a)
 	return true;
 }
 
+static void take_feature(struct cli_args *a)
+{
+	char *end = NULL;
+	unsigned long n = isdigit((unsigned char)*a->arg) ? strtoul(a->arg, &end, 10) : 64;
+
+	if (n > 63 || *end)
+		a->status = cli_usage_error("--ignore-feature: expecting a number from 0 to 63, not '%s'", a->arg);
+	else
+		a->ignore_features |= UINT64_C(1) << n;
+}
+
 /* Take a common option; false: it is not one (or an error, with a->status set). */
 static bool take_common(struct cli_args *a, int c)
 {
@@ -168,6 +185,9 @@ static bool take_common(struct cli_args *a, int c)
 		return true;
 	case OPT_NO_BACKING:
 		a->no_backing = true;
+		return true;
+	case OPT_IGNORE_FEATURE:
+		take_feature(a);
 		return true;
 	case 'q':
 		a->quiet = true;

@@ -12,6 +12,7 @@
 /* ---- verify ---------------------------------------------------------------------------------- */
 
 #define DIGEST_BYTES 32 /* of sha256 */
+#define RANGES_SHOWN 16 /* to a person */
 
 static int digest_of(struct chain_job *j, struct plt_ctx *ctx, const char *name, const char *format,
 		     char ret[2 * DIGEST_BYTES + 1])
@@ -54,7 +55,69 @@ static bool is_digest(const char *text)
 	return n == 2 * DIGEST_BYTES && !text[n] && access(text, F_OK) < 0;
 }
 
-static void print_verified(struct chain_job *j, const struct plt_chain *chain, const char *digest, const char *other)
+/* Of the layers, what their bytes say: kept as it is found, to be printed behind the digest. */
+struct changes {
+	json_t *list;
+	bool wrong;
+};
+
+static void changed(void *arg, const struct plt_chain_change *c)
+{
+	struct changes *all = arg;
+	json_t *o = json_object(), *ranges = json_array();
+
+	json_object_set_new(o, "id", json_string(c->id));
+	json_object_set_new(o, "severity", json_string(c->harmless ? "note" : "corruption"));
+	json_object_set_new(o, "layer", cli_json_text(c->layer));
+	json_object_set_new(o, "backing-image", cli_json_text(c->parent));
+	json_object_set_new(o, "text", cli_json_text(c->text));
+	json_object_set_new(o, "bytes", json_integer((json_int_t)c->bytes));
+	for (size_t i = 0; i < c->nranges; i++)
+		json_array_append_new(ranges, json_pack("{s:I, s:I}", "start", (json_int_t)c->ranges[i].start, "length",
+							(json_int_t)c->ranges[i].length));
+	json_object_set_new(o, "ranges", ranges);
+	json_array_append_new(all->list, o);
+	all->wrong |= !c->harmless;
+}
+
+static void print_finding(const char *layer, const char *text, const char *id)
+{
+	printf("! ");
+	cli_put_name(layer);
+	printf(": ");
+	cli_put_name(text);
+	printf(" [%s]\n", id);
+}
+
+static void print_changes(const struct changes *all)
+{
+	json_t *c, *r;
+	size_t i, k;
+
+	json_array_foreach(all->list, i, c) {
+		json_t *ranges = json_object_get(c, "ranges");
+
+		print_finding(json_string_value(json_object_get(c, "layer")), json_string_value(json_object_get(c, "text")),
+			      json_string_value(json_object_get(c, "id")));
+		json_array_foreach(ranges, k, r) {
+			if (k == RANGES_SHOWN) {
+				printf("    ... and %zu more ranges (--output=json has them)\n", json_array_size(ranges) - k);
+				break;
+			}
+			printf("    %" JSON_INTEGER_FORMAT " bytes at %" JSON_INTEGER_FORMAT "\n",
+			       json_integer_value(json_object_get(r, "length")), json_integer_value(json_object_get(r, "start")));
+		}
+	}
+}
+
+/* (that a layer was written to is among the changes, with what was) */
+static bool is_said_later(const struct plt_layer_finding *f)
+{
+	return !strcmp(f->id, "C-CHANGED");
+}
+
+static void print_verified(struct chain_job *j, const struct plt_chain *chain, const struct changes *changes, const char *digest,
+			   const char *other)
 {
 	bool same = !other || !strcasecmp(digest, other);
 	json_t *o;
@@ -69,19 +132,18 @@ static void print_verified(struct chain_job *j, const struct plt_chain *chain, c
 			json_object_set_new(o, "same", json_boolean(same));
 		}
 		json_object_set_new(o, "layers", chain_json(chain));
+		json_object_set(o, "changes", changes->list);
 		cli_print_json(o);
 		json_decref(o);
 		return;
 	}
 	printf("%s  %s\n", digest, j->work.name);
 	for (unsigned i = 0; i < chain->n; i++)
-		for (unsigned k = 0; k < chain->layers[i].nfindings; k++) {
-			printf("! ");
-			cli_put_name(chain->layers[i].name);
-			printf(": ");
-			cli_put_name(chain->layers[i].findings[k].text);
-			printf(" [%s]\n", chain->layers[i].findings[k].id);
-		}
+		for (unsigned k = 0; k < chain->layers[i].nfindings; k++)
+			if (!is_said_later(&chain->layers[i].findings[k]))
+				print_finding(chain->layers[i].name, chain->layers[i].findings[k].text,
+					      chain->layers[i].findings[k].id);
+	print_changes(changes);
 	if (other && !j->args->quiet)
 		printf(same ? "The same as %s.\n" : "Not the same as %s.\n", j->against);
 }
@@ -89,25 +151,33 @@ static void print_verified(struct chain_job *j, const struct plt_chain *chain, c
 static int verify(struct chain_job *j, struct plt_ctx *ctx)
 {
 	char digest[2 * DIGEST_BYTES + 1], other[2 * DIGEST_BYTES + 1];
+	struct changes changes = { .list = json_array() };
 	struct plt_error err = PLT_ERROR_INIT;
-	struct plt_chain *chain;
-	int status;
+	struct plt_chain *chain = NULL;
+	int status = 0;
 
 	if (plt_chain_look(ctx, &j->work.name, 1, PLT_CHAIN_SHARE, &chain, &err) < 0) {
 		cli_error("%s", err.text);
-		return 1;
+		status = 1;
 	}
-	status = chain_status(chain, false);
-	if (digest_of(j, ctx, j->work.name, j->work.open.format, digest) < 0 ||
-	    (j->against && !is_digest(j->against) && digest_of(j, ctx, j->against, NULL, other) < 0)) {
-		plt_chain_free(chain);
-		return 1;
+	for (unsigned i = 0; !status && i < chain->n; i++)
+		if (chain->layers[i].trouble & ~(unsigned)(PLT_LAYER_HARMLESS | PLT_LAYER_CHANGED))
+			status = CHAIN_TROUBLE;
+	if (status != 1 && (digest_of(j, ctx, j->work.name, j->work.open.format, digest) < 0 ||
+			    (j->against && !is_digest(j->against) && digest_of(j, ctx, j->against, NULL, other) < 0)))
+		status = 1;
+	if (status != 1 && plt_chain_changes(ctx, j->work.name, j->folders, true, changed, &changes, &err) < 0) {
+		cli_error("%s", err.text);
+		status = 1;
 	}
-	if (j->against && is_digest(j->against))
-		snprintf(other, sizeof(other), "%s", j->against);
-	print_verified(j, chain, digest, j->against ? other : NULL);
-	if (j->against && strcasecmp(digest, other))
-		status = CHAIN_TROUBLE;
+	if (status != 1) {
+		if (j->against && is_digest(j->against))
+			snprintf(other, sizeof(other), "%s", j->against);
+		print_verified(j, chain, &changes, digest, j->against ? other : NULL);
+		if (changes.wrong || (j->against && strcasecmp(digest, other)))
+			status = CHAIN_TROUBLE;
+	}
+	json_decref(changes.list);
 	plt_chain_free(chain);
 	return status;
 }

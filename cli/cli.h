@@ -86,6 +86,7 @@ enum {
 	OPT_LEAKS,
 	OPT_ALL,
 	OPT_EXACT,
+	OPT_IGNORE_FEATURE,
 };
 
 struct cli_opt {
@@ -108,6 +109,7 @@ struct cli_command {
 	const struct cli_opt *const *groups; /* tables ending with .val == 0; NULL-terminated */
 	int (*run)(struct cli_args *a);	     /* returns the exit status */
 	bool makes_result; /* of what it reads: under --rescue it goes on where something is lost */
+	bool reads_all;    /* under --rescue it may as well read the guest's metadata once more, to look deep */
 	bool makes_plan;   /* --plan and --report are its own */
 };
 
@@ -123,6 +125,10 @@ extern const struct cli_opt cli_policy_opts[];	 /* --untrusted, --allow-dir, --n
 extern const struct cli_opt cli_quiet_opts[];	 /* -q */
 extern const struct cli_opt cli_progress_opts[]; /* -p */
 extern const struct cli_opt cli_output_opts[];	 /* --output */
+
+#define CLI_IGNORE_FEATURE_HELP \
+	"read an image as if it did not claim this incompatible feature (a number, 0 to 63), which nobody knows; may be " \
+	"given more than once. It is only read then; repair, and check -r all, take the claim out"
 
 /* What cli_cache_mode() takes, for help texts. */
 #define CLI_CACHE_WORDS "none, writeback, writethrough, directsync or unsafe"
@@ -142,6 +148,7 @@ struct cli_args {
 	/* What the common options said: */
 	bool image_opts, force_share, quiet, progress, json, no_backing;
 	enum plt_policy policy;
+	uint64_t ignore_features; /* --ignore-feature, one bit each */
 	const char *objects[CLI_OBJECTS_MAX]; /* --object, in order: one may need those before it */
 	unsigned nobjects;
 	const char *allow_dirs[CLI_DIRS_MAX + 1];
@@ -201,6 +208,7 @@ bool cli_rescue_take(struct cli_args *a, int c);
 bool cli_rescue_is_on(const struct cli_args *a);
 /* Of what was opened and closed with --rescue: is something lost, inferred or still wrong? */
 bool cli_rescue_doubts(const struct cli_args *a);
+const char *cli_donor(const struct cli_args *a); /* NULL: none */
 bool cli_looks_deep(const struct cli_args *a); /* --deep */
 /* For whoever opens disks without cli_open(). */
 int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts);
@@ -211,6 +219,7 @@ void cli_report_finding(const struct cli_args *a, const struct plt_check_finding
 bool cli_trusts_likely(const struct cli_args *a); /* --trust */
 const char *cli_plan_file(const struct cli_args *a); /* --plan; NULL: not given */
 /* What the plan of a repair leaves: into the report; whether there is any doubt. */
+bool cli_reports(const struct cli_args *a); /* --report */
 bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const char *name, const char *format);
 /* After the command: the report is written; the exit status. */
 int cli_rescue_end(struct cli_args *a, int status);
@@ -221,6 +230,11 @@ extern const char *cli_program; /* basename of argv[0] */
 
 /* A name that an image holds, on stdout for a person: control characters are "?". */
 void cli_put_name(const char *name);
+/*
+ * @text from an image, as stdout may have it: a terminal gets no control characters, anything else the bytes (scripts
+ * compare them, and qemu-img prints them).  Valid until eight more were asked for.
+ */
+const char *cli_shown(const char *text);
 void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void cli_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* An error of usage: adds the hint at --help.  Returns 1. */

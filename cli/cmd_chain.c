@@ -23,8 +23,8 @@ static const struct cli_opt opts[] = {
 	{ OPT_INTO, "into", "parent|child", "coalesce: where the layer's content goes (where it costs less)", CLI_ANY },
 	{ 'd', "delete", NULL, "coalesce: delete the layer's file at the end", CLI_ANY },
 	{ 'r', "rate-limit", "rate", "coalesce: copy into the parent no more than so many bytes a second", CLI_ANY },
-	{ OPT_SEARCH, "search", "dir", "look here for a backing file that is missing, or (coalesce) for more images that depend "
-	  "on the layers; can be repeated", CLI_DIR },
+	{ OPT_SEARCH, "search", "dir", "look here for a backing file that is missing, or (verify, coalesce) for more images that "
+	  "depend on the layers; can be repeated", CLI_DIR },
 	{ OPT_TO, "to", "file", "repair: the right backing file", CLI_FILE },
 	{ OPT_YES, "yes", NULL, "repair: do not ask", CLI_ANY },
 	{ OPT_UNDO_FILE, "undo-file", "file", "repair: the undo journal (the image's name and \".platter-undo\")", CLI_FILE },
@@ -47,7 +47,9 @@ const struct cli_command cli_chain = {
 		"circle, or is too long; an image cannot be opened, or is left over. The status is 0 if all is right or only "
 		"needs care, 2 if not, 1 if nothing could be looked at.",
 		"\\fBverify\\fR reads all that the image shows and prints its digest, as \\fBhash\\fR does, and what is wrong in "
-		"the chain; with --against the status is 2 if the digests differ.",
+		"the chain, by what the layers hold as well: which ranges are not what they were because another image was "
+		"committed into a layer, or it was written to (images on the same layers are looked for in their folders and in those "
+		"of --search). With --against the status is 2 if the digests differ.",
 		"\\fBflatten\\fR copies all that the backing files supply into the image, which then needs none.",
 		"\\fBcoalesce\\fR takes layers out of the chain: what each holds goes into the one below it, or into the one above, "
 		"and the image shows the same. It is refused if another image depends on what would change: the folders of the "
@@ -146,7 +148,7 @@ static const struct verb {
 	const char *options; /* what it takes of those that not all do: short ones, and letters for others below */
 } verbs[] = {
 	{ NULL, show, 1, 1, "one image file or directory name", "S" },
-	{ "verify", chain_verify, 1, 1, "one image file name", "ftA" },
+	{ "verify", chain_verify, 1, 1, "one image file name", "ftAS" },
 	{ "flatten", chain_flatten, 1, 1, "one image file name", "ftc" },
 	{ "coalesce", chain_coalesce, 2, UINT32_MAX, "an image file name and layers of its chain", "ftdrISN" },
 	{ "repair", chain_repair, 1, 1, "one image file name", "STYUN" },

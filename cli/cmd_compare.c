@@ -46,6 +46,7 @@ const struct cli_command cli_compare = {
 		cli_policy_opts, NULL,
 	},
 	.run = run,
+	.reads_all = true,
 };
 
 /* One argument for both callbacks; cli_progress_tick() wants its own first. */

@@ -96,6 +96,7 @@ const struct cli_command cli_convert = {
 	},
 	.run = run,
 	.makes_result = true,
+	.reads_all = true,
 };
 
 struct job {

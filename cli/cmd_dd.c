@@ -43,6 +43,7 @@ const struct cli_command cli_dd = {
 	},
 	.run = run,
 	.makes_result = true,
+	.reads_all = true,
 };
 
 struct job {

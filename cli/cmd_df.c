@@ -28,7 +28,8 @@ const struct cli_command cli_df = {
 		"Only headers are read, and images in use are looked at too. In a directory a file of 1 MiB or more in whole "
 		"sectors is taken for a raw image; hidden files are left out. Extents that the host's filesystem shares "
 		"(reflinks) count as shared where it tells of them.",
-		"Exit status: 0, or 1 where a volume would become full if all guests wrote everything.",
+		"Exit status: 0; 1 where a volume would become full if all guests wrote everything; 2 where it would not by "
+		"the images that could be looked at, and one could not.",
 		NULL,
 	},
 	.examples = (const char *const[]){
@@ -164,7 +165,7 @@ static void print(const struct plt_df *df)
 	for (unsigned i = 0; i < df->nlisted; i++)
 		if (!df->images[i].other)
 			print_image(&df->images[i]);
-	printf("%u images\n", df->n);
+	printf("%u image%s\n", df->n, df->n == 1 ? "" : "s");
 	line("promised to guests", df->virtual_size);
 	line("taken", df->allocated);
 	line("needed by one image each", df->exclusive);
@@ -204,6 +205,9 @@ static int run(struct cli_args *a)
 		status = 0;
 		for (unsigned i = 0; i < df->nvolumes; i++)
 			status |= df->volumes[i].growth > df->volumes[i].free;
+		/* the figures are too low then */
+		for (unsigned i = 0; i < df->n && !status; i++)
+			status = df->images[i].why && !df->images[i].other ? 2 : 0;
 		if (a->json)
 			print_json(df);
 		else

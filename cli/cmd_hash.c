@@ -49,6 +49,7 @@ const struct cli_command cli_hash = {
 	},
 	.run = run,
 	.makes_result = true,
+	.reads_all = true,
 };
 
 static int hash_one(struct cli_args *a, struct plt_ctx *ctx, const char *name,

@@ -27,9 +27,13 @@ static const struct cli_opt opts[] = {
 	{ OPT_PLAN, "plan", "file", "follow this plan; with --dry-run: write the plan into this file", CLI_FILE },
 	{ OPT_TRUST, "trust", "strong|likely",
 	  "put pieces of a lost map where they are likely to belong, too (strong: only where the evidence is)", CLI_ANY },
+	{ OPT_DONOR, "donor", "image",
+	  "an older copy or a clone of the disk, of the same size: what is lost and this one has is taken from it, and is "
+	  "inferred", CLI_FILE },
 	{ OPT_DEEP, "deep", NULL,
-	  "hold the guest's own structures against the map even if nothing else shows that it is wrong (done anyway if "
-	  "something does)", CLI_ANY },
+	  "hold the guest's own structures against the map even if nothing else shows that it is wrong (which repair does "
+	  "anyway)", CLI_ANY },
+	{ OPT_IGNORE_FEATURE, "ignore-feature", "bit", CLI_IGNORE_FEATURE_HELP, CLI_ANY },
 	{ OPT_INTERACTIVE, "interactive", NULL, "ask about each piece of a lost map whose place is not sure", CLI_ANY },
 	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON (-: on standard output, behind all else)",
 	  CLI_FILE },
@@ -70,7 +74,7 @@ struct job {
 	const char *name, *copy;
 	struct plt_open_options open;
 	struct plt_repair_options options;
-	bool yes, dry_run, quiet, interactive;
+	bool yes, dry_run, quiet, interactive, noted;
 	uint64_t shown[2], kept_back; /* shown: of single counts, of the rest */
 	struct answer *answers; /* what has been asked is not asked again */
 	size_t nanswers;
@@ -87,6 +91,7 @@ static void found(void *arg, const struct plt_check_finding *f)
 	bool first = !strncmp(f->text, "Repairing ", 10);
 
 	cli_report_finding(j->args, f);
+	j->noted = j->noted || !strcmp(f->severity, "note");
 	if (j->quiet)
 		return;
 	/* (there may be as many of these as clusters: what else is found must not go down in them) */
@@ -137,6 +142,19 @@ static bool offered(void *arg, const struct plt_placement_offer *o)
 	return yes;
 }
 
+/* Under the other name there is an image afterwards, even if nothing had to be done. */
+static int copy(struct job *j, struct plt_repair *rep, const char *what)
+{
+	struct plt_error err = PLT_ERROR_INIT;
+	int r = plt_repair_copy(rep, j->copy, &err);
+
+	if (r < 0)
+		cli_error("%s", err.text);
+	else if (!j->quiet)
+		printf("The %s is '%s'.\n", what, j->copy);
+	return r;
+}
+
 static int repair(struct job *j, struct plt_repair *rep)
 {
 	struct plt_error err = PLT_ERROR_INIT;
@@ -163,9 +181,11 @@ static int repair(struct job *j, struct plt_repair *rep)
 	if (!j->quiet && j->kept_back)
 		printf("... and %" PRIu64 " more\n", j->kept_back);
 	if (!sum.edits) {
-		if (!j->quiet)
+		if (!j->quiet && j->noted && !exit_status(&left, false)) /* (it has just been said what is not known) */
+			puts("There is nothing that can be repaired.");
+		else if (!j->quiet)
 			print_left("There is nothing that can be repaired;", &left);
-		return exit_status(&left, doubts);
+		return j->copy && !j->dry_run && copy(j, rep, "copy") < 0 ? 1 : exit_status(&left, doubts);
 	}
 	if (!j->quiet) {
 		cli_print_edits(rep, &sum);
@@ -176,17 +196,17 @@ static int repair(struct job *j, struct plt_repair *rep)
 	if (!j->yes && !cli_ask("Repair?"))
 		return 1;
 	if (j->copy)
-		r = plt_repair_copy(rep, j->copy, &err);
-	else
-		r = plt_repair_apply(rep, &journal, &err);
+		return copy(j, rep, "repaired copy") < 0 ? 1 : exit_status(&left, doubts);
+	r = plt_repair_apply(rep, &journal, &err);
 	if (r < 0) {
 		cli_error("%s", err.text);
 		return 1;
 	}
-	if (!j->quiet && j->copy)
-		printf("The repaired copy is '%s'.\n", j->copy);
-	else if (!j->quiet)
+	if (!j->quiet)
 		printf("Repaired. '%s' takes it back: %s undo '%s'\n", journal, cli_program, journal);
+	if (!j->quiet && doubts && !cli_reports(j->args))
+		printf("What is lost, and what rests on less than proof, no image can say itself: %s lists it with --report FILE\n",
+		       j->copy ? "repair --dry-run of the damaged one" : "a repair --dry-run, once this is taken back,");
 	free(journal);
 	return exit_status(&left, doubts);
 }
@@ -235,8 +255,8 @@ static int run(struct cli_args *a)
 	j.args = a;
 	if (!j.dry_run)
 		j.options.plan = cli_plan_file(a);
-	if (cli_looks_deep(a))
-		j.options.flags |= PLT_REPAIR_DEEP;
+	j.options.flags |= PLT_REPAIR_DEEP;
+	j.options.donor = cli_donor(a);
 	if (cli_trusts_likely(a))
 		j.options.flags |= PLT_REPAIR_TRUST_LIKELY;
 	if (j.interactive) {

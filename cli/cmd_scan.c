@@ -18,7 +18,6 @@ static int run(struct cli_args *a);
 static const struct cli_opt opts[] = {
 	{ 'f', "format", "fmt", "format of the source, whose disk is looked through (raw: its bytes)", CLI_FORMAT },
 	{ OPT_CARVE, "carve", "dir", "write what lies in one piece into files in this folder", CLI_DIR },
-	{ OPT_MAP, "map", "file", "a map of ddrescue: what it calls bad is not read; it is written anew", CLI_FILE },
 	{ 0 },
 };
 
@@ -36,7 +35,7 @@ const struct cli_command cli_scan = {
 		"they lie, partitions, and filesystems that lie in no partition. Files are named by the place, and none is "
 		"written over. How much of an image is there its check says, if its format has one.",
 		"Sectors that cannot be read are tried twice and passed over; where eight of 64 KiB fail the rest of these is not "
-		"tried. Memory stays below 64 MiB, and 4 MiB a core, whatever the size.",
+		"tried. The map of \\fB--map\\fR is written every few seconds: a run that was stopped does not try again what is bad. Memory stays below 64 MiB, and 4 MiB a core, whatever the size.",
 		"Exit status: 0 all was read, and is whole; 1 failed; 2 something could not be read, is damaged, or was not carved.",
 		NULL,
 	},
@@ -81,7 +80,7 @@ static void print_object(const struct plt_scan *s, const struct plt_scan_object 
 	if (o->errors && (o->inside < 0 || o->kind != PLT_SCAN_IMAGE))
 		printf(", DAMAGED");
 	if (*o->detail)
-		printf(": %s", o->detail);
+		printf(": %s", cli_shown(o->detail));
 	if (o->carved)
 		printf(" -> %s", o->carved);
 	putchar('\n');
@@ -154,7 +153,7 @@ static int scan(struct cli_args *a, struct plt_ctx *ctx, const char *name, struc
 	if (r == 0)
 		cli_progress_done(&progress);
 	cli_progress_end(&progress);
-	plt_disk_close(disk, NULL);
+	cli_close(a, disk);
 	if (r < 0) {
 		cli_error("%s", err.text);
 		return 1;
@@ -207,8 +206,8 @@ static int run(struct cli_args *a)
 	if (!open.format && !a->image_opts && strncmp(a->argv[optind], "json:", 5))
 		open.format = "raw"; /* what is damaged is not opened by what it once was */
 	if (stat(a->argv[optind], &st) == 0 && S_ISDIR(st.st_mode)) {
-		cli_error("'%s' is a folder: disks that are split or striped over files (NAME.000 and on, rbd_data.*) are not "
-			  "put together in this release", a->argv[optind]);
+		cli_error("'%s' is a folder: a disk that is split or striped over the files in it (NAME.000 and on, rbd_data.*) is "
+			  "'pieces:%s', or 'pieces:' and the name of its first piece", a->argv[optind], a->argv[optind]);
 		return 1;
 	}
 	if (cli_context(a, &ctx) < 0)

@@ -133,6 +133,7 @@ static int work(struct cli_args *a, struct job *j, const char *file)
 	else if (r < 0)
 		cli_error("Could not %s snapshot '%s': %s", verbs[j->action], j->name, err.text);
 	err = (struct plt_error)PLT_ERROR_INIT;
+	cli_rescue_tell(a, disk);
 	closed = plt_disk_close(disk, r ? NULL : &err);
 	if (!r && closed < 0)
 		cli_error("%s", err.text);

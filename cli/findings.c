@@ -65,6 +65,17 @@ static void put_range(json_t *o, const char *name, uint64_t off, uint64_t len)
 					      (json_int_t)len));
 }
 
+/* Does @text say '@image'? */
+static bool names(const char *text, const char *image)
+{
+	size_t n = strlen(image);
+
+	for (const char *at = text; (at = strchr(at, '\'')); at++)
+		if (!strncmp(at + 1, image, n) && at[1 + n] == '\'')
+			return true;
+	return false;
+}
+
 void cli_found(void *arg, const struct plt_check_finding *f)
 {
 	struct cli_findings *rep = arg;
@@ -79,7 +90,9 @@ void cli_found(void *arg, const struct plt_check_finding *f)
 	if (!rep->json && !strcmp(f->severity, "note") && !on_terminal())
 		return; /* worth knowing for a person; for a script stderr means trouble */
 	if (!rep->json) {
-		say("%s: %s [%s]\n", f->severity, f->text, f->id);
+		const char *of = f->image && !names(f->text, f->image) ? f->image : NULL; /* a layer below */
+
+		say("%s: %s%s%s%s [%s]\n", f->severity, of ? "'" : "", of ? of : "", of ? "': " : "", f->text, f->id);
 		return;
 	}
 	if (json_array_size(rep->beyond) == FINDINGS_MAX) {
@@ -90,6 +103,8 @@ void cli_found(void *arg, const struct plt_check_finding *f)
 	json_object_set_new(o, "id", cli_json_text(f->id));
 	json_object_set_new(o, "severity", cli_json_text(f->severity));
 	json_object_set_new(o, "text", cli_json_text(f->text));
+	if (f->image)
+		json_object_set_new(o, "image", cli_json_text(f->image));
 	put_range(o, "host", f->host_off, f->host_len);
 	put_range(o, "guest", f->guest_off, f->guest_len);
 	if (f->mended)

@@ -34,6 +34,7 @@ int cli_context_with(const struct cli_args *a, struct plt_ctx_options *opts, str
 	int r;
 
 	opts->policy = a->policy;
+	opts->ignore_features = a->ignore_features;
 	opts->allow_dirs = a->allow_dirs;
 	opts->warn = warn;
 	opts->warn_arg = (void *)(uintptr_t)a;

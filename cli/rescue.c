@@ -18,10 +18,12 @@
 
 /* Memory for findings is bounded: a damaged image may have several a cluster. */
 #define FINDINGS_MAX 1000000
+#define DEEP_LAYERS 8      /* looked at deeply where all is read anyway: each is looked at with all that is below it */
+#define LOST_SHOWN_MAX 100 /* ranges that repair names one by one: there may be more of them than a person reads */
 
 struct cli_rescue {
 	bool on, strict, zero_lost, likely, deep;
-	const char *report, *plan, *trust, *donor;
+	const char *report, *plan, *trust, *donor, *map;
 	struct plt_rescue_options options;
 	json_t *findings, *images;
 	uint64_t omitted;
@@ -45,8 +47,10 @@ bool cli_rescue_take(struct cli_args *a, int c)
 	struct cli_rescue *s;
 
 	if (c != OPT_RESCUE && c != OPT_REPORT && c != OPT_STRICT && c != OPT_ZERO_LOST && c != OPT_PLAN &&
-	    c != OPT_TRUST && c != OPT_DONOR && c != OPT_DEEP)
+	    c != OPT_TRUST && c != OPT_DONOR && c != OPT_DEEP && c != OPT_MAP)
 		return false;
+	if (c == OPT_MAP && a->cmd == &cli_scan)
+		return false; /* it writes that one */
 	s = state(a);
 	if (!s)
 		return true;
@@ -62,6 +66,9 @@ bool cli_rescue_take(struct cli_args *a, int c)
 		break;
 	case OPT_DONOR:
 		s->donor = a->arg;
+		break;
+	case OPT_MAP:
+		s->map = a->arg;
 		break;
 	case OPT_TRUST:
 		s->likely = !strcmp(a->arg, "likely");
@@ -92,9 +99,19 @@ const char *cli_plan_file(const struct cli_args *a)
 	return a->rescue ? a->rescue->plan : NULL;
 }
 
+const char *cli_donor(const struct cli_args *a)
+{
+	return a->rescue ? a->rescue->donor : NULL;
+}
+
 bool cli_looks_deep(const struct cli_args *a)
 {
 	return a->rescue && a->rescue->deep;
+}
+
+bool cli_reports(const struct cli_args *a)
+{
+	return a->rescue && a->rescue->report;
 }
 
 bool cli_rescue_is_on(const struct cli_args *a)
@@ -151,11 +168,11 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 	if (!s || a->cmd->makes_plan)
 		return 0;
 	if (!s->on && s->deep && a->cmd == &cli_check && !s->report && !s->strict && !s->plan && !s->trust && !s->donor &&
-	    !s->zero_lost)
+	    !s->map && !s->zero_lost)
 		return 0;
 	if (!s->on) {
 		cli_error("%s is said of a disk that is opened with --rescue", s->report ? "--report" : s->strict ? "--strict" :
-			  s->plan ? "--plan" : s->trust ? "--trust" : s->donor ? "--donor" : s->deep ? "--deep" : "--zero-lost");
+			  s->plan ? "--plan" : s->trust ? "--trust" : s->donor ? "--donor" : s->map ? "--map" : s->deep ? "--deep" : "--zero-lost");
 		return -1;
 	}
 	if (s->strict && s->zero_lost) {
@@ -168,7 +185,10 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 	s->options.plan = s->plan;
 	s->options.trust_likely = s->likely;
 	s->options.donor = s->donor;
+	s->options.map = s->map;
 	s->options.deep = s->deep;
+	if (a->cmd->reads_all)
+		s->options.deep_layers = DEEP_LAYERS;
 	opts->rescue = &s->options;
 	opts->flags |= PLT_OPEN_RESCUE;
 	opts->flags &= ~(unsigned)PLT_OPEN_INSPECT; /* what a base has lost is the disk's loss */
@@ -179,27 +199,49 @@ int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 
 /* ---- what is said at the end ----------------------------------------------------------------- */
 
-struct lists {
-	const char *name;
-	json_t *lost, *inferred;
+struct sum {
 	uint64_t n, bytes;
 };
+
+struct lists {
+	const char *name;
+	json_t *lost, *inferred, *snapshots; /* the disk's; NULL: nothing is said of snapshots */
+	json_t *now;                         /* the snapshot that is being listed, */
+	const char *now_id;                  /* and its id, as long as that goes on */
+	struct sum all_lost, all_inferred;
+	uint64_t most;                       /* ranges that are named one by one */
+};
+
+/* The list that the range belongs to, and on whose disk. */
+static json_t *list_of(struct lists *l, const struct plt_doubt_range *d)
+{
+	if (!d->snapshot)
+		return d->lost ? l->lost : l->inferred;
+	if (!l->snapshots)
+		l->snapshots = json_array();
+	if (!l->now || l->now_id != d->snapshot) {
+		l->now_id = d->snapshot;
+		l->now = json_pack("{s:o, s:[], s:[]}", "id", cli_json_text(d->snapshot), "lost", "inferred");
+		json_array_append_new(l->snapshots, l->now);
+	}
+	return json_object_get(l->now, d->lost ? "lost" : "inferred");
+}
 
 static int list(void *arg, const struct plt_doubt_range *d)
 {
 	struct lists *l = arg;
+	struct sum *sum = d->lost ? &l->all_lost : &l->all_inferred;
 	json_t *o = json_pack("{s:I, s:I}", "start", (json_int_t)d->off, "length", (json_int_t)d->len);
 
 	json_object_set_new(o, "reason", cli_json_text(d->why));
 	if (!d->lost)
 		json_object_set_new(o, "certainty", cli_json_text(d->certainty));
-	json_array_append_new(d->lost ? l->lost : l->inferred, o);
-	if (d->lost) {
-		cli_warn("'%s': lost: %" PRIu64 " bytes at %" PRIu64 ": %s", l->name, d->len, d->off, d->why);
-	} else {
-		l->n++;
-		l->bytes += d->len;
-	}
+	json_array_append_new(list_of(l, d), o);
+	if (d->lost && sum->n < l->most)
+		cli_warn("'%s'%s%s: lost: %" PRIu64 " bytes at %" PRIu64 ": %s", l->name, d->snapshot ? ", snapshot " : "",
+			 d->snapshot ? d->snapshot : "", d->len, d->off, d->why);
+	sum->n++;
+	sum->bytes += d->len;
 	return 0;
 }
 
@@ -228,25 +270,33 @@ static void say_plan(struct cli_rescue *s, struct plt_disk *disk, bool quiet)
 }
 
 /* The lists of one disk: named on stderr, put into the report. */
-static void begin_lists(struct lists *l, const char *name)
+static void begin_lists(struct lists *l, const char *name, uint64_t most)
 {
-	*l = (struct lists){ .name = name, .lost = json_array(), .inferred = json_array() };
+	*l = (struct lists){ .name = name, .lost = json_array(), .inferred = json_array(), .most = most };
 }
 
 static bool end_lists(struct cli_rescue *s, struct lists *l, const char *format, uint64_t size, bool known)
 {
-	bool any = l->n || json_array_size(l->lost) || !known;
+	bool any = l->all_inferred.n || l->all_lost.n || !known;
+	const char *where = s && s->report ? "" : " (--report lists them)";
 	json_t *image = json_object();
 
-	if (l->n)
-		cli_warn("'%s': %" PRIu64 " bytes in %" PRIu64 " ranges rest on less than proof%s", l->name, l->bytes, l->n,
-			 s && s->report ? "" : " (--report lists them)");
+	if (l->all_lost.n > l->most)
+		cli_warn("'%s': ... and %" PRIu64 " more lost ranges", l->name, l->all_lost.n - l->most);
+	if (l->all_lost.n > 1)
+		cli_warn("'%s': %" PRIu64 " bytes in %" PRIu64 " ranges are lost%s", l->name, l->all_lost.bytes, l->all_lost.n,
+			 where);
+	if (l->all_inferred.n)
+		cli_warn("'%s': %" PRIu64 " bytes in %" PRIu64 " ranges rest on less than proof%s", l->name,
+			 l->all_inferred.bytes, l->all_inferred.n, where);
 	json_object_set_new(image, "filename", cli_json_text(l->name));
 	json_object_set_new(image, "format", cli_json_text(format));
 	if (size)
 		json_object_set_new(image, "virtual-size", json_integer((json_int_t)size));
 	json_object_set_new(image, "lost", l->lost);
 	json_object_set_new(image, "inferred", l->inferred);
+	if (l->snapshots)
+		json_object_set_new(image, "snapshots", l->snapshots);
 	if (s && !s->images)
 		s->images = json_array();
 	if (s)
@@ -265,12 +315,14 @@ void cli_rescue_tell(const struct cli_args *a, struct plt_disk *disk)
 	if (!disk || !cli_rescue_is_on(a))
 		return;
 	say_plan(s, disk, a->quiet);
-	begin_lists(&l, plt_disk_name(disk));
+	begin_lists(&l, plt_disk_name(disk), UINT64_MAX);
 	r = plt_disk_doubts(disk, list, &l, &err);
 	if (r < 0)
 		cli_error("%s", err.text);
 	if (end_lists(s, &l, plt_disk_format(disk), plt_disk_size(disk), r == 0))
 		s->doubts = true;
+	if (plt_disk_update_map(disk, &err) < 0)
+		cli_error("%s", err.text);
 }
 
 bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const char *name, const char *format)
@@ -279,7 +331,7 @@ bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const cha
 	struct lists l;
 	int r;
 
-	begin_lists(&l, name);
+	begin_lists(&l, name, LOST_SHOWN_MAX);
 	r = plt_repair_doubts(rep, list, &l, &err);
 	if (r < 0)
 		cli_error("%s", err.text);

@@ -16,7 +16,6 @@ libplatter_core_la_SOURCES += \
 	convert/scan_carve.c \
 	convert/scan_find.c \
 	convert/scan_images.c \
-	convert/scan_map.c \
 	convert/source.c \
 	convert/sparsify.c \
 	convert/sparsify.h \

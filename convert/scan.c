@@ -13,11 +13,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "io/mapfile.h"
 
+#define MAP_EVERY UINT64_C(5000000000) /* nanoseconds between two maps */
 #define TRY_BYTES 65536 /* what is read again where a piece cannot be read */
 #define BAD_MAX 8       /* sectors of it that may fail before the rest is passed over */
 
@@ -80,9 +83,10 @@ static int read_piece(struct plt_scan *s, uint64_t off, uint8_t *buf, size_t len
 /* ---- the walk -------------------------------------------------------------------------------- */
 
 /* The next piece to read; its length, 0 at the end.  Holes are passed over. */
-static uint64_t take(struct plt_scan *s, uint64_t *ret_off)
+static uint64_t take(struct plt_scan *s, unsigned i, uint64_t *ret_off)
 {
 	PLT_LOCK_SCOPE(&s->crew.lock);
+	s->at[i] = UINT64_MAX;
 	while (s->next < s->size) {
 		uint64_t left = s->size - s->next, n = PLT_MIN(left, (uint64_t)SCAN_PIECE);
 		struct plt_extent e = { 0 };
@@ -98,12 +102,90 @@ static uint64_t take(struct plt_scan *s, uint64_t *ret_off)
 		}
 		if (k && !(e.flags & PLT_EXTENT_ZERO) && e.len >= SCAN_SECTOR && e.len < n)
 			n = plt_align_up(e.len, SCAN_SECTOR) < left ? plt_align_up(e.len, SCAN_SECTOR) : left;
-		*ret_off = s->next;
+		*ret_off = s->at[i] = s->next;
 		s->next += n;
 		s->totals.read += n;
 		return n;
 	}
 	return 0;
+}
+
+/* ---- the map ----------------------------------------------------------------------------------- */
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* What is known now; with crew.lock, or when nobody else is there.  What nobody has come to was not tried. */
+static int make_map(struct plt_scan *s, bool complete, struct plt_mapfile *ret)
+{
+	uint64_t at = 0, upto = PLT_MIN(s->next, s->size);
+	int r = 0;
+
+	*ret = (struct plt_mapfile)PLT_MAPFILE_INIT;
+	for (unsigned i = 0; i < s->members && !complete; i++)
+		upto = PLT_MIN(upto, s->at[i]);
+	while (at < s->size && r == 0) {
+		bool passed = at < upto; /* behind that what is bad is all that is known */
+		const struct plt_range *b = plt_extents_find(&s->bad, at), *k = plt_extents_find(&s->skipped, at);
+		const struct plt_range *a = passed ? NULL : plt_extents_find(&s->avoid, at), *next;
+		uint64_t end = passed ? upto : s->size, from;
+
+		b = a && (!b || a->off < b->off) ? a : b;
+		next = k && (!b || k->off < b->off) ? k : b;
+		from = next ? PLT_MIN(PLT_MAX(next->off, at), end) : end;
+
+		r = plt_mapfile_add(ret, at, from - at, passed ? '+' : '?');
+		at = from;
+		if (r == 0 && at < end) {
+			uint64_t to = PLT_MIN(next->off + next->len, end);
+
+			r = plt_mapfile_add(ret, at, to - at, next == k ? '/' : '-');
+			at = to;
+		}
+	}
+	return r;
+}
+
+static int write_map(struct plt_scan *s, bool complete, struct plt_error *err)
+{
+	struct plt_mapfile map;
+	int r;
+
+	pthread_mutex_lock(&s->crew.lock);
+	r = make_map(s, complete, &map);
+	pthread_mutex_unlock(&s->crew.lock);
+	if (r == 0)
+		r = plt_mapfile_write(s->map, &map, NULL, err);
+	else
+		plt_error_set(err, -r, "'%s': there are too many bad places for one map", s->map);
+	plt_mapfile_release(&map);
+	return r;
+}
+
+/* Every now and then, so that a run that is killed does not try again what is bad. */
+static void keep_map(struct plt_scan *s, unsigned i)
+{
+	bool mine;
+
+	if (!s->map)
+		return;
+	pthread_mutex_lock(&s->crew.lock);
+	s->at[i] = UINT64_MAX; /* it is through */
+	mine = !s->map_busy && now() >= s->map_due;
+	s->map_busy |= mine;
+	pthread_mutex_unlock(&s->crew.lock);
+	if (!mine)
+		return;
+	(void)write_map(s, false, NULL); /* (at the end it is said if it cannot be written) */
+	pthread_mutex_lock(&s->crew.lock);
+	s->map_due = now() + MAP_EVERY;
+	s->map_busy = false;
+	pthread_mutex_unlock(&s->crew.lock);
 }
 
 static int merge(struct plt_scan *s, struct scan_hits *h)
@@ -140,8 +222,7 @@ static int member(void *arg, unsigned i)
 	uint64_t off = 0, n;
 	int r = buf ? 0 : -ENOMEM;
 
-	(void)i;
-	while (r == 0 && plt_crew_going(&s->crew) && (n = take(s, &off))) {
+	while (r == 0 && plt_crew_going(&s->crew) && (n = take(s, i, &off))) {
 		size_t ahead = PLT_MIN((uint64_t)PLT_SUPER_AHEAD, s->size - off - n), whole = plt_align_up(n, SCAN_SECTOR);
 
 		r = read_piece(s, off, buf, n);
@@ -154,6 +235,7 @@ static int member(void *arg, unsigned i)
 		if (r == 0)
 			r = merge(s, &h);
 		plt_crew_done(&s->crew, n);
+		keep_map(s, i);
 	}
 	free(h.v);
 	free(h.ones);
@@ -282,6 +364,25 @@ static int guest_read(void *arg, uint64_t off, void *buf, size_t len)
 
 /* ---- all of it ------------------------------------------------------------------------------- */
 
+/* What an earlier run has found bad; one that has left no map has found nothing. */
+static int read_map(struct plt_scan *s, const char *path, struct plt_error *err)
+{
+	struct plt_mapfile map;
+	int r = plt_mapfile_read(path, &map, err);
+
+	if (r == -ENOENT) {
+		if (err)
+			*err = (struct plt_error)PLT_ERROR_INIT;
+		r = 0;
+	}
+	for (size_t i = 0; i < map.n && r == 0; i++)
+		if (map.v[i].status == '-' && plt_extents_add(&s->avoid, map.v[i].off, map.v[i].len) < 0)
+			r = plt_error_set(err, ENOMEM, "out of memory");
+	plt_mapfile_release(&map);
+	s->map = path; /* due at once: then it is known that it can be written */
+	return r < 0 ? r : plt_mapfile_probe(path, err);
+}
+
 int plt_scan(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_scan_options *opts, struct plt_scan **ret,
 	     struct plt_error *err)
 {
@@ -302,19 +403,23 @@ int plt_scan(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_scan_o
 	s->size = plt_disk_size(disk);
 	s->guest = (struct plt_guest){ .read = guest_read, .arg = s, .size = s->size };
 	atomic_store(&s->crew.progress.total, s->size);
-	r = o->map ? plt_scan_map_read(o->map, &s->avoid, err) : 0;
+	s->members = plt_crew_size(0, 2);
+	s->at = calloc(s->members, sizeof(*s->at));
+	for (unsigned i = 0; s->at && i < s->members; i++)
+		s->at[i] = UINT64_MAX;
+	r = s->at ? 0 : plt_error_set(err, ENOMEM, "out of memory");
 	if (r == 0 && o->map)
-		r = plt_scan_map_probe(o->map, err);
+		r = read_map(s, o->map, err);
 	if (r == 0 && o->carve)
 		r = plt_scan_carve_folder(o->carve, err);
 	if (r == 0 && open_store(s) < 0)
 		r = plt_error_set(err, ENOMEM, "out of memory");
 	if (r == 0)
-		r = plt_crew_run(&s->crew, plt_crew_size(0, 2), member, s, err);
+		r = plt_crew_run(&s->crew, s->members, member, s, err);
 	/* the map is worth having whatever ended the pass */
 	if (o->map && (r == 0 || r == -ECANCELED)) {
 		struct plt_error why = PLT_ERROR_INIT;
-		int w = plt_scan_map_write(o->map, r == 0 ? s->size : PLT_MIN(s->next, s->size), &s->bad, &s->skipped, &why);
+		int w = write_map(s, r == 0, &why);
 
 		if (w < 0 && r == 0)
 			r = plt_error_set(err, -w, "%s", why.text);
@@ -354,6 +459,7 @@ void plt_scan_free(struct plt_scan *s)
 		free(s->hits.v[i].carved);
 	free(s->hits.v);
 	free(s->hits.ones);
+	free(s->at);
 	plt_extents_release(&s->bad);
 	plt_extents_release(&s->skipped);
 	plt_extents_release(&s->avoid);

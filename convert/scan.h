@@ -11,7 +11,6 @@
  *	scan_find.c    what is recognised in a piece of the disk
  *	scan_images.c  what a header says of the rest of its image, and whether that is there
  *	scan_carve.c   writing to files
- *	scan_map.c     maps as ddrescue keeps them
  *
  * Memory: a piece of 4 MiB a thread, SCAN_OBJECTS_MAX objects of some 250 bytes, SCAN_ONES_MAX positions of 8
  * bytes, and 16 bytes for each range of a map (SCAN_RANGES_MAX): less than 64 MiB beside the pieces, whatever the
@@ -49,6 +48,11 @@ struct plt_scan {
 	uint64_t size;
 	struct plt_crew crew;
 	uint64_t next;              /* crew.lock: the walk */
+	uint64_t *at;               /* crew.lock: of each member the piece that it looks through; UINT64_MAX: none */
+	unsigned members;
+	const char *map;            /* written every now and then; NULL: none */
+	uint64_t map_due;           /* crew.lock: when; a monotonic clock's nanoseconds */
+	bool map_busy;              /* crew.lock: somebody writes it */
 	struct scan_hits hits;      /* crew.lock while the pass runs */
 	struct plt_extents bad;     /* crew.lock: unreadable */
 	struct plt_extents skipped; /* crew.lock: not tried */
@@ -67,11 +71,5 @@ void plt_scan_judge(struct plt_scan *s);
 /* scan_carve.c; what cannot be written is said of the object, and counted */
 int plt_scan_carve_folder(const char *folder, struct plt_error *err);
 int plt_scan_carve(struct plt_scan *s, const char *folder, struct plt_error *err);
-/* scan_map.c; ranges that are '-' */
-int plt_scan_map_read(const char *path, struct plt_extents *ret_bad, struct plt_error *err);
-/* Can it be written?  Asked before the medium is read. */
-int plt_scan_map_probe(const char *path, struct plt_error *err);
-int plt_scan_map_write(const char *path, uint64_t size, const struct plt_extents *bad, const struct plt_extents *skipped,
-		       struct plt_error *err);
 
 #endif

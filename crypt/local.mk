@@ -11,6 +11,7 @@ libplatter_core_la_SOURCES += \
 	crypt/luks_amend.c \
 	crypt/luks_header.c \
 	crypt/luks_keys.c \
+	crypt/luks_mend.c \
 	crypt/luks_ondisk.h \
 	crypt/luks_split.c \
 	crypt/luks_split.h \

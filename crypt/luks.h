@@ -94,6 +94,28 @@ int plt_luks_slot_set(struct plt_luks *l, unsigned n, const struct plt_secret *s
 /* Inactive, durably, then its key material overwritten. */
 int plt_luks_slot_erase(struct plt_luks *l, unsigned n, struct plt_error *err);
 
+/*
+ * luks_mend.c: the header at @base, which does not open, as it is to be.  @inside: an image's, which finds its data
+ * otherwise.  0 with .fields 0: it is readable; -ENOENT: nothing there looks like one; -ENOTSUP: version 2.
+ */
+struct plt_luks_mended {
+	uint8_t header[sizeof(struct luks_header_ondisk)];
+	unsigned fields;         /* that were wrong */
+	char text[400];          /* which */
+	bool whole;              /* now it can be read */
+};
+int plt_luks_mend(struct plt_store *st, uint64_t base, uint64_t space, bool inside, struct plt_luks_mended *ret,
+		  struct plt_error *err);
+/* Does nothing open a slot: sectors of its key material are one byte over and over, as none that is encrypted is; no salt. */
+struct plt_luks_wear {
+	bool worn;
+	uint64_t first;          /* place of the first such sector, or of the material */
+	char text[160];
+};
+int plt_luks_worn(struct plt_store *st, const struct plt_luks *l, unsigned slot, struct plt_luks_wear *ret, struct plt_error *err);
+/* luks_header.c: would it be read, with @space bytes for it? */
+bool plt_luks_is_whole(const struct luks_header_ondisk *h, uint64_t space);
+
 /* luks_amend.c: a change of key slots as `amend` asks for it, with QEMU's rules and words. */
 struct plt_luks_change {
 	bool activate;                         /* else: make inactive */

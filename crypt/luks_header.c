@@ -195,6 +195,15 @@ static int parse(struct plt_luks *l, const struct luks_header_ondisk *h, uint64_
 	return parse_slots(l, h, space, err);
 }
 
+bool plt_luks_is_whole(const struct luks_header_ondisk *h, uint64_t space)
+{
+	struct plt_luks *l = calloc(1, sizeof(*l));
+	bool whole = l && parse(l, h, space, NULL) == 0;
+
+	plt_luks_free(l);
+	return whole;
+}
+
 int plt_luks_read(struct plt_store *st, uint64_t base, uint64_t space, struct plt_luks **ret, struct plt_error *err)
 {
 	struct luks_header_ondisk h;

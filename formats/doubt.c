@@ -146,3 +146,10 @@ int plt_doubts_clear(struct plt_doubts *d, uint32_t disk, uint64_t off, uint64_t
 	take_out(d, disk, off, end);
 	return 0;
 }
+
+const char *plt_certainty_name(enum plt_certainty c)
+{
+	static const char *const names[] = { "guess", "likely", "strong", "proven" };
+
+	return names[c & 3];
+}

@@ -22,6 +22,7 @@
  * neighbours and order only.  Proven and strong are acted upon unasked.
  */
 enum plt_certainty { PLT_GUESS, PLT_LIKELY, PLT_STRONG, PLT_PROVEN };
+const char *plt_certainty_name(enum plt_certainty c); /* "guess" ... */
 
 enum plt_doubt_kind { PLT_INFERRED, PLT_LOST };
 

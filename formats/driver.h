@@ -330,6 +330,9 @@ int plt_ref_open(struct plt_image *img, enum plt_ref_role role, const char *name
  */
 int plt_secret_get(struct plt_ctx *ctx, const char *id, struct plt_secret *ret, struct plt_error *err);
 
+/* Incompatible features that the user wants ignored, one bit each, where an image claims them and they are unknown. */
+uint64_t plt_ctx_ignored_features(const struct plt_ctx *ctx);
+
 /* Run fn(arg, i), i in [0, n), on all cores; the caller takes part.  First error wins. */
 int plt_ctx_parallel(struct plt_ctx *ctx, unsigned n, int (*fn)(void *arg, unsigned i), void *arg);
 
@@ -347,6 +350,7 @@ enum {
 	PLT_DRIVER_HOST_HOLES = 1 << 5, /* a hole in the file is known to be zero (raw): status asks */
 	PLT_DRIVER_NOT_ZEROED = 1 << 6, /* a new image reads as anything (what zeros are decrypted to) */
 	PLT_DRIVER_PARTS = 1 << 8,      /* over another image a unit may be here in part: a small write copies nothing */
+	PLT_DRIVER_FEATURES = 1 << 9,   /* images claim features, of which some may be unknown: plt_ctx_ignored_features() */
 	PLT_DRIVER_MENDS = 1 << 7,      /* examine looks at ex->mend; with NO_HEADER: what the guest keeps is mended */
 };
 
@@ -577,6 +581,13 @@ struct plt_driver {
 	 * partition table or filesystem of its own at its beginning.  NULL: an image without a header is not known.
 	 */
 	int (*recognise)(struct plt_ctx *ctx, struct plt_store *file, struct plt_error *err);
+	/*
+	 * Of an image in @file: the name of the file that has its data, malloc'ed (*ret_name NULL: it records none), and how
+	 * far that is mapped; -ENOENT: it has its data itself.  And to record another, by its name beside the image, in
+	 * @file, an overlay.  NULL: the format has no such thing.
+	 */
+	int (*data_file)(struct plt_store *file, char **ret_name, uint64_t *ret_end, struct plt_error *err);
+	int (*set_data_file)(struct plt_store *file, const char *name, struct plt_error *err);
 	/*
 	 * Make the image in @overlay show piece i of @p at the guest offset i * p->span, and nothing else: what is in
 	 * them can be read then, whatever encodes it.

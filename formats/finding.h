@@ -92,8 +92,15 @@ struct plt_move {
 	uint64_t host_off;        /* PLT_UNPLACED: what the place showed is another's, and nothing is known of its own */
 	uint64_t guest_off;
 	uint64_t from;            /* the place that shows the piece now; PLT_UNPLACED: none does */
+	uint32_t packed;          /* a compressed unit of so many bytes, as in plt_orphan; 0: plain */
 	enum plt_certainty certainty;
 	char why[96];
+};
+
+/* A compressed unit that does not decode, and what its entry says that it occupies. */
+struct plt_flaw {
+	uint64_t host_off, len, guest_off;
+	bool fills, done, kept;   /* the caller's */
 };
 
 /*
@@ -133,6 +140,11 @@ struct plt_mend {
 	bool more;
 	bool counts_gone;         /* the image had lost counts of what is in use; kept across rounds, whatever the plan makes */
 	bool nameless;            /* the header was made anew: if it named another file, nobody knows */
+	/*
+	 * Over an external data file a table is empty: that it was cleared the caller can find out, if the guest's metadata
+	 * verify in the file itself, and not on the disk that is shown.  Then it says so.
+	 */
+	bool data_hidden, data_is_disk;
 	bool cut;                 /* it had tables behind its end; kept as well */
 	bool map_damaged;         /* an entry of the map was found that cannot be: no stop of a program explains that */
 	uint64_t file_size;       /* of the image before the plan: set in the first round */
@@ -153,6 +165,13 @@ struct plt_mend {
 	const struct plt_move *moves;
 	size_t nmoves;
 	uint64_t move_span;
+	/*
+	 * With @flaws each round leaves in @streams where compressed units may lie (.packed, .open, .named), as in @unplaced,
+	 * if what these entries occupy were not theirs.
+	 */
+	const struct plt_flaw *flaws;
+	size_t nflaws;
+	struct plt_orphans streams;
 };
 
 /* All that it holds but placements, which are the caller's. */

@@ -14,12 +14,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/jsontext.h"
 #include "formats/options.h"
+#include "io/store.h"
 
 /* Far above any real chain of nodes written out in one name; bounds the recursion below. */
 #define NAME_DEPTH 64
@@ -589,4 +591,30 @@ int plt_name_resolve(const char *base, const char *ref, char **ret, struct plt_e
 	memcpy(*ret, base, len);
 	strcpy(*ret + len, ref);
 	return 0;
+}
+
+char *plt_name_moved_to(const char *image, const char *name)
+{
+	const char *slash = strrchr(image, '/');
+	int folder = slash ? (int)(slash - image) + 1 : 0;
+
+	if (!name || plt_name_has_protocol(name) || !strncmp(name, "json:", 5))
+		return NULL;
+	for (const char *tail = strrchr(name, '/') ? strrchr(name, '/') + 1 : name; *tail;) {
+		PLT_AUTOFREE char *path = NULL;
+		const char *up = tail;
+
+		if (asprintf(&path, "%.*s%s", folder, image, tail) < 0)
+			return NULL;
+		if (access(path, R_OK) == 0 && !plt_same_path(path, image))
+			return plt_steal(&path);
+		if (tail - name < 2)
+			return NULL;
+		for (up = tail - 2; up > name && *up != '/'; up--)
+			;
+		tail = *up == '/' ? up + 1 : up;
+		if (tail == name && *name == '/')
+			return NULL;
+	}
+	return NULL;
 }

@@ -51,4 +51,11 @@ int plt_name_resolve(const char *base, const char *ref, char **ret, struct plt_e
 /* "proto:" in front, as QEMU finds it (a colon before any slash).  */
 bool plt_name_has_protocol(const char *name);
 
+/*
+ * Where a file may be that the image @image records as @name, and that is not there: both may have been moved together, or only
+ * the folder above, so the stored path's end, one part after the other, is looked for from the image's folder.  malloc; NULL:
+ * nowhere near.
+ */
+char *plt_name_moved_to(const char *image, const char *name);
+
 #endif

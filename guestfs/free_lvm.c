@@ -2,9 +2,9 @@
 /* Copyright (c) the platter authors */
 
 /*
- * Logical volumes of LVM that lie in plain pieces on one physical volume, which is what installers make.  The
- * metadata is text: sections in braces, and values.  Only what leads to a volume's place is read; a
- * volume of any other kind (a mirror, a snapshot's origin, a thin pool, pieces on another disk) is named and left alone.
+ * Logical volumes of LVM that lie in plain pieces on one physical volume, which is what installers make.  Of the
+ * metadata (lvm_text.h) only what leads to a volume's place is read; a volume of any other kind (a mirror, a
+ * snapshot's origin, a thin pool, pieces on another disk) is named and left alone.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -16,129 +16,11 @@
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "guestfs/free.h"
+#include "guestfs/lvm_text.h"
 #include "guestfs/supers.h"
 
 #define SECTOR 512u
-#define TEXT_MAX (4u << 20)
-#define NODES_MAX 65536
-#define DEPTH_MAX 8
 #define PIECES_MAX 4096
-
-/* A value, or a section with what it contains: [this + 1, end). */
-struct node {
-	const char *name, *value; /* value NULL: a section.  Of a list its text with the brackets */
-	uint32_t end;
-};
-
-struct text {
-	struct node *v;
-	uint32_t n;
-	char *p;
-};
-
-/* ---- text ------------------------------------------------------------------------------------------ */
-
-static void skip(struct text *t)
-{
-	for (;;) {
-		t->p += strspn(t->p, " \t\r\n");
-		if (*t->p != '#')
-			return;
-		t->p += strcspn(t->p, "\n");
-	}
-}
-
-/* The end of a value; strings and lists may contain what ends it elsewhere. */
-static char *value_end(char *p)
-{
-	bool quoted = false, list = false;
-
-	for (; *p && (quoted || list || *p != '\n'); p++) {
-		if (*p == '\\' && quoted && p[1])
-			p++;
-		else if (*p == '"')
-			quoted = !quoted;
-		else if (!quoted && *p == '[')
-			list = true;
-		else if (!quoted && *p == ']')
-			list = false;
-		else if (!quoted && !list && *p == '#')
-			break;
-	}
-	return p;
-}
-
-/* Ends strings in place. */
-static bool parse(struct text *t, unsigned depth)
-{
-	for (skip(t); *t->p && *t->p != '}'; skip(t)) {
-		size_t len = strcspn(t->p, " \t\r\n={}#\"");
-		struct node *n = &t->v[t->n];
-		uint32_t at = t->n;
-		char *name = t->p;
-
-		if (!len || t->n == NODES_MAX)
-			return false;
-		t->n++;
-		t->p += len;
-		skip(t);
-		*n = (struct node){ .name = name };
-		if (*t->p == '{') {
-			name[len] = '\0';
-			t->p++;
-			if (depth == DEPTH_MAX || !parse(t, depth + 1) || *t->p != '}')
-				return false;
-			t->p++;
-		} else if (*t->p == '=') {
-			char *end, after;
-
-			name[len] = '\0';
-			t->p++;
-			t->p += strspn(t->p, " \t");
-			end = value_end(t->p);
-			after = *end;
-			*end = '\0';
-			n->value = t->p;
-			t->p = after ? end + 1 : end;
-			if (after == '#')
-				t->p += strcspn(t->p, "\n");
-		} else {
-			return false;
-		}
-		t->v[at].end = t->n;
-	}
-	return true;
-}
-
-static const struct node *find(const struct text *t, const struct node *in, const char *name, bool section)
-{
-	uint32_t i = in ? (uint32_t)(in - t->v) + 1 : 0, end = in ? in->end : t->n;
-
-	for (; i < end; i = t->v[i].end)
-		if (!strcmp(t->v[i].name, name) && !t->v[i].value == section)
-			return &t->v[i];
-	return NULL;
-}
-
-static bool number(const struct text *t, const struct node *in, const char *name, uint64_t *ret)
-{
-	const struct node *n = find(t, in, name, false);
-	char *end;
-
-	if (!n || n->value[0] < '0' || n->value[0] > '9')
-		return false;
-	errno = 0;
-	*ret = strtoull(n->value, &end, 10);
-	return !errno && end[strspn(end, " \t\r")] == '\0';
-}
-
-static bool string_is(const struct text *t, const struct node *in, const char *name, const char *want)
-{
-	const struct node *n = find(t, in, name, false);
-	size_t len = strlen(want);
-
-	return n && n->value[0] == '"' && !strncmp(n->value + 1, want, len) && n->value[1 + len] == '"';
-}
 
 /* ---- the physical volume ----------------------------------------------------------------------------- */
 
@@ -194,7 +76,7 @@ static int read_text(struct pv *pv, char **ret)
 		return plt_free_refuse(pv->f, "the header of its metadata is damaged");
 	off = plt_get_le64(h + 40);
 	len = plt_get_le64(h + 48);
-	if (off < SECTOR || off >= pv->meta_len || !len || len > ring || len > TEXT_MAX ||
+	if (off < SECTOR || off >= pv->meta_len || !len || len > ring || len > PLT_LVM_TEXT_MAX ||
 	    plt_get_le32(h + 60) & 1)
 		return plt_free_refuse(
 			pv->f, "its metadata (%" PRIu64 " bytes at %" PRIu64 ") is none, or too long", len, off);
@@ -218,36 +100,36 @@ static int read_text(struct pv *pv, char **ret)
 
 struct group {
 	struct pv *pv;
-	struct text t;
-	const struct node *vg;
+	struct plt_lvm_text t;
+	const struct plt_lvm_node *vg;
 	const char *name; /* of our physical volume in it */
 	uint64_t extent, first, count; /* bytes; of the physical volume: where its extents begin, how many */
 };
 
 /* The pieces of a volume; NULL, or why it cannot be used. */
-static const char *pieces(const struct group *g, const struct node *lv, struct plt_lv_piece *v, unsigned *ret_n,
+static const char *pieces(const struct group *g, const struct plt_lvm_node *lv, struct plt_lv_piece *v, unsigned *ret_n,
 			  uint64_t *ret)
 {
 	uint64_t n, next = 0;
 
 	*ret_n = 0;
-	if (!number(&g->t, lv, "segment_count", &n) || !n || n > PIECES_MAX)
+	if (!plt_lvm_number(&g->t, lv, "segment_count", &n) || !n || n > PIECES_MAX)
 		return "its segments cannot be counted, or are too many";
 	for (uint64_t i = 1; i <= n; i++) {
 		uint64_t start, count, stripes, at;
-		const struct node *s, *list;
+		const struct plt_lvm_node *s, *list;
 		char name[32], *end;
 		size_t len = strlen(g->name);
 
 		snprintf(name, sizeof(name), "segment%" PRIu64, i);
-		s = find(&g->t, lv, name, true);
-		if (!s || !number(&g->t, s, "start_extent", &start) ||
-		    !number(&g->t, s, "extent_count", &count) || !count || start != next || count > UINT32_MAX)
+		s = plt_lvm_find(&g->t, lv, name, true);
+		if (!s || !plt_lvm_number(&g->t, s, "start_extent", &start) ||
+		    !plt_lvm_number(&g->t, s, "extent_count", &count) || !count || start != next || count > UINT32_MAX)
 			return "one of its segments is damaged";
-		if (!string_is(&g->t, s, "type", "striped") || !number(&g->t, s, "stripe_count", &stripes) ||
+		if (!plt_lvm_string_is(&g->t, s, "type", "striped") || !plt_lvm_number(&g->t, s, "stripe_count", &stripes) ||
 		    stripes != 1)
 			return "it is not made of plain pieces";
-		list = find(&g->t, s, "stripes", false);
+		list = plt_lvm_find(&g->t, s, "stripes", false);
 		if (!list || list->value[0] != '[')
 			return "one of its segments is damaged";
 		end = (char *)(uintptr_t)list->value + 1;
@@ -274,12 +156,12 @@ static const char *pieces(const struct group *g, const struct node *lv, struct p
 }
 
 /* Is what lies in it read by another volume too: a snapshot of it, or a thin one that is based on it? */
-static bool is_origin(const struct group *g, const struct node *all, const char *name)
+static bool is_origin(const struct group *g, const struct plt_lvm_node *all, const char *name)
 {
 	static const char *const words[] = { "origin", "external_origin", "cow_store", "merging_store" };
 	size_t len = strlen(name);
 
-	for (const struct node *n = all + 1; n < &g->t.v[all->end]; n++)
+	for (const struct plt_lvm_node *n = all + 1; n < &g->t.v[all->end]; n++)
 		for (unsigned i = 0; n->value && i < PLT_ARRAY_SIZE(words); i++)
 			if (!strcmp(n->name, words[i]) && !strncmp(n->value + 1, name, len) &&
 			    n->value[1 + len] == '"')
@@ -289,7 +171,7 @@ static bool is_origin(const struct group *g, const struct node *all, const char 
 
 static int volumes(struct group *g, plt_lv_fn fn, void *arg)
 {
-	const struct node *all = find(&g->t, g->vg, "logical_volumes", true);
+	const struct plt_lvm_node *all = plt_lvm_find(&g->t, g->vg, "logical_volumes", true);
 	struct plt_lv_piece *v PLT_AUTOFREE = calloc(PIECES_MAX, sizeof(*v));
 	struct plt_lv_piece *used PLT_AUTOFREE = calloc(PIECES_MAX, sizeof(*used));
 	unsigned nused = 0;
@@ -299,7 +181,7 @@ static int volumes(struct group *g, plt_lv_fn fn, void *arg)
 		return -ENOMEM;
 	for (uint32_t i = all ? (uint32_t)(all - g->t.v) + 1 : 0; all && r == 0 && i < all->end;
 	     i = g->t.v[i].end) {
-		const struct node *lv = &g->t.v[i], *status = find(&g->t, lv, "status", false);
+		const struct plt_lvm_node *lv = &g->t.v[i], *status = plt_lvm_find(&g->t, lv, "status", false);
 		uint64_t size = 0;
 		const char *why;
 		char name[132];
@@ -332,27 +214,19 @@ static int volumes(struct group *g, plt_lv_fn fn, void *arg)
 
 static int open_group(struct group *g)
 {
-	const struct node *pvs, *own = NULL;
+	const struct plt_lvm_node *pvs, *own = NULL;
 	uint64_t sectors, first;
-	char id[48];
+	char id[PLT_LVM_ID + 7];
 
-	/* XXXXXX-XXXX-XXXX-XXXX-XXXX-XXXX-XXXXXX */
-	for (unsigned i = 0, n = 0; i < 32; i++) {
-		if (i == 6 || (i > 6 && i < 30 && (i - 6) % 4 == 0))
-			id[n++] = '-';
-		id[n++] = (char)g->pv->id[i];
-		id[n] = '\0';
-	}
-	for (uint32_t i = 0; i < g->t.n && !g->vg; i = g->t.v[i].end)
-		if (!g->t.v[i].value)
-			g->vg = &g->t.v[i];
-	pvs = g->vg ? find(&g->t, g->vg, "physical_volumes", true) : NULL;
+	plt_lvm_id_text(g->pv->id, id);
+	g->vg = plt_lvm_find(&g->t, NULL, NULL, true);
+	pvs = g->vg ? plt_lvm_find(&g->t, g->vg, "physical_volumes", true) : NULL;
 	for (uint32_t i = pvs ? (uint32_t)(pvs - g->t.v) + 1 : 0; pvs && i < pvs->end; i = g->t.v[i].end)
-		if (!g->t.v[i].value && string_is(&g->t, &g->t.v[i], "id", id))
+		if (!g->t.v[i].value && plt_lvm_string_is(&g->t, &g->t.v[i], "id", id))
 			own = &g->t.v[i];
-	if (!own || !number(&g->t, g->vg, "extent_size", &sectors) || !sectors || sectors > 1u << 30 ||
-	    !number(&g->t, own, "pe_start", &first) || first > UINT64_MAX / 1024 ||
-	    !number(&g->t, own, "pe_count", &g->count))
+	if (!own || !plt_lvm_number(&g->t, g->vg, "extent_size", &sectors) || !sectors || sectors > 1u << 30 ||
+	    !plt_lvm_number(&g->t, own, "pe_start", &first) || first > UINT64_MAX / 1024 ||
+	    !plt_lvm_number(&g->t, own, "pe_count", &g->count))
 		return plt_free_refuse(g->pv->f, "its metadata does not describe it");
 	g->name = own->name;
 	g->extent = sectors * SECTOR;
@@ -375,16 +249,12 @@ int plt_free_lvm(struct plt_free *f, plt_lv_fn fn, void *arg)
 		r = read_text(&pv, &text);
 	if (r < 0)
 		return r;
-	g.t.v = calloc(NODES_MAX, sizeof(*g.t.v));
-	if (!g.t.v)
-		return -ENOMEM;
-	g.t.p = text;
-	if (!parse(&g.t, 0) || *g.t.p)
-		r = plt_free_refuse(f, "its metadata cannot be read");
-	else
-		r = open_group(&g);
+	r = plt_lvm_text_parse(text, &g.t);
+	if (r == -ENOMEM)
+		return r;
+	r = r < 0 ? plt_free_refuse(f, "its metadata cannot be read") : open_group(&g);
 	if (r == 0)
 		r = volumes(&g, fn, arg);
-	free(g.t.v);
+	plt_lvm_text_release(&g.t);
 	return r;
 }

@@ -17,6 +17,8 @@ libplatter_core_la_SOURCES += \
 	guestfs/free_ntfs.c \
 	guestfs/free_xfs.c \
 	guestfs/guestfs.h \
+	guestfs/lvm_text.c \
+	guestfs/lvm_text.h \
 	guestfs/marks.c \
 	guestfs/ntfs.c \
 	guestfs/ntfs.h \

@@ -54,8 +54,15 @@ struct plt_ctx_options {
 	const char *const *allow_dirs;/* NULL-terminated */
 	void (*warn)(void *arg, const char *text); /* something a person should know; NULL: dropped */
 	void *warn_arg;
+	/*
+	 * Incompatible features that images may claim, one bit each, and that are unknown here: such images are read as if
+	 * they did not, and cannot be written; a repair takes the claim out.  A feature that is known is not ignored
+	 * (-EINVAL), and an image of a format without such features is not opened unless one that has them was before
+	 * (-ENOTSUP).
+	 */
+	uint64_t ignore_features;
 };
-#define PLT_CTX_OPTIONS_INIT { sizeof(struct plt_ctx_options), 0, 0, PLT_POLICY_TRUST, NULL, NULL, NULL }
+#define PLT_CTX_OPTIONS_INIT { sizeof(struct plt_ctx_options), 0, 0, PLT_POLICY_TRUST, NULL, NULL, NULL, 0 }
 
 int plt_ctx_new(const struct plt_ctx_options *opts /* NULL: defaults */, struct plt_ctx **ret, struct plt_error *err);
 /*
@@ -113,6 +120,12 @@ struct plt_rescue_options {
 	const char *donor;
 	/* Of every layer: hold the guest's own structures against the map though nothing else shows that it is wrong. */
 	bool deep;
+	/*
+	 * A map of the medium that the file is, or was copied from, as ddrescue keeps it, of the image that is named: what it
+	 * does not call read ('+') is lost.  NULL: none.
+	 */
+	const char *map;
+	unsigned deep_layers;   /* the same of so many layers only, from the top; those below where something shows */
 };
 #define PLT_RESCUE_OPTIONS_INIT { .size = sizeof(struct plt_rescue_options) }
 
@@ -286,6 +299,7 @@ struct plt_extent {
 enum {
 	PLT_STATUS_TOP_ONLY = 1 << 0, /* do not look below the active layer: absent is an extent without PRESENT */
 	PLT_STATUS_NO_HOST = 1 << 1,  /* do not ask the host for holes in the files */
+	PLT_STATUS_PLACES = 1 << 2,   /* say of what is encrypted, too, where it lies */
 };
 /*
  * Describe [off, off+len): up to @max extents, adjacent, ascending, joined where alike; *ret_n >= 1
@@ -303,6 +317,7 @@ struct plt_doubt_range {
 	const char *certainty;  /* "guess" "likely" "strong" "proven"; NULL if lost */
 	const char *why;
 	unsigned depth;         /* of which layer: 0 the active one */
+	const char *snapshot;   /* by plt_repair_doubts(): the id of the internal snapshot that this is of; NULL: of the disk */
 };
 /*
  * Of a disk that was opened with PLT_OPEN_RESCUE: the ranges, ascending and disjoint, of which the content is lost
@@ -311,6 +326,11 @@ struct plt_doubt_range {
  */
 int plt_disk_doubts(struct plt_disk *disk, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg,
 		    struct plt_error *err);
+/*
+ * What could not be read of the medium of a disk that was opened with a map (plt_rescue_options.map) is noted in that map,
+ * which is replaced as a whole.
+ */
+int plt_disk_update_map(struct plt_disk *disk, struct plt_error *err);
 
 /* What was planned for one layer of a rescued disk. */
 struct plt_rescue_info {
@@ -563,6 +583,7 @@ enum {
 	PLT_CHAIN_FOLDERS = 1 << 2,      /* @names are folders: all files in each, */
 	PLT_CHAIN_HIDDEN = 1 << 3,       /* hidden ones too */
 	PLT_CHAIN_KNOWN_ONLY = 1 << 1,   /* leave out of @names what is no image but perhaps a raw one, unless it is a layer */
+	PLT_CHAIN_IN_ORDER = 1 << 4,     /* the chain of the (one) image from the top down, as with SHARE; nothing is added up */
 };
 /*
  * What depends on what: the images @names and all that they lead to, each looked at by its header alone, side by
@@ -572,6 +593,34 @@ enum {
 int plt_chain_look(struct plt_ctx *ctx, const char *const *names, unsigned n, unsigned flags, struct plt_chain **ret,
 		   struct plt_error *err);
 void plt_chain_free(struct plt_chain *chain); /* NULL allowed */
+
+struct plt_chain_range {
+	uint64_t start, length;
+};
+struct plt_chain_change {
+	const char *id;                  /* "C-COMMIT", "C-CHANGED", "C-REBASE" */
+	bool harmless;                   /* the disk shows what it did */
+	const char *layer, *parent;      /* of the chain: whose backing file has changed, and that one */
+	unsigned depth;                  /* of the layer; 0 is the image */
+	const char *text;                /* of the layer, for a person */
+	const char *why;                 /* the same in few words */
+	bool lost;                       /* the ranges surely hold another's content; else they may be right */
+	/*
+	 * What the disk reads from what has changed, and whose right content is not known; in terms of the image, ascending
+	 * and disjoint.
+	 */
+	const struct plt_chain_range *ranges;
+	size_t nranges;
+	uint64_t bytes;
+};
+/*
+ * Which layers of the chain of @name are not what they were when the layer above was made, by what they hold: another image
+ * was committed into them (images on the same layers are looked for in their folders and in @folders, which ends with NULL
+ * and may be NULL); they were written to; and with @deep, two layers do not fit together by the guest's metadata, whatever
+ * the times say.  Only reads.
+ */
+int plt_chain_changes(struct plt_ctx *ctx, const char *name, const char *const *folders, bool deep,
+		      void (*found)(void *arg, const struct plt_chain_change *c), void *arg, struct plt_error *err);
 
 /* ---- space --------------------------------------------------------------------------------------- */
 
@@ -738,6 +787,11 @@ struct plt_repair_options {
 	 */
 	bool (*offered)(void *arg, const struct plt_placement_offer *offer);
 	void *offered_arg;
+	/*
+	 * An older copy or a clone of the disk, of the same size: what is lost for good and this one has at the same place is
+	 * written into the image, 256 MiB at most, and is inferred.  Of an image that stands on others, these are opened.
+	 */
+	const char *donor;
 };
 #define PLT_REPAIR_OPTIONS_INIT { .size = sizeof(struct plt_repair_options) }
 
@@ -766,7 +820,10 @@ int plt_repair_each(struct plt_repair *rep, int (*fn)(void *arg, uint64_t off, c
  * that name, if it is not the image.
  */
 int plt_repair_save(struct plt_repair *rep, const char *path, struct plt_error *err);
-/* What it leaves lost or inferred, as plt_disk_doubts() says of the disk that the image has then (without a chain). */
+/*
+ * What it leaves lost or inferred, as plt_disk_doubts() says of the disk that the image has then (without a chain), and
+ * behind that, snapshot by snapshot, of its internal snapshots.
+ */
 int plt_repair_doubts(struct plt_repair *rep, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg,
 		      struct plt_error *err);
 /* By how much the file grows. */

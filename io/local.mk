@@ -13,10 +13,17 @@ libplatter_core_la_SOURCES += \
 	io/file.c \
 	io/journal.c \
 	io/journal.h \
+	io/journal_disk.h \
 	io/journal_name.c \
+	io/journal_read.c \
+	io/journal_replay.c \
+	io/journal_write.c \
 	io/limits.c \
 	io/lock.c \
 	io/lock.h \
+	io/mapfile.c \
+	io/mapfile.h \
+	io/medium.c \
 	io/memory.c \
 	io/null.c \
 	io/op.c \

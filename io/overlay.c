@@ -399,6 +399,22 @@ static int64_t overlay_allocated(struct plt_store *st)
 	return plt_store_allocated(o->below);
 }
 
+/* Where nothing is edited. */
+static bool overlay_unreadable(struct plt_store *st, uint64_t off, uint64_t len, struct plt_range *ret)
+{
+	struct overlay *o = st->priv;
+	bool hidden, found = false;
+	uint64_t n;
+
+	if (!o->below->ops->unreadable)
+		return false;
+	pthread_rwlock_rdlock(&o->lock);
+	for (; len && !found; off += n, len -= n)
+		found = !look(o, off, len, &hidden, &n) && !hidden && plt_store_unreadable(o->below, off, n, ret);
+	pthread_rwlock_unlock(&o->lock);
+	return found;
+}
+
 static const struct plt_store_ops overlay_ops = {
 	.kind = "overlay",
 	.close = overlay_close,
@@ -412,6 +428,7 @@ static const struct plt_store_ops overlay_ops = {
 	.resolve = overlay_resolve,
 	.lock = overlay_lock,
 	.allocated = overlay_allocated,
+	.unreadable = overlay_unreadable,
 };
 
 int plt_overlay_new(struct plt_store *below, bool writable, struct plt_store **ret)

@@ -433,3 +433,8 @@ int64_t plt_store_allocated(struct plt_store *st)
 {
 	return st->ops->allocated ? st->ops->allocated(st) : -1;
 }
+
+bool plt_store_unreadable(struct plt_store *st, uint64_t off, uint64_t len, struct plt_range *ret)
+{
+	return len && st->ops->unreadable && st->ops->unreadable(st, off, len, ret);
+}

@@ -27,6 +27,7 @@
 #include "platter.h"
 
 struct plt_store;
+struct plt_range;
 
 /* What an operation is for; fault rules and the write log select by it.  After QEMU's blkdebug. */
 enum plt_io_tag {
@@ -120,6 +121,8 @@ struct plt_store_ops {
 	struct plt_store *(*below)(struct plt_store *st);
 	/* Bytes really allocated (qemu-img's "disk size"), or -1. */
 	int64_t (*allocated)(struct plt_store *st);
+	/* The first part of [off, off+len) of which it is known that it cannot be read.  False: none. */
+	bool (*unreadable)(struct plt_store *st, uint64_t off, uint64_t len, struct plt_range *ret);
 };
 
 struct plt_store {
@@ -177,6 +180,7 @@ int plt_store_fd(struct plt_store *st);
 /* Descriptor of the file that the bytes come from, through faults and logs, to tell files apart; or -1. */
 int plt_store_origin(struct plt_store *st);
 int64_t plt_store_allocated(struct plt_store *st);
+bool plt_store_unreadable(struct plt_store *st, uint64_t off, uint64_t len, struct plt_range *ret);
 
 /* EIO with text if a sync of this store has failed; 0 otherwise.  One atomic load. */
 int plt_store_check_writable(struct plt_store *st, struct plt_error *err);

@@ -11,6 +11,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "base/extents.h"
 #include "base/iov.h"
 #include "io/private.h"
 
@@ -169,6 +170,17 @@ static int64_t window_allocated(struct plt_store *st)
 	return w->off || w->len != UINT64_MAX ? -1 : plt_store_allocated(w->below);
 }
 
+static bool window_unreadable(struct plt_store *st, uint64_t off, uint64_t len, struct plt_range *ret)
+{
+	struct window *w = st->priv;
+
+	len = inside(w, off, len);
+	if (!len || !plt_in_range(off, len, INT64_MAX - w->off) || !plt_store_unreadable(w->below, w->off + off, len, ret))
+		return false;
+	ret->off -= w->off;
+	return true;
+}
+
 static const struct plt_store_ops window_ops = {
 	.kind = "window",
 	.close = window_close,
@@ -185,6 +197,7 @@ static const struct plt_store_ops window_ops = {
 	.copy_from = window_copy_from,
 	.lock = window_lock,
 	.allocated = window_allocated,
+	.unreadable = window_unreadable,
 };
 
 int plt_window_new(struct plt_store *below, uint64_t off, uint64_t len, struct plt_store **ret,

@@ -35,31 +35,22 @@ static void found(struct plt_examine *ex, const char *id, enum plt_severity s, u
 	plt_emit(ex, &f, "%s", text);
 }
 
-static bool is_one_byte(const uint8_t *p)
+static int check_slot(struct plt_examine *ex, const struct plt_luks *l, unsigned i, uint64_t size, unsigned *ret_left,
+		      struct plt_error *err)
 {
-	return !memcmp(p, p + 1, PLT_SECTOR - 1);
-}
-
-static int check_slot(struct plt_examine *ex, const struct plt_luks *l, unsigned i, uint64_t size, struct plt_error *err)
-{
-	uint64_t at = l->slot[i].key_offset, len = (uint64_t)l->key_bytes * LUKS_STRIPES, bad = 0, first = 0;
-	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(plt_align_up(len, PLT_SECTOR));
+	uint64_t at = l->slot[i].key_offset, len = (uint64_t)l->key_bytes * LUKS_STRIPES;
+	struct plt_luks_wear w;
 	int r;
 
-	if (!buf)
-		return plt_error_set(err, ENOMEM, "out of memory");
 	if (!plt_in_range(at, len, size)) {
 		found(ex, "L-SLOT", PLT_CORRUPTION, at, 0, "key slot %u: its key material (%" PRIu64 " bytes at %" PRIu64
 		      ") ends behind the end of the file (%" PRIu64 " bytes)", i, len, at, size);
 		return 0;
 	}
-	r = plt_store_read(ex->file, at, buf, plt_align_down(len, PLT_SECTOR), PLT_IO_HEADER, err);
-	for (uint64_t k = 0; r == 0 && k + PLT_SECTOR <= len; k += PLT_SECTOR)
-		if (is_one_byte(buf + k) && !bad++)
-			first = k;
-	if (bad)
-		found(ex, "L-SLOT", PLT_CORRUPTION, at + first, PLT_SECTOR, "key slot %u: %" PRIu64 " sectors of its key material "
-		      "(the first at %" PRIu64 ") have been written over: no passphrase opens it", i, bad, at + first);
+	r = plt_luks_worn(ex->file, l, i, &w, err);
+	*ret_left += !w.worn;
+	if (w.worn)
+		found(ex, "L-SLOT", PLT_CORRUPTION, w.first, PLT_SECTOR, "key slot %u: %s", i, w.text);
 	if (l->slot[i].iterations < FEW_ITERATIONS)
 		found(ex, "L-WEAK", PLT_NOTE, 0, sizeof(struct luks_header_ondisk), "key slot %u: %u iterations, a passphrase is "
 		      "quickly guessed (%d are the least that should be)", i, l->slot[i].iterations, FEW_ITERATIONS);
@@ -78,20 +69,53 @@ static void check_payload(struct plt_examine *ex, const struct plt_luks *l, uint
 		      "of that sector is lost", (size - l->payload_offset) % PLT_SECTOR);
 }
 
+/* A header that cannot be read, or that names a cipher that nobody has: what of it can be told otherwise is put right. */
+static int mend_header(struct plt_examine *ex, const struct plt_error *why, struct plt_error *err)
+{
+	const bool mend = ex->mend && ex->mend->what & PLT_MEND_MAP;
+	struct plt_luks_mended m;
+	int r = plt_luks_mend(ex->file, 0, UINT64_MAX, false, &m, err);
+	struct plt_finding f = { .id = "L-HEADER", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
+				 .host_len = sizeof(struct luks_header_ondisk) };
+
+	if (r == -ENOENT)
+		return plt_error_set(err, EINVAL, "%s", why->text);
+	if (r < 0)
+		return r;
+	if (!m.fields) {
+		if (*why->text)
+			found(ex, "L-HEADER", PLT_CORRUPTION, 0, sizeof(struct luks_header_ondisk), "%s", why->text);
+		return 0;
+	}
+	f.mended = mend && m.whole;
+	plt_emit(ex, &f, "%s the LUKS header (%s): wrong %s %s. %s", f.mended ? "Repairing" : "ERROR",
+		 *why->text ? why->text : "it says what cannot be", m.fields == 1 ? "is" : "are", m.text,
+		 m.whole ? "The rest of it tells what is right" : "What is right cannot be told from the rest: without its header "
+		 "nothing opens the image");
+	if (!f.mended)
+		return 0;
+	ex->mend->changed = true;
+	return plt_store_write(ex->file, 0, m.header, sizeof(m.header), PLT_IO_HEADER, err);
+}
+
 int luks_examine(struct plt_examine *ex, struct plt_error *err)
 {
 	struct plt_error why = PLT_ERROR_INIT;
 	struct plt_luks *l = NULL;
-	unsigned active = 0;
+	unsigned active = 0, left = 0;
 	uint64_t size;
 	int r = plt_store_size(ex->file, &size, err);
 
 	if (r < 0)
 		return r;
 	r = plt_luks_read(ex->file, 0, UINT64_MAX, &l, &why);
-	if (r == -EUCLEAN) {
-		found(ex, "L-HEADER", PLT_CORRUPTION, 0, sizeof(struct luks_header_ondisk), "%s", why.text);
-		return 0;
+	if (r == -EUCLEAN || r == -EINVAL || r == -ENOTSUP || r == 0) {
+		int m = mend_header(ex, &why, err);
+
+		if (m < 0 || r < 0 || (ex->mend && ex->mend->changed)) {
+			plt_luks_free(l);
+			return m;
+		}
 	}
 	if (r < 0)
 		return plt_error_set(err, -r, "%s", why.text);
@@ -101,11 +125,14 @@ int luks_examine(struct plt_examine *ex, struct plt_error *err)
 	for (unsigned i = 0; i < LUKS_SLOTS && r == 0; i++)
 		if (l->slot[i].active) {
 			active++;
-			r = check_slot(ex, l, i, size, err);
+			r = check_slot(ex, l, i, size, &left, err);
 		}
 	if (!active)
 		found(ex, "L-NO-SLOT", PLT_CORRUPTION, 0, sizeof(struct luks_header_ondisk), "no key slot is active: nothing "
 		      "opens the image any more");
+	if (r == 0 && active && !left)
+		found(ex, "L-NO-SLOT", PLT_CORRUPTION, 0, sizeof(struct luks_header_ondisk), "no key slot is left that opens: nothing "
+		      "reads the image any more");
 	if (r == 0)
 		check_payload(ex, l, size);
 	plt_luks_free(l);

@@ -244,7 +244,7 @@ static const struct plt_opt_desc luks_open_opts[] = {
 extern const struct plt_driver luks_driver;
 const struct plt_driver luks_driver = {
 	.name = "luks",
-	.flags = PLT_DRIVER_NOT_ZEROED,
+	.flags = PLT_DRIVER_NOT_ZEROED | PLT_DRIVER_MENDS,
 	.create_opts = luks_create_opts,
 	.open_opts = luks_open_opts,
 	.amend_opts = luks_amend_opts,

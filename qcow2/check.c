@@ -153,8 +153,10 @@ static int load_snapshots(struct qcow2_exam *x, struct plt_error *err)
 {
 	struct qcow2_state *q = &x->q;
 	struct plt_error e = PLT_ERROR_INIT;
-	int r = x->ex->mend ? qcow2_mend_snapcount(x) : 0;
+	int r = qcow2_exam_snapnames(x);
 
+	if (r == 0 && x->ex->mend)
+		r = qcow2_mend_snapcount(x);
 	if (r < 0)
 		return plt_error_errno(err, -r, "The examination failed");
 	if (q->nb_snapshots > QCOW2_MAX_SNAPSHOTS)
@@ -550,6 +552,11 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	uint64_t highest = 0;
 	int r = load_snapshots(x, err);
 
+	if (!r) {
+		r = qcow2_exam_luks(x);
+		if (r < 0)
+			return plt_error_errno(err, -r, "The examination failed");
+	}
 	if (!r)
 		r = qcow2_stored_load(c, err);
 	if (!r)
@@ -581,8 +588,12 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 		r = qcow2_name_cut(x);
 	if (!r && x->ex->mend && x->ex->mend->deep)
 		r = qcow2_tell_orphans(x);
+	if (!r && x->ex->mend && x->ex->mend->nflaws)
+		r = qcow2_tell_streams(x);
 	if (!r && x->ex->mend)
 		r = qcow2_mend_moves(x);
+	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_snap_tables(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_tables(x);
 	if (!r && x->ex->mend && !x->map_changed)
@@ -634,7 +645,10 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 static int read_header(struct qcow2_exam *x, struct plt_error *err)
 {
 	char *backing = NULL, *format = NULL;
-	int r = qcow2_header_read(x->ex->file, x->ex->name, true, &x->q, &backing, &format, err);
+	int r;
+
+	x->q.ignore = plt_ctx_ignored_features(x->ex->ctx);
+	r = qcow2_header_read(x->ex->file, x->ex->name, true, &x->q, &backing, &format, err);
 
 	x->backing = backing != NULL;
 	free(backing);
@@ -652,31 +666,37 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 	struct plt_store *file = ex->file;
 	int r = read_header(x, err);
 
-	if (r == 0 && ex->mend && (ex->mend->what & PLT_MEND_MAP) && !ex->mend->file_size &&
-	    (qcow2_leads_nowhere(ex->file, &x->q) || qcow2_crypt_is_wrong(ex->file, &x->q)) &&
-	    qcow2_mend_header(ex, 0, NULL) == 0) {
-		qcow2_state_release(&x->q);
-		x->q = (struct qcow2_state){0};
-		return read_header(x, err);
+	if (r == 0 && ex->mend && (ex->mend->what & PLT_MEND_MAP) && !ex->mend->file_size) {
+		unsigned astray = qcow2_astray(ex->file, &x->q);
+
+		if ((astray > QCOW2_ASTRAY_SOME || qcow2_begins_earlier(ex->file, &x->q) || qcow2_crypt_is_wrong(ex->file, &x->q)) &&
+		    qcow2_mend_header(ex, 0, astray, NULL) == 0) {
+			qcow2_state_release(&x->q);
+			x->q = (struct qcow2_state){0};
+			return read_header(x, err);
+		}
 	}
 	if (r == 0 || r == -ENOMEM || r == -EIO || (ex->mend && !(ex->mend->what & PLT_MEND_MAP)))
 		return r;
 	if (r == -ENOTSUP && ex->mend && ex->mend->look && qcow2_ignore_features(x) == 0) {
 		if (err)
 			*err = (struct plt_error)PLT_ERROR_INIT;
-		r = read_header(x, err);
-		return r < 0 ? r : qcow2_doubt(x, &(struct qcow2_tree){.disk = PLT_DISK_ACTIVE, .size = x->q.virtual_size},
-					       PLT_INFERRED, 0, x->q.virtual_size, PLT_LIKELY,
-					       "the header claims a feature that nobody knows, and nothing shows it: it is ignored");
+		return read_header(x, err);
 	}
 	if (!ex->mend) {
 		if (plt_overlay_new(file, true, ret_scratch) < 0)
 			return plt_error_set(err, ENOMEM, "Out of memory");
 		ex->file = *ret_scratch;
 	}
-	if (qcow2_mend_header(ex, r, NULL) == 0) {
+	if (qcow2_mend_header(ex, r, 0, NULL) == 0) {
 		x->q = (struct qcow2_state){0};
 		r = read_header(x, err);
+	}
+	if (r == -ENOTSUP && ex->mend && err && strstr(err->text, "eature")) {
+		struct plt_error was = *err;
+
+		plt_error_set(err, ENOTSUP, "%s; to have it repaired as if it did not claim them, name each by its bit: "
+			      "--ignore-feature N", was.text);
 	}
 	return r;
 }
@@ -692,7 +712,9 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 		plt_store_unref(scratch);
 		return r;
 	}
-	r = qcow2_recount_init(&x.c, ex->ctx, ex->file, &x.q, err);
+	r = qcow2_mend_ignored(&x);
+	if (!r)
+		r = qcow2_recount_init(&x.c, ex->ctx, ex->file, &x.q, err);
 	if (!r && ex->mend && !ex->mend->file_size)
 		ex->mend->file_size = x.c.file_size;
 	if (!r)

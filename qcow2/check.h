@@ -26,6 +26,7 @@ struct qcow2_l2ref {
 	bool flagged;		 /* something in it wants a second look */
 	bool empty;		 /* it lies in a hole */
 	uint8_t shape;		 /* QCOW2_SHAPE_*: see qcow2_l2_shape() */
+	uint8_t content;	 /* see qcow2_l2_is_other(): 0: not known, 1: a table, 2: something else */
 	uint64_t moved;		 /* mending: a new table has its sound entries */
 	uint32_t walk, seen;	 /* how often the present walk of an L1 has looked at it */
 };
@@ -167,6 +168,7 @@ struct qcow2_exam {
 	bool cut;	    /* so do several of them, or tables lie there: no stop explains that */
 	uint64_t shares;    /* clusters that are reached, and counted more often than that: when orphans are judged */
 	bool shares_lost;   /* snapshots have what the disk had as well, whose map is gone */
+	bool lost_by_name;  /* only what the plan has named lost before makes the orphans lost */
 	bool counts_gone;   /* stored counts say that what is in use is free */
 	bool snapshots_bad; /* the snapshot table could not be read: what it reaches is not counted */
 	enum qcow2_orphan_verdict orphans;
@@ -221,12 +223,14 @@ int qcow2_exam_copied(struct qcow2_exam *x);
 /* Clusters that the active tree maps behind the end of the disk. */
 int qcow2_exam_beyond_end(struct qcow2_exam *x);
 /*
- * mend/header.c: the header claims features that are not known.  For those who only look: if the image's own table has no
- * names for them, and without them the map leads to tables, they are taken out of the overlay.
+ * mend/features.c: the header claims features that are not known.  For those who only look: if the image's own table has no
+ * names for them, and without them the map leads to tables, they are taken out of the overlay.  And those that are to be
+ * ignored on the user's word, which the header that has been read claims: said, and mended if they may be.
  */
 int qcow2_ignore_features(struct qcow2_exam *x);
+int qcow2_mend_ignored(struct qcow2_exam *x);
 /*
- * mend/header.c: clusters are mapped up to @mapped_end, behind the end of the disk.  Does the guest say where it ends?
+ * mend/size.c: clusters are mapped up to @mapped_end, behind the end of the disk.  Does the guest say where it ends?
  * Then it has been said, and is mended if it may be.
  */
 int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_said);
@@ -313,6 +317,8 @@ int qcow2_judge_orphans(struct qcow2_exam *x);
  * lost, all.  Sets x->counts_gone, and x->refs_bad where a count that is missing has no place.
  */
 int qcow2_find_unreached(struct qcow2_exam *x, struct plt_extents *ret);
+/* Is the cluster at @off counted once more than it is named, or oftener? */
+bool qcow2_is_missed(struct qcow2_exam *x, uint64_t off);
 
 /*
  * mend/stale.c: is the cluster at @off, of which @buf (a cluster) has the first @few bytes, one that the image itself has
@@ -326,6 +332,15 @@ bool qcow2_is_stale(const struct qcow2_exam *x, uint64_t off, uint8_t *buf, uint
 /* mend/shapes.c.  Could @e be an entry of an L2 table?  *ret_off: the cluster that it names, or 0. */
 bool qcow2_entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, uint64_t *ret_off);
 
+/*
+ * Over an external data file clusters lie where the guest has them: the guest offset at which the table must begin that
+ * says so with all of its *ret_n entries; UINT64_MAX: it says something else, or nothing.
+ */
+uint64_t qcow2_own_place(const struct qcow2_state *q, const uint8_t *table, uint32_t *ret_n);
+
+/* Entries that both tables have, in the same place. */
+uint32_t qcow2_alike(const struct qcow2_state *q, const uint8_t *a, const uint8_t *b);
+
 /* What a table that is named looks like; it is read once.  @buf: one cluster. */
 enum {
 	QCOW2_SHAPE_FULL = 1 << 0,    /* some of each 512 bytes is used */
@@ -334,6 +349,8 @@ enum {
 	QCOW2_SHAPE_GARBAGE = 1 << 3, /* many entries cannot be, or it cannot be read */
 };
 unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *buf);
+/* Does something else lie where @l is named, in which hardly anything can be an entry?  It is read once. */
+bool qcow2_l2_is_other(struct qcow2_exam *x, struct qcow2_l2ref *l);
 /* Has a table nothing but entries that can be, a few at most excepted? */
 bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *table);
 
@@ -381,17 +398,24 @@ static inline bool qcow2_may_be_left(const struct qcow2_exam *x)
 	return x->ex->mend->unattended && x->orphans == QCOW2_ORPHANS_UNDECIDED;
 }
 
+/* mend/luks.c: of an encrypted image, also where nothing is mended; before anything is counted. */
+int qcow2_exam_luks(struct qcow2_exam *x);
+
 /* mend/snapshots.c: the snapshot table: before it is read, after it could not be, an L1 table of one */
 int qcow2_mend_snapcount(struct qcow2_exam *x);
+int qcow2_exam_snapnames(struct qcow2_exam *x); /* also where nothing is mended */
 bool qcow2_snaptable_is_none(const struct qcow2_exam *x); /* not one entry that was read makes sense */
 int qcow2_mend_snapshots(struct qcow2_exam *x);
 int qcow2_mend_snap_l1(struct qcow2_exam *x);
+/* mend/snap_tables.c: entries of a snapshot's L1 table that cannot be, or have been taken out, get their tables back. */
+int qcow2_mend_snap_tables(struct qcow2_exam *x);
 
 /*
  * mend/packed.c: compressed clusters that nothing names.  Where they may be; may one lie in [off, off+len); the
  * entry that names it; are some of them missing in clusters that others are in?
  */
 int qcow2_packed_find(struct qcow2_exam *x, struct plt_orphans *p);
+int qcow2_tell_streams(struct qcow2_exam *x); /* of ex->mend->flaws */
 bool qcow2_packed_is_open(struct qcow2_exam *x, uint64_t off, uint64_t len);
 uint64_t qcow2_packed_entry(const struct qcow2_state *q, uint64_t off, uint32_t len);
 int qcow2_packed_missing(struct qcow2_exam *x, bool *ret);
@@ -406,6 +430,10 @@ int qcow2_map_tables(struct plt_ctx *ctx, struct plt_store *file, struct plt_orp
 
 /* mend/clusters.c: single clusters back into the map, and what is given up. */
 int qcow2_mend_clusters(struct qcow2_exam *x);
+
+/* mend/datafile.c: as the driver's members say */
+int qcow2_data_file(struct plt_store *file, char **ret_name, uint64_t *ret_end, struct plt_error *err);
+int qcow2_set_data_file(struct plt_store *file, const char *name, struct plt_error *err);
 
 /*
  * show.c: an image of nothing but orphans, for the search for their places.

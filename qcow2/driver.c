@@ -137,7 +137,7 @@ static bool dirty_flag(struct plt_image *img)
 
 const struct plt_driver qcow2_driver = {
 	.name = "qcow2",
-	.flags = PLT_DRIVER_BACKING | PLT_DRIVER_MENDS | PLT_DRIVER_COMPRESS | PLT_DRIVER_BITMAPS |
+	.flags = PLT_DRIVER_BACKING | PLT_DRIVER_MENDS | PLT_DRIVER_FEATURES | PLT_DRIVER_COMPRESS | PLT_DRIVER_BITMAPS |
 		 PLT_DRIVER_SNAPSHOTS,
 	.create_opts = qcow2_create_opts,
 	.open_opts = qcow2_open_opts,
@@ -181,6 +181,8 @@ const struct plt_driver qcow2_driver = {
 	.examine = qcow2_examine,
 	.recognise = qcow2_recognise,
 	.show_pieces = qcow2_show_pieces,
+	.data_file = qcow2_data_file,
+	.set_data_file = qcow2_set_data_file,
 	.map_pieces = qcow2_map_tables,
 	.luks = qcow2_luks,
 	.make_empty = qcow2_make_empty,

@@ -401,6 +401,13 @@ int qcow2_header_read(struct plt_store *file, const char *name, bool check, stru
 	}
 	end = backing_off ? backing_off : q->cluster_size;
 
+	if (q->incompatible & q->ignore & QCOW2_INCOMPAT_KNOWN) {
+		r = plt_error_set(err, EINVAL, "The image has incompatible features (%#" PRIx64 ") that are known: they are not "
+				  "ignored", q->incompatible & q->ignore & QCOW2_INCOMPAT_KNOWN);
+		goto fail;
+	}
+	q->ignored = q->incompatible & q->ignore;
+	q->incompatible &= ~q->ignored;
 	if (q->incompatible & ~QCOW2_INCOMPAT_KNOWN) {
 		find_feature_table(&a, q, q->header_length, end);
 		r = unsupported_features(q, q->incompatible & ~QCOW2_INCOMPAT_KNOWN, err);

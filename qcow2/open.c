@@ -322,6 +322,7 @@ int qcow2_open(struct plt_image *img, const struct plt_open_how *how, struct plt
 	pthread_rwlock_init(&q->bitmaps_lock, NULL);
 	pthread_mutex_init(&q->header_lock, NULL);
 	r = plt_store_size(img->file, &file_size, err);
+	q->ignore = plt_ctx_ignored_features(img->ctx);
 	if (!r)
 		r = qcow2_header_read(img->file, img->name, how->check, q, &img->backing_name,
 				      &img->backing_format, err);
@@ -330,6 +331,11 @@ int qcow2_open(struct plt_image *img, const struct plt_open_how *how, struct plt
 	if ((q->incompatible & QCOW2_INCOMPAT_CORRUPT) && img->writable && !how->check) {
 		r = plt_error_set(err, EACCES,
 				  "qcow2: Image is corrupt; cannot be opened read/write");
+		goto fail;
+	}
+	if (q->ignored && img->writable) {
+		r = plt_error_set(err, EACCES, "The image claims features that are ignored (%#" PRIx64 "): it is only read, until "
+				  "'repair' has taken the claim out", q->ignored);
 		goto fail;
 	}
 	q->dirty_on_disk = q->incompatible & QCOW2_INCOMPAT_DIRTY;

@@ -97,6 +97,8 @@ struct qcow2_state {
 	_Atomic uint64_t reftable_offset;   /* map reads these two without a lock while the table grows: the */
 	_Atomic uint32_t reftable_clusters; /* offset is stored first and loaded last */
 	uint64_t incompatible, compatible, autoclear;
+	uint64_t ignore;                /* set before the header is read: unknown incompatible features that do not count */
+	uint64_t ignored;               /* of these the ones that the header has; incompatible has none of them */
 	enum qcow2_compression compression;
 	uint8_t *header_tail;           /* header bytes past 112, kept */
 	uint32_t header_tail_len;

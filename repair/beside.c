@@ -79,6 +79,17 @@ int plt_beside_find(const char *image, struct plt_beside *ret, struct plt_error 
 	return plt_error_set(err, ENOSPC, "'%s': more than %d undo journals lie beside it", image, MAX_BESIDE);
 }
 
+int plt_journal_mismatch(const char *journal, int r, struct plt_error *err)
+{
+	struct plt_error why = PLT_ERROR_INIT;
+
+	if (r != -EUCLEAN || !err)
+		return r;
+	why = *err;
+	return plt_error_set(err, EUCLEAN, "%s; if that is how it is meant to be (it was made anew, or written by something else), "
+			     "remove the journal '%s'", why.text, journal);
+}
+
 int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_unsure *ret, struct plt_error *err)
 {
 	struct plt_journal *j = NULL;
@@ -93,7 +104,7 @@ int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_
 		r = plt_error_set(err, ENOTSUP, "'%s': a journal of %u files", journal, plt_journal_info(j)->nstores);
 	if (r == 0) {
 		plt_journal_attach(j, &image);
-		r = plt_journal_apply(j, err);
+		r = plt_journal_mismatch(journal, plt_journal_apply(j, err), err);
 		*ret = (struct plt_unsure){ plt_journal_info(j)->lost, plt_journal_info(j)->inferred };
 	}
 	plt_journal_free(j);

@@ -12,10 +12,12 @@
 #include <string.h>
 
 #include "base/extents.h"
+#include "base/shown.h"
 #include "formats/driver.h"
 #include "guestfs/weigh.h"
 #include "repair/deep/deep.h"
 #include "repair/guest/guest.h"
+#include "repair/parent/links.h"
 #include "repair/repair.h"
 
 struct deep {
@@ -38,6 +40,7 @@ static void say(struct deep *d, const char *id, bool note, struct plt_check_find
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	plt_text_clean(text, false);
 	where.id = id;
 	where.severity = note ? "note" : "corruption";
 	where.text = text;
@@ -87,7 +90,7 @@ static int decode_snapshots(struct deep *d, struct plt_extents *seen, struct plt
 			say(d, "Q-SNAP", false, where, "ERROR '%s': snapshot '%s' cannot be opened: %s", img->name, s[i].name,
 			    why.text);
 		} else {
-			r = plt_image_decode(plt_disk_image(view), seen, flaw, d, err);
+			r = plt_image_decode(plt_disk_image(view), seen, false, NULL, flaw, d, err);
 			plt_disk_close(view, NULL);
 		}
 		d->snapshot = NULL;
@@ -159,6 +162,7 @@ static int check_base(struct deep *d, struct plt_error *err)
 	}
 	if (r == 0) {
 		d->ret->added += res.corruptions + res.added;
+		d->ret->leaks += res.leaks; /* (what may be left of a lost map) */
 		d->ret->check_errors += res.check_errors;
 	}
 	return r;
@@ -170,13 +174,25 @@ static int check_layer(struct deep *d, bool top, struct plt_error *err)
 	int r = top ? 0 : check_base(d, err);
 
 	if (r == 0)
-		r = plt_image_decode(d->img, &seen, flaw, d, err);
+		r = plt_image_decode(d->img, &seen, false, NULL, flaw, d, err);
 	if (r == 0)
 		r = decode_snapshots(d, &seen, err);
 	if (r == 0)
 		r = check_data_file(d, err);
 	plt_extents_release(&seen);
 	return r;
+}
+
+/* What they hold says whether layers are still what they were for each other. */
+static void link_found(void *arg, const struct plt_chain_change *c)
+{
+	struct plt_check_finding where = { .image = c->layer };
+
+	if (c->nranges) {
+		where.guest_off = c->ranges[0].start;
+		where.guest_len = c->ranges[0].length;
+	}
+	say(arg, c->id, c->harmless, where, "%s'%s': %s", c->harmless ? "" : "ERROR ", c->layer, c->text);
 }
 
 /* ---- what the guest says ------------------------------------------------------------------------- */
@@ -236,7 +252,7 @@ static int check_map(struct deep *d, bool no_backing, struct plt_error *err)
 {
 	struct plt_image *img = plt_disk_image(d->disk);
 	struct map_check m = { .d = d, .rep = { .ctx = d->ctx, .file = img->file, .name = img->name, .trust = PLT_STRONG,
-						.deep = true, .no_backing = no_backing } };
+						.deep = true, .no_backing = no_backing, .key = { plt_image_key(img) } } };
 	struct plt_check_result res;
 	int r;
 
@@ -259,8 +275,8 @@ static int check_map(struct deep *d, bool no_backing, struct plt_error *err)
 /* -------------------------------------------------------------------------------------------------- */
 
 /*
- * What names, headers and times say of the chain.  That a backing file was written since is a note here: whether what
- * it holds still fits is looked at below.  -ECHILD: the chain cannot be opened, and why has been said.
+ * What names, headers and times say of the chain.  That a backing file was written since is not said here: what it holds
+ * is looked at below.  -ECHILD: the chain cannot be opened, and why has been said.
  */
 static int look_at_links(struct deep *d, const char *name, const struct plt_open_options *o, struct plt_error *err)
 {
@@ -279,9 +295,9 @@ static int look_at_links(struct deep *d, const char *name, const struct plt_open
 		for (unsigned k = 0; k < l->nfindings; k++) {
 			const struct plt_layer_finding *f = &l->findings[k];
 			struct plt_check_finding where = { .image = l->name };
-			bool note = f->harmless || !strcmp(f->id, "C-CHANGED");
+			bool note = f->harmless;
 
-			if (!strcmp(f->id, "C-ORPHAN") || (!i && !strcmp(f->id, "C-OPEN")))
+			if (!strcmp(f->id, "C-ORPHAN") || !strcmp(f->id, "C-CHANGED") || (!i && !strcmp(f->id, "C-OPEN")))
 				continue;
 			lost |= !note;
 			say(d, f->id, note, where, "%s'%s': %s", note ? "" : "ERROR ", l->name, f->text);
@@ -322,6 +338,8 @@ static int look_inside(struct deep *d, const char *name, const struct plt_open_o
 	for (d->img = plt_disk_image(d->disk); d->img && r == 0; d->img = plt_image_backing(d->img), top = false)
 		r = check_layer(d, top, err);
 	locked |= plt_deep_lacks_base(d->disk); /* (what a layer does not have itself would look like a loss) */
+	if (r == 0 && !locked && !(o.flags & (PLT_OPEN_RESCUE | PLT_OPEN_IMAGE_OPTS | PLT_OPEN_NO_BACKING)))
+		r = plt_links_judge(d->disk, d->ctx, name, NULL, true, link_found, d, err);
 	if (r == 0 && !locked)
 		r = check_guest(d, err);
 	if (r == 0 && !locked && !(o.flags & PLT_OPEN_RESCUE))

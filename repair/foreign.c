@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "formats/driver.h"
+#include "io/mapfile.h"
 #include "repair/repair.h"
 
 static int try_one(struct plt_repair *rep, const struct plt_driver *drv, const char *path, char *text, size_t len,
@@ -39,7 +40,7 @@ int plt_repair_foreign(struct plt_repair *rep, char *text, size_t len, struct pl
 	size_t stem = dot && !strchr(dot, '/') ? (size_t)(dot - name) : strlen(name);
 	int r = 0;
 
-	if (!drv || !drv->replay || strcmp(rep->file->ops->kind, "file"))
+	if (!drv || !drv->replay || strcmp(plt_medium_below(rep->file)->ops->kind, "file"))
 		return 0;
 	for (const char *const *suffix = drv->journals; *suffix && r == 0; suffix++) {
 		PLT_AUTOFREE char *whole = NULL, *cut = NULL;

@@ -5,6 +5,7 @@ libplatter_core_la_SOURCES += \
 	repair/apply.c \
 	repair/beside.c \
 	repair/copy.c \
+	repair/datafile.c \
 	repair/deep.c \
 	repair/deep/deep.h \
 	repair/deep/map.c \
@@ -12,6 +13,8 @@ libplatter_core_la_SOURCES += \
 	repair/deep/step.c \
 	repair/deep/suspects.c \
 	repair/deep/survey.c \
+	repair/donate.c \
+	repair/doubts.c \
 	repair/evidence/assign.c \
 	repair/evidence/ends.c \
 	repair/evidence/evidence.c \
@@ -30,22 +33,29 @@ libplatter_core_la_SOURCES += \
 	repair/guest/fat.c \
 	repair/guest/guest.c \
 	repair/guest/guest.h \
+	repair/guest/lvm.c \
 	repair/guest/shift.c \
 	repair/guest/super.c \
 	repair/guest/table.c \
 	repair/packed.c \
 	repair/parent.c \
+	repair/parent/again.c \
+	repair/parent/commits.c \
 	repair/parent/content.c \
 	repair/parent/find.c \
 	repair/parent/link.c \
+	repair/parent/links.c \
+	repair/parent/links.h \
 	repair/parent/parent.h \
 	repair/parent/rank.c \
+	repair/parent/traces.c \
 	repair/place.c \
 	repair/plan.c \
 	repair/planfile.c \
 	repair/recognize.c \
 	repair/repair.h \
 	repair/rescue.c \
+	repair/streams.c \
 	repair/undo.c \
 	repair/worse.c \
 	$(NULL)

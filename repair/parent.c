@@ -55,6 +55,22 @@ static bool is_child(struct plt_repair *rep, struct plt_disk **ret_alone)
 	       plt_disk_image(*ret_alone)->backing_name;
 }
 
+/*
+ * Do its names lead to the one that it records?  Told from the ids alone: what lies further down is not opened, so that
+ * looking at each layer of a chain opens each file a few times, and not as often as there are layers above it.
+ */
+static bool finds_parent(struct plt_repair *rep)
+{
+	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+	struct plt_disk *disk;
+
+	o.flags = PLT_OPEN_INSPECT | PLT_OPEN_FIND_BACKING | PLT_OPEN_NO_KEY;
+	if (plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &o, &disk, NULL) < 0)
+		return false;
+	plt_disk_close(disk, NULL);
+	return true;
+}
+
 /* The image right below @child, as a disk of its own. */
 static int open_below(struct plt_repair *rep, struct plt_disk *child, struct plt_disk **ret)
 {
@@ -191,7 +207,7 @@ int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
 	int r = 0;
 
 	*ret_done = false;
-	if (!drv || !drv->adopt_parent || !is_child(rep, &alone))
+	if (!drv || !drv->adopt_parent || !is_child(rep, &alone) || finds_parent(rep))
 		goto out;
 	r = open_chain(rep, NULL, &chain, &why);
 	if (r != -ESTALE)

@@ -77,7 +77,8 @@ static int ask(struct place *p, uint32_t object, uint64_t off)
 
 	if (p->asked == at)
 		return 0;
-	r = plt_status(p->orphans, at, p->unit, PLT_STATUS_TOP_ONLY | PLT_STATUS_NO_HOST, e, SUBCLUSTERS, &n, NULL);
+	r = plt_status(p->orphans, at, p->unit, PLT_STATUS_TOP_ONLY | PLT_STATUS_NO_HOST | PLT_STATUS_PLACES, e, SUBCLUSTERS,
+		       &n, NULL);
 	if (r < 0)
 		return r;
 	p->asked = at;
@@ -112,11 +113,10 @@ static uint64_t host_of(void *arg, uint32_t object, uint64_t off)
 
 static int open_both(struct plt_repair *rep, const struct plt_driver *drv, struct place *p, struct plt_error *err)
 {
-	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+	const struct plt_open_options o = plt_repair_how(rep, PLT_OPEN_NO_BACKING);
 	struct plt_store *scratch;
 	int r = 0;
 
-	o.flags = PLT_OPEN_NO_BACKING;
 	if (!p->known)
 		r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &o, &p->known, err);
 	if (r < 0)
@@ -215,7 +215,8 @@ static int find_anchors(struct place *p, struct anchors *a)
 	for (uint64_t off = 0; off < size && r == 0;) {
 		unsigned n;
 
-		r = plt_status(p->known, off, size - off, PLT_STATUS_TOP_ONLY | PLT_STATUS_NO_HOST, e, PLT_ARRAY_SIZE(e), &n, NULL);
+		r = plt_status(p->known, off, size - off, PLT_STATUS_TOP_ONLY | PLT_STATUS_NO_HOST | PLT_STATUS_PLACES, e,
+			       PLT_ARRAY_SIZE(e), &n, NULL);
 		for (unsigned i = 0; i < n && r == 0; i++) {
 			off = e[i].off + e[i].len;
 			if (e[i].flags & PLT_EXTENT_PRESENT && e[i].flags & PLT_EXTENT_OFFSET && !(e[i].flags & PLT_EXTENT_ZERO) &&
@@ -310,7 +311,7 @@ bool plt_repair_any_packed(struct plt_repair *rep, struct plt_disk *known, const
 /* Where single units are looked for: what the guest had there before.  None is no reason to stop. */
 static void open_older(struct plt_repair *rep, struct place *p)
 {
-	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
+	struct plt_open_options how = plt_repair_how(rep, 0);
 	struct plt_image *img = plt_disk_image(p->known);
 	const struct plt_snapshot_info *v;
 	unsigned n = 0;

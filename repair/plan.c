@@ -12,10 +12,13 @@
 #include <string.h>
 
 #include "formats/driver.h"
+#include "io/mapfile.h"
 #include "repair/deep/deep.h"
 #include "repair/guest/guest.h"
 
 #define MAX_ROUNDS 64
+#define MAX_PASSES 4
+#define COUNTS ((unsigned)(PLT_MEND_LOWER | PLT_MEND_RAISE | PLT_MEND_REBUILD))
 #define MAX_REMEMBERED 4096 /* of what is put right */
 
 void plt_repair_forget(struct plt_repair *rep)
@@ -99,6 +102,15 @@ static bool can_look_deep(const struct plt_repair *rep, unsigned what)
 	return what & PLT_MEND_MAP && drv && drv->map_pieces && drv->show_pieces && (rep->deep || !rep->image_only);
 }
 
+/*
+ * What was placed makes more of the disk known, and what was given up is not in the way any more: while anything is left
+ * that nothing reaches, all is gone through once more.  So a repair of what was repaired has nothing left to do.
+ */
+static bool has_left(const struct plt_mend *mend, const struct plt_check_result *res)
+{
+	return res->leaks || mend->unplaced.n || mend->unplaced.nopen;
+}
+
 static bool is_damaged(const struct plt_check_result *r)
 {
 	return r->corruptions || r->leaks || r->added;
@@ -114,14 +126,18 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	struct plt_check_result res;
 	bool adopted = !(what & PLT_MEND_MAP);
 	struct deep_steps deep = { 0 };
+	struct plt_streams streams = { 0 };
 	bool deeply = can_look_deep(rep, what);
 	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
+	const unsigned first = deeply ? what & ~COUNTS : what; /* what nothing reaches may be what the guest misses, and what
+								* is named too often another's */
+	bool news = false; /* this pass has changed something */
+	unsigned passes = 1;
 	int r = 0;
 
-	if (deeply) /* what nothing reaches may be what the guest misses, and what is named too often another's */
-		mend.what &= ~(unsigned)(PLT_MEND_LOWER | PLT_MEND_RAISE | PLT_MEND_REBUILD);
+	mend.what = first;
 	for (unsigned i = 0; r == 0 && mend.changed; i++) {
-		if (i == MAX_ROUNDS) {
+		if (i == MAX_ROUNDS * passes) {
 			r = plt_error_set(err, EUCLEAN, "'%s': after %u rounds of repair there still is something to repair",
 					  rep->name, i);
 			break;
@@ -139,6 +155,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			rep->before.corruptions_fixed += res.corruptions_fixed;
 			rep->before.leaks_fixed += res.leaks_fixed;
 		}
+		news |= mend.changed;
 		if (r < 0 || mend.changed) {
 			asked &= !mend.changed || (mend.stage == PLT_MEND_CLUSTERS && !rep->ask_again);
 			continue;
@@ -146,6 +163,16 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		if (!adopted) {
 			adopted = true;
 			r = plt_repair_adopt(rep, &mend.doubts, found, arg, &mend.changed, err);
+			if (r == 0 && !mend.changed && !rep->image_only)
+				r = plt_repair_find_data(rep, &mend, found, arg, err);
+			if (r < 0 || mend.changed)
+				continue;
+		}
+		if (deeply && !plt_streams_end(&streams) && (rep->deep || is_damaged(&rep->before))) {
+			r = plt_streams_step(rep, &mend, &streams, found, arg, err);
+			rep->deeply = mend.nmoves;
+			mend.changed = r > 0;
+			r = PLT_MIN(r, 0);
 			if (r < 0 || mend.changed)
 				continue;
 		}
@@ -176,9 +203,21 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			mend.changed = true;
 			asked = false;
 		}
+		if (!mend.changed && news && what & PLT_MEND_MAP && passes < MAX_PASSES && has_left(&mend, &res)) {
+			passes++;
+			mend.stage = PLT_MEND_TABLES;
+			mend.nplace = 0;
+			mend.what = first;
+			mend.changed = true;
+			free(deep.moves);
+			deep = (struct deep_steps){ 0 };
+			deeply = can_look_deep(rep, what);
+			asked = news = false;
+		}
 	}
 	free(place);
 	free(deep.moves);
+	plt_streams_release(&streams);
 	plt_doubts_release(&rep->doubts);
 	rep->doubts = mend.doubts;
 	mend.doubts = (struct plt_doubts)PLT_DOUBTS_INIT;
@@ -195,7 +234,7 @@ static int find_pending(struct plt_repair *rep, char **ret, struct plt_error *er
 	int r = 0;
 
 	*ret = NULL;
-	if (!strcmp(rep->file->ops->kind, "file"))
+	if (!strcmp(plt_medium_below(rep->file)->ops->kind, "file"))
 		r = plt_beside_find(rep->file->name, &b, rep->undo_file ? NULL : err);
 	*ret = b.pending;
 	b.pending = NULL;
@@ -317,6 +356,8 @@ int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 	if (r == 0 && !(drv && drv->flags & PLT_DRIVER_MENDS))
 		r = plt_error_set(err, ENOSYS, "'%s': images of the format %s cannot be repaired in this release", rep->name,
 				  rep->format);
+	if (r == 0)
+		r = plt_ctx_may_ignore(rep->ctx, drv, rep->name, err);
 	if (r == 0 && what & PLT_MEND_MAP)
 		r = replayed = plt_repair_foreign(rep, text, sizeof(text), err);
 	if (replayed > 0) {
@@ -360,6 +401,7 @@ int plt_repair_open(struct plt_ctx *ctx, const char *name, const struct plt_open
 		return r;
 	}
 	rep->file = plt_store_ref(rep->img->file);
+	rep->key[0] = plt_image_key(rep->img);
 	rep->plan = o->plan;
 	rep->deep = o->flags & PLT_REPAIR_DEEP;
 	rep->no_backing = opts && opts->flags & PLT_OPEN_NO_BACKING;
@@ -395,6 +437,13 @@ int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_o
 	if (r < 0) {
 		plt_repair_free(rep);
 		return r;
+	}
+	if (options && options->donor) {
+		r = plt_repair_donate(rep, options->donor, found, arg, err);
+		if (r < 0) {
+			plt_repair_free(rep);
+			return r;
+		}
 	}
 	rep->before.lost = rep->done_before.lost;
 	rep->before.inferred = rep->done_before.inferred;

@@ -13,10 +13,14 @@
  *	planfile.c  as a file
  *	recognize.c  of an image that has lost what says which format it is
  *	rescue.c  for those who only look through it
+ *	doubts.c  what it leaves lost or inferred, of the disk and of its snapshots
  *	place.c   what the driver could not place, by evidence (evidence/)
  *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
+ *	datafile.c  which file beside the image has its data, when the name is lost
+ *	donate.c  what is lost, from an older copy or a clone
  *	foreign.c  what other programs' journals say
  *	packed.c  compressed units among it
+ *	streams.c  compressed units whose entries lead to nothing that decodes
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
  *	beside.c  which journals lie beside an image, and in which state
@@ -50,6 +54,7 @@ struct plt_repair {
 	struct plt_store *overlay;   /* over file */
 	char *name, *format;
 	char *undo_file;             /* as asked for; NULL: beside */
+	const char *key[2];          /* the option that names the secret of what the image encrypts, or NULL; and NULL */
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
 	enum plt_certainty trust;    /* placements that are less sure are only offered */
@@ -95,6 +100,15 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		       struct plt_check_result *ret, struct plt_error *err);
+/* How what is planned is opened so that what the guest has written can be read. */
+static inline struct plt_open_options plt_repair_how(const struct plt_repair *rep, unsigned flags)
+{
+	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+
+	o.flags = flags;
+	o.options = rep->key[0] ? rep->key : NULL;
+	return o;
+}
 /* Placements of orphans that are sure enough; malloc. */
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err);
@@ -106,6 +120,13 @@ int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret);
 int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
 		     void (*found)(void *arg, const struct plt_check_finding *f), void *arg, bool *ret_done,
 		     struct plt_error *err);
+/*
+ * Where the file that has the image's data cannot be opened, the one beside the image is recorded of which the content says
+ * so; where none does, that is said.  And if the map hides what is in it, is that the guest's disk (mend->data_is_disk)?
+ * What is found out changes the plan (mend->changed).
+ */
+int plt_repair_find_data(struct plt_repair *rep, struct plt_mend *mend,
+			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
 /* Placements of pieces of a child by what its parent has; malloc.  None, and no error, where there is no parent. */
 int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n);
 /*
@@ -114,6 +135,23 @@ int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, s
  */
 int plt_repair_take_apart(struct plt_repair *rep, enum plt_codec codec, const struct plt_orphans *o,
 			  struct plt_orphans *ret, uint64_t **ret_ranks);
+/*
+ * Compressed units that do not decode, in steps, when a round of mending has changed nothing: 1, and what is to be moved
+ * is in @mend, or the driver is to say more; 0: nothing is (any more).
+ */
+struct plt_streams {
+	unsigned phase;
+	enum plt_codec codec;
+	uint32_t unit;
+	struct plt_flaw *flaws;
+	size_t nflaws, cap;
+	struct plt_move *moves;
+	size_t nmoves;
+};
+int plt_streams_step(struct plt_repair *rep, struct plt_mend *mend, struct plt_streams *s,
+		     void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+bool plt_streams_end(const struct plt_streams *s);
+void plt_streams_release(struct plt_streams *s);
 /*
  * What evidence says of @o on @known (NULL: the image as planned, without a chain), unfiltered; free().
  */
@@ -128,6 +166,9 @@ bool plt_repair_wants(const struct plt_repair *rep, const struct plt_orphans *o,
 int plt_repair_write(struct plt_repair *rep, struct plt_error *err);
 /* Would less of the disk be readable after the plan than before it? */
 bool plt_repair_is_worse(struct plt_repair *rep);
+/* Write what the plan leaves lost, and the donor @name has, into the image as it is planned. */
+int plt_repair_donate(struct plt_repair *rep, const char *name, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		      struct plt_error *err);
 /* Forget why. */
 void plt_repair_forget(struct plt_repair *rep);
 /* Forget the edits. */
@@ -145,6 +186,8 @@ struct plt_beside {
 };
 int plt_beside_find(const char *image, struct plt_beside *ret, struct plt_error *err);
 void plt_beside_release(struct plt_beside *b);
+/* @err is why a journal could not be applied or taken back: add what can be done where the image is not its. */
+int plt_journal_mismatch(const char *journal, int r, struct plt_error *err);
 /* Finish what @journal has begun on @image, which is open; what it leaves lost and inferred. */
 int plt_journal_finish(const char *journal, struct plt_store *image, struct plt_unsure *ret, struct plt_error *err);
 

@@ -19,6 +19,8 @@ void plt_rescue_plan_release(struct plt_rescue_plan *plan)
 	plt_store_unref(plan->overlay);
 	free(plan->format);
 	plt_doubts_release(&plan->doubts);
+	plt_store_unref(plan->medium);
+	free(plan->map);
 	*plan = (struct plt_rescue_plan){ 0 };
 }
 
@@ -92,12 +94,12 @@ static int unshift(struct plt_repair *rep, struct named *n, struct plt_store **r
 }
 
 int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
-			 const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
+			 const char *key, const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
 			 struct plt_error *err)
 {
 	struct plt_repair rep = { .look = true, .ctx = ctx, .file = file, .name = (char *)(uintptr_t)name,
 				  .plan = opts ? opts->plan : NULL, .deep = opts && opts->deep,
-				  .no_backing = flags & PLT_OPEN_NO_BACKING,
+				  .no_backing = flags & PLT_OPEN_NO_BACKING, .key = { key },
 				  .trust = opts && opts->trust_likely ? PLT_LIKELY : PLT_STRONG };
 	struct named n = { opts, name };
 	struct plt_store *part = NULL;
@@ -136,27 +138,5 @@ int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char
 	ret->doubts = rep.doubts;
 	if (r < 0)
 		plt_rescue_plan_release(ret);
-	return r;
-}
-
-int plt_repair_doubts(struct plt_repair *rep, int (*fn)(void *arg, const struct plt_doubt_range *d), void *arg,
-		      struct plt_error *err)
-{
-	struct plt_rescue_plan plan = { .overlay = plt_store_ref(rep->overlay), .format = strdup(rep->format),
-					.left = rep->before };
-	struct plt_disk *disk;
-	int r = plan.format ? 0 : -ENOMEM;
-
-	for (size_t i = 0; i < rep->doubts.n && r == 0; i++)
-		r = plt_doubts_set(&plan.doubts, &rep->doubts.v[i]);
-	if (r < 0) {
-		plt_rescue_plan_release(&plan);
-		return plt_error_set(err, -r, "out of memory");
-	}
-	r = plt_disk_open_planned(rep->ctx, &plan, rep->size, rep->name, &disk, err);
-	if (r < 0)
-		return r;
-	r = plt_disk_doubts(disk, fn, arg, err);
-	plt_disk_close(disk, NULL);
 	return r;
 }

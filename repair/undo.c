@@ -106,7 +106,7 @@ int plt_undo(struct plt_ctx *ctx, const char *name, const char *image, struct pl
 		r = check_newest(journal, img->file, err);
 	if (r == 0) {
 		plt_journal_attach(j, &img->file);
-		r = plt_journal_rollback(j, err);
+		r = plt_journal_mismatch(journal, plt_journal_rollback(j, err), err);
 	}
 	plt_journal_free(j);
 	plt_image_close(img, NULL);

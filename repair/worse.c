@@ -13,6 +13,7 @@
 #include "repair/repair.h"
 
 #define HEADER 512u
+#define SOME 8        /* pieces of metadata that verify only after the plan */
 #define FLAGS 72u     /* of a qcow2, 8 bytes that say nothing of the map: */
 #define FLAGS_END 80u /* dirty, corrupt */
 
@@ -53,7 +54,7 @@ static int weigh(struct plt_repair *rep, struct plt_store *overlay, struct worth
 		plt_rescue_plan_release(&plan);
 		return -ENOMEM;
 	}
-	r = plt_disk_open_planned(rep->ctx, &plan, rep->size, rep->name, &disk, NULL);
+	r = plt_disk_open_planned(rep->ctx, &plan, rep->size, rep->name, NULL, &disk, NULL);
 	if (r < 0)
 		return r;
 	r = add_up(disk, &ret->readable);
@@ -84,6 +85,6 @@ bool plt_repair_is_worse(struct plt_repair *rep)
 	if (r < 0 || !before.readable)
 		return false; /* there is nothing to lose */
 	r = weigh(rep, rep->overlay, &after);
-	/* the guest's word counts; where it has none, so does the half of what was there */
-	return r < 0 || after.good < before.good || (!before.good && after.readable < before.readable / 2);
+	/* the guest's word counts; where it has none before and after, so does the half of what was there */
+	return r < 0 || after.good < before.good || (!before.good && after.good < SOME && after.readable < before.readable / 2);
 }

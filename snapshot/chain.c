@@ -46,6 +46,19 @@ static bool copy_text(char **ret, const char *text)
 	return !text || *ret;
 }
 
+static void take_moments(struct look *l, struct item *it, const struct plt_info *info)
+{
+	it->moments = info->nsnapshots ? calloc(info->nsnapshots, sizeof(*it->moments)) : NULL;
+	l->no_memory |= info->nsnapshots && !it->moments;
+	for (unsigned i = 0; it->moments && i < info->nsnapshots; i++) {
+		struct moment *m = &it->moments[it->nmoments];
+
+		m->when = info->snapshots[i].date_sec;
+		l->no_memory |= !copy_text(&m->name, info->snapshots[i].name);
+		it->nmoments += m->name != NULL;
+	}
+}
+
 static int describe(struct look *l, struct item *it, struct plt_disk *disk)
 {
 	const struct plt_image *img = plt_disk_image(disk);
@@ -61,6 +74,7 @@ static int describe(struct look *l, struct item *it, struct plt_disk *disk)
 	if (!copy_text(&it->format, info->format) || !copy_text(&it->backing, info->backing_filename) ||
 	    !copy_text(&it->backing_format, info->backing_format) || !copy_text(&it->full, info->full_backing_filename))
 		l->no_memory = true;
+	take_moments(l, it, info);
 	if (img->drv->identity)
 		img->drv->identity(plt_disk_image(disk), &it->id);
 	if (it->is_raw && plt_probe(img->file, &seems, NULL) == 0 && !(seems->flags & PLT_DRIVER_NO_HEADER))
@@ -291,7 +305,7 @@ static int publish(struct look *l, unsigned flags, struct plt_error *err)
 		if (!(flags & PLT_CHAIN_KNOWN_ONLY && it->from_caller && !it->pub.above && it->is_raw))
 			order[n++] = i;
 	}
-	if (!(flags & PLT_CHAIN_SHARE))
+	if (!(flags & (PLT_CHAIN_SHARE | PLT_CHAIN_IN_ORDER)))
 		qsort_r(order, n, sizeof(*order), by_name, l);
 	for (unsigned i = 0; i < n; i++)
 		place[order[i]] = i;
@@ -352,6 +366,9 @@ void plt_chain_free(struct plt_chain *chain)
 		free(it->why);
 		free(it->hint);
 		free(it->moved_to);
+		for (unsigned k = 0; k < it->nmoments; k++)
+			free(it->moments[k].name);
+		free(it->moments);
 		for (unsigned k = 0; k < it->nfindings; k++)
 			free((char *)(uintptr_t)it->findings[k].text);
 	}

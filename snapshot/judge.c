@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "formats/name.h"
@@ -52,36 +51,6 @@ static void found(struct look *l, struct item *it, const char *id, unsigned trou
 
 /* ---- a backing file that is not there ---------------------------------------------------------- */
 
-/*
- * Both may have been moved together, or only the folder above: the stored path's end, one part after the other, seen
- * from the image's folder.
- */
-static char *moved_to(const struct item *it)
-{
-	const char *name = it->backing ? it->backing : "", *slash = strrchr(it->name, '/');
-	int folder = slash ? (int)(slash - it->name) + 1 : 0;
-
-	if (plt_name_has_protocol(name) || !strncmp(name, "json:", 5))
-		return NULL;
-	for (const char *tail = strrchr(name, '/') ? strrchr(name, '/') + 1 : name; *tail;) {
-		PLT_AUTOFREE char *path = NULL;
-		const char *up = tail;
-
-		if (asprintf(&path, "%.*s%s", folder, it->name, tail) < 0)
-			return NULL;
-		if (access(path, R_OK) == 0 && !plt_same_path(path, it->name))
-			return plt_steal(&path);
-		if (tail - name < 2)
-			return NULL;
-		for (up = tail - 2; up > name && *up != '/'; up--)
-			;
-		tail = *up == '/' ? up + 1 : up;
-		if (tail == name && *name == '/')
-			return NULL;
-	}
-	return NULL;
-}
-
 static void judge_lost(struct look *l, struct item *it)
 {
 	const char *why;
@@ -89,7 +58,7 @@ static void judge_lost(struct look *l, struct item *it)
 	plt_look_say(it, PLT_LAYER_LOST, it->full ? NULL : "where it is cannot be said");
 	why = it->why;
 	if (!*it->id.parent)
-		it->moved_to = moved_to(it);
+		it->moved_to = plt_name_moved_to(it->name, it->backing);
 	if (it->moved_to)
 		found(l, it, "C-MOVED", PLT_LAYER_LOST | PLT_LAYER_MOVED, "its backing file '%s' is not there, and '%s' is", it->backing,
 		      it->moved_to);
@@ -105,7 +74,9 @@ static void judge_format(struct look *l, struct item *up, const struct item *dow
 	const struct plt_driver *drv = up->backing_format ? plt_driver_find(up->backing_format) : NULL;
 
 	if (!up->backing_format && !*up->id.parent)
-		found(l, up, "C-FMT", PLT_LAYER_NO_FORMAT, "the format of its backing file is not recorded");
+		found(l, up, "C-FMT", PLT_LAYER_NO_FORMAT, "the format of its backing file is not recorded, and is found out by how that begins: "
+		      "%s; %s", down->format, down->is_raw ? "its guest could write what makes it another" :
+		      "were it raw, its guest could have written that");
 	if (drv && down->format && !(drv->flags & PLT_DRIVER_NO_HEADER) && strcmp(drv->name, down->format) != 0)
 		found(l, up, "C-FMT", PLT_LAYER_OTHER_FORMAT, "its backing file is of another format: recorded is %s, and it looks "
 		      "like %s", up->backing_format, down->format);
@@ -114,18 +85,42 @@ static void judge_format(struct look *l, struct item *up, const struct item *dow
 		      "has written that, or the record is wrong; it is read as raw", down->looks_like);
 }
 
+/* Internal snapshots of the backing file from about when the image was made: those next to it, in words. */
+static void offer(const struct item *down, int64_t made, char *ret, size_t len)
+{
+	const struct moment *v = down->moments, *before = NULL, *after = NULL;
+	size_t n;
+
+	for (unsigned i = 0; i < down->nmoments; i++) {
+		if (v[i].when <= made && (!before || v[i].when >= before->when))
+			before = &v[i];
+		if (v[i].when > made && v[i].when <= down->pub.written && (!after || v[i].when < after->when))
+			after = &v[i];
+	}
+	*ret = '\0';
+	if (!before && !after)
+		return;
+	n = (size_t)snprintf(ret, len, "; what it was then may be in its internal snapshot ");
+	if (before && n < len)
+		n += (size_t)snprintf(ret + n, len - n, "'%.100s' (taken %" PRId64 " seconds before)", before->name, made - before->when);
+	if (after && n < len)
+		snprintf(ret + n, len - n, "%s'%.100s' (%" PRId64 " seconds after)", before ? " or " : "", after->name, after->when - made);
+}
+
 static void judge_times(struct look *l, struct item *up, const struct item *down)
 {
 	int64_t late = down->pub.written - up->pub.made;
+	char offered[400];
 
 	if (up->pub.made < 0 || late <= 0)
 		return;
+	offer(down, up->pub.made, offered, sizeof(offered));
 	if (down->pub.written > up->pub.written)
 		found(l, up, "C-CHANGED", PLT_LAYER_CHANGED, "its backing file has changed since it was made: written %" PRId64
-		      " seconds after that", late);
+		      " seconds after that%s", late, offered);
 	else
 		found(l, up, "C-CHANGED", PLT_LAYER_REWRITTEN, "its backing file was written %" PRId64 " seconds after it was made, "
-		      "and before it was written last: something was merged into it, or the content does not fit", late);
+		      "and before it was written last: something was merged into it, or the content does not fit%s", late, offered);
 }
 
 static void judge_pair(struct look *l, struct item *up, const struct item *down)

@@ -13,6 +13,8 @@
 struct item {
 	struct plt_layer pub;
 	char *name, *format, *backing, *backing_format, *full, *why, *hint, *moved_to;
+	struct moment { char *name; int64_t when; } *moments; /* internal snapshots */
+	unsigned nmoments;
 	const char *looks_like; /* of what is recorded as raw: a format by its first bytes; static */
 	struct plt_identity id;
 	struct plt_layer_finding findings[PLT_LAYER_FINDINGS];

@@ -70,6 +70,11 @@ QEMU_IMG_LINK=$SCRATCH/.bin/qemu-img
 export PLATTER QEMU_IMG_LINK srcdir builddir SCRATCH
 mkdir "$SCRATCH/work" && cd "$SCRATCH/work" || exit 99
 
+# Where python3 is a script that looks for the interpreter (pyenv's), that takes several times as long as to start it.
+if tap_python=$(command -v python3) && { read -r -N 2 tap_magic <"$tap_python"; } 2>/dev/null && [ "$tap_magic" = '#!' ]; then
+	tap_python=$(python3 -c 'import os, sys; print(os.path.dirname(sys.executable))') && PATH=$tap_python:$PATH
+fi
+
 plan() {
 	tap_planned=$1
 	echo "1..$1"

@@ -9,7 +9,8 @@
  *
  * The invariant: an entry changes only if what it says cannot be right, or if it says nothing and the guest's
  * metadata want a block there.  No byte of a block is touched.  What has no block in the file is lost: a dynamic
- * disk then reads zeros there, a differencing one keeps the bad entry, for its parent's bytes are not its own.
+ * disk then reads zeros there, a differencing one keeps the bad entry, for its parent's bytes are not its own (who only
+ * looks is shown them, as a guess).
  */
 #include <errno.h>
 #include <stdio.h>
@@ -461,8 +462,9 @@ static int clear_lost(struct vhd_exam *x, uint64_t block, uint64_t n, bool compl
 		return r;
 	x->ex->mend->changed = true;
 	plt_emit(x->ex, &f, complete ? "Repairing BAT entries %" PRIu64 " to %" PRIu64 ": every block in the file has its place; "
-		 "these had none" : "Repairing BAT entries %" PRIu64 " to %" PRIu64 ": their blocks are not in the file; what they "
-		 "held is lost and reads as zeros", block, block + n - 1);
+		 "these had none" : "Repairing BAT entries %" PRIu64 " to %" PRIu64 ": their blocks are not in the file; %s", block,
+		 block + n - 1, x->v.type == VHD_DIFFERENCING ? "shown is what the parent has there" :
+		 "what they held is lost and reads as zeros");
 	return 0;
 }
 
@@ -498,7 +500,9 @@ static bool is_complete(struct vhd_exam *x)
 
 static int give_up(struct vhd_exam *x, bool hopeless)
 {
-	bool complete = hopeless && is_complete(x);
+	const bool complete = hopeless && is_complete(x);
+	/* (which sectors of a block were the child's nobody knows then: its parent's are the better guess than none) */
+	const bool below = hopeless && x->v.type == VHD_DIFFERENCING && x->ex->mend->look;
 	int r = 0;
 
 	for (size_t i = 0; i < x->bad.n && r == 0; i++) {
@@ -510,10 +514,13 @@ static int give_up(struct vhd_exam *x, bool hopeless)
 		if (complete)
 			r = doubt_blocks(x, PLT_INFERRED, PLT_STRONG, block, n,
 					 "its BAT entry was wrong, and every block in the file has its place");
+		else if (below)
+			r = doubt_blocks(x, PLT_INFERRED, PLT_GUESS, block, n,
+					 "its BAT entry is wrong, and no block is known to be it: shown is what the parent has");
 		else
 			r = doubt_blocks(x, PLT_LOST, PLT_PROVEN, block, n,
 					 "its BAT entry is wrong, and no block is known to be it");
-		if (r == 0 && hopeless && (complete || x->v.type == VHD_DYNAMIC) && n <= CLEARED_MAX)
+		if (r == 0 && hopeless && (complete || below || x->v.type == VHD_DYNAMIC) && n <= CLEARED_MAX)
 			r = clear_lost(x, block, n, complete);
 	}
 	return r;

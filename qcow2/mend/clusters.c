@@ -403,9 +403,29 @@ static const char why_nameless[] = "the header is gone, and with it the name of 
 
 /* ---- giving up ------------------------------------------------------------------------------------------ */
 
+static const char why_below[] = "its part of the map was lost: shown is what the backing file has there";
+
 static bool was_taken_out(const struct plt_doubt *d)
 {
 	return strcmp(d->why, qcow2_why_zero) && strcmp(d->why, why_nameless);
+}
+
+/*
+ * Of a table, or of sectors of one, that was lost over a backing file nobody knows which entries there were, and in an
+ * overlay few are: what lies below is the better guess than zeros.  Of a single entry it is known that there was one.
+ */
+static bool shows_below(const struct clusters *c, const struct plt_doubt *v)
+{
+	const uint64_t span = span_of(&c->x->q);
+
+	if (!c->x->backing || !strcmp(v->why, qcow2_why_overwritten))
+		return c->x->backing;
+	if (v->off % span || v->len < span)
+		return false;
+	for (uint64_t i = v->off / span; i < c->n && i * span < v->off + v->len; i++)
+		if (c->l1[i])
+			return false;
+	return true;
 }
 
 /* Of what is lost in one table, the empty entries become zeros that say so. */
@@ -490,7 +510,7 @@ static uint64_t taken_out(const struct qcow2_exam *x)
 	uint64_t n = 0;
 
 	for (size_t i = 0; i < d->n; i++)
-		if (d->v[i].kind == PLT_LOST && was_taken_out(&d->v[i]))
+		if ((d->v[i].kind == PLT_LOST && was_taken_out(&d->v[i])) || !strcmp(d->v[i].why, why_below))
 			n += plt_div_up(d->v[i].len, x->q.cluster_size);
 	return n;
 }
@@ -531,16 +551,19 @@ static int doubt_holes(struct clusters *c)
  * Are the orphans a part of the map?  Who only looks is told what may be wrong, even where it cannot be told; who repairs
  * may be after a stop, which leaves the same, and has lost nothing then.  A few clusters are nearly always what was free.
  */
+#define SOME_BYTES (UINT64_C(4) << 20) /* (of large clusters a few are as much) */
+
 static bool may_be_lost(const struct qcow2_exam *x)
 {
 	return x->orphans == QCOW2_ORPHANS_LOST ||
-	       (x->orphans == QCOW2_ORPHANS_UNDECIDED && x->ex->mend->look && x->orphan_clusters >= QCOW2_SOME_ORPHANS);
+	       (x->orphans == QCOW2_ORPHANS_UNDECIDED && x->ex->mend->look &&
+		(x->orphan_clusters >= QCOW2_SOME_ORPHANS || x->orphan_clusters << x->q.cluster_bits >= SOME_BYTES));
 }
 
 static int give_up(struct clusters *c)
 {
 	struct qcow2_exam *x = c->x;
-	const struct plt_doubts *d = &x->ex->mend->doubts;
+	struct plt_doubts *d = &x->ex->mend->doubts;
 	const uint64_t span = span_of(&x->q);
 	bool missing = true;
 	int r = x->nstrays ? 0 : qcow2_packed_missing(x, &missing);
@@ -551,19 +574,28 @@ static int give_up(struct clusters *c)
 	if (r == 0 && x->ex->mend->nameless && !x->backing && !x->c.external && c->t.disk == PLT_DISK_ACTIVE)
 		r = doubt_holes(c);
 
-	/* what the map has lost, and nobody can say where it was: any place that is empty */
-	if (r == 0 && (x->nstrays > taken_out(x) || x->shares_lost) && may_be_lost(x) && c->t.disk == PLT_DISK_ACTIVE) {
+	/*
+	 * what the map has lost, and nobody can say where it was: any place that is empty (beside an external data file only
+	 * tables, for there are no clusters of the guest's)
+	 */
+	if (r == 0 && (x->c.external ? x->npieces != 0 : x->nstrays > taken_out(x) || x->shares_lost) && may_be_lost(x) && c->t.disk == PLT_DISK_ACTIVE) {
 		r = find_gaps(c);
 		if (r == 0)
 			r = doubt_gaps(c);
 	}
 
 	for (size_t k = 0; k < d->n && r == 0; k++) {
-		const struct plt_doubt *v = &d->v[k];
+		struct plt_doubt *v = &d->v[k];
 		uint64_t end = v->off + v->len;
 
 		if (v->kind != PLT_LOST || v->disk != c->t.disk || !was_taken_out(v))
 			continue;
+		if (shows_below(c, v)) {
+			v->kind = PLT_INFERRED;
+			v->certainty = PLT_GUESS;
+			snprintf(v->why, sizeof(v->why), "%s", why_below);
+			continue;
+		}
 		if (x->q.version < 3)
 			continue; /* (it has no entry of zeros) */
 		for (uint64_t i = v->off / span; i < c->n && i * span < end && r == 0; i++) {

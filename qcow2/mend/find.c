@@ -114,17 +114,25 @@ static void note_marks(struct qcow2_find *f, const uint8_t *p, uint64_t off)
 
 static int look(struct qcow2_find *f, const uint8_t *p, uint64_t off)
 {
-	struct qcow2_sight s = {.off = off};
+	struct qcow2_sight s = {.off = off}, own = {.off = off};
 	uint64_t first = plt_get_be64(p), bits = 0;
+	bool fit;
 
 	if (p[0] == 'E' || p[0] == 'L')
 		note_marks(f, p, off);
-	if (first && !fits(f, first, &bits))
+	/* (the places of an external data file lie anywhere: one that is marked, and nothing else in its first bytes) */
+	if (first && !fits(f, first, &bits) && (p[0] != 0x80 || p[1]))
 		return 0;
-	if (looks_plain(f, p, &s))
-		return note(f, &s);
-	s = (struct qcow2_sight){.off = off};
-	return looks_paired(f, p, &s) ? note(f, &s) : 0;
+	fit = looks_plain(f, p, &s);
+	if (!fit) {
+		s = (struct qcow2_sight){.off = off};
+		fit = looks_paired(f, p, &s);
+	}
+	if (qcow2_sight_own(p, 8, &own) || qcow2_sight_own(p, 16, &own)) {
+		own.pairs = own.own_pairs;
+		return note(f, &own);
+	}
+	return fit ? note(f, &s) : 0;
 }
 
 static int look_through(void *arg, unsigned part)

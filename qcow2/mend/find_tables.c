@@ -26,7 +26,7 @@
 #define UNKNOWN 16     /* L1 entries for each table of a disk whose size nothing says */
 #define MAX_SAMPLES 256 /* clusters whose counts a refcount table must know */
 
-static void assume(struct qcow2_find *f, unsigned cluster_bits, bool extl2)
+void qcow2_find_assume(struct qcow2_find *f, unsigned cluster_bits, bool extl2)
 {
 	struct qcow2_state *q = &f->x.q;
 
@@ -43,6 +43,7 @@ static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t 
 {
 	const struct qcow2_state *q = &f->x.q;
 	uint32_t n = 0, bad = 0;
+	bool ascending = true;
 
 	*ret = (struct qcow2_found_table){.off = off};
 	if (off + q->cluster_size > f->file_size ||
@@ -61,11 +62,23 @@ static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t 
 		ret->n++;
 		ret->zeros |= e & QCOW2_L2_ZERO;
 		ret->compressed |= !!(e & QCOW2_COMPRESSED);
-		if (to && !(e & QCOW2_COMPRESSED))
-			seen[n++] = to;
+		if (!to || e & QCOW2_COMPRESSED)
+			continue;
+		if (n && seen[n - 1] == to) {
+			if (++bad > MAX_BAD)
+				return false;
+			continue;
+		}
+		ascending &= !n || to > seen[n - 1];
+		seen[n++] = to;
 	}
-	qsort(seen, n, sizeof(*seen), qcow2_by_value);
-	for (uint32_t i = 1; i < n; i++)
+	if (f->external) {
+		ret->base = qcow2_own_place(q, buf, &n);
+		return !bad && ret->base != UINT64_MAX;
+	}
+	if (!ascending) /* (it is what costs, and what QEMU has converted is in order) */
+		qsort(seen, n, sizeof(*seen), qcow2_by_value);
+	for (uint32_t i = 1; i < n && !ascending; i++)
 		bad += seen[i] == seen[i - 1];
 	return ret->n > 0 && (!bad || (bad <= MAX_BAD && ret->n >= bad * SURE));
 }
@@ -76,7 +89,7 @@ static uint64_t covered(struct qcow2_find *f, unsigned bits, bool extl2, uint32_
 	uint64_t sum = 0;
 	uint32_t groups = 0;
 
-	assume(f, bits, extl2);
+	qcow2_find_assume(f, bits, extl2);
 	for (uint32_t i = 0, k; i < f->n && groups < MAX_GROUPS; i = k) {
 		struct qcow2_found_table t;
 		uint32_t n = 0;
@@ -118,7 +131,7 @@ static int choose_size(struct qcow2_find *f, uint8_t *buf, uint64_t *seen)
 			/* Tables that are damaged are whole in small pieces only: the header is right if some are. */
 			if (f->hint > bits && got[extl2][f->hint] * 4 >= most[extl2])
 				bits = f->hint;
-			assume(f, bits, extl2);
+			qcow2_find_assume(f, bits, extl2);
 			return 0;
 		}
 	return -ENOENT;
@@ -174,22 +187,27 @@ static bool is_empty_table(const struct qcow2_find *f, uint64_t off)
 
 	if (off >= f->file_size || plt_store_read(f->file, off, buf, len, PLT_IO_L2, NULL) < 0)
 		return false;
-	for (uint32_t i = 0; i < len; i += 8)
-		if (plt_get_be64(buf + i) > (f->x.q.extl2 ? 0 : QCOW2_L2_ZERO))
+	for (uint32_t i = 0; i < len; i += 8) {
+		const bool bitmap = f->x.q.extl2 && i % 16; /* (of which the first half says what is zero) */
+
+		if (plt_get_be64(buf + i) & (bitmap ? UINT64_C(0xffffffff) : f->x.q.extl2 ? UINT64_MAX : ~QCOW2_L2_ZERO))
 			return false;
+	}
 	return true;
 }
 
-/* Words of a plain table: is each 0 or the place of a cluster?  *ret_tables of them are L2 tables by shape. */
-static bool names_only(const struct qcow2_find *f, const uint8_t *buf, bool l1, uint32_t *ret_n, uint32_t *ret_tables,
+/* Words of a plain table: is each 0 or the place of a cluster, another one each?  *ret_tables of them are L2 tables by shape. */
+static bool names_only(struct qcow2_find *f, const uint8_t *buf, bool l1, uint32_t *ret_n, uint32_t *ret_tables,
 		       bool *ret_marked)
 {
 	const struct qcow2_state *q = &f->x.q;
 
-	uint32_t empty = 0;
+	uint32_t empty = 0, again = 0;
+	struct qcow2_found_table *t;
 
 	*ret_n = *ret_tables = 0;
 	*ret_marked = false;
+	f->looks++;
 	for (uint32_t at = 0; at < q->cluster_size; at += 8) {
 		uint64_t e = plt_get_be64(buf + at), off = e & QCOW2_L1_OFFSET;
 
@@ -197,13 +215,40 @@ static bool names_only(const struct qcow2_find *f, const uint8_t *buf, bool l1, 
 			continue;
 		if ((e & QCOW2_L1_RESERVED) || !off || (off & (q->cluster_size - 1)) || off >= f->bound)
 			return false;
-		if (l1 && !table_find(f, off) && empty++ < MAX_EMPTY && is_empty_table(f, off))
+		t = table_find(f, off);
+		if (l1 && !t && empty++ < MAX_EMPTY && is_empty_table(f, off))
 			continue;
 		++*ret_n;
-		*ret_tables += table_find(f, off) != NULL;
+		*ret_tables += t != NULL;
 		*ret_marked |= !!(e & QCOW2_COPIED);
+		if (t && t->named == f->looks)
+			again++;
+		else if (t)
+			t->named = f->looks;
 	}
-	return *ret_n + empty > 0;
+	/* (an L1 table names each but once, save for one entry that may be damaged) */
+	return *ret_n + empty > 0 && again <= 1 + *ret_n / SURE;
+}
+
+/*
+ * Are most entries of this part of an L1 table second and further names of the same tables?  It is a pattern then, and no
+ * L1 table: as one it would make a disk of any size of a few tables.
+ */
+static bool repeats(const struct qcow2_find *f, const uint8_t *buf)
+{
+	const uint32_t len = f->x.q.cluster_size / 8;
+	PLT_AUTOFREE uint64_t *v = malloc(len * sizeof(*v));
+	uint32_t n = 0, again = 0;
+
+	if (!v)
+		return false;
+	for (uint32_t i = 0; i < len; i++)
+		if (plt_get_be64(buf + (size_t)i * 8))
+			v[n++] = plt_get_be64(buf + (size_t)i * 8) & QCOW2_L1_OFFSET;
+	qsort(v, n, sizeof(*v), qcow2_by_value);
+	for (uint32_t i = 1; i < n; i++)
+		again += v[i] == v[i - 1];
+	return n >= 4 && again * 2 > n;
 }
 
 struct run {
@@ -271,11 +316,11 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 		bool marked;
 
 		if (!off || (i && f->v[i - 1].off >> q->cluster_bits == off >> q->cluster_bits) ||
-		    off + q->cluster_size > f->file_size || plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_L1, NULL) < 0)
+		    !plt_in_range(off, q->cluster_size, f->file_size) || plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_L1, NULL) < 0)
 			continue;
 		/* (tables of zeros are none by shape, nor are damaged ones) */
 		if (!names_only(f, buf, true, &n, &tables, &marked) || (n ? !tables : !run.tables) ||
-		    (tables != n && (n < 4 || tables * 2 < n))) {
+		    (tables != n && (n < 4 || tables * 2 < n)) || repeats(f, buf)) {
 			end_run(f, &run, &best);
 			continue;
 		}
@@ -308,29 +353,48 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 	return 0;
 }
 
+/* The count of cluster @k by the refcount table in @table; 0: none. */
+static uint64_t count_by(struct qcow2_find *f, const struct qcow2_state *as, const uint8_t *table, uint64_t k)
+{
+	uint64_t block, in = k & ((UINT64_C(1) << as->rb_bits) - 1), at = plt_align_down(in << as->refcount_order >> 3, 8);
+	uint8_t word[8];
+
+	if (k >> as->rb_bits >= as->cluster_size / 8)
+		return 0;
+	block = plt_get_be64(table + (k >> as->rb_bits) * 8);
+	if (!block || plt_store_read(f->file, block + at, word, sizeof(word), PLT_IO_REFBLOCK, NULL) < 0)
+		return 0;
+	return qcow2_count_at(as, word, in - (at << 3 >> as->refcount_order));
+}
+
+/* Nothing behind the end of the file is in use: what counts much of that (in the same block) counts nothing. */
+static bool counts_beyond(struct qcow2_find *f, const struct qcow2_state *as, const uint8_t *table)
+{
+	uint64_t first = plt_div_up(f->file_size, as->cluster_size), end = plt_align_up(first + 1, UINT64_C(1) << as->rb_bits);
+	unsigned all = 0, used = 0;
+
+	for (uint64_t k = first; k < end && all < MAX_SAMPLES; k++, all++)
+		used += count_by(f, as, table, k) != 0;
+	return used * 4 > all;
+}
+
 /* How many of the clusters that are known to be in use does the refcount table in @table count, of 1000? */
 static unsigned counts_used(struct qcow2_find *f, const uint8_t *table, uint64_t off, unsigned order)
 {
 	const struct qcow2_state *q = &f->x.q;
-	unsigned rb_bits = q->cluster_bits + 3 - order, all = 0, right = 0;
+	unsigned all = 0, right = 0;
 	uint32_t step = f->nt / MAX_SAMPLES + 1;
 	struct qcow2_state as = *q;
-	uint8_t word[16];
 
 	as.refcount_order = order;
 	qcow2_state_derive(&as);
+	if (counts_beyond(f, &as, table))
+		return 0;
 	for (uint32_t i = 0; i < f->nt + 3; i += i < 3 ? 1 : step) {
-		uint64_t k = (i == 0 ? 0 : i == 1 ? off : i == 2 ? f->l1_offset : f->t[i - 3].off) >> q->cluster_bits, block, at;
+		uint64_t k = (i == 0 ? 0 : i == 1 ? off : i == 2 ? f->l1_offset : f->t[i - 3].off) >> q->cluster_bits;
 
 		all++;
-		if (k >> rb_bits >= q->cluster_size / 8)
-			continue;
-		block = plt_get_be64(table + (k >> rb_bits) * 8);
-		at = (k & ((UINT64_C(1) << rb_bits) - 1)) << order >> 3; /* the byte at which its count begins */
-		if (!block || plt_store_read(f->file, block + plt_align_down(at, 8), word, 8, PLT_IO_REFBLOCK, NULL) < 0)
-			continue;
-		at = (k & ((UINT64_C(1) << rb_bits) - 1)) - (plt_align_down(at, 8) << 3 >> order);
-		right += qcow2_count_at(&as, word, at) - 1 < 1024; /* (of one that is too wide they are huge) */
+		right += count_by(f, &as, table, k) - 1 < 1024; /* (of one that is too wide they are huge) */
 	}
 	return right * 1000 / all;
 }
@@ -342,13 +406,14 @@ static int find_reftable(struct qcow2_find *f, uint8_t *buf)
 	const unsigned orders[] = { f->hint_order, 4, 5, 6, 3, 2, 1, 0 };
 	unsigned best = 599; /* (of tables that were freed nothing is counted) */
 
-	for (uint32_t i = 0; i < f->n; i++) {
-		uint64_t off = f->v[i].off >> q->cluster_bits << q->cluster_bits;
+	/* (an older one may count as well: that of the header is asked first, and is the one if it counts at all) */
+	for (uint32_t i = 0; i < f->n + 1 && !(i == 1 && f->reftable_offset); i++) {
+		uint64_t off = (i ? f->v[i - 1].off : f->hint_reftable) >> q->cluster_bits << q->cluster_bits;
 		uint32_t n, tables;
 		bool marked;
 
-		if (!off || off == f->l1_offset || (i && f->v[i - 1].off >> q->cluster_bits == off >> q->cluster_bits) ||
-		    off + q->cluster_size > f->file_size ||
+		if (!off || off == f->l1_offset || (i > 1 && f->v[i - 2].off >> q->cluster_bits == off >> q->cluster_bits) ||
+		    !plt_in_range(off, q->cluster_size, f->file_size) ||
 		    plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_REFTABLE, NULL) < 0 ||
 		    !names_only(f, buf, false, &n, &tables, &marked) || marked)
 			continue;
@@ -399,7 +464,7 @@ static void look_at_map(struct qcow2_find *f, uint8_t *buf)
 			if (!plt_is_zero(buf + (size_t)k * q->l2_entry_size, q->l2_entry_size))
 				f->mapped_end = ((uint64_t)i << bits) + ((uint64_t)(k + 1) << q->cluster_bits);
 	}
-	if (l1_at(f, 0) && plt_store_read(f->file, l1_at(f, 0), buf, q->cluster_size, PLT_IO_L2, NULL) == 0 &&
+	if (!f->external && l1_at(f, 0) && plt_store_read(f->file, l1_at(f, 0), buf, q->cluster_size, PLT_IO_L2, NULL) == 0 &&
 	    !(plt_get_be64(buf) & (QCOW2_COMPRESSED | QCOW2_L2_ZERO)))
 		f->guest_start = plt_get_be64(buf) & QCOW2_L2_OFFSET;
 }
@@ -540,12 +605,36 @@ static uint64_t marked_tables(struct qcow2_find *f, uint8_t *buf, uint64_t *ret_
 	return tables;
 }
 
+/* There is room for an L1 table of a disk of @size bytes, behind the end of the file. */
+static bool made(struct qcow2_find *f, uint64_t size)
+{
+	const struct qcow2_state *q = &f->x.q;
+	uint64_t entries = size <= INT64_MAX ? qcow2_l1_entries(q, size) : UINT64_MAX;
+
+	if (entries > QCOW2_MAX_L1_BYTES / 8 || f->file_size > QCOW2_MAX_HOST_OFFSET / 2) {
+		f->l1_is_snapshots = false;
+		return false;
+	}
+	f->l1_offset = plt_align_up(f->file_size, q->cluster_size);
+	f->l1_size = (uint32_t)entries;
+	f->l1_used = 0;
+	f->made_size = size;
+	return true;
+}
+
 bool qcow2_find_l1_place(struct qcow2_find *f)
 {
 	const struct qcow2_state *q = &f->x.q;
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(q->cluster_size);
-	uint64_t tables, most, size, entries;
+	uint64_t tables, most, size = 0;
 
+	if (f->external && f->l1_offset)
+		return true;
+	if (f->external) { /* (they say themselves where they belong) */
+		for (uint32_t i = 0; i < f->nt; i++)
+			size = PLT_MAX(size, f->t[i].base + (UINT64_C(1) << (q->cluster_bits + q->l2_bits)));
+		return made(f, size);
+	}
 	f->l1_is_snapshots = buf && has_newer_tables(f, buf);
 	tables = buf ? marked_tables(f, buf, &most) : 0;
 	if (!tables || (tables < 2 && most < SOME))
@@ -556,16 +645,7 @@ bool qcow2_find_l1_place(struct qcow2_find *f)
 	size = f->gpt_size && !f->gpt_several ? f->gpt_size : f->l1_is_snapshots ? f->l1_used : tables == 1 ? 1 : tables * UNKNOWN;
 	if (size != f->gpt_size)
 		size <<= q->cluster_bits + q->l2_bits;
-	entries = size <= INT64_MAX ? qcow2_l1_entries(q, size) : UINT64_MAX;
-	if (entries > QCOW2_MAX_L1_BYTES / 8 || f->file_size > QCOW2_MAX_HOST_OFFSET / 2) {
-		f->l1_is_snapshots = false;
-		return false;
-	}
-	f->l1_offset = plt_align_up(f->file_size, q->cluster_size);
-	f->l1_size = (uint32_t)entries;
-	f->l1_used = 0;
-	f->made_size = size;
-	return true;
+	return made(f, size);
 }
 
 bool qcow2_find_maps(struct qcow2_find *f, uint64_t off)
@@ -583,7 +663,29 @@ bool qcow2_find_maps(struct qcow2_find *f, uint64_t off)
 	return false;
 }
 
-bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
+bool qcow2_l1_runs_over(struct plt_store *file, uint64_t l1_offset, uint64_t need, uint32_t l1_size, unsigned cluster_bits)
+{
+	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE);
+	uint64_t mask = (UINT64_C(1) << cluster_bits) - 1, file_size;
+	uint32_t used = 0, bad = 0;
+
+	if (!l1 || plt_store_size(file, &file_size, NULL) < 0)
+		return false;
+	for (uint64_t i = need; i < l1_size && l1_offset + i * 8 < file_size; i++) {
+		uint32_t at = (uint32_t)((i - need) * 8 % NOWHERE);
+		uint64_t e, off;
+
+		if (!at && plt_store_read(file, l1_offset + i * 8, l1, NOWHERE, PLT_IO_L1, NULL) < 0)
+			return false;
+		e = plt_get_be64(l1 + at);
+		off = e & QCOW2_L1_OFFSET;
+		used += e != 0;
+		bad += e && (e & QCOW2_L1_RESERVED || off & mask || off >= file_size);
+	}
+	return bad * 2 > used;
+}
+
+unsigned qcow2_astray(struct plt_store *file, const struct qcow2_state *q)
 {
 	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE), *part = plt_alloc_io(NOWHERE);
 	struct qcow2_find f = {.file = file};
@@ -592,14 +694,17 @@ bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 	uint32_t n = PLT_MIN(q->l1_size, (uint32_t)NOWHERE / 8), least = PLT_MIN((uint32_t)NOWHERE, q->cluster_size);
 
 	if (!l1 || !part || plt_store_size(file, &f.file_size, NULL) < 0)
-		return false;
+		return 0;
 	f.bound = qcow2_find_bound(f.file_size);
-	assume(&f, q->cluster_bits, q->extl2);
+	qcow2_find_assume(&f, q->cluster_bits, q->extl2);
 	f.x.c.external = q->external;
-	if ((q->l1_offset & (q->cluster_size - 1)) || q->l1_offset >= f.file_size)
-		return q->virtual_size != 0;
+	/* (the header lies at 0) */
+	if (!q->l1_offset || (q->l1_offset & (q->cluster_size - 1)) || q->l1_offset >= f.file_size)
+		return q->virtual_size ? 1000 : 0;
+	if (qcow2_l1_runs_over(file, q->l1_offset, qcow2_l1_entries(q, q->virtual_size), q->l1_size, q->cluster_bits))
+		return 1000;
 	if (plt_store_read(file, q->l1_offset, l1, NOWHERE, PLT_IO_L1, NULL) < 0)
-		return false;
+		return 0;
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t e = plt_get_be64(l1 + (size_t)i * 8), off = e & QCOW2_L1_OFFSET, to;
 
@@ -614,7 +719,48 @@ bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 		}
 		some = true;
 	}
-	return !some || bad * 4 > used;
+	return some ? (unsigned)(bad * 1000 / PLT_MAX(used, UINT64_C(1))) : 1000;
+}
+
+bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
+{
+	return qcow2_astray(file, q) > 250;
+}
+
+bool qcow2_begins_earlier(struct plt_store *file, const struct qcow2_state *q)
+{
+	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(q->cluster_size), *part = plt_alloc_io(512);
+	struct qcow2_find f = {.file = file};
+	uint64_t before = q->l1_offset - q->cluster_size, last = 0;
+	uint32_t tables = 0;
+
+	if (!l1 || !part || q->l1_offset < 2 * (uint64_t)q->cluster_size || plt_store_size(file, &f.file_size, NULL) < 0 ||
+	    plt_ranges_overlap(before, q->cluster_size, q->reftable_offset, (uint64_t)q->reftable_clusters << q->cluster_bits) ||
+	    (uint64_t)q->l1_size * 8 <= q->cluster_size || plt_store_read(file, before, l1, q->cluster_size, PLT_IO_L1, NULL) < 0)
+		return false;
+	f.bound = qcow2_find_bound(f.file_size);
+	qcow2_find_assume(&f, q->cluster_bits, q->extl2);
+	f.x.c.external = q->external;
+	for (uint32_t at = 0; at < q->cluster_size; at += 8) {
+		uint64_t e = plt_get_be64(l1 + at), off = e & QCOW2_L1_OFFSET, to;
+		bool some = false;
+
+		if (!e)
+			continue;
+		if ((e & QCOW2_L1_RESERVED) || !off || (off & (q->cluster_size - 1)) || off >= f.file_size || off == last ||
+		    plt_store_read(file, off, part, 512, PLT_IO_L2, NULL) < 0)
+			return false;
+		last = off;
+		for (uint32_t k = 0; k < 512; k += q->l2_entry_size) {
+			uint64_t entry = plt_get_be64(part + k), bitmap = q->extl2 ? plt_get_be64(part + k + 8) : 0;
+
+			if ((entry | bitmap) && !qcow2_entry_fits(&f.x, entry, bitmap, &to))
+				return false;
+			some |= entry != 0;
+		}
+		tables += some;
+	}
+	return tables != 0;
 }
 
 bool qcow2_l1_fits(const struct qcow2_find *f, uint64_t l1_offset, uint32_t l1_size, unsigned cluster_bits)
@@ -641,7 +787,12 @@ int qcow2_find_tables(struct qcow2_find *f)
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io((size_t)1 << QCOW2_MAX_CLUSTER_BITS);
 	PLT_AUTOFREE uint64_t *seen = calloc((size_t)1 << (QCOW2_MAX_CLUSTER_BITS - 3), sizeof(*seen));
 	uint32_t large = 0;
-	int r = buf && seen ? choose_size(f, buf, seen) : -ENOMEM;
+	int r = buf && seen ? 0 : -ENOMEM;
+
+	if (r == 0)
+		qcow2_find_external(f, buf);
+	if (r == 0 && !f->external)
+		r = choose_size(f, buf, seen);
 
 	if (r == 0)
 		r = gather(f, buf, seen);
@@ -656,7 +807,7 @@ int qcow2_find_tables(struct qcow2_find *f)
 	for (uint32_t i = 0; i < f->nt; i++)
 		large += f->t[i].n >= MANY;
 	/* Tables of an image that is a guest's file name places in that file, and lead nowhere here. */
-	f->is_qcow2 = f->l1_offset && (f->reftable_offset || large >= 2);
+	f->is_qcow2 = f->external || (f->l1_offset && (f->reftable_offset || large >= 2));
 	look_at_map(f, buf);
 	tell_codec(f, buf);
 	return 0;

@@ -7,10 +7,11 @@
  * in the first cluster.
  *
  * The invariant: a field that agrees with the file is not touched, and a header that cannot be read afterwards is no
- * repair.  An unknown incompatible feature stays what it is: an image of a program that knows more.
+ * repair.  An unknown incompatible feature stays what it is: an image of a program that knows more (features.c).
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +31,13 @@ struct mending {
 	uint8_t *buf;    /* the first cluster, as it is to be */
 	uint32_t len;
 	unsigned fields; /* changed */
-	bool readable;   /* as it is */
+	bool readable;   /* as it is: */
+	unsigned astray; /* qcow2_astray() then */
+	struct {
+		char *text;
+		uint64_t len;
+	} notes[32];     /* what has been done */
+	unsigned nnotes;
 	bool nameless;   /* it is a new one, and no name of a backing file was found */
 };
 
@@ -44,12 +51,37 @@ static uint32_t get32(const struct mending *m, size_t at)
 	return plt_get_be32(m->buf + at);
 }
 
+/* What is done counts, and is told, when it has made the header one that can be read, and better than it was. */
+static void note(struct mending *m, uint64_t len, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+static void note(struct mending *m, uint64_t len, const char *fmt, ...)
+{
+	va_list ap;
+
+	m->fields++;
+	if (m->nnotes == PLT_ARRAY_SIZE(m->notes))
+		return;
+	va_start(ap, fmt);
+	if (vasprintf(&m->notes[m->nnotes].text, fmt, ap) >= 0)
+		m->notes[m->nnotes++].len = len;
+	va_end(ap);
+}
+
+static void tell(struct mending *m, bool done)
+{
+	for (unsigned i = 0; i < m->nnotes; i++) {
+		if (done)
+			plt_emit(m->ex, &(struct plt_finding){.id = "Q-HDR", .severity = PLT_CORRUPTION, .count = 1,
+							      .beyond_qemu = true, .mended = m->ex->mend != NULL,
+							      .host_len = m->notes[i].len},
+				 "%s header: %s", m->ex->mend ? "Repairing" : "ERROR", m->notes[i].text);
+		free(m->notes[i].text);
+	}
+}
+
 static void say(struct mending *m, const char *name, uint64_t was, uint64_t is, const char *why)
 {
-	m->fields++;
-	plt_emit(m->ex, &(struct plt_finding){.id = "Q-HDR", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
-					      .mended = m->ex->mend != NULL, .host_len = 512},
-		 "%s header: the %s says %#" PRIx64 "; %s: %#" PRIx64, m->ex->mend ? "Repairing" : "ERROR", name, was, why, is);
+	note(m, 512, "the %s says %#" PRIx64 "; %s: %#" PRIx64, name, was, why, is);
 }
 
 static void set64(struct mending *m, size_t at, uint64_t v, const char *name, const char *why)
@@ -161,6 +193,17 @@ static uint64_t found_size(struct qcow2_find *f)
 	return size;
 }
 
+/*
+ * The same where the header's L1 table of @l1_size entries is believed: no partition table in the image (an overlay has
+ * none of its own, as a rule), and what is mapped ends before what its L1 table covers.
+ */
+static uint64_t covered(struct qcow2_find *f, uint32_t l1_size)
+{
+	const uint64_t size = found_size(f), all = (uint64_t)l1_size << (f->x.q.cluster_bits + f->x.q.l2_bits);
+
+	return size != f->gpt_size && l1_size > f->l1_used && l1_size <= f->l1_size && all > size ? all : size;
+}
+
 /* ---- names ------------------------------------------------------------------------------------------------ */
 
 static bool is_printable(const uint8_t *p, uint32_t len)
@@ -236,7 +279,13 @@ static bool is_no_l1(struct qcow2_find *f, uint64_t off)
 		n += e != 0;
 		tables += e && table_at(f, e & QCOW2_L1_OFFSET);
 	}
-	return n > 1 && !tables && table_at(f, off);
+	return n > 1 && tables * 4 < n && table_at(f, off); /* (some of the guest's clusters look like tables) */
+}
+
+/* The table that was found is counted from its beginning, and what the header names lies in it. */
+static bool is_inside(struct qcow2_find *f, uint64_t l1)
+{
+	return l1 > f->l1_offset && l1 < f->l1_offset + (uint64_t)f->l1_used * 8 && count_at(f, f->l1_offset) > 0;
 }
 
 static void mend_tables(struct mending *m)
@@ -246,7 +295,8 @@ static void mend_tables(struct mending *m)
 	uint32_t l1_size = get32(m, AT(l1_size));
 
 	/* (one that is zero, or damaged, may be the right one all the same: then it is counted) */
-	if (f->l1_offset && l1 != f->l1_offset && !is_snapshots(m, f->l1_offset) && (!is_place(f, l1) || count_at(f, l1) == 0 || is_no_l1(f, l1))) {
+	if (f->l1_offset && l1 != f->l1_offset && !is_snapshots(m, f->l1_offset) &&
+	    (!is_place(f, l1) || count_at(f, l1) == 0 || is_no_l1(f, l1) || is_inside(f, l1))) {
 		set64(m, AT(l1_table_offset), f->l1_offset, "place of the L1 table", "one that leads to tables lies at");
 		l1 = f->l1_offset;
 	}
@@ -275,12 +325,14 @@ static void mend_tables(struct mending *m)
 	    (f->mapped_end > size && f->mapped_end - size >= f->x.q.cluster_size &&
 					   f->gpt_size == found_size(f))) {
 		if (found_size(f)) {
-			set64(m, AT(size), found_size(f), "size of the disk", "what is mapped, and the guest's partition table, say");
+			set64(m, AT(size), covered(f, l1_size), "size of the disk", "what is mapped, and the guest's partition table, say");
 			need = l1_need(f, get64(m, AT(size)));
 		}
 	}
-	if (l1_size < need || l1_size < f->l1_used || (uint64_t)l1_size * 8 > QCOW2_MAX_L1_BYTES ||
-	    !plt_in_range(l1, (uint64_t)l1_size * 8, plt_align_up(f->file_size, f->x.q.cluster_size)))
+	if (need <= QCOW2_MAX_L1_BYTES / 8 && qcow2_l1_runs_over(f->file, l1, need, l1_size, f->x.q.cluster_bits))
+		set32(m, AT(l1_size), (uint32_t)need, "length of the L1 table", "behind what the disk needs lies something else;");
+	else if (l1_size < need || l1_size < f->l1_used || (uint64_t)l1_size * 8 > QCOW2_MAX_L1_BYTES ||
+		 !plt_in_range(l1, (uint64_t)l1_size * 8, plt_align_up(f->file_size, f->x.q.cluster_size)))
 		set32(m, AT(l1_size), (uint32_t)PLT_MIN(PLT_MAX(need, f->l1_used), QCOW2_MAX_L1_BYTES / 8), "length of the L1 table",
 		      "the disk needs");
 }
@@ -341,7 +393,9 @@ static void mend_features(struct mending *m)
 		compressed |= f->t[i].compressed;
 	if (f->l1_offset)
 		is = f->x.q.extl2 ? is | QCOW2_INCOMPAT_EXTL2 : is & ~QCOW2_INCOMPAT_EXTL2;
-	if ((is & QCOW2_INCOMPAT_DATA_FILE) && !extension_at(m, QCOW2_EXT_DATA_FILE))
+	if (f->external)
+		is |= QCOW2_INCOMPAT_DATA_FILE;
+	else if ((is & QCOW2_INCOMPAT_DATA_FILE) && !extension_at(m, QCOW2_EXT_DATA_FILE))
 		is &= ~QCOW2_INCOMPAT_DATA_FILE;
 	if (compressed)
 		is = f->zstd ? is | QCOW2_INCOMPAT_COMPRESSION : is & ~QCOW2_INCOMPAT_COMPRESSION;
@@ -461,6 +515,8 @@ static void new_header(struct mending *m)
 		incompatible |= QCOW2_INCOMPAT_COMPRESSION;
 	if (q->extl2)
 		incompatible |= QCOW2_INCOMPAT_EXTL2;
+	if (f->external)
+		incompatible |= QCOW2_INCOMPAT_DATA_FILE;
 	plt_put_be64(m->buf + AT(incompatible_features), incompatible);
 	plt_put_be32(m->buf + AT(refcount_order), f->reftable_offset ? f->refcount_order : 4);
 	plt_put_be32(m->buf + AT(header_length), sizeof(struct qcow2_header));
@@ -479,28 +535,44 @@ static void new_header(struct mending *m)
 		plt_put_be64(ext + 16, len);
 	}
 	m->nameless = !named;
-	m->fields++;
-	plt_emit(m->ex,
-		 &(struct plt_finding){.id = "Q-HDR", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
-				       .mended = m->ex->mend != NULL, .host_len = q->cluster_size},
-		 "%s header: it is gone; by what is in the file the image has clusters of %" PRIu32 " bytes, %" PRIu32
-		 " tables, the L1 table at offset %#" PRIx64 ", the refcount table at %#" PRIx64 ", a disk of %" PRIu64 " bytes%s%s",
-		 m->ex->mend ? "Repairing" : "ERROR", q->cluster_size, f->nt, f->l1_offset, f->reftable_offset, size,
-		 luks ? ", encrypted" : "",
+	note(m, q->cluster_size,
+		 "it is gone; by what is in the file the image has clusters of %" PRIu32 " bytes, %" PRIu32
+		 " tables, the L1 table at offset %#" PRIx64 ", the refcount table at %#" PRIx64 ", a disk of %" PRIu64 " bytes%s%s%s",
+		 q->cluster_size, f->nt, f->l1_offset, f->reftable_offset, size,
+		 luks ? ", encrypted" : "", f->external ? ", its data in another file, whose name is lost" : "",
 		 named ? ", and a backing file whose name still stands there" :
 			 "; whether it had a backing file or snapshots cannot be told: what is not in it reads as zeros");
 }
 
 /* ---- both ------------------------------------------------------------------------------------------------- */
 
-/* An L1 table that is made anew: as long as its last byte is there, all of it is. */
+/*
+ * An L1 table that is made anew: as long as its last byte is there, all of it is.  Over an external data file tables say
+ * themselves where they belong; of two for one place neither is put there.
+ */
 static int write_l1(struct mending *m)
 {
 	const struct qcow2_find *f = m->f;
+	const unsigned bits = f->x.q.cluster_bits + f->x.q.l2_bits;
 	static const uint8_t zeros[512];
+	PLT_AUTOFREE uint8_t *named = calloc((size_t)f->l1_size + 1, 1);
+	int r = named ? plt_store_write(m->ex->file, f->l1_offset + plt_align_up((uint64_t)f->l1_size * 8, sizeof(zeros)) -
+					sizeof(zeros), zeros, sizeof(zeros), PLT_IO_L1, NULL) : -ENOMEM;
 
-	return plt_store_write(m->ex->file, f->l1_offset + plt_align_up((uint64_t)f->l1_size * 8, sizeof(zeros)) - sizeof(zeros),
-			       zeros, sizeof(zeros), PLT_IO_L1, NULL);
+	for (uint32_t i = 0; r == 0 && f->external && i < f->nt; i++) {
+		uint64_t index = f->t[i].base >> bits;
+
+		if (index < f->l1_size && named[index] < 2)
+			named[index]++;
+	}
+	for (uint32_t i = 0; r == 0 && f->external && i < f->nt; i++) {
+		uint64_t index = f->t[i].base >> bits;
+		plt_be64 e = plt_be64_make(f->t[i].off | QCOW2_COPIED);
+
+		if (index < f->l1_size && named[index] == 1)
+			r = plt_store_write(m->ex->file, f->l1_offset + index * 8, &e, 8, PLT_IO_L1, NULL);
+	}
+	return r;
 }
 
 static int write_out(struct mending *m, const uint8_t *was)
@@ -520,6 +592,7 @@ static int decide(struct mending *m, struct plt_error *err)
 	PLT_AUTOFREE uint8_t *was = plt_alloc_io(f->x.q.cluster_size);
 	PLT_AUTOFREE char *backing = NULL, *format = NULL;
 	struct qcow2_state q = {0};
+	unsigned now;
 	bool smaller;
 	int r;
 
@@ -565,7 +638,8 @@ static int decide(struct mending *m, struct plt_error *err)
 		r = write_l1(m);
 	if (r == 0) {
 		r = qcow2_header_read(f->file, m->ex->name, true, &q, &backing, &format, err);
-		if (r == 0 && m->readable && qcow2_leads_nowhere(f->file, &q))
+		now = r == 0 ? qcow2_astray(f->file, &q) : 0;
+		if (r == 0 && m->readable && (now > m->astray || (now == m->astray && now > QCOW2_ASTRAY_SOME)))
 			r = -ENOENT; /* no better than before */
 		qcow2_state_release(&q);
 		if (r < 0)
@@ -579,10 +653,10 @@ static int decide(struct mending *m, struct plt_error *err)
 	return r;
 }
 
-int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *err)
+int qcow2_mend_header(struct plt_examine *ex, int read_error, unsigned astray, struct plt_error *err)
 {
 	struct qcow2_find f = {.ctx = ex->ctx, .file = ex->file, .hint_order = 4};
-	struct mending m = {.ex = ex, .f = &f, .readable = !read_error};
+	struct mending m = {.ex = ex, .f = &f, .readable = !read_error, .astray = astray};
 	struct qcow2_header h;
 	int r = qcow2_find_sights(&f);
 
@@ -593,144 +667,15 @@ int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *
 	if (r == 0 && plt_be32_get(h.version) == 3 && plt_be32_get(h.refcount_order) <= 6)
 		f.hint_order = plt_be32_get(h.refcount_order);
 	if (r == 0)
+		f.hint_reftable = plt_be64_get(h.refcount_table_offset);
+	if (r == 0)
 		r = qcow2_find_tables(&f);
 	if (r == 0)
 		r = f.nt ? decide(&m, read_error ? NULL : err) : -ENOENT;
+	tell(&m, r == 0);
 	free(m.buf);
 	qcow2_find_release(&f);
 	return r;
-}
-
-/* ---- features that nobody knows ------------------------------------------------------------------------------ */
-
-/* Has the image's own table a name for one of these incompatible features?  Then it was made by who knows them. */
-static bool has_name(const struct mending *m, uint64_t features)
-{
-	uint32_t at = extension_at(m, QCOW2_EXT_FEATURES), len = at ? plt_get_be32(m->buf + at + 4) : 0;
-
-	for (uint32_t i = at + 8; len && i + sizeof(struct qcow2_feature_name) <= at + 8 + len && at + 8 + len <= m->len;
-	     i += sizeof(struct qcow2_feature_name))
-		if (m->buf[i] == 0 && m->buf[i + 1] < 64 && features >> m->buf[i + 1] & 1)
-			return true;
-	return false;
-}
-
-int qcow2_ignore_features(struct qcow2_exam *x)
-{
-	struct plt_examine *ex = x->ex;
-	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(4096);
-	PLT_AUTOFREE char *backing = NULL, *format = NULL;
-	struct mending m = {.ex = ex, .buf = buf, .len = 4096};
-	struct qcow2_state q = {0};
-	uint64_t features, unknown;
-	plt_be64 v;
-	int r = buf ? plt_store_read(ex->file, 0, buf, m.len, PLT_IO_HEADER, NULL) : -ENOMEM;
-
-	if (r < 0)
-		return r;
-	features = get64(&m, AT(incompatible_features));
-	unknown = features & ~QCOW2_INCOMPAT_KNOWN;
-	if (!unknown || get32(&m, AT(version)) != 3 || has_name(&m, unknown))
-		return -ENOTSUP;
-	v = plt_be64_make(features & QCOW2_INCOMPAT_KNOWN);
-	r = plt_store_write(ex->file, AT(incompatible_features), &v, sizeof(v), PLT_IO_HEADER, NULL);
-	if (r == 0)
-		r = qcow2_header_read(ex->file, ex->name, true, &q, &backing, &format, NULL);
-	if (r == 0 && qcow2_leads_nowhere(ex->file, &q))
-		r = -ENOTSUP;
-	qcow2_state_release(&q);
-	if (r < 0) {
-		(void)plt_store_write(ex->file, AT(incompatible_features), buf + AT(incompatible_features), sizeof(v), PLT_IO_HEADER,
-				      NULL); /* (an overlay) */
-		return r;
-	}
-	plt_emit(ex, &(struct plt_finding){.id = "Q-HDR", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
-					   .host_off = AT(incompatible_features), .host_len = sizeof(v)},
-		 "ERROR header: the image claims incompatible features that nobody knows (%#" PRIx64 "); nothing in the file shows "
-		 "them: they are ignored to look at it, and it is not changed", unknown);
-	ex->mend->changed = true;
-	return 0;
-}
-
-/* ---- a size, or an encryption, that the guest gives the lie -------------------------------------------------- */
-
-/* @len bytes of the guest's at @off, which lie in one cluster; false: compressed, not there, or not to be read. */
-static bool read_guest(struct plt_store *file, const struct qcow2_state *q, uint64_t off, uint8_t *buf, uint32_t len)
-{
-	uint64_t l1 = off >> (q->cluster_bits + q->l2_bits), l2 = (off >> q->cluster_bits) & ((UINT64_C(1) << q->l2_bits) - 1), e;
-	plt_be64 v;
-
-	if (l1 >= q->l1_size || plt_store_read(file, q->l1_offset + l1 * 8, &v, 8, PLT_IO_L1, NULL) < 0)
-		return false;
-	e = plt_be64_get(v) & QCOW2_L1_OFFSET;
-	if (!e || (e & (q->cluster_size - 1)) ||
-	    plt_store_read(file, e + l2 * q->l2_entry_size, &v, 8, PLT_IO_L2, NULL) < 0)
-		return false;
-	e = plt_be64_get(v);
-	if ((e & (QCOW2_COMPRESSED | QCOW2_L2_ZERO | QCOW2_L2_RESERVED)) || !(e & QCOW2_L2_OFFSET) || (e & (q->cluster_size - 1) & QCOW2_L2_OFFSET))
-		return false;
-	return plt_store_read(file, (e & QCOW2_L2_OFFSET) + (off & (q->cluster_size - 1)), buf, len, PLT_IO_DATA, NULL) == 0;
-}
-
-bool qcow2_crypt_is_wrong(struct plt_store *file, const struct qcow2_state *q)
-{
-	uint8_t start[512];
-
-	return q->crypt_method == QCOW2_CRYPT_AES && read_guest(file, q, 0, start, sizeof(start)) && start[510] == 0x55 &&
-	       start[511] == 0xaa;
-}
-
-/* A disk of no bytes on which clusters are mapped: as large as its L1 table is made for. */
-static int grow_to_l1(struct qcow2_exam *x, bool *ret_mended)
-{
-	const struct qcow2_state *q = &x->q;
-	uint64_t size;
-	plt_be64 v;
-
-	if (plt_shl(q->l1_size, q->cluster_bits + q->l2_bits, &size) || size > INT64_MAX)
-		return 0;
-	plt_emit(x->ex, &(struct plt_finding){.id = "Q-HDR-SIZE", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
-					      .mended = true, .host_off = AT(size), .host_len = 8, .guest_len = size},
-		 "Repairing header: the disk cannot have 0 bytes, clusters are mapped; its L1 table is made for up to %" PRIu64, size);
-	v = plt_be64_make(size);
-	*ret_mended = x->ex->mend->changed = true;
-	return plt_store_write(x->c.file, AT(size), &v, 8, PLT_IO_HEADER, NULL);
-}
-
-int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_said)
-{
-	const bool mends = x->ex->mend && (x->ex->mend->what & PLT_MEND_MAP);
-	const struct qcow2_state *q = &x->q;
-	uint8_t gpt[512];
-	uint64_t last, size;
-	plt_be64 v;
-
-	*ret_said = false;
-	if (!q->virtual_size && mends && q->l1_size)
-		return grow_to_l1(x, ret_said);
-	/* both copies of a partition table say where the disk ends, and one of them lies there */
-	if (q->crypt_method || q->external ||
-	    !read_guest(x->c.file, q, 512, gpt, sizeof(gpt)) || memcmp(gpt, "EFI PART", 8) || plt_get_le64(gpt + 24) != 1)
-		return 0;
-	last = plt_get_le64(gpt + 32);
-	if (last >= UINT64_C(1) << 54 || last * 512 < q->virtual_size || mapped_end > plt_align_up((last + 1) * 512, q->cluster_size) ||
-	    !read_guest(x->c.file, q, last * 512, gpt, sizeof(gpt)) || memcmp(gpt, "EFI PART", 8) ||
-	    plt_get_le64(gpt + 24) != last || plt_get_le64(gpt + 32) != 1)
-		return 0;
-	size = (last + 1) * 512;
-	if (qcow2_l1_entries(q, size) > q->l1_size)
-		return 0;
-	plt_emit(x->ex, &(struct plt_finding){.id = "Q-HDR-SIZE", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
-					      .mended = mends, .host_off = AT(size), .host_len = 8, .guest_off = q->virtual_size,
-					      .guest_len = size - q->virtual_size},
-		 "%s header: the disk has %" PRIu64 " bytes by both copies of its partition table, not %" PRIu64,
-		 mends ? "Repairing" : "ERROR", size, q->virtual_size);
-	*ret_said = true;
-	if (!mends)
-		return 0;
-	v = plt_be64_make(size);
-	x->ex->mend->changed = true;
-	return plt_store_write(x->c.file, AT(size), &v, 8, PLT_IO_HEADER, NULL);
 }
 
 int qcow2_recognise(struct plt_ctx *ctx, struct plt_store *file, struct plt_error *err)

@@ -6,6 +6,7 @@
  *	an old L1 that nothing names either, where the active one names no table at all
  *	a snapshot: the table that it shares with the disk is counted once more than it is named; or the
  *	orphan still has entries of the snapshot's table at that index, of which it is the newer copy
+ *	its own entries, over an external data file
  *	the only empty place, for the only orphan
  *	the caller, by what the guest's own metadata say
  *
@@ -24,6 +25,7 @@
 
 #include "base/alloc.h"
 #include "base/checked.h"
+#include "base/cleanup.h"
 #include "qcow2/check.h"
 
 #define MAX_COMPARED 65536 /* pairs of tables that are compared entry by entry */
@@ -171,19 +173,6 @@ static int by_old_l1(struct mending *m)
 	return r;
 }
 
-/* Entries that both tables have, in the same place. */
-static uint32_t alike(const struct qcow2_state *q, const uint8_t *a, const uint8_t *b)
-{
-	uint32_t n = 0;
-
-	for (uint32_t at = 0; at < q->cluster_size; at += q->l2_entry_size) {
-		uint64_t e = plt_get_be64(a + at) & ~QCOW2_COPIED;
-
-		n += e && e == (plt_get_be64(b + at) & ~QCOW2_COPIED);
-	}
-	return n;
-}
-
 /* The orphan that is the newer copy of the table in m->table, if just one is. */
 static uint32_t newer_copy(struct mending *m)
 {
@@ -196,7 +185,7 @@ static uint32_t newer_copy(struct mending *m)
 
 		if (m->used[i] || qcow2_l2_read(&x->c, x->pieces[i].off, m->other) < 0)
 			continue;
-		n = alike(&x->q, m->table, m->other);
+		n = qcow2_alike(&x->q, m->table, m->other);
 		if (n > most) {
 			most = n;
 			best = i;
@@ -467,6 +456,35 @@ static bool is_marked(struct mending *m, uint32_t piece)
 	return marked;
 }
 
+/* The place that piece @i names itself, with more than one entry; NULL: none. */
+static struct gap *own_gap(struct mending *m, uint32_t i)
+{
+	uint64_t base = UINT64_MAX;
+	uint32_t n = 0;
+
+	if (!m->used[i] && qcow2_l2_read(&m->x->c, m->x->pieces[i].off, m->other) == 0)
+		base = qcow2_own_place(&m->x->q, m->other, &n);
+	return base == UINT64_MAX || n < 2 ? NULL : gap_find(m, base / span(&m->x->q));
+}
+
+/* Over an external data file entries name the guest's own offsets.  Of two for one place neither is put there. */
+static int by_itself(struct mending *m)
+{
+	PLT_AUTOFREE uint8_t *named = m->x->c.external ? calloc((size_t)m->n + 1, 1) : NULL;
+	struct gap *g;
+	int r = 0;
+
+	if (!named)
+		return m->x->c.external ? -ENOMEM : 0;
+	for (uint32_t i = 0; i < m->x->npieces; i++)
+		if ((g = own_gap(m, i)) && named[g - m->v] < 2)
+			named[g - m->v]++;
+	for (uint32_t i = 0; i < m->x->npieces && r == 0; i++)
+		if ((g = own_gap(m, i)) && !g->filled && named[g - m->v] == 1)
+			r = put_piece(m, i, g, PLT_STRONG, "its entries name the guest's own offsets, as over an external data file");
+	return r;
+}
+
 static int by_exclusion(struct mending *m)
 {
 	struct qcow2_exam *x = m->x;
@@ -535,6 +553,8 @@ int qcow2_mend_map(struct qcow2_exam *x)
 		r = by_old_l1(&m);
 	if (r == 0 && m.n)
 		r = by_snapshots(&m, false);
+	if (r == 0 && m.n)
+		r = by_itself(&m);
 	if (r == 0 && m.n)
 		r = by_caller(&m);
 	if (r == 0 && m.n)

@@ -309,7 +309,8 @@ int qcow2_mend_flags(struct qcow2_exam *x)
 	uint64_t features = q->incompatible & ~(QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
 	plt_be64 v = plt_be64_make(features);
 
-	if (q->version < 3 || features == q->incompatible || x->ex->mend->changed || x->ex->corruptions ||
+	/* (that something is lost, and has been named, is no reason: the next repair would not know of it) */
+	if (q->version < 3 || features == q->incompatible || x->ex->mend->changed || x->ex->corruptions > x->lost_by_name ||
 	    !wants(x, PLT_MEND_MARKS))
 		return 0;
 	x->ex->mend->changed = true;

@@ -113,7 +113,10 @@ static int new_entries(struct moving *m)
 
 		if (v->from != PLT_UNPLACED)
 			r = read_entry(m, v->from, from);
-		if (v->host_off != PLT_UNPLACED) {
+		if (v->packed) {
+			m->now[i][0] = qcow2_packed_entry(q, v->host_off, v->packed);
+			m->now[i][1] = 0;
+		} else if (v->host_off != PLT_UNPLACED) {
 			m->now[i][0] = v->host_off;
 			m->now[i][1] = q->extl2 ? from[1] : 0;
 		} else {
@@ -157,8 +160,9 @@ static int move_some(struct moving *m, size_t i, size_t *ret_next)
 			 &(struct plt_finding){.id = "Q-ENT", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
 					       .mended = true, .host_off = v->host_off, .host_len = q->cluster_size,
 					       .guest_off = v->guest_off, .guest_len = q->cluster_size},
-			 "Repairing an L2 entry: at guest offset %#" PRIx64 " it does not show the cluster at offset %#" PRIx64
-			 ", which belongs there (%s: %s)", v->guest_off, v->host_off, words[v->certainty], v->why);
+			 "Repairing an L2 entry: at guest offset %#" PRIx64 " it does not show the %scluster at offset %#" PRIx64
+			 ", which belongs there (%s: %s)", v->guest_off, v->packed ? "compressed " : "", v->host_off,
+			 words[v->certainty], v->why);
 	}
 	*ret_next = i;
 	if (r == 0 && (!old || !qcow2_is_added(x, old))) {
@@ -292,7 +296,7 @@ static int find_common(struct qcow2_exam *x, struct plt_orphans *ret)
 	struct common c = {.x = x, .ret = ret, .cap = ret->n};
 	int r;
 
-	if (!q->nb_snapshots || x->refs_bad || x->c.external)
+	if (!q->nb_snapshots || x->refs_bad || x->counts_gone || x->c.external)
 		return 0;
 	c.l1 = calloc((size_t)q->l1_size + 1, sizeof(*c.l1));
 	c.mine = plt_alloc_io(q->cluster_size);
@@ -361,7 +365,10 @@ int qcow2_map_tables(struct plt_ctx *ctx, struct plt_store *file, struct plt_orp
 	PLT_AUTOFREE char *backing = NULL, *format = NULL;
 	struct qcow2_recount c = {.ctx = ctx, .file = file, .q = &q};
 	struct listing l = {.q = &q, .ret = ret};
-	int r = qcow2_header_read(file, "", true, &q, &backing, &format, err);
+	int r;
+
+	q.ignore = plt_ctx_ignored_features(ctx);
+	r = qcow2_header_read(file, "", true, &q, &backing, &format, err);
 
 	*ret = (struct plt_orphans){0};
 	if (r < 0)

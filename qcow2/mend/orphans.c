@@ -621,8 +621,10 @@ static int judge(struct census *c)
 	/* what the snapshots shared with the disk says that it had a map, if it was no stop that raised the counts */
 	x->shares_lost = x->ex->mend && x->ex->mend->cut && !c->l1_any && !c->emptied && x->q.nb_snapshots &&
 			 x->shares >= QCOW2_SOME_ORPHANS;
-	if ((rest && known_lost(x)) || x->shares_lost)
+	if ((rest && known_lost(x)) || x->shares_lost) {
+		x->lost_by_name = rest && x->orphans != QCOW2_ORPHANS_LOST;
 		x->orphans = QCOW2_ORPHANS_LOST;
+	}
 	/* (counts are made anew then, behind the end of the file, and have them) */
 	x->refs_bad |= x->ex->mend && c->uncounted && unsaved && x->orphans != QCOW2_ORPHANS_LEFT;
 	return r;

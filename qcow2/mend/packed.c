@@ -21,11 +21,23 @@ static bool is_stray(const struct qcow2_exam *x, uint64_t off)
 	return x->nstrays && bsearch(&off, x->strays, x->nstrays, sizeof(off), qcow2_by_value);
 }
 
+/* Of the entries that are known to lead to nothing, how many name this cluster? */
+static uint64_t named_in_vain(const struct qcow2_exam *x, uint64_t cluster)
+{
+	const struct plt_mend *m = x->ex->mend;
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < m->nflaws; i++)
+		n += plt_ranges_overlap(m->flaws[i].host_off, m->flaws[i].len, cluster << x->q.cluster_bits, x->q.cluster_size);
+	return n;
+}
+
 /* How often a cluster is counted beyond what names it; 0 if that is not known. */
 static uint64_t surplus(struct qcow2_exam *x, uint64_t cluster)
 {
 	uint64_t stored, refs = qcow2_references(&x->c, cluster);
 
+	refs -= PLT_MIN(refs, named_in_vain(x, cluster));
 	return !x->refs_bad && qcow2_stored_count(&x->c, cluster, &stored) == 0 && stored > refs ? stored - refs : 0;
 }
 
@@ -130,6 +142,13 @@ int qcow2_packed_find(struct qcow2_exam *x, struct plt_orphans *p)
 	p->nnamed = s.n;
 	plt_extents_release(&s.clusters);
 	return r == -EFBIG ? 0 : r;
+}
+
+int qcow2_tell_streams(struct qcow2_exam *x)
+{
+	plt_orphans_release(&x->ex->mend->streams);
+	x->ex->mend->streams.span = x->q.cluster_size;
+	return qcow2_packed_find(x, &x->ex->mend->streams);
 }
 
 bool qcow2_packed_is_open(struct qcow2_exam *x, uint64_t off, uint64_t len)

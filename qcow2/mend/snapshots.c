@@ -19,6 +19,7 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/zero.h"
 #include "qcow2/check.h"
 
 #define LONGEST (sizeof(struct qcow2_snapshot_entry) + QCOW2_MAX_SNAPSHOT_EXTRA + 2 * 512) /* with names as people give them */
@@ -103,6 +104,74 @@ static int set_header(struct qcow2_exam *x, uint32_t n, uint64_t off)
 						.beyond_qemu = true, .mended = true,                          \
 						.host_off = (x)->q.snapshots_offset,                          \
 						.host_len = (x)->q.cluster_size}, __VA_ARGS__)
+
+/*
+ * Texts of an entry, @len bytes at @p as its lengths say: nobody writes a zero into one.  If there is one, the texts end
+ * there; true, and how long they are.
+ */
+static bool end_texts(const uint8_t *p, uint32_t have, uint32_t *id, uint32_t *name)
+{
+	uint32_t len = (uint32_t)strnlen((const char *)p, PLT_MIN(have, *id + *name)), rest = *id + *name - len;
+
+	if (len == PLT_MIN(have, *id + *name) || !is_text(p, len) || len < 2)
+		return false;
+	if (rest < 8 && plt_is_zero(p + len, rest)) /* (a text with its zero leads to nothing else) */
+		return false;
+	if (!*id || *id >= len)
+		for (*id = 0; *id < len - 1 && p[*id] >= '0' && p[*id] <= '9'; ++*id)
+			;
+	*name = len - *id;
+	return *id;
+}
+
+/*
+ * Entries whose lengths lead over the zeros behind their texts: all that lies there would be the snapshot table.  The texts
+ * themselves say how long they are, and that is written into the entry where it lies.
+ */
+int qcow2_exam_snapnames(struct qcow2_exam *x)
+{
+	const struct qcow2_state *q = &x->q;
+	const bool mend = x->ex->mend && x->ex->mend->what & PLT_MEND_MAP;
+	uint64_t off = q->snapshots_offset;
+	int r = 0;
+
+	if (off & (q->cluster_size - 1) || q->nb_snapshots > MAX_LOOSE)
+		return 0;
+	for (uint32_t i = 0; i < q->nb_snapshots && r == 0; i++) {
+		struct qcow2_snapshot_entry e;
+		uint8_t buf[LONGEST];
+		uint32_t extra, id, name, was_id, was_name, have;
+
+		if (!plt_in_range(off, sizeof(e), x->c.file_size))
+			break;
+		have = (uint32_t)PLT_MIN((uint64_t)sizeof(buf), x->c.file_size - off);
+		if (plt_store_read(x->c.file, off, buf, have, PLT_IO_SNAPSHOT_TABLE, NULL) < 0)
+			break;
+		memcpy(&e, buf, sizeof(e));
+		extra = plt_be32_get(e.extra_data_size);
+		id = was_id = plt_be16_get(e.id_size);
+		name = was_name = plt_be16_get(e.name_size);
+		if (extra > QCOW2_MAX_SNAPSHOT_EXTRA || sizeof(e) + extra >= have)
+			break;
+		if (is_l1(x, plt_be64_get(e.l1_table_offset), plt_be32_get(e.l1_size)) &&
+		    end_texts(buf + sizeof(e) + extra, have - (uint32_t)sizeof(e) - extra, &id, &name)) {
+			plt_emit(x->ex, &(struct plt_finding){.id = "Q-SNAP", .severity = PLT_CORRUPTION, .count = 1,
+							      .beyond_qemu = true, .mended = mend, .host_off = off,
+							      .host_len = sizeof(e)},
+				 "%s snapshot table entry %" PRIu32 ": its texts have %" PRIu32 " and %" PRIu32 " bytes, not %" PRIu32
+				 " and %" PRIu32, mend ? "Repairing" : "ERROR", i, id, name, was_id, was_name);
+			plt_put_be16(buf, (uint16_t)id);
+			plt_put_be16(buf + 2, (uint16_t)name);
+			if (mend)
+				r = plt_store_write(x->c.file, off + offsetof(struct qcow2_snapshot_entry, id_size), buf, 4,
+						    PLT_IO_SNAPSHOT_TABLE, NULL);
+			if (mend)
+				x->ex->mend->changed = true;
+		}
+		off = plt_align_up(off + sizeof(e) + extra + id + name, 8);
+	}
+	return r;
+}
 
 /* Is the count one more than there is in the place?  A table of no snapshots has no place. */
 int qcow2_mend_snapcount(struct qcow2_exam *x)

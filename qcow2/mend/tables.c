@@ -23,6 +23,7 @@
 #define MAX_DONORS 16   /* snapshots, the newest first, that are asked for a table's entries */
 #define MAX_REBUILT 16384 /* tables that one round writes anew; the next goes on */
 #define MAX_LOOKS (1 << 20) /* at tables, in a round */
+#define MAX_TURNED 2    /* entries of a table that one bit each has made name places behind the end */
 
 const char qcow2_why_overwritten[] = "its part of the L2 table was overwritten";
 const char qcow2_why_entry[] = "its L2 entry is damaged";
@@ -48,6 +49,7 @@ struct tables {
 	bool *lost;            /* of the table at hand, by entry: taken out */
 	uint64_t guest;        /* where the table at hand begins */
 	uint32_t rebuilt, looks;
+	bool garbage_only;     /* in this pass */
 };
 
 /* ---- shared with the other parts of mending ------------------------------------------------------------- */
@@ -144,8 +146,19 @@ static bool is_refblock(const struct qcow2_exam *x, uint64_t off, bool *ret_cont
 	return true;
 }
 
+/* Metadata by its content, too?  An entry of an L1 table may name a cluster of the guest's: it is the one that is wrong. */
+static bool is_metadata(struct qcow2_exam *x, uint64_t off)
+{
+	struct qcow2_l2ref *l = qcow2_l2_find(&x->c, off);
+	bool content;
+
+	if (is_refblock(x, off, &content))
+		return content;
+	return !l || !qcow2_l2_is_other(x, l);
+}
+
 /* Does what the entry names lie in metadata? */
-static bool in_metadata(const struct qcow2_exam *x, uint64_t e, uint64_t off)
+static bool in_metadata(struct qcow2_exam *x, uint64_t e, uint64_t off)
 {
 	uint64_t len = x->q.cluster_size;
 
@@ -154,12 +167,8 @@ static bool in_metadata(const struct qcow2_exam *x, uint64_t e, uint64_t off)
 	if (e & QCOW2_COMPRESSED)
 		len = qcow2_compressed_range(&x->q, e, &off);
 	for (uint64_t k = off >> x->q.cluster_bits; k <= (off + len - 1) >> x->q.cluster_bits; k++)
-		if (qcow2_is_metadata(&x->c, k)) {
-			bool content;
-
-			if (!is_refblock(x, k << x->q.cluster_bits, &content) || content)
-				return true;
-		}
+		if (qcow2_is_metadata(&x->c, k) && is_metadata(x, k << x->q.cluster_bits))
+			return true;
 	return false;
 }
 
@@ -224,6 +233,33 @@ static bool is_stray(const struct qcow2_exam *x, uint64_t off)
 }
 
 /*
+ * The same of a compressed cluster: all that it lies in is counted once more than it is named.  If only its length leads
+ * behind the end of the file, it goes up to that: a stream ends itself.
+ */
+static uint64_t unturn_packed(const struct tables *t, uint64_t e, uint64_t bitmap)
+{
+	struct qcow2_exam *x = t->x;
+	uint64_t found = 0, off;
+
+	(void)qcow2_compressed_range(&x->q, e, &off);
+	if (off < x->c.file_size) {
+		uint64_t len = PLT_MIN(x->c.file_size - off, (uint64_t)x->q.cluster_size);
+
+		return qcow2_packed_is_open(x, off, len) ? qcow2_packed_entry(&x->q, off, (uint32_t)len) : 0;
+	}
+	for (unsigned bit = 0; bit < 62; bit++) {
+		uint64_t f = e ^ UINT64_C(1) << bit, len = qcow2_compressed_range(&x->q, f, &off);
+
+		if (!qcow2_entry_fits(x, f, bitmap, &off) || in_metadata(x, f, off) || !qcow2_packed_is_open(x, off, len))
+			continue;
+		if (found)
+			return 0;
+		found = f;
+	}
+	return found;
+}
+
+/*
  * The entry that became this one by one bit: it names a cluster that nothing else reaches; or only
  * a reserved bit is too many, and the cluster is its own.  0: none, or several.
  */
@@ -234,6 +270,8 @@ static uint64_t unturn(const struct tables *t, uint64_t e, uint64_t bitmap)
 
 	if (x->c.external)
 		return 0;
+	if (e & QCOW2_COMPRESSED && !(e & QCOW2_COPIED))
+		return unturn_packed(t, e, bitmap);
 	for (unsigned bit = 0; bit < 64; bit++) {
 		uint64_t f = e ^ UINT64_C(1) << bit, mask = UINT64_C(1) << bit;
 
@@ -395,10 +433,23 @@ static int clear_cut(struct tables *t, uint64_t old, uint64_t guest, struct dama
 	return r;
 }
 
+/* Are there more places behind the end of the file than turned bits make?  Then it is the end that is missing. */
+static bool is_cut_off(const struct tables *t)
+{
+	const struct qcow2_state *q = &t->x->q;
+	const uint8_t *p = t->fresh, *end = p + q->cluster_size;
+	unsigned n = 0;
+
+	for (; n <= MAX_TURNED && (p = qcow2_behind_absent(p, end)) < end; p += q->l2_entry_size)
+		n += judge(t, plt_get_be64(p), q->extl2 ? plt_get_be64(p + 8) : 0) == BEYOND;
+	return n > MAX_TURNED;
+}
+
 static int clear_entries(struct tables *t, uint64_t guest, struct damage *d)
 {
 	const struct qcow2_state *q = &t->x->q;
 	const uint8_t *p = t->fresh, *end = p + q->cluster_size;
+	const bool cut = is_cut_off(t);
 	int r = 0;
 
 	for (; (p = qcow2_behind_absent(p, end)) < end && r == 0; p += q->l2_entry_size) {
@@ -408,7 +459,7 @@ static int clear_entries(struct tables *t, uint64_t guest, struct damage *d)
 
 		if (v == EMPTY || (v == FINE && !is_claimed_twice(t, e)))
 			continue;
-		was = v == ZEROS ? 0 : unturn(t, e, bitmap);
+		was = v == ZEROS || (v == BEYOND && cut) ? 0 : unturn(t, e, bitmap);
 		if (v == FINE && (!was || support(t, i, was) <= support(t, i, e))) {
 			r = qcow2_doubt(t->x, t->t, PLT_INFERRED, guest + ((uint64_t)i << q->cluster_bits), q->cluster_size,
 					PLT_GUESS, why_twice);
@@ -627,6 +678,22 @@ static void say_turned(struct tables *t, uint32_t index, uint64_t e, uint64_t no
 		 index, e, now);
 }
 
+/* The table at hand: not one that names what was cut off the file. */
+static bool is_garbage(const struct tables *t)
+{
+	const struct qcow2_state *q = &t->x->q;
+	const uint8_t *p = t->table, *end = p + q->cluster_size;
+	uint32_t bad = 0, all = 0;
+
+	for (; (p = qcow2_behind_absent(p, end)) < end; p += q->l2_entry_size) {
+		enum verdict v = judge(t, plt_get_be64(p), q->extl2 ? plt_get_be64(p + 8) : 0);
+
+		all += v != EMPTY;
+		bad += v == BAD;
+	}
+	return bad * 4 >= all;
+}
+
 /* An L1 entry that names no place at which a table can be. */
 static int mend_l1_entry(struct tables *t, uint32_t index, uint64_t e)
 {
@@ -659,6 +726,7 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 	const struct qcow2_state *q = &x->q;
 	uint64_t off = e & QCOW2_L1_OFFSET, now = 0;
 	struct qcow2_l2ref *l;
+	bool garbage;
 	int r;
 
 	if ((uint64_t)index << (q->cluster_bits + q->l2_bits) >= t->t->size) /* (a VM's state) */
@@ -679,12 +747,15 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 	}
 	if (t->rebuilt >= MAX_REBUILT || qcow2_l2_read(&x->c, off, t->table) < 0)
 		return 0;
-	if (qcow2_l2_shape(x, l, t->other) & QCOW2_SHAPE_GARBAGE && (now = unturn_l1(t, e)) != 0) {
+	garbage = qcow2_l2_shape(x, l, t->other) & QCOW2_SHAPE_GARBAGE && is_garbage(t);
+	if (garbage && (now = unturn_l1(t, e)) != 0) {
 		say_turned(t, index, e, now);
 		return qcow2_l1_set(x, t->t, index, now);
 	}
+	if (t->garbage_only && !(qcow2_l2_shape(x, l, t->other) & QCOW2_SHAPE_GARBAGE))
+		return 0;
 	/* Garbage, while tables wait that nothing names: more likely the entry is wrong than the table. */
-	if (qcow2_l2_shape(x, l, t->other) & QCOW2_SHAPE_GARBAGE && x->npieces && t->t->disk == PLT_DISK_ACTIVE)
+	if (garbage && x->npieces && t->t->disk == PLT_DISK_ACTIVE)
 		return mend_l1_entry(t, index, e);
 	r = mend_table(t, index, off, &now);
 	if (r == 0 && now && now != off) {
@@ -733,7 +804,18 @@ int qcow2_mend_tables(struct qcow2_exam *x)
 	t.fresh = plt_alloc_io(q->cluster_size);
 	t.other = plt_alloc_io(q->cluster_size);
 	t.lost = plt_alloc_capped(1U << q->l2_bits, sizeof(*t.lost), SIZE_MAX / 2);
-	r = t.table && t.fresh && t.other && t.lost ? mend_tree(&t, &tree) : -ENOMEM;
+	r = t.table && t.fresh && t.other && t.lost ? 0 : -ENOMEM;
+	/*
+	 * What is no table at all first: it may be the guest's data, which an entry names that is wrong; a sound table that
+	 * names it as data is not to be held against that entry.
+	 */
+	t.garbage_only = true;
+	if (r == 0)
+		r = mend_tree(&t, &tree);
+	t.garbage_only = false;
+	t.looks = 0;
+	if (r == 0 && !x->ex->mend->changed)
+		r = mend_tree(&t, &tree);
 	for (uint32_t i = 0; i < q->nb_snapshots && r == 0; i++) {
 		const struct qcow2_snapshot *s = &q->snapshots[i];
 		uint32_t times = x->snapshot_times[i];

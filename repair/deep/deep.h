@@ -93,6 +93,11 @@ struct deep_suspects {
 int plt_deep_suspects(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk,
 		      struct deep_survey *s, const struct deep_map *m, const struct deep_map *clusters,
 		      struct deep_suspects *ret, struct plt_error *err);
+/*
+ * Of a disk on which nothing is known: does a disk's beginning, its partition table, lie in front of another piece?  Both
+ * places are bad then.
+ */
+int plt_deep_beginning(struct plt_disk *disk, const struct deep_map *m, struct deep_survey *s);
 void plt_deep_suspects_release(struct deep_suspects *s);
 
 /* ---- moves.c ----------------------------------------------------------------------------------- */

@@ -277,6 +277,8 @@ static size_t tails_right(const struct deep_survey *s)
 /* More may be bad than was, where it could not be seen before: a filesystem that has its beginning again. */
 static bool is_better(const struct deep_survey *before, const struct deep_survey *after)
 {
+	if (after->any && !before->any) /* there is a disk now */
+		return after->good > before->good && after->good > after->nbad;
 	if (after->starts.n != before->starts.n)
 		return after->starts.n < before->starts.n && after->good > before->good;
 	return after->good >= before->good && after->nbad <= before->nbad && tails_right(after) >= tails_right(before) &&

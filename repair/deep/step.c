@@ -23,14 +23,14 @@
 static const char why_refused[] = "the guest's structures do not verify here";
 static const char why_hidden[] = "a zero flag hides data, and the guest has a file here";
 static const char why_large[] = "its map is in too many pieces to be held against what the guest says of it";
+static const char why_alone[] = "most of the map is lost, and no filesystem says what belongs here";
 static const char why_hole[] = "nothing is mapped, the guest has a file here, and clusters are left";
 
 int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_disk **ret, struct plt_error *err)
 {
-	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+	struct plt_open_options o = plt_repair_how(rep, PLT_OPEN_FORCE_SHARE | (rep->no_backing ? PLT_OPEN_NO_BACKING : 0));
 	int r;
 
-	o.flags = PLT_OPEN_FORCE_SHARE | (rep->no_backing ? PLT_OPEN_NO_BACKING : 0);
 	r = plt_disk_open_store(rep->ctx, overlay, rep->name, rep->format, &o, ret, err);
 	if (r == 0 && plt_deep_lacks_base(*ret)) { /* (what it does not have itself would look like a loss) */
 		plt_disk_close(*ret, NULL);
@@ -123,6 +123,32 @@ static int name(struct naming *n, const struct deep_suspects *who, const struct 
 	return r;
 }
 
+/*
+ * Where more of the map is lost than is there, and no filesystem says that what is there lies where it should: tables that
+ * are whole by their shape may be copies that were written over others.
+ */
+static int name_all(struct naming *n, const struct deep_survey *s, const struct deep_map *m)
+{
+	const struct plt_doubts *d = &n->mend->doubts;
+	struct plt_extents all = PLT_EXTENTS_INIT;
+	uint64_t lost = 0, there = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < d->n; i++)
+		if (d->v[i].kind == PLT_LOST && d->v[i].disk == PLT_DISK_ACTIVE)
+			lost += d->v[i].len;
+	for (size_t i = 0; i < m->n; i++)
+		there += m->v[i].len;
+	if (s->any || !there || lost <= there)
+		return 0;
+	for (size_t i = 0; i < m->n && r == 0; i++)
+		r = plt_extents_add(&all, m->v[i].guest, m->v[i].len);
+	if (r == 0)
+		r = doubt(n, &all, why_alone);
+	plt_extents_release(&all);
+	return r;
+}
+
 /* ---- a step ---------------------------------------------------------------------------------------- */
 
 enum { BEGIN, PIECES, CLUSTERS, END };
@@ -136,6 +162,11 @@ static bool is_left_below(const struct deep_map *m, const struct plt_orphans *le
 	return false;
 }
 
+static bool has_reason(const struct deep_survey *s)
+{
+	return s->any || s->nbad || s->nodd || s->starts.n;
+}
+
 /* Pieces of one size: 1, and what is to be moved is in @mend. */
 static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st, struct plt_disk *disk,
 		struct deep_survey *s, struct naming *n, struct plt_error *err)
@@ -143,7 +174,7 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	struct deep_map clusters, pieces;
 	const struct deep_map *m = st->phase == PIECES ? &pieces : &clusters;
 	struct plt_extents known = PLT_EXTENTS_INIT;
-	struct deep_suspects who;
+	struct deep_suspects who = { 0 };
 	size_t nmoves = 0;
 	int r = plt_deep_map(rep, disk, false, &clusters, err);
 
@@ -160,8 +191,10 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	}
 	if (st->phase == CLUSTERS && clusters.span == pieces.span) /* they are the same */
 		m = &pieces;
-	r = plt_deep_suspects(rep, mend, disk, s, m, &clusters, &who, err);
-	if (r == 0 && m->span && st->tries < TRIES_MAX && (st->phase == PIECES || m == &clusters)) {
+	r = plt_deep_beginning(disk, pieces.n ? &pieces : &clusters, s);
+	if (r == 0 && has_reason(s))
+		r = plt_deep_suspects(rep, mend, disk, s, m, &clusters, &who, err);
+	if (r == 0 && has_reason(s) && m->span && st->tries < TRIES_MAX && (st->phase == PIECES || m == &clusters)) {
 		r = plt_deep_moves(rep, mend, disk, m, &who, &st->moves, &nmoves, &known, err);
 		mend->moves = st->moves;
 		mend->nmoves = nmoves;
@@ -169,16 +202,13 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	}
 	if (r == 0 && !nmoves && st->phase == CLUSTERS)
 		r = name(n, &who, &known, is_left_below(&clusters, m->tables ? &mend->pieces : &mend->clusters));
+	if (r == 0 && !nmoves && st->phase == CLUSTERS)
+		r = name_all(n, s, &clusters);
 	plt_deep_suspects_release(&who);
 	plt_extents_release(&known);
 	plt_deep_map_release(&clusters);
 	plt_deep_map_release(&pieces);
 	return r < 0 ? r : nmoves > 0;
-}
-
-static bool has_reason(const struct deep_survey *s)
-{
-	return s->any || s->nbad || s->nodd || s->starts.n;
 }
 
 int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st,
@@ -203,7 +233,7 @@ int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_ste
 	}
 	n.size = plt_disk_size(disk);
 	r = plt_deep_survey(disk, &s, err);
-	while (r == 0 && has_reason(&s) && st->phase < END) {
+	while (r == 0 && st->phase < END) {
 		r = look(rep, mend, st, disk, &s, &n, err);
 		if (r == 0) {
 			st->phase++;

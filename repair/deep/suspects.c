@@ -13,12 +13,14 @@
 #include "base/cleanup.h"
 #include "base/zero.h"
 #include "block/internal.h"
+#include "guestfs/guestfs.h"
 #include "repair/deep/deep.h"
 
 #define HOLES_MAX (UINT64_C(1) << 20)  /* places */
 #define HIDDEN_MAX (UINT64_C(1) << 16)
 #define HIDDEN_FEW 16
 #define UNSURE_MAX 4096
+#define BEGINNINGS_MAX (UINT64_C(1) << 16)
 #define EMPTY_PART 4                   /* of the files' blocks in a table's span, that are not mapped: a quarter is odd */
 
 void plt_deep_suspects_release(struct deep_suspects *s)
@@ -185,6 +187,50 @@ static int find_hidden(struct plt_repair *rep, const struct deep_map *m, const s
 	return r;
 }
 
+struct beginning {
+	uint64_t at;
+	bool found;
+};
+
+static bool is_beginning(void *arg, const struct plt_mark *mark)
+{
+	struct beginning *b = arg;
+
+	b->found |= (mark->kind == PLT_MARK_MBR && mark->pos == b->at) ||
+		    (mark->kind == PLT_MARK_GPT && mark->value == 1 && mark->pos == b->at + 512);
+	return !b->found;
+}
+
+static bool begins_at(struct plt_disk *disk, uint64_t at, uint8_t buf[4096])
+{
+	struct beginning b = { .at = at };
+
+	if (plt_disk_size(disk) - at >= 4096 && plt_read(disk, at, buf, 4096, NULL) == 0)
+		plt_guest_marks(buf, 4096, at, is_beginning, &b);
+	return b.found;
+}
+
+int plt_deep_beginning(struct plt_disk *disk, const struct deep_map *m, struct deep_survey *s)
+{
+	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(4096);
+	uint64_t reads = 0;
+
+	if (!buf)
+		return -ENOMEM;
+	if (s->any || !m->span || !plt_disk_size(disk) || begins_at(disk, 0, buf))
+		return 0;
+	for (size_t i = 0; i < m->n && reads < BEGINNINGS_MAX; i++)
+		for (uint64_t at = m->v[i].guest; m->v[i].kind == DEEP_DATA && at < m->v[i].guest + m->v[i].len &&
+		     at < plt_disk_size(disk) && reads++ < BEGINNINGS_MAX; at += m->span)
+			if (at && begins_at(disk, at, buf)) {
+				int r = plt_extents_add(&s->bad, 0, 1024);
+
+				s->nbad++;
+				return r < 0 ? r : plt_extents_add(&s->bad, at, 1024);
+			}
+	return 0;
+}
+
 /* What the driver has named already because of what the structure shows. */
 static int add_doubts(const struct plt_mend *mend, const struct deep_map *m, struct plt_extents *to)
 {
@@ -193,7 +239,7 @@ static int add_doubts(const struct plt_mend *mend, const struct deep_map *m, str
 	for (size_t i = 0; i < mend->doubts.n && r == 0; i++) {
 		const struct plt_doubt *d = &mend->doubts.v[i];
 
-		if (d->disk == PLT_DISK_ACTIVE && d->kind == PLT_INFERRED && d->certainty == PLT_GUESS && d->len <= 4 * m->span)
+		if (d->disk == PLT_DISK_ACTIVE && (d->kind == PLT_LOST || d->certainty == PLT_GUESS) && d->len <= 4 * m->span)
 			r = add(m, to, d->off, d->len);
 	}
 	return r;

@@ -34,7 +34,8 @@ static void measure(struct ev *ev, unsigned set, uint64_t block)
 
 static int count(struct ev *ev, unsigned fs, unsigned set)
 {
-	uint64_t block = ev->fs[fs].fs->block, skew = ev->fs[fs].fs->grid, span = ev->p->span;
+	uint64_t block = ev->fs[fs].fs->block, skew = ev->fs[fs].fs->grid,
+		 span = PLT_MIN(ev->p->span, (uint64_t)ev->pieces * ev->piece_len);
 
 	block = PLT_MIN(block, (uint64_t)BLOCK_MAX);
 	ev->ends[set] = calloc(block + 1, sizeof(**ev->ends));

@@ -192,7 +192,8 @@ int plt_ev_scan(struct ev *ev)
 
 	ev->piece_len = (uint32_t)PLT_MIN(p->span, EV_PIECE);
 	ev->piece_grains = ev->piece_len / EV_GRAIN;
-	ev->pieces = (uint32_t)(p->span / ev->piece_len);
+	/* (an object may cover far more than there is of the disk behind the first empty slot) */
+	ev->pieces = (uint32_t)PLT_MIN(p->span / ev->piece_len, plt_div_up(p->disk_size - (p->nslots ? p->slots[0] : 0), ev->piece_len));
 	ev->piece = plt_alloc_capped((uint64_t)p->nobjects * ev->pieces, sizeof(*ev->piece), UINT64_C(1) << 30);
 	ev->mark_of = plt_alloc_capped((uint64_t)p->nobjects + 1, sizeof(*ev->mark_of), UINT64_C(1) << 30);
 	ev->blank = plt_alloc_capped(p->nobjects, sizeof(*ev->blank), UINT64_C(1) << 30);
@@ -223,7 +224,8 @@ int plt_ev_scan(struct ev *ev)
 
 uint16_t plt_ev_grain(const struct ev *ev, uint32_t object, uint64_t off)
 {
-	uint32_t i = ev->piece[(size_t)object * ev->pieces + off / ev->piece_len];
+	uint64_t piece = off / ev->piece_len;
+	uint32_t i = piece < ev->pieces ? ev->piece[(size_t)object * ev->pieces + piece] : EV_NONE;
 
 	if (i == EV_NONE || i == EV_UNSEEN)
 		return i == EV_NONE ? EV_ABSENT : EV_UNKNOWN;

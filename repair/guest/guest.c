@@ -22,6 +22,7 @@
 #include "base/zero.h"
 
 #define PASS_BYTES (UINT64_C(4) << 20)
+#define SMALL 65536
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
@@ -30,12 +31,16 @@ static int read_disk(void *arg, uint64_t off, void *buf, size_t len)
 	struct guest_exam *x = arg;
 	int r = plt_store_read(x->st, off, buf, len, PLT_IO_OTHER, NULL);
 
-	if (r == -EIO && x->mend) {
-		struct plt_doubt d = { .kind = PLT_LOST, .disk = PLT_DISK_ACTIVE, .off = off, .len = len };
+	if (r == -EIO && x->mend && len <= SMALL) /* (of more the caller asks once more, in pieces) */
+		for (uint64_t at = plt_align_down(off, GUEST_SECTOR); at < off + len; at += GUEST_SECTOR) {
+			struct plt_doubt d = { .kind = PLT_LOST, .disk = PLT_DISK_ACTIVE, .off = at, .len = GUEST_SECTOR };
+			uint8_t sector[GUEST_SECTOR];
 
-		snprintf(d.why, sizeof(d.why), "it cannot be read");
-		(void)plt_doubts_set(&x->mend->doubts, &d);
-	}
+			if (plt_store_read(x->st, at, sector, sizeof(sector), PLT_IO_OTHER, NULL) != -EIO)
+				continue;
+			snprintf(d.why, sizeof(d.why), "it cannot be read");
+			(void)plt_doubts_set(&x->mend->doubts, &d);
+		}
 	return r;
 }
 

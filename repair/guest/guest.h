@@ -11,7 +11,8 @@
  *	table.c  a partition table from its other copy, or from the volumes that are found
  *	shift.c  a disk that begins further on in the file
  *	fat.c    the boot sector of a FAT that has no copy of it
- *	super.c  the first superblock or label of a volume, from its copies
+ *	super.c  the first superblock of a volume, from its copies
+ *	lvm.c    the label and the metadata of a physical volume of LVM
  */
 #include "base/error.h"
 #include "formats/finding.h"
@@ -66,6 +67,11 @@ bool guest_is_shifted(struct guest_exam *x);
 int guest_mend_table(struct guest_exam *x);
 /* fat.c: *ret_is: it is one, and what there is to say has been said */
 int guest_mend_fat(struct guest_exam *x, const struct plt_part *part, bool *ret_is);
+/*
+ * lvm.c: what stands at the beginning of a physical volume.  Without @by_text it has to have its label or the header of its
+ * metadata; with it, a text is enough that describes such a volume.  *ret_is: it is one, and all is said.
+ */
+int guest_mend_lvm(struct guest_exam *x, const struct plt_part *part, bool by_text, bool *ret_is);
 /* super.c */
 int guest_say_remains(struct guest_exam *x, const struct plt_part *part, bool *ret_said);
 int guest_mend_volume(struct guest_exam *x, const struct plt_part *part);

@@ -4,7 +4,7 @@
 /*
  * The beginning of a volume.  Where a partition does not begin like anything that is known, copies of a superblock that
  * name just this place say what it was; the best of them is written back if two agree, or more of the volume
- * confirms it.  The same for the label of an LVM physical volume, which its own metadata describe.
+ * confirms it.  What LVM keeps there is lvm.c's.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -103,87 +103,7 @@ static int restore(struct guest_exam *x, const struct plt_super *s, unsigned agr
 	return r == -ENOTSUP ? 0 : r;
 }
 
-/* ---- LVM ------------------------------------------------------------------------------------- */
-
-#define LVM_TEXT_MAX (1u << 20)
-
-/* The number behind "key = " from @p on; 0: there is none. */
-static uint64_t number(const char *p, const char *key)
-{
-	const char *q = strstr(p, key);
-
-	return q ? strtoull(q + strlen(key), NULL, 10) : 0;
-}
-
-/* The text of a volume group: it has one physical volume; *ret_pv is its section. */
-static const char *only_pv(const char *text)
-{
-	const char *pvs = strstr(text, "physical_volumes {"), *lvs = pvs ? strstr(pvs, "logical_volumes {") : NULL, *id, *next;
-
-	/* (on disk the text is not indented) */
-	id = pvs ? strstr(pvs, "\nid = \"") : NULL;
-	if (!id || (lvs && id > lvs))
-		return NULL;
-	next = strstr(id + 7, "\nid = \"");
-	return next && (!lvs || next < lvs) ? NULL : id + 7;
-}
-
-/* The label of a physical volume whose metadata area, at the usual place, is whole. */
-static int mend_lvm(struct guest_exam *x, const struct plt_part *part, bool *ret_is)
-{
-	uint8_t mda[GUEST_SECTOR], label[GUEST_SECTOR] = "LABELONE";
-	PLT_AUTOFREE char *text = NULL;
-	const char *pv;
-	uint64_t area, off, len, pe, dev;
-	unsigned n = 0;
-	bool mend = guest_mends(x);
-	int r;
-
-	*ret_is = false;
-	if (part->len < 1 << 20 || x->disk.read(x->disk.arg, part->start + 4096, mda, sizeof(mda)) ||
-	    memcmp(mda + 4, " LVM2 x[5A%r0N*>", 16) || plt_get_le64(mda + 24) != 4096 ||
-	    plt_lvm_crc(mda + 4, sizeof(mda) - 4) != plt_get_le32(mda))
-		return 0;
-	*ret_is = true;
-	area = plt_get_le64(mda + 32);
-	off = plt_get_le64(mda + 40);
-	len = plt_get_le64(mda + 48);
-	if (len > LVM_TEXT_MAX || area < 8192 || area > part->len || off < GUEST_SECTOR || off > area || len > area - off)
-		return 0; /* (a text that wraps around is not read) */
-	text = calloc(1, len + 1);
-	if (!text)
-		return -ENOMEM;
-	if (x->disk.read(x->disk.arg, part->start + 4096 + off, text, len))
-		return 0;
-	pv = only_pv(text);
-	pe = pv ? number(pv, "pe_start = ") : 0;
-	dev = pv ? number(pv, "dev_size = ") : 0;
-	if (!pe || !dev || dev > part->len / GUEST_SECTOR) {
-		guest_found(x, "R-LVM", false, part->start + GUEST_SECTOR, GUEST_SECTOR, "the label of an LVM physical volume is "
-			    "gone, and its metadata do not tell which of several volumes it was");
-		return 0;
-	}
-	for (const char *p = pv; n < 32 && *p && *p != '"'; p++)
-		if (*p != '-')
-			label[32 + n++] = (uint8_t)*p;
-	if (n < 32)
-		return 0;
-	plt_put_le64(label + 8, 1);
-	plt_put_le32(label + 20, 32);
-	memcpy(label + 24, "LVM2 001", 8);
-	plt_put_le64(label + 64, dev * GUEST_SECTOR);
-	plt_put_le64(label + 72, pe * GUEST_SECTOR); /* the data area, up to the end */
-	plt_put_le64(label + 104, 4096);             /* behind the empty entry: the metadata area */
-	plt_put_le64(label + 112, area);
-	plt_put_le32(label + 136, 2);                /* and the extension: version, flags */
-	plt_put_le32(label + 140, 1);
-	plt_put_le32(label + 16, plt_lvm_crc(label + 20, GUEST_SECTOR - 20));
-	r = mend ? guest_put(x, part->start + GUEST_SECTOR, label, sizeof(label), PLT_STRONG,
-			     "the label is made from the volume's own metadata") : 0;
-	guest_found(x, "R-LVM", mend, part->start + GUEST_SECTOR, GUEST_SECTOR, "the label of an LVM physical volume at %#" PRIx64
-		    " is gone; its metadata describe it", part->start);
-	return r;
-}
+/* ---- remains ------------------------------------------------------------------------------ */
 
 #define REMAINS_BYTES (UINT64_C(64) << 20) /* of a volume that are looked through for what only a filesystem writes */
 #define REMAINS_MIN 4
@@ -240,8 +160,8 @@ int guest_mend_volume(struct guest_exam *x, const struct plt_part *part)
 	int r;
 
 	if (plt_super_first(&x->disk, part->start, &first))
-		return 0;
-	r = mend_lvm(x, part, &is);
+		return first.kind == PLT_SUPER_LVM ? guest_mend_lvm(x, part, false, &is) : 0;
+	r = guest_mend_lvm(x, part, false, &is);
 	if (r < 0 || is || is_foreign(x, part->start))
 		return r;
 	r = guest_volumes(x, part->start, part->start + part->len, &v, &n);
@@ -251,6 +171,8 @@ int guest_mend_volume(struct guest_exam *x, const struct plt_part *part)
 			r = restore(x, s, agree);
 		else
 			r = guest_mend_fat(x, part, &is);
+		if (r == 0 && !s && !is)
+			r = guest_mend_lvm(x, part, true, &is);
 		if (r == 0 && !s && !is)
 			r = guest_say_remains(x, part, &is);
 	}

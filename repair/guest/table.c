@@ -414,12 +414,21 @@ static int from_volumes(struct guest_exam *x, bool was_gpt, bool was_mbr)
 
 /* ---- all of it ------------------------------------------------------------------------------- */
 
+/* A physical volume of LVM on the whole disk, that has lost what tells so at its beginning: volumes in it are no partitions. */
+static int whole_lvm(struct guest_exam *x, bool *ret_is)
+{
+	const struct plt_part whole = { .len = x->disk.size };
+	int r = guest_mend_lvm(x, &whole, false, ret_is);
+
+	return r < 0 || *ret_is ? r : guest_mend_lvm(x, &whole, true, ret_is);
+}
+
 int guest_mend_table(struct guest_exam *x)
 {
 	struct gpt primary, backup = { 0 };
 	struct plt_super s;
 	uint8_t mbr[GUEST_SECTOR] = { 0 };
-	bool sure;
+	bool sure, is;
 	int r = read_gpt(x, 1, &primary);
 
 	if (r == 0)
@@ -443,6 +452,8 @@ int guest_mend_table(struct guest_exam *x)
 		x->nparts = 1;
 	} else if (r == 0 && guest_is_shifted(x)) {
 		x->table = GUEST_MBR; /* it has been said */
+	} else if (r == 0 && (r = whole_lvm(x, &is)) == 0 && is) {
+		x->table = GUEST_PLAIN; /* it has been said */
 	} else if (r == 0) {
 		r = from_volumes(x, primary.rest || backup.rest || mbr[446 + 4] == 0xee,
 				 mbr[510] == 0x55 && mbr[511] == 0xaa);

@@ -27,7 +27,8 @@
 
 #define BLOCK 4096u
 #define CHUNK 65536u
-#define COMPARED 1024u /* chunks at most, all over what the image holds */
+#define COMPARED (PLT_LIKENESS_CHUNKS - 2) /* chunks, all over what the image holds */
+#define OUTDONE 8          /* blocks; and so many times those that speak for the other */
 #define EXT_SUPER 1024u
 #define EXT_WTIME 48u
 #define EXT_MAGIC 56u
@@ -87,8 +88,8 @@ static int open_both(const struct plt_child *child, const struct plt_candidate *
 
 /* ---- the same blocks --------------------------------------------------------------------------- */
 
-static void compare_chunk(const struct plt_child *child, struct plt_disk *below, struct plt_candidate *c, uint64_t off,
-			  size_t len, uint8_t *a, uint8_t *b)
+static void compare_chunk(const struct plt_child *child, struct plt_disk *below, uint64_t off, size_t len, uint8_t *a, uint8_t *b,
+			  struct plt_likeness *ret, uint16_t *bits)
 {
 	if (off >= plt_disk_size(below))
 		return;
@@ -98,33 +99,49 @@ static void compare_chunk(const struct plt_child *child, struct plt_disk *below,
 	for (size_t at = 0; at + BLOCK <= len; at += BLOCK) {
 		if (plt_is_zero(a + at, BLOCK))
 			continue;
-		c->blocks++;
-		c->same += !memcmp(a + at, b + at, BLOCK);
+		ret->blocks++;
+		if (!memcmp(a + at, b + at, BLOCK)) {
+			ret->same++;
+			*bits |= (uint16_t)(1u << at / BLOCK);
+		}
 	}
 }
 
-/* In chunks that are spread evenly over what the image holds: the same for each candidate. */
-static int compare(const struct plt_child *child, struct plt_disk *below, struct plt_candidate *c, struct plt_error *err)
+/* In chunks that are spread evenly over what the image holds. */
+int plt_likeness_find(const struct plt_child *child, struct plt_disk *below, struct plt_likeness *ret, struct plt_error *err)
 {
 	uint64_t total = plt_extents_total(&child->own), every = PLT_MAX(total / COMPARED, (uint64_t)CHUNK), next = 0, sum = 0;
 	PLT_AUTOFREE uint8_t *a = plt_alloc_io(CHUNK), *b = plt_alloc_io(CHUNK);
+	unsigned n = 0;
 
+	*ret = (struct plt_likeness){ 0 };
 	if (!a || !b)
 		return plt_error_set(err, ENOMEM, "out of memory");
 	for (size_t i = 0; i < child->own.n; i++) {
 		const struct plt_range *e = &child->own.v[i];
 
-		while (next < sum + e->len) {
+		for (; next < sum + e->len && n < PLT_LIKENESS_CHUNKS; next += every, n++) {
 			uint64_t in = next - sum, off = plt_align_up(e->off + in, BLOCK);
 
 			if (off < e->off + e->len)
-				compare_chunk(child, below, c, off, (size_t)PLT_MIN(e->off + e->len - off, (uint64_t)CHUNK), a, b);
-			next += every;
+				compare_chunk(child, below, off, (size_t)PLT_MIN(e->off + e->len - off, (uint64_t)CHUNK), a, b, ret,
+					      &ret->bits[n]);
 		}
 		sum += e->len;
 		next = PLT_MAX(next, sum);
 	}
 	return 0;
+}
+
+bool plt_likeness_outdoes(const struct plt_likeness *a, const struct plt_likeness *b)
+{
+	unsigned more = 0, less = 0;
+
+	for (unsigned i = 0; i < PLT_LIKENESS_CHUNKS; i++) {
+		more += (unsigned)__builtin_popcount(a->bits[i] & (unsigned)~b->bits[i]);
+		less += (unsigned)__builtin_popcount(b->bits[i] & (unsigned)~a->bits[i]);
+	}
+	return more >= OUTDONE && less * OUTDONE <= more;
 }
 
 /* ------------------------------------------------------------------------------------------------ */
@@ -165,7 +182,8 @@ int plt_candidate_weigh(const struct plt_child *child, struct plt_candidate *c, 
 		o.flags = PLT_OPEN_FORCE_SHARE;
 		if (plt_disk_open(child->ctx, c->name, &o, &below, NULL) == 0) {
 			look_at_times(&w, below);
-			r = compare(child, below, c, err);
+			c->like = calloc(1, sizeof(*c->like));
+			r = c->like ? plt_likeness_find(child, below, c->like, err) : plt_error_set(err, ENOMEM, "out of memory");
 			plt_disk_close(below, NULL);
 		}
 	}

@@ -47,7 +47,7 @@ static const struct plt_layer *broken(const struct plt_chain *c)
 	return c->n ? &c->layers[0] : NULL;
 }
 
-static int take_own(struct plt_child *child, struct plt_error *err)
+int plt_child_own(struct plt_child *child, struct plt_error *err)
 {
 	struct plt_cursor cur;
 	const struct plt_extent *e;
@@ -92,7 +92,7 @@ static int open_child(struct plt_child *child, const struct plt_layer *l, struct
 	img = plt_disk_image(child->alone);
 	if (img->drv->identity)
 		img->drv->identity(img, &child->id);
-	return take_own(child, err);
+	return plt_child_own(child, err);
 }
 
 /* ---- the candidates ------------------------------------------------------------------------------ */
@@ -209,12 +209,18 @@ static int by_first(const void *a, const void *b, void *arg)
 static int weigh_all(struct found *f, const struct plt_child *child, struct plt_error *err)
 {
 	PLT_AUTOFREE char *full = NULL;
-	int r = 0;
+	struct plt_traces traces;
+	int r = plt_traces_read(child, &traces);
 
+	if (r < 0)
+		return plt_error_set(err, ENOMEM, "out of memory");
 	if (child->backing && plt_name_resolve(child->name, child->backing, &full, NULL) < 0)
 		full = NULL;
-	for (unsigned i = 0; i < f->n; i++)
+	for (unsigned i = 0; i < f->n; i++) {
 		f->v[i].recorded = full && plt_same_path(full, f->v[i].name);
+		f->v[i].left_over = plt_traces_name(&traces, child, &f->v[i]);
+	}
+	plt_traces_release(&traces);
 	if (f->n)
 		qsort_r(f->v, f->n, sizeof(*f->v), by_first, (void *)(uintptr_t)child);
 	for (unsigned i = 0; i < f->n && i < WEIGHED && r == 0; i++)
@@ -310,6 +316,7 @@ void plt_parents_free(struct plt_parents *p)
 		return;
 	for (unsigned i = 0; i < f->n; i++) {
 		free(f->v[i].name);
+		free(f->v[i].like);
 		free(f->v[i].format);
 	}
 	free(f->v);

@@ -7,6 +7,7 @@
  * The search for the backing file of an image that has lost it.
  *
  *	find.c     which files come into question, and what names, headers and times say
+ *	traces.c   names that it has recorded before
  *	content.c  what the bytes say: the disk that image and candidate make together
  *	rank.c     who is first, by how much, and how sure that is
  *	link.c     the plan that records another one
@@ -27,6 +28,17 @@ struct plt_child {
 	struct plt_extents own;         /* where it has data */
 };
 
+/*
+ * Which of the blocks that an image holds read the same on a disk below it: a bit each of a sample that is the same for every
+ * such disk.
+ */
+#define PLT_LIKENESS_CHUNKS 1026
+#define PLT_LIKENESS_BLOCKS 16 /* of 4 KiB, in a chunk */
+struct plt_likeness {
+	uint64_t same, blocks;          /* that are not zeros */
+	uint16_t bits[PLT_LIKENESS_CHUNKS];
+};
+
 struct plt_candidate {
 	char *name, *format;
 	uint64_t size;
@@ -39,14 +51,31 @@ struct plt_candidate {
 	uint64_t own_good, own_bad;     /* and those of them that the image holds */
 	int64_t guest_time;             /* when a guest wrote to it last, by its own clock; 0: not known */
 	bool is_overlay;                /* it has a backing file itself */
-	uint64_t same, blocks;          /* of the blocks that the image holds, those that read the same below it */
+	struct plt_likeness *like;      /* once it is weighed (malloc): of the blocks that the image holds, those that read the same below it */
+	bool left_over;                 /* its name is still in the image, behind what is recorded */
+	bool outdone;                   /* by another, which has many of them that this one has not */
 	int score;
 	const char *certainty;
 	char why[400];
 };
 
+/* The beginning of the image's file. */
+struct plt_traces {
+	uint8_t *head;
+	size_t len;
+};
+int plt_traces_read(const struct plt_child *child, struct plt_traces *ret);
+void plt_traces_release(struct plt_traces *t);
+/* Has the image recorded it once, by its name? */
+bool plt_traces_name(const struct plt_traces *t, const struct plt_child *child, const struct plt_candidate *c);
+
 /* Fills in what the content says; a candidate that cannot be opened is marked and no failure. */
 int plt_candidate_weigh(const struct plt_child *child, struct plt_candidate *c, struct plt_error *err);
+/* Where the image has data: child->own, of child->alone. */
+int plt_child_own(struct plt_child *child, struct plt_error *err);
+int plt_likeness_find(const struct plt_child *child, struct plt_disk *below, struct plt_likeness *ret, struct plt_error *err);
+/* Are there so many blocks that @a has and @b has not, and so few the other way, that the image was written over @a? */
+bool plt_likeness_outdoes(const struct plt_likeness *a, const struct plt_likeness *b);
 /* What names, headers and times alone are worth: to choose who is weighed. */
 int plt_candidate_first(const struct plt_child *child, const struct plt_candidate *c);
 /* Sorts, best first, and says how sure each is and why. */

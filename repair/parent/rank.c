@@ -15,6 +15,7 @@
 #include "repair/parent/parent.h"
 
 #define ENOUGH_PIECES 8  /* of metadata, to be evidence by themselves */
+#define FEW_PIECES 2
 #define ENOUGH_BLOCKS 16
 
 static double ratio(uint64_t part, uint64_t of)
@@ -34,7 +35,7 @@ int plt_candidate_first(const struct plt_child *child, const struct plt_candidat
 		n += c->same_time ? 40 : -5;
 	n += c->size == child->size ? 20 : c->size < child->size ? -15 : -20;
 	n += c->same_format ? 15 : -30;
-	n += c->same_name ? 15 : 0;
+	n += c->same_name ? 15 : c->left_over ? 12 : 0;
 	if (child->made >= 0 && c->written >= 0)
 		n += c->written <= child->made ? 10 : c->written <= child->written ? -5 : -15;
 	return n;
@@ -44,6 +45,16 @@ int plt_candidate_first(const struct plt_child *child, const struct plt_candidat
 struct best {
 	double own, all, same;
 };
+
+static uint64_t blocks_of(const struct plt_candidate *c)
+{
+	return c->like ? c->like->blocks : 0;
+}
+
+static uint64_t same_of(const struct plt_candidate *c)
+{
+	return c->like ? c->like->same : 0;
+}
 
 static double own_ratio(const struct plt_candidate *c)
 {
@@ -74,13 +85,15 @@ static void score(const struct plt_child *child, struct plt_candidate *c, const 
 		return;
 	if (c->good + c->bad)
 		c->score += (int)(60 * all_ratio(c)) + (int)(60 * own_ratio(c));
-	if (c->blocks)
-		c->score += (int)(60 * ratio(c->same, c->blocks));
+	if (blocks_of(c))
+		c->score += (int)(60 * ratio(same_of(c), blocks_of(c)));
 	if (child->made >= 0 && c->guest_time > child->made)
 		c->score -= 40;
+	if (c->outdone)
+		c->score -= 60;
 	c->score -= c->is_overlay ? 3 : 0; /* (of two that are alike to us, what both stand on) */
 	c->score += deficit(best->all, all_ratio(c), 400, 150) + deficit(best->own, own_ratio(c), 200, 150) +
-		    deficit(best->same, ratio(c->same, c->blocks), 200, 150);
+		    deficit(best->same, ratio(same_of(c), blocks_of(c)), 200, 150);
 }
 
 static void add(struct plt_candidate *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -111,15 +124,19 @@ static void explain(const struct plt_child *child, struct plt_candidate *c)
 		add(c, "%" PRIu64 " of %" PRIu64 " pieces of the guest's metadata fit", c->good, c->good + c->bad);
 	if (c->own_good + c->own_bad)
 		add(c, "of those in the image %" PRIu64 " of %" PRIu64, c->own_good, c->own_good + c->own_bad);
-	if (c->blocks)
-		add(c, "%" PRIu64 " of %" PRIu64 " blocks of the image are the same in it", c->same, c->blocks);
+	if (blocks_of(c))
+		add(c, "%" PRIu64 " of %" PRIu64 " blocks of the image are the same in it", same_of(c), blocks_of(c));
 	if (child->made >= 0 && c->guest_time > child->made)
 		add(c, "a guest has written to it after the image was made");
+	if (c->outdone)
+		add(c, "another has more of them");
 	add(c, c->size == child->size ? "the same size" : c->size < child->size ? "shorter" : "longer");
 	if (!c->same_format)
 		add(c, "another format than recorded");
 	if (c->same_name)
 		add(c, "the same name");
+	if (c->left_over)
+		add(c, "its name is still in the image, behind the one that is recorded");
 	if (child->made >= 0 && c->written > child->made)
 		add(c, "written after the image was made");
 }
@@ -137,7 +154,13 @@ static bool content(const struct plt_candidate *c)
 	uint64_t own = c->own_good + c->own_bad;
 
 	return (own >= ENOUGH_PIECES && c->own_good * 50 >= own * 49 && c->good * 50 >= (c->good + c->bad) * 49) ||
-	       (c->blocks >= ENOUGH_BLOCKS && c->same * 4 >= c->blocks);
+	       (blocks_of(c) >= ENOUGH_BLOCKS && same_of(c) * 4 >= blocks_of(c));
+}
+
+/* It speaks for it, and there is little of it. */
+static bool fits(const struct plt_candidate *c)
+{
+	return c->own_good >= FEW_PIECES && !c->own_bad && c->good >= ENOUGH_PIECES && !c->bad;
 }
 
 static const char *certainty(const struct plt_candidate *v, unsigned n, unsigned i)
@@ -153,7 +176,9 @@ static const char *certainty(const struct plt_candidate *v, unsigned n, unsigned
 		return "proven";
 	if (ahead >= 30 && (content(&v[i]) || v[i].same_id))
 		return "strong";
-	return ahead >= 10 && (content(&v[i]) || v[i].same_name) ? "likely" : "guess";
+	if (ahead >= 30 && fits(&v[i]) && v[i].same_time)
+		return "strong";
+	return ahead >= 10 && (content(&v[i]) || fits(&v[i]) || v[i].same_name) ? "likely" : "guess";
 }
 
 void plt_candidates_rank(const struct plt_child *child, struct plt_candidate *v, unsigned n)
@@ -165,8 +190,11 @@ void plt_candidates_rank(const struct plt_child *child, struct plt_candidate *v,
 			continue;
 		best.own = PLT_MAX(best.own, own_ratio(&v[i]));
 		best.all = PLT_MAX(best.all, all_ratio(&v[i]));
-		best.same = PLT_MAX(best.same, ratio(v[i].same, v[i].blocks));
+		best.same = PLT_MAX(best.same, ratio(same_of(&v[i]), blocks_of(&v[i])));
 	}
+	for (unsigned i = 0; i < n; i++)
+		for (unsigned k = 0; k < n && !v[i].outdone; k++)
+			v[i].outdone = v[i].like && v[k].like && plt_likeness_outdoes(v[k].like, v[i].like);
 	for (unsigned i = 0; i < n; i++)
 		score(child, &v[i], &best);
 	if (n)

@@ -12,7 +12,15 @@ unit_tests += tests/block/test-races
 tests_block_test_races_SOURCES = tests/block/test-races.c tests/block/lab.c tests/block/lab.h
 
 unit_tests += tests/block/test-cache
-tests_block_test_cache_SOURCES = tests/block/test-cache.c tests/block/lab.c tests/block/lab.h
+tests_block_test_cache_SOURCES = \
+	tests/block/cachebed.c \
+	tests/block/cachebed.h \
+	tests/block/lab.c \
+	tests/block/lab.h \
+	tests/block/test-cache-failing.c \
+	tests/block/test-cache-qcow2.c \
+	tests/block/test-cache.c \
+	$(NULL)
 
 unit_tests += tests/block/test-needs
 tests_block_test_needs_SOURCES = tests/block/test-needs.c tests/block/lab.c tests/block/lab.h

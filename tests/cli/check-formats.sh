@@ -83,8 +83,8 @@ ok 'qcow: a long L1 table in a hole' timeout 2 "$PLATTER" check -q x
 slot=$((208 + 48)) # the second
 each; checks 0 '' 'luks'
 is "$("$PLATTER" check --output=json x | grep -c '"format": "luks"')" 1 'luks: no key is asked for'
-each; poke x 6 "$(be 2 2)"; checks 1 'LUKS version 2' 'luks: another version' luks
-each; poke x 0 X; checks 1 'not in LUKS format' 'luks: another format' luks
+each; poke x 6 "$(be 2 2)"; checks 2 'LUKS version 2' 'luks: another version' luks
+each; poke x 0 X; checks 2 'not in LUKS format' 'luks: another format' luks
 each; poke x 208 "$(be 4 7)"; checks 2 'Keyslot 0 state is corrupted' 'luks: the state of a slot'
 each; poke x 208 "$(be 4 $((0xdead)))"; checks 2 'no key slot is active' 'luks: no key'
 each; poke x $((208 + 44)) "$(be 4 5)"; checks 2 'Keyslot 0 is corrupted \(stripes 5' 'luks: stripes'

@@ -11,6 +11,8 @@ libplatter_fault_la_SOURCES = \
 	tests/fault/rig-images.c \
 	tests/fault/rig.c \
 	tests/fault/rig.h \
+	tests/fault/scenarios-manage.c \
+	tests/fault/scenarios-qcow2.c \
 	tests/fault/scenarios-vhd.c \
 	tests/fault/scenarios.c \
 	tests/fault/scenarios.h \

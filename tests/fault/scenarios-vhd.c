@@ -12,16 +12,6 @@
 #include "tests/unit.h"
 #include "vhd/vhd.h"
 
-/* Leave the run at the first failure. */
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_ = (call);                                                                 \
-		if (try_ < 0)                                                                      \
-			return try_;                                                               \
-	} while (0)
-
-#define KIB 1024u
-
 /* ---- allocating ------------------------------------------------------------------------------ */
 
 /* Each pair of blocks moves the footer; entries, bits and data are flushed in all mixtures. */

@@ -18,13 +18,29 @@ struct scenario {
 	unsigned states;	   /* most states to be looked at; 0: the suite's own bound */
 };
 
-extern const struct scenario scenarios[];     /* of qcow2 */
-extern const unsigned scenarios_count;
-extern const struct scenario scenarios_vhd[]; /* scenarios-vhd.c */
+extern const struct scenario scenarios_qcow2[];  /* scenarios-qcow2.c */
+extern const unsigned scenarios_qcow2_count;
+extern const struct scenario scenarios_manage[]; /* scenarios-manage.c */
+extern const unsigned scenarios_manage_count;
+extern const struct scenario scenarios_vhd[];    /* scenarios-vhd.c */
 extern const unsigned scenarios_vhd_count;
-#define SCENARIOS (scenarios_count + scenarios_vhd_count)
+#define SCENARIOS (scenarios_qcow2_count + scenarios_manage_count + scenarios_vhd_count)
 const struct scenario *scenario_at(unsigned i); /* of all */
 const struct scenario *scenario_find(const char *name);
+
+/* For those who write scenarios: leave the run at the first failure. */
+#define TRY(call)                                                                                  \
+	do {                                                                                       \
+		int try_ = (call);                                                                 \
+		if (try_ < 0)                                                                      \
+			return try_;                                                               \
+	} while (0)
+
+#define KIB 1024u
+
+/* Of qcow2, for .prepare: three quarters are written; clusters are shared with a snapshot. */
+void scenario_prepare_full(struct rig *r);
+void scenario_prepare_snapshot(struct rig *r);
 
 /* Prepare, record a run with rules switched off, close.  Ready for rig_cut_power(). */
 struct rig *scenario_record(const struct scenario *s, uint64_t seed, uint64_t rules_off);

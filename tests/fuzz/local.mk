@@ -71,7 +71,13 @@ tests_fuzz_fuzz_write_LDADD = $(fuzz_ldadd)
 tests_fuzz_fuzz_write_LDFLAGS = $(fuzz_ldflags)
 
 check_helpers += tests/fuzz/make-images tests/fuzz/make-vhd
-tests_fuzz_make_images_SOURCES = tests/fuzz/make-images.c
+tests_fuzz_make_images_SOURCES = \
+	tests/fuzz/hostile-opens.c \
+	tests/fuzz/hostile-pack.c \
+	tests/fuzz/hostile.c \
+	tests/fuzz/hostile.h \
+	tests/fuzz/make-images.c \
+	$(NULL)
 tests_fuzz_make_vhd_SOURCES = tests/fuzz/make-vhd.c
 
 script_tests += \

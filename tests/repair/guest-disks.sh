@@ -203,51 +203,103 @@ done
 "$PLATTER" convert --rescue -f raw -O raw d.raw got.raw >out 2>&1
 is_file_equal got.raw d.raw 'what is no disk is shown as it is'
 
-# A label of LVM, from the volume's own metadata.
-python3 - lvm.raw <<'EOF2'
-import struct, sys
-def crc(b):
-    c = 0xf597a6cf
-    for x in b:
-        c ^= x
-        for _ in range(8):
-            c = c >> 1 ^ (0xedb88320 if c & 1 else 0)
-    return struct.pack('<I', c)
-text = b'''vg {
-id = "aaaaaa-bbbb-cccc-dddd-eeee-ffff-gggggg"
-seqno = 1
-physical_volumes {
-
-pv0 {
-id = "AbCdEf-GhIj-KlMn-OpQr-StUv-WxYz-012345"
-device = "/dev/sda"
-dev_size = 16384
-pe_start = 2048
-pe_count = 7
-}
-}
-
-}
-'''
-pv = b'AbCdEfGhIjKlMnOpQrStUvWxYz012345'
-body = struct.pack('<I8s', 32, b'LVM2 001') + pv + struct.pack('<QQQQQQQQQII', 8 << 20, 1 << 20, 0, 0, 0, 4096,
-                                                                 (1 << 20) - 4096, 0, 0, 2, 1)
-body = body.ljust(492, b'\0')
-label = b'LABELONE' + struct.pack('<Q', 1) + crc(body) + body
-mda = (b' LVM2 x[5A%r0N*>' + struct.pack('<IQQQQII', 1, 4096, (1 << 20) - 4096, 512, len(text), 0, 0)).ljust(508, b'\0')
-with open(sys.argv[1], 'wb') as f:
-    f.truncate(8 << 20)
-    f.seek(512)
-    f.write(label)
-    f.seek(4096)
-    f.write(crc(mda) + mda + text)
+# LVM: what stands at the beginning of a physical volume, from its own metadata; older ones where the newest are damaged.
+truncate -s 12M part && mke2fs -q -t ext4 part
+cat >lvm-case.py <<'EOF2'
+import os, re, struct, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, sys.argv[1])
+import lvm
+START = 1 << 20
+what, name = sys.argv[2:4]
+content = open('part', 'rb').read()
+if what in ('make', 'make-grown'):
+    with open(name, 'wb') as f:
+        f.write(lvm.make(content, 5, 512 * 2031, what == 'make-grown'))
+    sys.exit()
+d = bytearray(open(name, 'rb').read())
+start = 0 if d[512:520] == b'LABELONE' or what.endswith('-whole') else START
+if what == 'read': # prints the number of the text, if the volume is what it was
+    v = lvm.Volume(d[start:])
+    assert v.read(d[start:], 'root')[:len(content)] == content
+    print(re.search(r'seqno = (\d+)', v.text).group(1))
+    sys.exit()
+v = lvm.Volume(d[start:])
+ring = start + lvm.META + 512
+if what == 'label':
+    d[start + 512:start + 1024] = bytes(512)
+elif what == 'header':
+    d[ring - 512:ring] = os.urandom(512)
+elif what == 'both':
+    d[start:ring] = bytes(4096 + 512)
+elif what == 'text':
+    d[start + v.place + 512:start + v.place + 1024] = bytes(512)
+elif what == 'bit':
+    d[start + v.place + 700] ^= 4
+elif what == 'groups': # one that was there before, and has seen more changes
+    t = v.text.replace('seqno = 4', 'seqno = 90').replace('creation_time = 17', 'creation_time = 16')
+    t = re.sub(r'id = "......-', 'id = "AAAAAA-', t, count=1).encode() + bytes(1)
+    d[ring + (512 << 10):ring + (512 << 10) + len(t)] = t
+    d[ring - 512:ring] = bytes(512)
+elif what == 'endless':
+    t = b'vg0 {\nid = "' + b'a' * 38 + b'"\nseqno = 7\n'
+    d[ring:ring + lvm.AREA - 512] = t.ljust(512, b'x') * (lvm.AREA // 512 - 1)
+    d[ring - 512:ring] = bytes(512)
+with open(name, 'r+b') as f:
+    f.write(d)
 EOF2
-is "$(blkid -p -o value -s TYPE lvm.raw)" LVM2_member 'a physical volume'
-ok '  is sound' "$PLATTER" repair -q -f raw --yes lvm.raw
-wrap lvm.raw pv.raw
+lvm() { python3 lvm-case.py "$srcdir/tests/fixtures" "$@"; }
+lvm make whole-pv.raw
+wrap whole-pv.raw pv.raw
+is "$(blkid -p -o value -s TYPE whole-pv.raw)" LVM2_member 'a physical volume'
+if command -v pvck >/dev/null; then
+	like "$(pvck --dump metadata whole-pv.raw 2>/dev/null)" 'seqno = 4' '  with metadata, to LVM itself'
+else
+	skip '  with metadata, to LVM itself' 'no pvck'
+fi
+for d in whole-pv pv; do
+	cp $d.raw d.raw
+	ok "$d: is sound" "$PLATTER" repair -q -f raw --yes d.raw
+	is "$(ls d.raw*)" d.raw '  and needs no journal'
+	case $d in pv) kinds='label header' ;; *) kinds=both ;; esac
+	for what in $kinds; do
+		cp $d.raw d.raw
+		lvm $what d.raw
+		damaged $d "the $what of an LVM volume is gone" same R-LVM
+	done
+done
 cp pv.raw d.raw
-zero 2049 1
-damaged pv 'the label of an LVM volume is gone' same R-LVM
+lvm bit d.raw
+ok 'a wrong bit in the metadata' "$PLATTER" repair -q -f raw --yes d.raw
+is_file_equal d.raw pv.raw '  is found by their checksum'
+rm -f d.raw*
+cp pv.raw d.raw
+lvm groups d.raw
+"$PLATTER" repair -q -f raw --yes d.raw >out 2>&1
+is "$(lvm read d.raw)" 4 'of two groups the one that was there last'
+rm -f d.raw*
+cp pv.raw d.raw
+lvm text d.raw
+"$PLATTER" repair -f raw --yes d.raw >out 2>&1
+is $? 2 'the newest metadata are damaged: rests on less than proof'
+like "$(cat out)" 'as of change 3 they are there, and filesystems begin where these say' '  says what counts now'
+is "$(lvm read d.raw)" 3 '  the volume is where it was'
+rm -f d.raw*
+lvm make-grown part2
+wrap part2 d.raw
+lvm text d.raw
+cp d.raw before
+"$PLATTER" repair -f raw --yes d.raw >out 2>&1
+is $? 2 'older metadata that cannot be right'
+like "$(cat out)" 'a filesystem is larger than its volume was then' '  are named'
+is_file_equal d.raw before '  and not taken'
+rm -f d.raw*
+cp pv.raw d.raw
+lvm endless d.raw
+"$PLATTER" repair -f raw --yes d.raw >out 2>&1
+is $? 2 'a ring of beginnings'
+like "$(cat out)" 'no text in its metadata tells what it was' '  says nothing'
+rm -f d.raw* part part2
 
 # As with qemu-img, whose callers give -r to any disk, check touches no guest.
 cp pv.raw d.raw

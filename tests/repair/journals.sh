@@ -74,6 +74,16 @@ for name in d.qcow2 links/l; do
 	fails 1 "unfinished: '$name' is not written" "$PLATTER" io -f qcow2 -c 'write -q 2M 4k' $name
 	like "$("$PLATTER" io -f qcow2 -c 'write 2M 4k' $name 2>&1)" 'repair .* was interrupted' 'and it is said why'
 done
+like "$("$PLATTER" map d.qcow2 2>&1)" "a repair of 'd.qcow2' was interrupted, and what is read" 'who reads it is told'
+fails 0 'and may' "$PLATTER" map d.qcow2
+mv d.qcow2 other.qcow2
+"$PLATTER" create -q -f qcow2 d.qcow2 1M
+for command in 'repair --yes' 'check -r all'; do
+	# shellcheck disable=SC2086 # a command and its options
+	like "$("$PLATTER" $command d.qcow2 2>&1)" "not what the repair left.*; if .* remove the journal 'd.qcow2.platter-undo'" \
+		"another image of that name, $command: the way out is said"
+done
+mv other.qcow2 d.qcow2
 ln -s ../d.qcow2.platter-undo links/j
 ok 'undo by a link to the journal' "$PLATTER" undo -q links/j
 is_file_equal d.qcow2 damaged.qcow2 'the very bytes'
@@ -125,6 +135,10 @@ ok 'undo' "$PLATTER" undo -q d.qcow2.platter-undo
 is_file_equal d.qcow2 damaged.qcow2 'the very bytes'
 fails 1 'a copy has no journal' "$PLATTER" repair --yes --output n --undo-file u d.qcow2
 is "$(echo [nu])" '[nu]' 'nothing is made'
+fails 0 'of a sound image' "$PLATTER" repair --output n sound.qcow2
+is_file_equal n sound.qcow2 'there is a copy, too'
+fails 1 'which is not written over' "$PLATTER" repair --output n sound.qcow2
+rm n
 
 # What is no journal of this image.
 "$PLATTER" repair -q --yes d.qcow2 2>err

@@ -13,7 +13,10 @@ tests_repair_mend_lab_SOURCES = tests/repair/mend-lab.c
 tests_repair_weigh_lab_SOURCES = tests/repair/weigh-lab.c
 
 script_tests += \
+	tests/repair/chains.sh \
+	tests/repair/data-file.sh \
 	tests/repair/deep.sh \
+	tests/repair/encrypted.sh \
 	tests/repair/evidence.sh \
 	tests/repair/guest-disks.sh \
 	tests/repair/journals.sh \
@@ -24,12 +27,14 @@ script_tests += \
 	tests/repair/lost-header.sh \
 	tests/repair/lost-snapshots.sh \
 	tests/repair/lost-tables.sh \
+	tests/repair/media.sh \
 	tests/repair/parents.sh \
 	tests/repair/plan-file.sh \
 	tests/repair/recovery.sh \
 	tests/repair/rescue.sh \
 	tests/repair/sound.sh \
 	tests/repair/stopped-snapshots.sh \
+	tests/repair/streams.sh \
 	tests/repair/trust.sh \
 	tests/repair/vhd-journal.sh \
 	$(NULL)
@@ -40,6 +45,7 @@ EXTRA_DIST += \
 	tests/repair/damage.py \
 	tests/repair/recovery.expected \
 	tests/repair/recovery.py \
+	tests/repair/recovery_chain.py \
 	tests/repair/recovery_table.py \
 	tests/repair/sound.py \
 	$(NULL)

@@ -40,13 +40,35 @@ for class in V-BAT-1 V-BAT-2 V-BAT-3 V-BAT-5 V-HDR-1 V-HDR-2 V-BMP-3 V-PARENT; d
 	damaged $class
 done
 
+# Blocks that were cut off with the end of the file: which sectors were the child's nobody knows; the parent's are a guess.
+cp --sparse=always child.img d.img
+python3 -B "$srcdir/tests/fixtures/damage.py" V-TRUNC-4 d.img "$seed" >said
+"$PLATTER" convert --rescue --report r.json -f vpc -O raw d.img out.raw >out 2>&1
+is $? 2 'cut in half: --rescue says so'
+"$PLATTER" convert -f vpc -O raw child.img.base base.raw
+is "$(python3 - <<'PY'
+import json
+r = json.load(open('r.json'))
+g, out, base = (open(n, 'rb').read() for n in ('g.raw', 'out.raw', 'base.raw'))
+said = bytearray(len(g))
+below = [d for d in r['inferred'] if d['certainty'] == 'guess' and 'parent' in d['reason']]
+for d in r['lost'] + r['inferred']:
+    said[d['start']:d['start'] + d['length']] = b'\1' * d['length']
+silent = sum(g[i:i + 512] != out[i:i + 512] and not said[i] for i in range(0, len(g), 512))
+same = all(out[d['start']:d['start'] + d['length']] == base[d['start']:d['start'] + d['length']] for d in below)
+print(silent, same, sum(d['length'] for d in below) > 0)
+PY
+)" '0 True True' "cut in half: shown is what the parent has, and it is listed"
+rm -f d.img* base.raw
+
 # a parent by name that is another disk: of the same size with another guest, and of another size
 python3 -B "$srcdir/tests/fixtures/guest.py" ext4 32 99 other.raw 0 fill=12 >/dev/null
+mkdir away
 for other in same larger; do
 	cp --sparse=always child.img d.img
 	[ $other = same ] && cp --sparse=always other.raw o.raw
 	[ $other = larger ] && { cp --sparse=always g.raw o.raw; truncate -s $((size + 4194304)) o.raw; }
-	mv child.img.base right.base
+	mv child.img.base away/right.base
 	qemu-img convert -f raw -O vpc -o force_size=on o.raw child.img.base
 	"$PLATTER" repair --yes -f vpc d.img >out 2>&1
 	ok "$other: another disk is not taken for the parent" cmp d.img child.img
@@ -54,6 +76,10 @@ for other in same larger; do
 	is $? 2 "$other: --rescue names what is not there"
 	is "$(python3 -c 'import json; print(sum(r["length"] for r in json.load(open("r.json"))["lost"]) > 0)')" True \
 		"$other: what lies in the parent is lost"
+	mv away/right.base right.base
+	"$PLATTER" convert --rescue --report r.json -f vpc -O raw d.img out.raw >out 2>&1
+	is_file_equal out.raw g.raw "$other: the right one beside is known by its id, whatever its name"
+	like "$(cat r.json)" "right.base' is taken for it [(]proven[)]" '  that is said'
 	mv right.base child.img.base
 	rm -f d.img*
 done

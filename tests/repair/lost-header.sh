@@ -94,7 +94,8 @@ ok '  and what it has is there' qemu-io -f raw -c 'read -q -P 1 3M 5M' got.raw
 
 name='with a backing file'
 qemu-img create -q -f qcow2 -F raw -b disk.raw sound.qcow2
-qemu-io -c 'write -q -P 1 3M 5M' -c 'write -q -P 2 40M 1k' sound.qcow2
+# (into files only: repair looks at the guest's metadata as well)
+qemu-io -c 'write -q -P 1 24M 5M' -c 'write -q -P 2 40M 1k' sound.qcow2
 judge magic
 judge field:l1_offset
 cp sound.qcow2 d.qcow2
@@ -108,6 +109,24 @@ for field in version cluster_bits size crypt l1_size l1_offset refcount_table_of
 	refcount_order header_length extension_length; do
 	judge field:$field f
 done
+
+# An L1 table of several clusters, of which the header names the second; the header itself; a table of clusters.
+qemu-img create -q -f qcow2 -o cluster_size=512 sound.qcow2 48M
+qemu-img convert -n -f raw -O qcow2 disk.raw sound.qcow2
+# place OFFSET TEXT: the L1 table lies there, says the header
+place() {
+	cp sound.qcow2 d.qcow2
+	rm -f d.qcow2.*
+	python3 -c 'import sys; f = open("d.qcow2", "r+b"); f.seek(40); f.write(int(sys.argv[1]).to_bytes(8, "big"))' "$1"
+	"$PLATTER" repair -q --yes d.qcow2 >out 2>&1
+	is $? 0 "the L1 table $2: repair"
+	is_file_equal d.qcow2 sound.qcow2 '  the header is what it was'
+}
+at=$((16#$(od -An -tx1 -j 40 -N 8 sound.qcow2 | tr -d ' \n')))
+place $((at + 512)) 'begins too late'
+place 0 'is the header'
+table=$((16#$(od -An -tx1 -j $((at + 1)) -N 7 sound.qcow2 | tr -d ' \n')))
+place $table 'is a table of clusters'
 
 # check says so, and changes nothing.
 cp sound.qcow2 d.qcow2
@@ -153,7 +172,31 @@ ok '  the disk is what it was' cmp disk.raw got.raw
 ok '  and all of it is inferred' grep -q '"reason": *"the header claims a feature that nobody knows' report.json
 "$PLATTER" repair -q --yes d.qcow2 >out 2>&1
 is $? 1 '  repair refuses'
+like "$(cat out)" 'ignore-feature N' '  and says how it would not'
 is_file_equal d.qcow2 before '  and changes nothing'
+# On the user's word it is ignored: by whoever reads, which writes nothing; repair takes it out.
+rm -f got.raw
+ok '  --ignore-feature: convert' "$PLATTER" convert --ignore-feature 40 -O raw d.qcow2 got.raw
+ok '  the disk is what it was' cmp disk.raw got.raw
+ok '  compare' "$PLATTER" compare -q --ignore-feature 40 d.qcow2 disk.raw
+"$PLATTER" check -q --ignore-feature 40 d.qcow2 >out 2>&1
+is $? 2 '  check'
+fails 1 '  nobody writes' "$PLATTER" io --ignore-feature 40 -c 'write 0 1' d.qcow2
+fails 1 '  another one is no help' "$PLATTER" convert --ignore-feature 41 -O raw d.qcow2 none.raw
+fails 1 '  nor is one in an image that has none' "$PLATTER" info --ignore-feature 40 disk.raw
+like "$("$PLATTER" info --ignore-feature 40 disk.raw 2>&1)" 'format raw claim none' '  which is said'
+"$PLATTER" amend -f qcow2 -o lazy_refcounts=on sound.qcow2
+cp sound.qcow2 known.qcow2
+printf '\20' | dd of=known.qcow2 bs=1 seek=79 conv=notrunc status=none
+fails 1 '  one that is known counts' "$PLATTER" convert --ignore-feature 4 -O raw known.qcow2 none.raw
+like "$("$PLATTER" convert --ignore-feature 4 -O raw known.qcow2 none.raw 2>&1)" '0x10.* known' '  which is said'
+is_file_equal d.qcow2 before '  nothing of it has changed the image'
+"$PLATTER" repair -q --yes --ignore-feature 40 d.qcow2 >out 2>&1
+is $? 2 '  repair: all of the disk is inferred'
+ok '  qemu-img finds no error' qemu-img check -q d.qcow2
+ok '  the disk is what it was' qemu-img compare -q d.qcow2 disk.raw
+ok '  undo' "$PLATTER" undo -q d.qcow2.platter-undo
+is_file_equal d.qcow2 before '  the very bytes'
 python3 - d.qcow2 <<'END'
 import struct
 import sys
@@ -194,4 +237,12 @@ for at in 0 1M 1234432; do
 	unlike "$(cat out)" 'whose header|header: it is gone|Plan:' "a raw disk with an image at $at is raw"
 	is_file_equal r.raw before '  and stays what it is'
 done
+
+# An overlay maps little, and the partition table lies below it: its L1 table says how large the disk is.
+qemu-img create -q -f qcow2 -o cluster_size=4k -b disk.raw -F raw sound.qcow2
+qemu-io -c 'write -q -P 7 3M 300k' sound.qcow2
+cp sound.qcow2 d.qcow2
+printf '\0\0\1\040\0\0\0\0' | dd of=d.qcow2 bs=1 seek=24 conv=notrunc status=none
+ok 'the size of an overlay: repair' "$PLATTER" repair -q --yes d.qcow2
+ok 'the size of an overlay: the disk is what it was' qemu-img compare -q -s d.qcow2 sound.qcow2
 done_testing

@@ -140,6 +140,26 @@ fails 2 'nothing that could be it' "$P" chain repair --to top mid
 fails 1 'no chain at all' "$P" chain repair away/base
 mv away/base .
 rmdir away
+
+# A name that was recorded before, and is still in the image: the end of a longer one, a locator that nothing names.
+"$P" create -q -f qcow2 first-of-all.img 1M
+"$P" create -q -f qcow2 second.img 1M
+"$P" create -q -f qcow2 -b first-of-all.img -F qcow2 over
+python3 -c '
+import struct
+with open("over", "r+b") as f:
+    at = struct.unpack(">Q", f.read(16)[8:])[0]
+    f.seek(16)
+    f.write(struct.pack(">I", 3))
+    f.seek(at)
+    f.write(b"new")'
+like "$("$P" chain --search . over)" "1. ./first-of-all.img .*" 'the end of a longer name is behind the recorded one'
+is "$("$P" chain --search . over | grep -c 'its name is still in the image')" 1 '  of that one'
+"$P" create -q -f vpc one.vhd 8M
+"$P" create -q -f vpc two.vhd 8M
+"$P" create -q -f vpc -b one.vhd -F vpc over.vhd
+"$P" rebase -q -u -b two.vhd -F vpc over.vhd
+like "$("$P" chain --search . over.vhd | grep -A1 one.vhd)" 'its name is still in the image' 'a locator of VHD that was given up'
 "$P" chain repair top >out
 is "$? $(grep -c 'nothing to repair' out)" '0 1' 'a sound chain needs none'
 done_testing

@@ -13,8 +13,7 @@ Guests are made (tests/fixtures/guest.py), images of them (image.py), each is br
 judged block by block (judge.py).  platter: `convert --rescue --report` where it has that, and `repair`, whose result is
 read with `convert --salvage`, which `undo` must take back to the byte, and of which --cuts interruptions must be
 finished and taken back (cuts.py).  qemu-img: `check -r all`, then `convert
---salvage`.  Both are told the format.  With --deep everything but the first `convert --rescue` looks deep, and `check --deep` has
-to see what is wrong.  --states writes one line a case: the case, and what platter made of it: whole,
+--salvage`.  Both are told the format.  With --deep `check --deep` has to see what is wrong.  --states writes one line a case: the case, and what platter made of it: whole,
 part (something is missing, and it said so) or silent.  A case that -v shows is run again by --case-seed with its seed
 beside the same --seed, guest, shape and class.  $PLATTER is the program; the exit status is 1 if undo failed, a
 program crashed or took more than half a minute.
@@ -38,6 +37,7 @@ import damage # noqa: E402
 import damage_raw # noqa: E402
 import image # noqa: E402
 import judge # noqa: E402
+import recovery_chain # noqa: E402
 import recovery_table # noqa: E402
 
 GUESTS = {'ext4': 128, 'xfs': 384, 'ntfs': 128, 'vfat': 128}
@@ -60,7 +60,9 @@ def run(*args):
 class Guest:
     def __init__(self, name, mib, seed, top):
         self.name = name
-        self.raw = os.path.join(top, name + '.raw')
+        # (not beside the images: nobody has another copy of the disk there)
+        self.raw = os.path.join(top, 'guests', name + '.raw')
+        os.makedirs(os.path.dirname(self.raw), exist_ok=True)
         status, out = run(sys.executable, '-B', os.path.join(FIXTURES, 'guest.py'), name, str(mib), str(seed), self.raw,
                           '0', 'old', 'fill=%g' % min(6, 800 / mib))
         if status:
@@ -79,7 +81,7 @@ class Sound:
             self.data = f.read()
         letter = {'qcow2': 'Q', 'vpc': 'V', 'raw': 'R'}[self.format]
         self.image = damage.parse(letter, self.data)
-        self.truth = judge.Truth(guest.raw, self.image.sources())
+        self.truth = judge.Truth(self.path if 'lvm' in image.SHAPES[shape][2] else guest.raw, self.image.sources())
         self.before = None
         if letter == 'Q' and self.image.snapshots:
             s = self.image.snapshots[0]
@@ -108,12 +110,19 @@ def remove_journals(path):
             os.unlink(os.path.join(os.path.dirname(path), name))
 
 
-def lists(report):
-    """([lost], [inferred]) of a report, as offset and length."""
+def warnings(text):
+    """What convert --salvage says that it could not read, as offset and length."""
+    return [(int(at), int(n or 512)) for at, n in WARNING.findall(text)]
+
+
+def lists(report, snapshot=False):
+    """([lost], [inferred]) of a report, as offset and length; @snapshot: of the one that images here have."""
     if not os.path.exists(report):
         return [], []
     with open(report) as f:
         said = json.load(f)
+    if snapshot:
+        said = (said.get('snapshots') or [{}])[0]
     return [[(r['start'], r['length']) for r in said.get(k, [])] for k in ('lost', 'inferred')]
 
 
@@ -125,45 +134,53 @@ class Case:
         self.d = damage.damage(names, sound.data, seed, filling, sound.image)
         self.changed = damage.changed(sound.data, self.d.data) if not self.d.shift else []
         self.dead, self.payload = sound.truth.dead(self.changed, len(self.d.data))
-        if sound.format == 'raw': # what copies elsewhere on the disk say again is not lost
+        if sound.format == 'raw' and not self.d.unread: # what copies elsewhere on the disk say again is not lost
             self.dead -= self.payload
             self.payload = set()
         self.old = sound.before.dead(self.changed, len(self.d.data)) if sound.before else None
         self.bad = []     # what must not be, whatever the damage
         self.results = {} # tool: (Verdict, exit statuses, seconds)
+        # (without the word nothing is done)
+        self.how = ['repair', '-q', '--yes'] + (['--ignore-feature', '40'] if 'Q-HDR-F-FEATURE' in names else [])
         self.checked = None # by check --deep: its exit status
 
     def __str__(self):
         return '%s %s %s seed %d' % (','.join(self.names), self.sound.guest.name, self.sound.shape, self.seed)
 
-    def judged(self, out, status, lost=(), inferred=()):
-        v = judge.judge(self.sound.truth, self.dead, self.payload, out if os.path.exists(out) else None, lost, inferred)
-        if self.sound.format == 'raw':
+    def named(self, path):
+        return image.named(self.sound.shape, path)
+
+    def judged(self, out, status, lost=(), inferred=(), mapped=False):
+        # who has a map of what does not read has to name it
+        v = judge.judge(self.sound.truth, self.dead, set() if mapped else self.payload, out if os.path.exists(out) else None,
+                        lost, inferred)
+        if self.sound.format == 'raw' and not self.d.unread:
             self.usable(v, out, status)
         return v
 
     def usable(self, v, out, status):
         """Of a disk whose own tables are damaged nobody has anything until partition and filesystem are found."""
         if damage_raw.usable(out, self.sound.image):
-            v.right, v.silent = v.survive, 0
+            v.right, v.silent, v.inferred_wrong = v.survive, 0, 0
         elif status:
             v.missing, v.right, v.silent = v.survive, 0, 0
         else:
             v.silent, v.right = v.survive, 0
 
-    def snapshot(self, program, path, out, *how):
-        """The snapshot's verdict, for the classes that hurt snapshots."""
+    def snapshot(self, program, path, out, *how, named=None):
+        """The snapshot's verdict, for the classes that hurt snapshots; @named: what repair has said of it."""
         v = judge.Verdict()
         if not self.old or not self.names[0].startswith(SNAPSHOT):
             return v
         report = path + '.json'
         for name in ('before', 'snap-recovered-1'): # (its name may be gone)
-            status, text = run(program, 'convert', *(how or ['--salvage']), *(['--report', report] if how else []), '-f',
-                               self.sound.format, '-l', name, '-O', 'raw', path, out)
+            status, text = run(program, 'convert', *(how or ['--salvage']), *(['--report', report] if how else []), '-l', name,
+                               '-O', 'raw', *self.named(path), out)
             if status in (0, 2, 3):
                 break
+        lost, inferred = lists(report) if how else named or ([], [])
         v = judge.judge(self.sound.before, *self.old, out if status in (0, 2, 3) and os.path.exists(out) else None,
-                        *(lists(report) if how else []))
+                        lost + warnings(text), inferred)
         remove(out, report)
         return v
 
@@ -173,39 +190,44 @@ class Case:
 
     def read(self, program, path, out):
         """convert --salvage, and what it says it could not read."""
-        status, text = run(program, 'convert', '--salvage', '-f', self.sound.format, '-O', 'raw', path, out)
+        status, text = run(program, 'convert', '--salvage', '-O', 'raw', *self.named(path), out)
         if status:
             remove(out)
-        return status, [(int(at), int(n or 512)) for at, n in WARNING.findall(text)], text
+        return status, warnings(text), text
 
     def in_place(self, tool, program, path, *repair):
-        out = path + '.out'
+        """As it is, or repaired; what platter's repair names as lost or inferred, its report says."""
+        out, report = path + '.out', path + '.report.json'
+        if repair and program == PLATTER:
+            repair += ('--report', report)
         t = time.monotonic()
-        first, text = run(program, *repair, '-f', self.sound.format, path) if repair else (1, '')
+        first, text = run(program, *repair, *self.named(path)) if repair else (1, '')
         t = time.monotonic() - t
         if program == PLATTER:
             self.crashed(tool, first, text)
         status, lost, text2 = self.read(program, path, out)
         if program == PLATTER:
             self.crashed('convert', status, text2)
-        v = self.judged(out, first, lost)
+        named, inferred = lists(report)
+        v = self.judged(out, first, lost + named, inferred)
         remove(out)
-        v.add(self.snapshot(program, path, out))
+        v.add(self.snapshot(program, path, out, named=lists(report, True)))
+        remove(report)
         self.results[tool] = (v, [first, status], t)
 
-    def rescue(self, path, tool='rescue', *deep):
+    def rescue(self, path):
         out, report = path + '.out', path + '.json'
         t = time.monotonic()
-        status, text = run(PLATTER, 'convert', '--rescue', *deep, '--report', report, '-f', self.sound.format, '-O', 'raw', path,
-                           out)
+        how = ['--map', path + '.map'] if self.d.unread else []
+        status, text = run(PLATTER, 'convert', '--rescue', *how, '--report', report, '-O', 'raw', *self.named(path), out)
         t = time.monotonic() - t
-        self.crashed(' '.join(('convert --rescue',) + deep), status, text)
+        self.crashed('convert --rescue', status, text)
         if status not in (0, 2, 3):
             remove(out)
-        v = self.judged(out, status, *lists(report))
+        v = self.judged(out, status, *lists(report), bool(self.d.unread))
         remove(out, report)
-        v.add(self.snapshot(PLATTER, path, out, '--rescue', *deep))
-        self.results[tool] = (v, [status], t)
+        v.add(self.snapshot(PLATTER, path, out, '--rescue'))
+        self.results['rescue'] = (v, [status], t)
         with open(path, 'rb') as f:
             if f.read() != self.d.data:
                 self.bad.append('convert --rescue has changed the image')
@@ -229,7 +251,7 @@ class Case:
         rnd = random.Random('%s' % self)
         name = path + '.platter-undo'
         for what, image, part in cuts.states(bytes(self.d.data), after, journal, rnd, n):
-            for command, want in ((['repair', '-q', '--yes', *DEEP, '-f', self.sound.format, path], after),
+            for command, want in (([*self.how, *self.named(path)], after),
                                   (['undo', '-q', name], bytes(self.d.data))):
                 if command[0] == 'undo' and what.startswith('while'):
                     continue
@@ -253,7 +275,7 @@ class Case:
         """The repaired image, repaired."""
         remove_journals(path)
         write_sparse(path, after)
-        run(PLATTER, 'repair', '-q', '--yes', *DEEP, '-f', self.sound.format, path)
+        run(PLATTER, *self.how, *self.named(path))
         with open(path, 'rb') as f:
             return f.read()
 
@@ -265,31 +287,50 @@ class Case:
         write_sparse(path, self.d.data)
         for suffix, what in self.d.beside.items():
             write_sparse(path + suffix, what)
+        if self.d.unread:
+            with open(path + '.map', 'wb') as f:
+                f.write(damage.map_of(self.d))
         if peer or DEEP:
             self.in_place('before', PLATTER, path)
         if RESCUE:
             self.rescue(path)
         if RESCUE and DEEP:
-            self.rescue(path, 'deep', '--deep')
-            self.checked, text = run(PLATTER, 'check', '-q', '--deep', '-f', self.sound.format, path)
-            self.crashed('check --deep', self.checked, text)
-        self.in_place('repair', PLATTER, path, 'repair', '-q', '--yes', *DEEP)
+            status, text = run(PLATTER, 'check', '-q', '--deep', *self.named(path))
+            self.crashed('check --deep', status, text)
+            self.checked = None if self.d.unread else status # (it has no map)
+        self.in_place('repair', PLATTER, path, *self.how)
         self.check_after(path)
         with open(path, 'rb') as f:
             after = f.read()
+        if TWICE:
+            self.twice(path, after)
         journal = self.undo(path)
         if journal and cut:
             self.cut(path, after, journal, cut)
         if peer:
             write_sparse(path, self.d.data)
             self.in_place('qemu-img', 'qemu-img', path, 'check', '-q', '-r', 'all')
-        remove(path, *(path + suffix for suffix in self.d.beside))
+        remove(path, path + '.map', *(path + suffix for suffix in self.d.beside))
+
+    def twice(self, path, after):
+        """In what has been repaired there is nothing to be repaired; what is open may be less than what was lost."""
+        first = self.results['repair'][1][0]
+        status, text = run(PLATTER, 'repair', '--yes', *DEEP, '-f', self.sound.format, path)
+        self.crashed('repair of what was repaired', status, text)
+        with open(path, 'rb') as f:
+            if f.read() != after:
+                self.bad.append('repaired (status %d) once more (status %d), it is another image: %s' %
+                                (first, status, text[-900:]))
+            elif first != 1 and (status == 1 or first == 0 and status == 2):
+                self.bad.append('repair ended with %d, and once more with %d: %s' % (first, status, text[-900:]))
+        if os.path.exists(path + '.platter-undo.2'):
+            run(PLATTER, 'undo', '-q', path + '.platter-undo.2')
 
     def check_after(self, path):
         """What qemu-img finds in what repair has left, when repair says that nothing is wrong."""
         if self.sound.format != 'qcow2' or self.results['repair'][1][0] or 'Q-EXT-1' in self.names:
             return # (QEMU wants the data file to be there)
-        status, text = run('qemu-img', 'check', '-q', '-f', 'qcow2', path)
+        status, text = run('qemu-img', 'check', '-q', *self.named(path))
         if status not in (0, 3):
             self.bad.append('repair says that all is right, and qemu-img check: ' + text[-600:])
 
@@ -302,6 +343,8 @@ def fits(name, shape):
     words = image.SHAPES[shape][2]
     return name[0] == letter and ((not name.startswith('Q-SNAP') or 'snapshot' in words) and
                                   (not name.startswith(('Q-CMP', 'Q-OVL-PACKED')) or 'packed' in words) and
+                                  name.startswith('R-LVM') == ('lvm' in words) and
+                                  (not name.startswith('Q-LUKS') or 'luks' in words) and
                                   (not name.startswith('Q-BMP') or 'bitmap' in words) and
                                   ('external' in words if name.startswith('Q-EXT') else 'external' not in words or
                                    name.startswith(('Q-HDR', 'Q-L1', 'Q-L2', 'Q-REF', 'Q-2'))))
@@ -316,7 +359,7 @@ def plan(args, rnd):
     if args.pairs:
         both = sorted({tuple(sorted((a, b))) for a, in names for b in table if a != b and a[0] == b[0]})
         names = rnd.sample(both, min(args.pairs, len(both)))
-    pairs = [(g, s) for s in args.shapes for g in args.guests]
+    pairs = [(g, s) for s in args.shapes if s in image.SHAPES for g in args.guests]
     rnd.shuffle(pairs)
     out = []
     turn = 0
@@ -337,15 +380,18 @@ class Images:
         self.args, self.top = args, top
         self.guests, self.last = {}, None
 
-    def get(self, g, s):
+    def guest(self, g):
         if g not in self.guests:
             self.guests[g] = Guest(g, self.args.mib or GUESTS[g], self.args.seed, self.top)
+        return self.guests[g]
+
+    def get(self, g, s):
         if not self.last or (self.last.guest.name, self.last.shape) != (g, s):
             self.last = None
             for name in os.listdir(self.top):
                 if '.img' in name:
                     os.unlink(os.path.join(self.top, name))
-            self.last = Sound(self.guests[g], s, self.args.seed, self.top)
+            self.last = Sound(self.guest(g), s, self.args.seed, self.top)
         return self.last
 
 
@@ -362,6 +408,7 @@ def each_case(args, rnd, top):
         case = first_case(images, pairs, name, seed, args)
         if case:
             yield case
+    yield from recovery_chain.each_case(args, images.guest, top, sys.modules[__name__])
 
 
 def first_case(images, pairs, names, seed, args):
@@ -380,7 +427,7 @@ def first_case(images, pairs, names, seed, args):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument('--seed', type=int, default=int(os.environ.get('PLT_SEED', 7)))
-    for name, default in (('guests', ','.join(GUESTS)), ('shapes', ','.join(image.SHAPES)), ('classes', '')):
+    for name, default in (('guests', ','.join(GUESTS)), ('shapes', ','.join((*image.SHAPES, *recovery_chain.SHAPES))), ('classes', '')):
         p.add_argument('--' + name, type=lambda t: t.split(',') if t else [], default=default)
     p.add_argument('--times', type=int, default=2)
     p.add_argument('--every', type=int, default=1)
@@ -392,12 +439,14 @@ def main():
     p.add_argument('--filling')
     p.add_argument('--no-peer', action='store_true')
     p.add_argument('--deep', action='store_true')
+    p.add_argument('--twice', action='store_true')
     p.add_argument('--markdown')
     p.add_argument('--states')
     p.add_argument('--keep')
     p.add_argument('-v', '--verbose', action='store_true')
     args = p.parse_args()
     DEEP.extend(['--deep'] if args.deep else [])
+    TWICE.extend(['twice'] if args.twice else [])
     args.version = run(PLATTER, '--version')[1].split()[-1]
     os.environ['PATH'] += ':/usr/sbin:/sbin'
     top = tempfile.mkdtemp(prefix='recovery.')
@@ -420,7 +469,7 @@ def main():
 
 PLATTER = os.environ.get('PLATTER', 'platter')
 RESCUE = False
-DEEP = []
+DEEP, TWICE = [], []
 if __name__ == '__main__':
     RESCUE = '--rescue' in run(PLATTER, 'convert', '--help')[1]
     main()

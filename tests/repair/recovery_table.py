@@ -4,12 +4,14 @@
 import re
 import subprocess
 
+import chain
 import damage
 import image
 import judge
+import recovery_chain
 
-TOOLS = ('before', 'rescue', 'deep', 'repair', 'qemu-img')
-HEAD = {'before': 'as it is', 'rescue': '`--rescue`', 'deep': '`--rescue --deep`', 'repair': '`repair`', 'qemu-img': 'qemu-img'}
+TOOLS = ('before', 'rescue', 'repair', 'qemu-img')
+HEAD = {'before': 'as it is', 'rescue': '`--rescue`', 'repair': '`repair`', 'qemu-img': 'qemu-img'}
 
 
 def percent(a, b):
@@ -30,7 +32,8 @@ def line(case):
             ', named %d' % v.named if v.named else '', ', SILENT %d at %#x' % (v.silent, v.first or 0) if v.silent else '',
             ', inferred %d wrong %d' % (v.inferred, v.inferred_wrong) if v.inferred else '',
             ' '.join(map(str, status)), t))
-    return '  '.join(out) + ''.join('\n    BAD: ' + b for b in case.bad)
+    return '  '.join(out) + ('\n    WORSE: ' + worse_text(case) if worse(case) else '') + ''.join(
+        '\n    BAD: ' + b for b in case.bad)
 
 
 class Sum(judge.Verdict):
@@ -50,9 +53,13 @@ class Sum(judge.Verdict):
             self.seconds += t
 
 
+def texts():
+    return {**damage.classes(), **recovery_chain.CLASSES}
+
+
 def by_class(cases):
     """[(name of the class, its cases)] in the catalogue's order; of several damages the first counts."""
-    order = {n: i for i, n in enumerate(damage.classes())}
+    order = {n: i for i, n in enumerate(texts())}
     names = {}
     for c in cases:
         names.setdefault(c.names[0], []).append(c)
@@ -62,9 +69,9 @@ def by_class(cases):
 def class_table(cases, tools):
     out = ['| class | what | cases | blocks |' + ''.join(' %s: right | whole | silent |' % HEAD[t] for t in tools),
            '|---|---|--:|--:|' + '--:|--:|--:|' * len(tools)]
-    texts = damage.classes()
     for name, mine in by_class(cases):
-        row = '| %s | %s%s | %d | %d |' % (name, texts[name].text, ' *' if texts[name].data else '', len(mine),
+        what = texts()[name]
+        row = '| %s | %s%s | %d | %d |' % (name, what.text, ' *' if what.data else '', len(mine),
                                          Sum(mine, tools[0]).survive)
         for t in tools:
             s = Sum(mine, t)
@@ -102,21 +109,40 @@ def unseen(cases):
         len(bad), len(asked), ': ' + ', '.join(sorted({c.names[0] for c in bad})) if bad else '')
 
 
+OWN = ('rescue', 'repair')
+PEERS = ('before', 'qemu-img')
+
+
+def worse(case):
+    """[(own tool, its right blocks, other, its right blocks)]: where the image as it is, or qemu-img, shows more."""
+    return [(t, case.results[t][0].right, p, case.results[p][0].right) for t in OWN for p in PEERS
+            if t in case.results and p in case.results and case.results[t][0].right < case.results[p][0].right]
+
+
+def worse_text(case):
+    return '%s: %s' % (' '.join(str(case).split()), ', '.join(
+        '%s %d < %s %d' % (HEAD[t], mine, HEAD[p], theirs) for t, mine, p, theirs in worse(case)))
+
+
+def worse_list(cases):
+    bad = [c for c in cases if worse(c)]
+    total = sum(max(theirs - mine for t, mine, p, theirs in worse(c)) for c in bad)
+    return ['', '## Fewer blocks right than without', '',
+            'Cases in which the damaged file as it is, or what qemu-img makes of it, shows more right blocks: %d of %d%s' % (
+                len(bad), len(cases), ' (%d blocks).' % total if bad else '.'), ''] + ['* ' + worse_text(c) for c in bad]
+
+
 def state(case):
     """What platter made of it: by what it lists, where it lists; else by its exit status."""
-    tool = 'deep' if 'deep' in case.results else 'rescue'
-    if tool in case.results:
-        v, _, _ = case.results[tool]
-        silent = v.silent
-    else:
-        v, status, _ = case.results['repair']
-        silent = v.silent if status[0] == 0 else 0
+    v = case.results['rescue' if 'rescue' in case.results else 'repair'][0]
+    silent = v.silent + case.results['repair'][0].silent # (repair has a list, too)
     return 'silent' if silent else 'whole' if v.whole else 'part'
 
 
 def show(cases, args, rescue):
     tools = [t for t in TOOLS if any(t in c.results for c in cases)]
     print('\n'.join(class_table(cases, tools) + [''] + total_table(cases, tools)))
+    print('\n'.join(worse_list(cases)))
     if args.deep:
         print('\n' + unseen(cases))
     if args.markdown:
@@ -146,13 +172,15 @@ guests {guests}; shapes `tests/fixtures/image.py list`; {n} cases.
 * *silent*: wrong, and the tool named it nowhere, neither as lost nor as inferred.
 * *as it is*: `platter convert --salvage` of the damaged file.
 * {rescue}
-* `repair`: `platter repair --yes`, its result read by `platter convert --salvage`. It has no list of what is
-  lost; it says by its exit status that something is open. {undo}
+* `repair`: `platter repair --yes --report`, its result read by `platter convert --salvage`; named is what that report
+  lists. {undo}
 * qemu-img: `check -r all`, then `convert --salvage`, whose warnings count as names.
 * Of raw disks (R) the table and the superblock are what was hurt: a disk counts as right if the partition is where it
   was and the filesystem's own checker is content, else nobody gets at its files and nothing of it counts.
+* Of chains of three (C) the top is read; `repair` is `repair` of each layer, as `check -r all` is; where a backing file is missing or
+  another one, `chain repair --search`; where one was written to, `chain verify`, which only says so. What another program has written to a layer is not there any more.
 * *: guest data, or a part of it, is not in the file any more.
-* Nothing here breaks, yet: key slots (Q-LUKS), LVM labels, media with unreadable ranges, chains.
+* Of media that do not read everywhere (-ERR) `--rescue` has the map, and has to name all that is not right; the others have none.
 
 """
 
@@ -169,10 +197,9 @@ def document(cases, args, tools, rescue):
         undo='`undo` gave the damaged file\'s bytes back in %s.' % (
             '%d cases only' % sum(not undo_failed(c) for c in cases) if any(map(undo_failed, cases)) else 'every case'),
         rescue='`--rescue`: `platter convert --rescue --report`%s.' % (
-            ', which looks deep where structure shows that something is wrong; with `--deep`, always; so does `repair` here'
-            if args.deep else '') if rescue else
+            ', which looks deep by itself; so does `repair`') if rescue else
         '`--rescue`, which will name what is lost, does not exist yet: what `repair` cannot name counts as silent.')
-    own = 'deep' if args.deep and rescue else 'rescue' if rescue else 'repair'
+    own = 'rescue' if rescue else 'repair'
     own_share = Sum(cases, own)
     goals = ('Aims: 95 %% of the surviving blocks (%s), none silently wrong (%d), at most 2 %% of what is inferred wrong '
              '(%s).' % (percent(own_share.right, own_share.survive) + ' %', own_share.silent,
@@ -183,7 +210,7 @@ def document(cases, args, tools, rescue):
         ['## All together', ''] + total_table(cases, tools) +
         ['', goals] + (['', unseen(cases)] if args.deep else []) + ['', 'Whole in every case (%s): %s.' % (HEAD[own], ', '.join(done)), '',
          'Not, or not always, whole: %s.' % ', '.join(todo), '', '## By class', ''] + class_table(cases, tools) +
-        ['', '## By shape', ''] + shape_table(cases, tools) + bad_list(cases)) + '\n'
+        ['', '## By shape', ''] + shape_table(cases, tools) + worse_list(cases) + bad_list(cases)) + '\n'
 
 
 def undo_failed(case):
@@ -198,7 +225,7 @@ def bad_list(cases):
 def shape_table(cases, tools):
     out = ['| shape | made with | cases |' + ''.join(' %s: right | silent |' % HEAD[t] for t in tools),
            '|---|---|--:|' + '--:|--:|' * len(tools)]
-    for shape, (fmt, options, words) in image.SHAPES.items():
+    for shape, (fmt, options, words) in {**image.SHAPES, **chain.TEXTS}.items():
         mine = [c for c in cases if c.sound.shape == shape]
         row = '| %s | %s | %d |' % (shape, ' '.join(filter(None, [fmt, options, words])), len(mine))
         for t in tools:

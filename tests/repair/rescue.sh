@@ -51,6 +51,7 @@ for i in range(0, len(sound), 512):
 print('lost', sum(d['length'] for d in r['lost']), 'wrong', wrong)
 PY
 
+lists='import json, sys; r = json.load(open(sys.argv[1])); print(r["lost"], r["inferred"])'
 # rescued NAME STATUS LOST [-f FORMAT]: of d.qcow2 (and what it stands on), against sound.raw
 rescued() {
 	local name=$1 status=$2 lost=$3 sums
@@ -63,6 +64,12 @@ rescued() {
 	is "$(python3 judge.py sound.raw out.raw report.json)" "lost $lost wrong 0" "$name: what is shown, what is listed"
 	is "$(grep -c ': lost: ' err)" "$(python3 -c 'import json; print(len(json.load(open("report.json"))["lost"]))')" \
 		"$name: each lost range is named"
+	# (a plan is of one image, without what it stands on)
+	if ! "$PLATTER" info d.qcow2 2>/dev/null | grep -q '^backing file:'; then
+		"$PLATTER" repair -q --dry-run --report planned.json "$@" d.qcow2 >/dev/null 2>&1
+		is "$? $(python3 -c "$lists" planned.json)" "$status $(python3 -c "$lists" report.json)" \
+			"$name: repair ends alike, and lists the same"
+	fi
 	"$PLATTER" dd --rescue "$@" -O raw if=d.qcow2 of=out2.raw bs=1M 2>/dev/null
 	is $? "$status" "$name: dd's exit status"
 	is_file_equal out2.raw out.raw "$name: dd shows the same"
@@ -114,6 +121,12 @@ cp sound.qcow2 d.qcow2
 poke d.qcow2 $((l2 + 8)) 'unlikely'
 poke d.qcow2 $((l2 + 8 * 77)) '\x81\0\0\0\0\0\0\2'
 rescued 'two L2 entries are garbage' 2 8192
+for command in 'snapshot -l' 'scan -f qcow2' 'measure -O raw' 'bench -c 1 -s 4k -o 40k'; do
+	# shellcheck disable=SC2086 # a command and its options
+	"$PLATTER" $command --rescue --report report.json d.qcow2 >out 2>err
+	is "$? $(grep -c ': lost: ' err) $(python3 -c 'import json; print(len(json.load(open("report.json"))["lost"]))')" '2 2 2' \
+		"$command says what is lost, and reports it"
+done
 
 # A donor has some of what is lost, and not all; beside one place it holds something else.
 cp sound.qcow2 donor.qcow2
@@ -134,6 +147,33 @@ is "$(cmp -l out.raw sound.raw | wc -l)" 4096 'a donor: its bytes are right'
 is "$(sha256sum d.qcow2 donor.qcow2)" "$sums" 'a donor: nothing was written'
 "$PLATTER" map --rescue --donor donor.qcow2 d.qcow2 --output=json 2>/dev/null | grep -c lost >out
 is "$(cat out)" 1 'a donor: map'
+
+# The same in place: written into the image, by what the driver finds room for.
+cp d.qcow2 in-place.qcow2
+"$PLATTER" repair --yes --donor donor.qcow2 --report in-place.json in-place.qcow2 >out 2>err
+is "$? $(grep -c '12288 bytes that are lost are taken from' out)" '2 1' 'repair from a donor'
+"$PLATTER" convert -O raw in-place.qcow2 in-place.raw
+is "$(python3 judge.py sound.raw in-place.raw in-place.json)" 'lost 4096 wrong 0' '  its report names what it took, and what is lost'
+is "$(cmp -l in-place.raw sound.raw | wc -l)" 4096 '  the bytes are there'
+fails 3 '  qemu-img finds the clusters that nobody knew a place for, and nothing else' qemu-img check -q in-place.qcow2
+ok '  taken back' "$PLATTER" undo -q in-place.qcow2.platter-undo
+is_file_equal in-place.qcow2 d.qcow2 '  to the byte'
+"$PLATTER" repair -q --yes --donor donor.qcow2 --output copy.qcow2 in-place.qcow2 >out 2>&1
+is "$("$PLATTER" compare -q copy.qcow2 in-place.raw && echo same)" same '  into a copy'
+is_file_equal in-place.qcow2 d.qcow2 '  which leaves the image as it is'
+for donor in in-place.qcow2 nothing.here; do
+	fails 1 "  not from $donor" "$PLATTER" repair --yes --donor $donor in-place.qcow2
+	is_file_equal in-place.qcow2 d.qcow2 '  nothing is changed'
+done
+rm -f in-place.* copy.qcow2
+"$PLATTER" convert -O qcow2 -o cluster_size=4k,data_file=external.raw sound.qcow2 external.qcow2
+l2e=$(($(u64 external.qcow2 "$(u64 external.qcow2 40)") & mask))
+poke external.qcow2 $((l2e + 8)) '\x81\0\0\0\0\0\0\2'
+sums=$(sha256sum external.*)
+"$PLATTER" repair --yes --donor donor.qcow2 external.qcow2 >out 2>&1
+is "$? $(grep -c 'external data file' out)" '1 1' '  not into an external data file'
+is "$(sha256sum external.*)" "$sums" '  nothing is written to either'
+rm -f external.*
 "$PLATTER" hash --rescue --donor d.qcow2 d.qcow2 >/dev/null 2>err
 is "$? $(grep -c 'is the image itself' err)" '1 1' 'the image is no donor of its own'
 for command in info check map hash; do
@@ -173,6 +213,13 @@ rescued 'a damaged overlay' 2 4096
 "$PLATTER" convert --rescue -O qcow2 -B base.qcow2 -F qcow2 d.qcow2 thin.qcow2 2>err
 is $? 2 'converted over the same base: exit status'
 ok 'converted over the same base: zeros where it is lost' qemu-io -c 'read -q -P 0 4k 4k' -c 'read -q -P 5 8k 4k' thin.qcow2
+
+# Of a table that is lost as a whole nobody knows which entries it had: what the base has is shown, as a guess.
+junk d.qcow2 "$t" 4096
+rescued 'a damaged overlay, a whole table' 2 0
+ok 'a whole table: what the base has is shown' qemu-io -r -f raw -c 'read -q -P 1 20k 1480k' out.raw
+"$PLATTER" repair -q --yes --output mended.qcow2 d.qcow2 2>/dev/null
+is "$? $("$PLATTER" hash mended.qcow2 | cut -d' ' -f1)" "2 $("$PLATTER" hash out.raw | cut -d' ' -f1)" 'a whole table: repaired, it shows the same'
 
 # The base is gone: what the overlay has is there.
 qemu-img create -q -f qcow2 -o cluster_size=4k -b base.qcow2 -F qcow2 d.qcow2
