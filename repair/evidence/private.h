@@ -144,6 +144,7 @@ uint16_t plt_ev_grain(const struct ev *ev, uint32_t object, uint64_t off);
 int plt_ev_read_object(const struct ev *ev, uint32_t object, uint64_t off, void *buf, size_t len);
 
 /* view.c: the disk as far as it is known, and the filesystems on it */
+uint32_t plt_ev_slot_from(const struct ev *ev, uint64_t off); /* of the first slot that ends after @off; nslots: none */
 uint32_t plt_ev_slot_at(const struct ev *ev, uint64_t off); /* index of the slot that holds @off; EV_NONE */
 int plt_ev_view_read(void *arg, uint64_t off, void *buf, size_t len);
 int plt_ev_find_fs(struct ev *ev);

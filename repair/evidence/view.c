@@ -13,7 +13,7 @@
 #include "base/checked.h"
 #include "repair/evidence/private.h"
 
-uint32_t plt_ev_slot_at(const struct ev *ev, uint64_t off)
+uint32_t plt_ev_slot_from(const struct ev *ev, uint64_t off)
 {
 	const struct plt_puzzle *p = ev->p;
 	uint64_t at = plt_align_down(off, p->span);
@@ -42,7 +42,14 @@ uint32_t plt_ev_slot_at(const struct ev *ev, uint64_t off)
 		else
 			hi = mid;
 	}
-	return lo < p->nslots && p->slots[lo] == at ? lo : EV_NONE;
+	return lo;
+}
+
+uint32_t plt_ev_slot_at(const struct ev *ev, uint64_t off)
+{
+	uint32_t i = plt_ev_slot_from(ev, off);
+
+	return i < ev->p->nslots && ev->p->slots[i] == plt_align_down(off, ev->p->span) ? i : EV_NONE;
 }
 
 int plt_ev_view_read(void *arg, uint64_t off, void *buf, size_t len)
