@@ -43,6 +43,7 @@ static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t 
 {
 	const struct qcow2_state *q = &f->x.q;
 	uint32_t n = 0, bad = 0;
+	bool ascending = true;
 
 	*ret = (struct qcow2_found_table){.off = off};
 	if (off + q->cluster_size > f->file_size ||
@@ -61,15 +62,23 @@ static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t 
 		ret->n++;
 		ret->zeros |= e & QCOW2_L2_ZERO;
 		ret->compressed |= !!(e & QCOW2_COMPRESSED);
-		if (to && !(e & QCOW2_COMPRESSED))
-			seen[n++] = to;
+		if (!to || e & QCOW2_COMPRESSED)
+			continue;
+		if (n && seen[n - 1] == to) {
+			if (++bad > MAX_BAD)
+				return false;
+			continue;
+		}
+		ascending &= !n || to > seen[n - 1];
+		seen[n++] = to;
 	}
 	if (f->external) {
 		ret->base = qcow2_own_place(q, buf, &n);
 		return !bad && ret->base != UINT64_MAX;
 	}
-	qsort(seen, n, sizeof(*seen), qcow2_by_value);
-	for (uint32_t i = 1; i < n; i++)
+	if (!ascending) /* (it is what costs, and what QEMU has converted is in order) */
+		qsort(seen, n, sizeof(*seen), qcow2_by_value);
+	for (uint32_t i = 1; i < n && !ascending; i++)
 		bad += seen[i] == seen[i - 1];
 	return ret->n > 0 && (!bad || (bad <= MAX_BAD && ret->n >= bad * SURE));
 }

@@ -193,6 +193,17 @@ static uint64_t found_size(struct qcow2_find *f)
 	return size;
 }
 
+/*
+ * The same where the header's L1 table of @l1_size entries is believed: no partition table in the image (an overlay has
+ * none of its own, as a rule), and what is mapped ends before what its L1 table covers.
+ */
+static uint64_t covered(struct qcow2_find *f, uint32_t l1_size)
+{
+	const uint64_t size = found_size(f), all = (uint64_t)l1_size << (f->x.q.cluster_bits + f->x.q.l2_bits);
+
+	return size != f->gpt_size && l1_size > f->l1_used && l1_size <= f->l1_size && all > size ? all : size;
+}
+
 /* ---- names ------------------------------------------------------------------------------------------------ */
 
 static bool is_printable(const uint8_t *p, uint32_t len)
@@ -314,7 +325,7 @@ static void mend_tables(struct mending *m)
 	    (f->mapped_end > size && f->mapped_end - size >= f->x.q.cluster_size &&
 					   f->gpt_size == found_size(f))) {
 		if (found_size(f)) {
-			set64(m, AT(size), found_size(f), "size of the disk", "what is mapped, and the guest's partition table, say");
+			set64(m, AT(size), covered(f, l1_size), "size of the disk", "what is mapped, and the guest's partition table, say");
 			need = l1_need(f, get64(m, AT(size)));
 		}
 	}

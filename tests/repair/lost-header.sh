@@ -241,4 +241,12 @@ for at in 0 1M 1234432; do
 	unlike "$(cat out)" 'whose header|header: it is gone|Plan:' "a raw disk with an image at $at is raw"
 	is_file_equal r.raw before '  and stays what it is'
 done
+
+# An overlay maps little, and the partition table lies below it: its L1 table says how large the disk is.
+qemu-img create -q -f qcow2 -o cluster_size=4k -b disk.raw -F raw sound.qcow2
+qemu-io -c 'write -q -P 7 3M 300k' sound.qcow2
+cp sound.qcow2 d.qcow2
+printf '\0\0\1\040\0\0\0\0' | dd of=d.qcow2 bs=1 seek=24 conv=notrunc status=none
+ok 'the size of an overlay: repair' "$PLATTER" repair -q --yes d.qcow2
+ok 'the size of an overlay: the disk is what it was' qemu-img compare -q -s d.qcow2 sound.qcow2
 done_testing
