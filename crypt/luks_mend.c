@@ -137,7 +137,7 @@ static void mend_places(struct plt_store *st, uint64_t base, struct plt_luks_men
 			h->slot[i].key_offset = plt_be32_make(first + i * stride);
 		}
 	end = first + LUKS_SLOTS * stride;
-	if (payload && (payload < end || payload > 8 * end)) { /* (in an image nothing is found by it) */
+	if ((payload || inside) && (payload < end || payload > 8 * end)) { /* (in an image nothing is found by it) */
 		payload = inside ? end : payload_at(st, base, end);
 		if (!payload)
 			return;
@@ -249,7 +249,7 @@ int plt_luks_mend(struct plt_store *st, uint64_t base, uint64_t space, bool insi
 	if (marks(&h) < LOOKS_LIKE)
 		return -ENOENT;
 	r = plt_luks_read(st, base, space, &l, NULL);
-	usable = r == 0 && l->usable; /* (a name may be one that nobody has) */
+	usable = r == 0 && l->usable && (l->payload_offset || !inside); /* (a name may be one that nobody has) */
 	plt_luks_free(l);
 	/* (one that can be read may say another length of the key than the areas have that are made for it) */
 	if ((usable && fits_stride(&h)) || (r < 0 && r != -EUCLEAN && r != -EINVAL && r != -ENOTSUP))
