@@ -103,9 +103,11 @@ static uint32_t payload_at(struct plt_store *st, uint64_t base, uint32_t end)
 	return 0;
 }
 
-static void mend_places(struct plt_store *st, uint64_t base, struct plt_luks_mended *m, struct luks_header_ondisk *h, bool inside)
+static void mend_places(struct plt_store *st, uint64_t base, struct plt_luks_mended *m, struct luks_header_ondisk *h,
+			bool inside)
 {
-	uint32_t stride = find_stride(h), key = plt_be32_get(h->key_bytes), payload = plt_be32_get(h->payload_offset), first = 0, end;
+	uint32_t stride = find_stride(h), key = plt_be32_get(h->key_bytes), payload = plt_be32_get(h->payload_offset);
+	uint32_t first = 0, end;
 
 	if (!is_key_length(key) || (stride && stride_of(key) != stride))
 		for (uint32_t n = 16; n <= 64; n += 8)
@@ -181,7 +183,8 @@ static void mend_name(struct plt_luks_mended *m, char *field, size_t len, const 
 			found = names[i];
 		}
 	}
-	if (!found || several || (strnlen(field, len) < len && strlen(field) != strlen(found) && plt_is_zero(field + strlen(field), len - strlen(field))))
+	n = strnlen(field, len);
+	if (!found || several || (n < len && n != strlen(found) && plt_is_zero(field + n, len - n)))
 		return; /* (perhaps one that is not known here) */
 	said(m, "the name of the %s ('%s')", what, found);
 	memset(field, 0, len);

@@ -101,8 +101,8 @@ static int mend_place(struct qcow2_exam *x)
 	int r = off && mends(x) ? put_extension(x, off, len) : 0;
 
 	if (!off) {
-		SAY(x, false, was, 0, "ERROR no LUKS header lies at offset %#" PRIx64 ", where one should be, and none is found: without its "
-		    "key slots nobody reads what the image encrypts. Where the ciphertext lies the map still says", was);
+		SAY(x, false, was, 0, "ERROR no LUKS header lies at offset %#" PRIx64 ", where one should be, and none is found: "
+		    "without its key slots nobody reads what the image encrypts. Where the ciphertext lies the map still says", was);
 		return 0;
 	}
 	if (r < 0 && r != -ENOSPC)
