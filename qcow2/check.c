@@ -601,6 +601,8 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	if (!r && x->ex->mend)
 		r = qcow2_mend_moves(x);
 	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_snap_tables(x);
+	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_tables(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_blank(x);
@@ -674,12 +676,15 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 	struct plt_store *file = ex->file;
 	int r = read_header(x, err);
 
-	if (r == 0 && ex->mend && (ex->mend->what & PLT_MEND_MAP) && !ex->mend->file_size &&
-	    (qcow2_leads_nowhere(ex->file, &x->q) || qcow2_crypt_is_wrong(ex->file, &x->q)) &&
-	    qcow2_mend_header(ex, 0, NULL) == 0) {
-		qcow2_state_release(&x->q);
-		x->q = (struct qcow2_state){0};
-		return read_header(x, err);
+	if (r == 0 && ex->mend && (ex->mend->what & PLT_MEND_MAP) && !ex->mend->file_size) {
+		unsigned astray = qcow2_astray(ex->file, &x->q);
+
+		if ((astray > QCOW2_ASTRAY_SOME || qcow2_begins_earlier(ex->file, &x->q) || qcow2_crypt_is_wrong(ex->file, &x->q)) &&
+		    qcow2_mend_header(ex, 0, astray, NULL) == 0) {
+			qcow2_state_release(&x->q);
+			x->q = (struct qcow2_state){0};
+			return read_header(x, err);
+		}
 	}
 	if (r == 0 || r == -ENOMEM || r == -EIO || (ex->mend && !(ex->mend->what & PLT_MEND_MAP)))
 		return r;
@@ -693,7 +698,7 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 			return plt_error_set(err, ENOMEM, "Out of memory");
 		ex->file = *ret_scratch;
 	}
-	if (qcow2_mend_header(ex, r, NULL) == 0) {
+	if (qcow2_mend_header(ex, r, 0, NULL) == 0) {
 		x->q = (struct qcow2_state){0};
 		r = read_header(x, err);
 	}
