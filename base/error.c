@@ -15,74 +15,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/shown.h"
+
 #define TEXT_MAX sizeof(((struct plt_error *)NULL)->text)
-
-/* Length of the UTF-8 sequence at @p (NUL-terminated), or 0 if there is none. */
-static unsigned utf8_sequence(const unsigned char *p)
-{
-	uint32_t min, cp;
-	unsigned n;
-
-	if (p[0] < 0x80)
-		return 1;
-	if (p[0] >= 0xc2 && p[0] <= 0xdf) {
-		n = 2;
-		min = 0x80;
-		cp = p[0] & 0x1f;
-	} else if (p[0] >= 0xe0 && p[0] <= 0xef) {
-		n = 3;
-		min = 0x800;
-		cp = p[0] & 0x0f;
-	} else if (p[0] >= 0xf0 && p[0] <= 0xf4) {
-		n = 4;
-		min = 0x10000;
-		cp = p[0] & 0x07;
-	} else {
-		return 0;
-	}
-	for (unsigned i = 1; i < n; i++) {
-		if ((p[i] & 0xc0) != 0x80)
-			return 0; /* NUL ends here too */
-		cp = cp << 6 | (p[i] & 0x3f);
-	}
-	if (cp < min || cp > 0x10ffff || (cp >= 0xd800 && cp <= 0xdfff))
-		return 0;
-	return n;
-}
-
-/*
- * Control characters become '?', so that a file's name cannot drive the terminal; a line break
- * becomes a space unless @breaks; each byte that is not UTF-8 becomes '?'.  With @cut the text was
- * longer: a sequence that the cut left incomplete goes.
- */
-static void clean(char *text, bool cut, bool breaks)
-{
-	unsigned char *p = (unsigned char *)text;
-
-	while (*p) {
-		unsigned n = utf8_sequence(p);
-
-		if (n == 0 && cut && p[0] >= 0xc2 && p[0] <= 0xf4) {
-			unsigned k = 1;
-
-			while ((p[k] & 0xc0) == 0x80)
-				k++;
-			if (p[k] == '\0' && k < 4) {
-				*p = '\0';
-				return;
-			}
-		}
-		if (n == 1 && p[0] == '\n')
-			p[0] = breaks ? '\n' : ' ';
-		else if (n == 1 && (p[0] < 0x20 || p[0] == 0x7f))
-			p[0] = '?';
-		if (n == 0) {
-			p[0] = '?';
-			n = 1;
-		}
-		p += n;
-	}
-}
 
 static unsigned count_breaks(const char *text)
 {
@@ -114,13 +49,13 @@ static void build(struct plt_error *err, const char *tail, const char *fmt, va_l
 	}
 	cut = (size_t)n >= sizeof(text);
 	/* As many as the format has: no argument brought one. */
-	clean(text, cut, count_breaks(text) == count_breaks(fmt));
+	plt_text_clean_cut(text, cut, count_breaks(text) == count_breaks(fmt));
 	if (tail) {
 		len = strlen(text);
 		n = snprintf(text + len, sizeof(text) - len, ": %s", tail);
 		cut = cut || (size_t)n >= sizeof(text) - len;
 	}
-	clean(text, cut, true);
+	plt_text_clean_cut(text, cut, true);
 	memcpy(err->text, text, strlen(text) + 1);
 }
 

@@ -25,6 +25,7 @@ libplatter_core_la_SOURCES += \
 	base/number.h \
 	base/pool.c \
 	base/pool.h \
+	base/shown.h \
 	base/progress.c \
 	base/progress.h \
 	base/rate.c \

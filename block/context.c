@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/shown.h"
 #include "block/engine.h"
 
 #define DEFAULT_CACHE (UINT64_C(32) << 20)
@@ -136,6 +137,7 @@ void plt_ctx_warn(struct plt_ctx *ctx, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	plt_text_clean(text, true); /* (names from images are in it) */
 	ctx->warn(ctx->warn_arg, text);
 }
 

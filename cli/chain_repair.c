@@ -41,7 +41,7 @@ void chain_print_parents(const struct plt_parents *p)
 {
 	printf("Candidates for the backing file of '%s':\n", p->image);
 	for (unsigned i = 0; i < p->n && i < SHOWN; i++)
-		printf("%3u. %s  %s, %s, score %d%s\n     %s\n", i + 1, p->v[i].name, p->v[i].format, p->v[i].certainty,
+		printf("%3u. %s  %s, %s, score %d%s\n     %s\n", i + 1, cli_shown(p->v[i].name), p->v[i].format, p->v[i].certainty,
 		       p->v[i].score, p->v[i].recorded ? ", recorded now" : "", p->v[i].why);
 	if (p->n > SHOWN)
 		printf("... and %u more\n", p->n - SHOWN);
@@ -137,7 +137,7 @@ static int repair(struct chain_job *j, struct plt_ctx *ctx, const struct plt_par
 	if (!c)
 		return !j->to && p->n && p->v[0].recorded && p->v[0].opens ? 0 : CHAIN_TROUBLE;
 	if (!j->args->quiet)
-		printf("\n'%s' is to stand on '%s' (%s).\n", p->image, c->name, c->format);
+		printf("\n'%s' is to stand on '%s' (%s).\n", p->image, cli_shown(c->name), c->format);
 	o.undo_file = j->undo_file;
 	o.flags = j->dry_run ? PLT_REPAIR_NO_WRITE : 0;
 	if (plt_repair_reference(ctx, p->image, p->image_format, c->name, c->format, &o, &rep, &err) < 0) {

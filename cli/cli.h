@@ -230,6 +230,11 @@ extern const char *cli_program; /* basename of argv[0] */
 
 /* A name that an image holds, on stdout for a person: control characters are "?". */
 void cli_put_name(const char *name);
+/*
+ * @text from an image, as stdout may have it: a terminal gets no control characters, anything else the bytes (scripts
+ * compare them, and qemu-img prints them).  Valid until eight more were asked for.
+ */
+const char *cli_shown(const char *text);
 void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void cli_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* An error of usage: adds the hint at --help.  Returns 1. */

@@ -54,7 +54,7 @@ static void print_human(const struct plt_info *info, bool limits)
 	char size[CLI_SIZE_MAX];
 
 	cli_human_size(info->virtual_size, size);
-	printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\n", info->filename,
+	printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\n", cli_shown(info->filename),
 	       info->format, size, info->virtual_size);
 	cli_human_size(info->actual_size < 0 ? 0 : (uint64_t)info->actual_size, size);
 	printf("disk size: %s\n", info->actual_size < 0 ? "unavailable" : size);
@@ -65,14 +65,14 @@ static void print_human(const struct plt_info *info, bool limits)
 	if (info->dirty)
 		puts("cleanly shut down: no");
 	if (info->backing_filename) {
-		printf("backing file: %s", info->backing_filename);
+		printf("backing file: %s", cli_shown(info->backing_filename));
 		if (!info->full_backing_filename)
 			printf(" (cannot determine actual path)");
 		else if (strcmp(info->full_backing_filename, info->backing_filename))
-			printf(" (actual path: %s)", info->full_backing_filename);
+			printf(" (actual path: %s)", cli_shown(info->full_backing_filename));
 		putchar('\n');
 		if (info->backing_format)
-			printf("backing file format: %s\n", info->backing_format);
+			printf("backing file format: %s\n", cli_shown(info->backing_format));
 	}
 	if (limits) {
 		json_t *v = cli_json_limits(info);

@@ -80,7 +80,7 @@ static void print_object(const struct plt_scan *s, const struct plt_scan_object 
 	if (o->errors && (o->inside < 0 || o->kind != PLT_SCAN_IMAGE))
 		printf(", DAMAGED");
 	if (*o->detail)
-		printf(": %s", o->detail);
+		printf(": %s", cli_shown(o->detail));
 	if (o->carved)
 		printf(" -> %s", o->carved);
 	putchar('\n');

@@ -8,10 +8,14 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "base/checked.h"
 #include "base/jsontext.h"
+#include "base/shown.h"
 #include "cli/cli.h"
 
 const char *cli_program = "platter";
@@ -27,8 +31,31 @@ message(const char *kind, const char *fmt, va_list ap)
 /* A terminal obeys control characters, and a line ends where there is one. */
 void cli_put_name(const char *name)
 {
-	for (const unsigned char *p = (const unsigned char *)name; *p; p++)
-		putchar(*p < 0x20 || *p == 0x7f ? '?' : *p);
+	char *text = strdup(name);
+
+	if (text)
+		plt_text_clean(text, false);
+	fputs(text ? text : "?", stdout);
+	free(text);
+}
+
+const char *cli_shown(const char *text)
+{
+	static char *kept[8];
+	static unsigned next;
+	static int terminal = -1;
+
+	if (terminal < 0)
+		terminal = isatty(STDOUT_FILENO);
+	if (!terminal)
+		return text;
+	next = (next + 1) % PLT_ARRAY_SIZE(kept);
+	free(kept[next]);
+	kept[next] = strdup(text);
+	if (!kept[next])
+		return "?";
+	plt_text_clean(kept[next], false);
+	return kept[next];
 }
 
 void cli_error(const char *fmt, ...)
@@ -93,7 +120,7 @@ void cli_print_snapshots(const struct plt_snapshot *v, unsigned n)
 		if (v[i].icount != -1)
 			snprintf(icount, sizeof(icount), "%" PRId64, v[i].icount);
 		cli_human_size(v[i].vm_state_size, size);
-		printf("%-9s %-16s %8s%20s%13s%11s\n", v[i].id, v[i].name, size, date, clock,
+		printf("%-9s %-16s %8s%20s%13s%11s\n", cli_shown(v[i].id), cli_shown(v[i].name), size, date, clock,
 		       icount);
 	}
 }
@@ -120,7 +147,7 @@ void cli_print_specific(const json_t *v, int level)
 		for (size_t i = 0; order && order[i]; i++) {
 			char label[128];
 
-			snprintf(label, sizeof(label), "%s", order[i]);
+			snprintf(label, sizeof(label), "%s", cli_shown(order[i]));
 			for (char *p = label; *p; p++)
 				if (*p == '-')
 					*p = ' ';
@@ -138,7 +165,7 @@ void cli_print_specific(const json_t *v, int level)
 		}
 		break;
 	case JSON_STRING:
-		fputs(json_string_value(v), stdout);
+		fputs(cli_shown(json_string_value(v)), stdout);
 		break;
 	case JSON_INTEGER:
 		printf("%" JSON_INTEGER_FORMAT, json_integer_value(v));

@@ -12,19 +12,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/shown.h"
+
 void plt_emit(struct plt_examine *ex, const struct plt_finding *proto, const char *fmt, ...)
 {
 	struct plt_finding f = *proto;
 	char text[1024];
 	va_list ap;
-	int n;
 
 	va_start(ap, fmt);
-	n = vsnprintf(text, sizeof(text), fmt, ap);
+	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	/* Names from a hostile image must not break the line. */
-	for (int i = 0; i < n && i < (int)sizeof(text) - 1; i++)
-		text[i] = (unsigned char)text[i] < ' ' ? '?' : text[i];
+	plt_text_clean(text, false);
 	f.text = text;
 	if (f.count == 0)
 		f.count = 1;

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/extents.h"
+#include "base/shown.h"
 #include "formats/driver.h"
 #include "guestfs/weigh.h"
 #include "repair/deep/deep.h"
@@ -39,6 +40,7 @@ static void say(struct deep *d, const char *id, bool note, struct plt_check_find
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	plt_text_clean(text, false);
 	where.id = id;
 	where.severity = note ? "note" : "corruption";
 	where.text = text;

@@ -39,6 +39,7 @@ struct qcow2_find {
 	uint64_t file_size;
 	uint64_t bound;           /* no entry names a place behind it: much may have been cut off the file */
 	unsigned hint;            /* cluster size that the header has, if it can be; 0: none */
+	uint64_t hint_reftable;   /* place of the refcount table by the header */
 	unsigned hint_order;      /* width of the counts by the header; 4: it says none */
 	struct qcow2_exam x;      /* as much of one as the shape of tables needs: cluster size, version, file size */
 
@@ -92,10 +93,14 @@ int qcow2_find_tables(struct qcow2_find *f);
 bool qcow2_find_l1_place(struct qcow2_find *f);
 /* Does some table name the cluster at @off? */
 bool qcow2_find_maps(struct qcow2_find *f, uint64_t off);
-/* Does nothing that the header says, of the beginning of the L1 table, lead to a table that can be? */
 /* Is there an L1 table, as far as a look at its beginning tells, of an image with clusters of that size? */
 bool qcow2_l1_fits(const struct qcow2_find *f, uint64_t l1_offset, uint32_t l1_size, unsigned cluster_bits);
-bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q);
+/* Of the entries to which the beginning of the L1 table leads, how many in 1000 cannot be?  1000 if it leads to none. */
+unsigned qcow2_astray(struct plt_store *file, const struct qcow2_state *q);
+#define QCOW2_ASTRAY_SOME 60 /* so many, and what the header says is looked into */
+/* Is what lies right before an L1 table of several clusters a part of one, too? */
+bool qcow2_begins_earlier(struct plt_store *file, const struct qcow2_state *q);
+bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q); /* more than a quarter */
 /* Is most of what the L1 table has behind the @need entries that the disk needs no entry at all? */
 bool qcow2_l1_runs_over(struct plt_store *file, uint64_t l1_offset, uint64_t need, uint32_t l1_size, unsigned cluster_bits);
 void qcow2_find_release(struct qcow2_find *f);
@@ -104,7 +109,7 @@ void qcow2_find_release(struct qcow2_find *f);
  * header.c: the header cannot be read (@read_error), or nothing that it says leads to a table.  0: it is whole again,
  * in the overlay; -ENOENT: there is nothing to go by, or no reason to.
  */
-int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *err);
+int qcow2_mend_header(struct plt_examine *ex, int read_error, unsigned astray, struct plt_error *err);
 /* size.c: the header says AES, but the guest's disk begins as one that is not encrypted. */
 bool qcow2_crypt_is_wrong(struct plt_store *file, const struct qcow2_state *q);
 /* Is this a qcow2 image whose header is gone?  1, 0 or an errno. */

@@ -103,6 +103,33 @@ is "$("$PLATTER" info --limits --backing-chain --output=json oversub.qcow2 | jq 
 	'[65536,2048]' 'info --limits of a chain'
 is "$("$PLATTER" info --output=json sub.qcow2 | jq .limits)" null 'no limits unasked'
 
+# A terminal gets no control characters out of an image, and no lines that are not ours; a pipe gets the bytes.
+cat >terminal.py <<'END'
+import os, pty, sys
+pid, fd = pty.fork()
+if not pid:
+    os.execv(sys.argv[1], sys.argv[1:])
+try:
+    while True:
+        os.write(1, os.read(fd, 4096) or sys.exit())
+except OSError:
+    pass
+END
+name=$'a\e[31mred\nbell\a\xc2\x9b'
+"$PLATTER" create -q -f qcow2 -u -b "$name" -F qcow2 hostile.qcow2 1M
+"$PLATTER" create -q -f qcow2 named.qcow2 1M
+"$PLATTER" snapshot -c "$name" named.qcow2
+like "$("$PLATTER" snapshot -l named.qcow2 | tr '\n' '+')" $'a\e\\[31mred\\+bell' 'a pipe gets the bytes of a name'
+if python3 -c 'import pty' 2>/dev/null; then
+	for command in 'info hostile.qcow2' 'info named.qcow2' 'snapshot -l named.qcow2' 'chain hostile.qcow2'; do
+		out=$(python3 terminal.py "$PLATTER" $command 2>&1 | tr -d '\r')
+		like "$out" '[a ]\?\[31mred[ ?]bell\?\?\?' "a terminal is shown the name: $command"
+		is "$(printf '%s' "$out" | tr -d '\n' | grep -c '[[:cntrl:]]')" 0 "and no control character: $command"
+	done
+else
+	skip 'names on a terminal' 'no python3'
+fi
+
 # Nothing but the named file is opened, and nothing is said beside the result.
 "$PLATTER" create -q -f qcow2 -u -b nofile -F qcow2 lost.qcow2 1M
 is "$("$PLATTER" info lost.qcow2 2>&1 >/dev/null)" '' 'info opens no backing file and prints nothing on stderr'

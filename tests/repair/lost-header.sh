@@ -110,6 +110,24 @@ for field in version cluster_bits size crypt l1_size l1_offset refcount_table_of
 	judge field:$field f
 done
 
+# An L1 table of several clusters, of which the header names the second; the header itself; a table of clusters.
+qemu-img create -q -f qcow2 -o cluster_size=512 sound.qcow2 48M
+qemu-img convert -n -f raw -O qcow2 disk.raw sound.qcow2
+# place OFFSET TEXT: the L1 table lies there, says the header
+place() {
+	cp sound.qcow2 d.qcow2
+	rm -f d.qcow2.*
+	python3 -c 'import sys; f = open("d.qcow2", "r+b"); f.seek(40); f.write(int(sys.argv[1]).to_bytes(8, "big"))' "$1"
+	"$PLATTER" repair -q --yes d.qcow2 >out 2>&1
+	is $? 0 "the L1 table $2: repair"
+	is_file_equal d.qcow2 sound.qcow2 '  the header is what it was'
+}
+at=$((16#$(od -An -tx1 -j 40 -N 8 sound.qcow2 | tr -d ' \n')))
+place $((at + 512)) 'begins too late'
+place 0 'is the header'
+table=$((16#$(od -An -tx1 -j $((at + 1)) -N 7 sound.qcow2 | tr -d ' \n')))
+place $table 'is a table of clusters'
+
 # check says so, and changes nothing.
 cp sound.qcow2 d.qcow2
 python3 "$damage" cluster d.qcow2 "$seed"
@@ -219,4 +237,12 @@ for at in 0 1M 1234432; do
 	unlike "$(cat out)" 'whose header|header: it is gone|Plan:' "a raw disk with an image at $at is raw"
 	is_file_equal r.raw before '  and stays what it is'
 done
+
+# An overlay maps little, and the partition table lies below it: its L1 table says how large the disk is.
+qemu-img create -q -f qcow2 -o cluster_size=4k -b disk.raw -F raw sound.qcow2
+qemu-io -c 'write -q -P 7 3M 300k' sound.qcow2
+cp sound.qcow2 d.qcow2
+printf '\0\0\1\040\0\0\0\0' | dd of=d.qcow2 bs=1 seek=24 conv=notrunc status=none
+ok 'the size of an overlay: repair' "$PLATTER" repair -q --yes d.qcow2
+ok 'the size of an overlay: the disk is what it was' qemu-img compare -q -s d.qcow2 sound.qcow2
 done_testing
