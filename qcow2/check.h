@@ -170,6 +170,7 @@ struct qcow2_exam {
 	bool shares_lost;   /* snapshots have what the disk had as well, whose map is gone */
 	bool lost_by_name;  /* only what the plan has named lost before makes the orphans lost */
 	bool counts_gone;   /* stored counts say that what is in use is free */
+	bool bitmaps_bad;   /* so could the directory of bitmaps */
 	bool snapshots_bad; /* the snapshot table could not be read: what it reaches is not counted */
 	enum qcow2_orphan_verdict orphans;
 	struct plt_extents unreached; /* of an image whose counts are lost: those clusters */
@@ -397,6 +398,13 @@ static inline bool qcow2_may_be_left(const struct qcow2_exam *x)
 {
 	return x->ex->mend->unattended && x->orphans == QCOW2_ORPHANS_UNDECIDED;
 }
+
+/*
+ * mend/bitmaps.c: their directory, after orphans have been judged; an entry of a bitmap's table at @at that cannot be.  True: it
+ * is put right.
+ */
+int qcow2_mend_bitmaps(struct qcow2_exam *x);
+bool qcow2_mend_bitmap_entry(struct qcow2_exam *x, uint64_t at, uint64_t e);
 
 /* mend/luks.c: of an encrypted image, also where nothing is mended; before anything is counted. */
 int qcow2_exam_luks(struct qcow2_exam *x);

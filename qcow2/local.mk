@@ -20,6 +20,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/header_write.c \
 	qcow2/map.c \
 	qcow2/mapping.h \
+	qcow2/mend/bitmaps.c \
 	qcow2/mend/blank.c \
 	qcow2/mend/clusters.c \
 	qcow2/mend/datafile.c \

@@ -130,6 +130,15 @@ int plt_ev_survey(struct ev *ev)
 	}
 	if (ev->nfacts)
 		qsort(ev->facts, ev->nfacts, sizeof(*ev->facts), compare_facts);
+	if (!ev->facts_of)
+		ev->facts_of = malloc(((size_t)ev->p->nslots + 1) * sizeof(*ev->facts_of));
+	if (!ev->facts_of)
+		return -ENOMEM;
+	for (size_t i = 0, slot = 0; slot <= ev->p->nslots; slot++) {
+		while (i < ev->nfacts && ev->facts[i].slot < slot)
+			i++;
+		ev->facts_of[slot] = i;
+	}
 	ev->nwanted = 0;
 	for (size_t i = 0; i < ev->nfacts; i++) {
 		n += ev->facts[i].key != 0;
@@ -150,17 +159,12 @@ int plt_ev_survey(struct ev *ev)
 
 size_t plt_ev_facts_of(const struct ev *ev, uint32_t slot)
 {
-	size_t lo = 0, hi = ev->nfacts;
+	return ev->facts_of[slot];
+}
 
-	while (lo < hi) {
-		size_t mid = lo + (hi - lo) / 2;
-
-		if (ev->facts[mid].slot < slot)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo;
+bool plt_ev_wanted(const struct ev *ev, uint32_t slot)
+{
+	return ev->facts_of[slot] != ev->facts_of[slot + 1];
 }
 
 size_t plt_ev_facts_by_key(const struct ev *ev, uint32_t key, size_t *ret)

@@ -19,6 +19,21 @@ uint32_t plt_ev_slot_from(const struct ev *ev, uint64_t off)
 	uint64_t at = plt_align_down(off, p->span);
 	uint32_t lo = 0, hi = p->nslots;
 
+	/* Mostly many lie side by side. */
+	for (unsigned tries = 0; tries < 4 && lo < hi; tries++) {
+		uint64_t from = p->slots[lo], to = p->slots[hi - 1];
+		uint32_t mid;
+
+		if (at <= from || at > to)
+			return at == from ? lo : EV_NONE;
+		mid = lo + (uint32_t)((double)(at - from) / (double)(to - from) * (hi - 1 - lo));
+		if (p->slots[mid] == at)
+			return mid;
+		if (p->slots[mid] < at)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
 	while (lo < hi) {
 		uint32_t mid = lo + (hi - lo) / 2;
 
