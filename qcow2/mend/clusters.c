@@ -468,11 +468,11 @@ static int put_zero_table(struct clusters *c, uint32_t index)
 	return r < 0 ? r : plt_store_write(c->x->c.file, off, c->table, c->x->q.cluster_size, PLT_IO_L2, NULL);
 }
 
-/* Is something of this disk where it is only likely to belong? */
+/* Is something of this disk where it belongs by less than proof? */
 static bool is_unsure(const struct plt_doubts *d, uint32_t disk)
 {
 	for (size_t i = 0; i < d->n; i++)
-		if (d->v[i].disk == disk && d->v[i].kind == PLT_INFERRED && d->v[i].certainty < PLT_STRONG)
+		if (d->v[i].disk == disk && d->v[i].kind == PLT_INFERRED && d->v[i].certainty < PLT_PROVEN)
 			return true;
 	return false;
 }
