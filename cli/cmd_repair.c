@@ -266,6 +266,8 @@ static int run(struct cli_args *a)
 	j.quiet = a->quiet;
 	if (j.dry_run || j.copy)
 		j.options.flags |= PLT_REPAIR_NO_WRITE;
+	if (j.copy)
+		j.options.flags |= PLT_REPAIR_COPY;
 	r = cli_open_flags(a, &j.open);
 	if (r == 0) {
 		r = plt_repair_plan(ctx, j.name, &j.open, &j.options, found, &j, &rep, &err);

@@ -161,10 +161,33 @@ static void found(void *arg, const struct plt_check_finding *f)
 	cli_report_finding(arg, f);
 }
 
+/* Is there a place for the report?  Behind a repair it would be too late to find out. */
+static bool has_place(const char *report)
+{
+	const char *slash = strrchr(report, '/');
+	char *folder = slash ? strndup(report, (size_t)(slash - report) + 1) : strdup(".");
+	struct stat sb;
+	bool exists = stat(report, &sb) == 0;
+	int r = 0;
+
+	if (exists && S_ISDIR(sb.st_mode))
+		r = EISDIR;
+	else if (strcmp(report, "-") && folder && (!exists || S_ISREG(sb.st_mode)) && access(folder, W_OK | X_OK) < 0)
+		r = errno; /* (it is written beside, and renamed) */
+	if (r)
+		cli_error("the report '%s' could not be written: %s", report, strerror(r));
+	free(folder);
+	return !r;
+}
+
 int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 {
 	struct cli_rescue *s = a->rescue;
 
+	if (s && s->report && !has_place(s->report)) {
+		s->report = NULL; /* it has been said */
+		return -1;
+	}
 	if (!s || a->cmd->makes_plan)
 		return 0;
 	if (!s->on && s->deep && a->cmd == &cli_check && !s->report && !s->strict && !s->plan && !s->trust && !s->donor &&

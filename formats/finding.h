@@ -146,6 +146,7 @@ struct plt_mend {
 	 */
 	bool data_hidden, data_is_disk;
 	bool cut;                 /* it had tables behind its end; kept as well */
+	bool bitmaps_lost;        /* some of its bitmaps may be left where nothing names them; kept as well */
 	bool map_damaged;         /* an entry of the map was found that cannot be: no stop of a program explains that */
 	uint64_t file_size;       /* of the image before the plan: set in the first round */
 	/*

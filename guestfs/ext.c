@@ -35,16 +35,9 @@ static int ext_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 	struct ext *e;
 	int r;
 
-	if (copy && len < sizeof(sb))
-		return -ENOENT;
-	if (!copy) {
-		if (!plt_in_range(start, 2 * EXT_SB_SIZE, disk->size))
-			return -ENOENT;
-		r = disk->read(disk->arg, start + 1024, sb, sizeof(sb));
-		if (r)
-			return r;
-		copy = sb;
-	}
+	r = plt_guestfs_super(disk, start, copy, len, sizeof(sb), 1024, sb, sizeof(sb), &copy);
+	if (r)
+		return r;
 	e = calloc(1, sizeof(*e));
 	if (!e)
 		return -ENOMEM;

@@ -143,19 +143,11 @@ static int fat_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 {
 	uint8_t boot[512];
 	struct fat *f;
+	int r;
 
-	if (copy && len < sizeof(boot))
-		return -ENOENT;
-	if (!copy) {
-		int r;
-
-		if (!plt_in_range(start, sizeof(boot), disk->size))
-			return -ENOENT;
-		r = disk->read(disk->arg, start, boot, sizeof(boot));
-		if (r)
-			return r;
-		copy = boot;
-	}
+	r = plt_guestfs_super(disk, start, copy, len, sizeof(boot), 0, boot, sizeof(boot), &copy);
+	if (r)
+		return r;
 	f = calloc(1, sizeof(*f));
 	if (!f)
 		return -ENOMEM;

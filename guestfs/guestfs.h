@@ -151,6 +151,12 @@ bool plt_mark_needs_content(enum plt_mark_kind kind);
 /* Whether a mark of this kind is a superblock copy that open() takes. */
 bool plt_mark_opens(enum plt_mark_kind kind);
 
+/*
+ * For open(): *ret is what its @copy is, or the @n bytes, read into @buf, that lie @skip bytes behind @start.  -ENOENT:
+ * @copy has not the @least bytes that are needed, or the disk ends before.
+ */
+int plt_guestfs_super(const struct plt_guest *disk, uint64_t start, const uint8_t *copy, size_t len, size_t least,
+		      size_t skip, uint8_t *buf, size_t n, const uint8_t **ret);
 /* The first of plt_guestfs_all that opens at @start; -ENOENT none, -ENODATA its superblock cannot be read, -ENOMEM. */
 int plt_guestfs_open_any(const struct plt_guest *disk, uint64_t start, struct plt_guestfs **ret);
 void plt_guestfs_free(struct plt_guestfs *fs);

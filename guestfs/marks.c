@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "base/crc.h"
 #include "base/zero.h"
 #include "guestfs/guestfs.h"
@@ -56,6 +57,15 @@ bool plt_mark_opens(enum plt_mark_kind kind)
 {
 	return kind == PLT_MARK_EXT_SB || kind == PLT_MARK_XFS_AG || kind == PLT_MARK_NTFS_BOOT ||
 	       kind == PLT_MARK_FAT_BOOT;
+}
+
+int plt_guestfs_super(const struct plt_guest *disk, uint64_t start, const uint8_t *copy, size_t len, size_t least,
+		      size_t skip, uint8_t *buf, size_t n, const uint8_t **ret)
+{
+	*ret = copy ? copy : buf;
+	if (copy)
+		return len < least ? -ENOENT : 0;
+	return plt_in_range(start, skip + n, disk->size) ? disk->read(disk->arg, start + skip, buf, n) : -ENOENT;
 }
 
 int plt_guestfs_open_any(const struct plt_guest *disk, uint64_t start, struct plt_guestfs **ret)

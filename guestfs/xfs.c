@@ -147,19 +147,11 @@ static int xfs_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 {
 	uint8_t sb[512];
 	struct xfs *x;
+	int r;
 
-	if (copy && len < XFS_SB_SIZE)
-		return -ENOENT;
-	if (!copy) {
-		int r;
-
-		if (!plt_in_range(start, sizeof(sb), disk->size))
-			return -ENOENT;
-		r = disk->read(disk->arg, start, sb, sizeof(sb));
-		if (r)
-			return r;
-		copy = sb;
-	}
+	r = plt_guestfs_super(disk, start, copy, len, XFS_SB_SIZE, 0, sb, sizeof(sb), &copy);
+	if (r)
+		return r;
 	x = calloc(1, sizeof(*x));
 	if (!x)
 		return -ENOMEM;

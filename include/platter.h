@@ -767,6 +767,8 @@ enum {
 	PLT_REPAIR_NO_WRITE = 1 << 1, /* the plan is looked at only: the image is opened read-only */
 	PLT_REPAIR_TRUST_LIKELY = 1 << 2, /* placements that are likely go into the plan, too */
 	PLT_REPAIR_DEEP = 1 << 3,     /* hold the guest's own structures against the map though nothing else shows that it is wrong */
+	/* With NO_WRITE: the plan is for plt_repair_copy(); of a raw disk that begins further on in its file that part is copied. */
+	PLT_REPAIR_COPY = 1 << 4,
 };
 
 struct plt_placement_offer {

@@ -271,10 +271,15 @@ static int report_bitmap(struct qcow2_exam *x, const struct qcow2_bitmap *b, uin
 
 			if ((e & ~(QCOW2_BITMAP_TABLE_OFFSET | QCOW2_BITMAP_TABLE_ONES)) ||
 			    (off && (e & QCOW2_BITMAP_TABLE_ONES)) ||
-			    (off & (x->q.cluster_size - 1))) {
-				QCOW2_SAY(x, PLT_CORRUPTION, "Q-BMP-ENTRY", off, x->q.cluster_size,
-					  "ERROR bitmap '%s': table entry %" PRIx64 " is corrupted",
-					  b->name, e);
+			    (off & (x->q.cluster_size - 1)) || (x->ex->mend && off >= x->c.file_size)) {
+				bool mended = qcow2_mend_bitmap_entry(x, b->table_offset + at + i, e);
+
+				plt_emit(x->ex, &(struct plt_finding){.id = "Q-BMP-ENTRY", .severity = PLT_CORRUPTION,
+								      .count = 1, .mended = mended, .host_off = off,
+								      .host_len = x->q.cluster_size},
+					 "%s bitmap '%s': table entry %" PRIx64 " is corrupted%s",
+					 mended ? "Repairing" : "ERROR", b->name, e,
+					 mended ? "; what it stood for counts as written" : "");
 				continue;
 			}
 			if (!off)
@@ -294,10 +299,12 @@ static int report_bitmaps(struct qcow2_exam *x)
 	PLT_AUTOFREE uint32_t *times = NULL;
 	int r;
 
-	if (q->bitmaps_damaged)
+	if (q->bitmaps_damaged && q->autoclear & QCOW2_AUTOCLEAR_BITMAPS) {
+		x->bitmaps_bad = true;
 		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-BMP-EXT", 0, 0, 0, 0,
 				 "ERROR the bitmaps extension of the header is "
 				 "damaged; the bitmaps cannot be used, the disk is not concerned");
+	}
 	if (!q->nb_bitmaps)
 		return 0;
 	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS)) {
@@ -312,6 +319,7 @@ static int report_bitmaps(struct qcow2_exam *x)
 	mark(x, q->bitmap_dir_offset, q->bitmap_dir_size, "bitmap directory");
 	r = qcow2_bitmap_directory(x->c.file, x->c.file_size, q, &e);
 	if (r < 0) {
+		x->bitmaps_bad = r == -EUCLEAN;
 		QCOW2_SAY(x, r == -EUCLEAN ? PLT_CORRUPTION : PLT_CHECK_ERROR, "Q-BMP-DIR",
 			  q->bitmap_dir_offset, q->bitmap_dir_size, "ERROR bitmap directory: %s",
 			  e.text);
@@ -593,6 +601,8 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	if (!r && x->ex->mend)
 		r = qcow2_mend_moves(x);
 	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_snap_tables(x);
+	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_tables(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_blank(x);
@@ -600,6 +610,8 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 		r = qcow2_mend_snapshots(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_snap_l1(x);
+	if (!r && x->ex->mend && !x->map_changed)
+		r = qcow2_mend_bitmaps(x);
 	if (!r && x->ex->mend && !x->map_changed)
 		r = qcow2_mend_map(x);
 	if (!r && x->ex->mend && !x->map_changed)
@@ -664,12 +676,15 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 	struct plt_store *file = ex->file;
 	int r = read_header(x, err);
 
-	if (r == 0 && ex->mend && (ex->mend->what & PLT_MEND_MAP) && !ex->mend->file_size &&
-	    (qcow2_leads_nowhere(ex->file, &x->q) || qcow2_crypt_is_wrong(ex->file, &x->q)) &&
-	    qcow2_mend_header(ex, 0, NULL) == 0) {
-		qcow2_state_release(&x->q);
-		x->q = (struct qcow2_state){0};
-		return read_header(x, err);
+	if (r == 0 && ex->mend && (ex->mend->what & PLT_MEND_MAP) && !ex->mend->file_size) {
+		unsigned astray = qcow2_astray(ex->file, &x->q);
+
+		if ((astray > QCOW2_ASTRAY_SOME || qcow2_begins_earlier(ex->file, &x->q) || qcow2_crypt_is_wrong(ex->file, &x->q)) &&
+		    qcow2_mend_header(ex, 0, astray, NULL) == 0) {
+			qcow2_state_release(&x->q);
+			x->q = (struct qcow2_state){0};
+			return read_header(x, err);
+		}
 	}
 	if (r == 0 || r == -ENOMEM || r == -EIO || (ex->mend && !(ex->mend->what & PLT_MEND_MAP)))
 		return r;
@@ -683,7 +698,7 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 			return plt_error_set(err, ENOMEM, "Out of memory");
 		ex->file = *ret_scratch;
 	}
-	if (qcow2_mend_header(ex, r, NULL) == 0) {
+	if (qcow2_mend_header(ex, r, 0, NULL) == 0) {
 		x->q = (struct qcow2_state){0};
 		r = read_header(x, err);
 	}

@@ -170,6 +170,7 @@ struct qcow2_exam {
 	bool shares_lost;   /* snapshots have what the disk had as well, whose map is gone */
 	bool lost_by_name;  /* only what the plan has named lost before makes the orphans lost */
 	bool counts_gone;   /* stored counts say that what is in use is free */
+	bool bitmaps_bad;   /* so could the directory of bitmaps */
 	bool snapshots_bad; /* the snapshot table could not be read: what it reaches is not counted */
 	enum qcow2_orphan_verdict orphans;
 	struct plt_extents unreached; /* of an image whose counts are lost: those clusters */
@@ -317,6 +318,8 @@ int qcow2_judge_orphans(struct qcow2_exam *x);
  * lost, all.  Sets x->counts_gone, and x->refs_bad where a count that is missing has no place.
  */
 int qcow2_find_unreached(struct qcow2_exam *x, struct plt_extents *ret);
+/* Is the cluster at @off counted once more than it is named, or oftener? */
+bool qcow2_is_missed(struct qcow2_exam *x, uint64_t off);
 
 /*
  * mend/stale.c: is the cluster at @off, of which @buf (a cluster) has the first @few bytes, one that the image itself has
@@ -335,6 +338,9 @@ bool qcow2_entry_fits(const struct qcow2_exam *x, uint64_t e, uint64_t bitmap, u
  * says so with all of its *ret_n entries; UINT64_MAX: it says something else, or nothing.
  */
 uint64_t qcow2_own_place(const struct qcow2_state *q, const uint8_t *table, uint32_t *ret_n);
+
+/* Entries that both tables have, in the same place. */
+uint32_t qcow2_alike(const struct qcow2_state *q, const uint8_t *a, const uint8_t *b);
 
 /* What a table that is named looks like; it is read once.  @buf: one cluster. */
 enum {
@@ -393,6 +399,13 @@ static inline bool qcow2_may_be_left(const struct qcow2_exam *x)
 	return x->ex->mend->unattended && x->orphans == QCOW2_ORPHANS_UNDECIDED;
 }
 
+/*
+ * mend/bitmaps.c: their directory, after orphans have been judged; an entry of a bitmap's table at @at that cannot be.  True: it
+ * is put right.
+ */
+int qcow2_mend_bitmaps(struct qcow2_exam *x);
+bool qcow2_mend_bitmap_entry(struct qcow2_exam *x, uint64_t at, uint64_t e);
+
 /* mend/luks.c: of an encrypted image, also where nothing is mended; before anything is counted. */
 int qcow2_exam_luks(struct qcow2_exam *x);
 
@@ -402,6 +415,8 @@ int qcow2_exam_snapnames(struct qcow2_exam *x); /* also where nothing is mended 
 bool qcow2_snaptable_is_none(const struct qcow2_exam *x); /* not one entry that was read makes sense */
 int qcow2_mend_snapshots(struct qcow2_exam *x);
 int qcow2_mend_snap_l1(struct qcow2_exam *x);
+/* mend/snap_tables.c: entries of a snapshot's L1 table that cannot be, or have been taken out, get their tables back. */
+int qcow2_mend_snap_tables(struct qcow2_exam *x);
 
 /*
  * mend/packed.c: compressed clusters that nothing names.  Where they may be; may one lie in [off, off+len); the

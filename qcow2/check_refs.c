@@ -18,6 +18,7 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "qcow2/check.h"
+#include "qcow2/counts.h"
 
 /* A narrow cell: METADATA, ONE, six bits of count.  A wide one: the same above 14 bits. */
 #define NARROW_META 0x80U
@@ -235,44 +236,12 @@ uint64_t qcow2_references(const struct qcow2_recount *c, uint64_t k)
 
 uint64_t qcow2_count_at(const struct qcow2_state *q, const uint8_t *block, uint64_t i)
 {
-	switch (q->refcount_order) {
-	case 3:
-		return block[i];
-	case 4:
-		return plt_get_be16(block + i * 2);
-	case 5:
-		return plt_get_be32(block + i * 4);
-	case 6:
-		return plt_get_be64(block + i * 8);
-	default:
-		return block[i * q->refcount_bits / 8] >> (i * q->refcount_bits % 8) &
-		       ((1U << q->refcount_bits) - 1);
-	}
+	return qcow2_count_load(block, q->refcount_order, i);
 }
 
 void qcow2_count_put(const struct qcow2_state *q, uint8_t *block, uint64_t i, uint64_t count)
 {
-	unsigned shift;
-
-	switch (q->refcount_order) {
-	case 3:
-		block[i] = (uint8_t)count;
-		break;
-	case 4:
-		plt_put_be16(block + i * 2, (uint16_t)count);
-		break;
-	case 5:
-		plt_put_be32(block + i * 4, (uint32_t)count);
-		break;
-	case 6:
-		plt_put_be64(block + i * 8, count);
-		break;
-	default:
-		shift = (unsigned)(i * q->refcount_bits % 8);
-		block[i * q->refcount_bits / 8] &=
-			(uint8_t) ~(((1U << q->refcount_bits) - 1) << shift);
-		block[i * q->refcount_bits / 8] |= (uint8_t)(count << shift);
-	}
+	qcow2_count_store(block, q->refcount_order, i, count);
 }
 
 static int read_block(struct qcow2_recount *c, uint64_t index, uint8_t *buf)

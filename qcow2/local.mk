@@ -10,6 +10,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/check_map.c \
 	qcow2/check_refs.c \
 	qcow2/check_report.c \
+	qcow2/counts.h \
 	qcow2/create.c \
 	qcow2/create_opts.c \
 	qcow2/driver.c \
@@ -19,6 +20,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/header_write.c \
 	qcow2/map.c \
 	qcow2/mapping.h \
+	qcow2/mend/bitmaps.c \
 	qcow2/mend/blank.c \
 	qcow2/mend/clusters.c \
 	qcow2/mend/datafile.c \
@@ -27,6 +29,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/mend/find.h \
 	qcow2/mend/find_external.c \
 	qcow2/mend/find_tables.c \
+	qcow2/mend/find_usual.c \
 	qcow2/mend/header.c \
 	qcow2/mend/luks.c \
 	qcow2/mend/map.c \
@@ -36,6 +39,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/mend/shapes.c \
 	qcow2/mend/size.c \
 	qcow2/mend/packed.c \
+	qcow2/mend/snap_tables.c \
 	qcow2/mend/snapshots.c \
 	qcow2/mend/stale.c \
 	qcow2/mend/tables.c \

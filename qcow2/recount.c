@@ -17,6 +17,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "qcow2/counts.h"
 #include "qcow2/mapping.h"
 
 /* Blocks of either kind, by index; sorted. */
@@ -198,28 +199,7 @@ static int lay_out(struct change *c, struct plt_error *err)
 
 static void put_count(const struct change *c, uint64_t cluster, uint64_t count)
 {
-	uint64_t i = cluster & ((UINT64_C(1) << c->rb_bits) - 1);
-	unsigned shift;
-	uint8_t *p = c->buf;
-
-	switch (c->order) {
-	case 3:
-		p[i] = (uint8_t)count;
-		break;
-	case 4:
-		plt_put_be16(p + 2 * i, (uint16_t)count);
-		break;
-	case 5:
-		plt_put_be32(p + 4 * i, (uint32_t)count);
-		break;
-	case 6:
-		plt_put_be64(p + 8 * i, count);
-		break;
-	default:
-		p += i << c->order >> 3;
-		shift = (i << c->order) & 7;
-		*p = (uint8_t)((*p & ~(((1u << (1u << c->order)) - 1) << shift)) | count << shift);
-	}
+	qcow2_count_store(c->buf, c->order, cluster & ((UINT64_C(1) << c->rb_bits) - 1), count);
 }
 
 /* Write the block that has been filled. */

@@ -18,6 +18,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "qcow2/counts.h"
 #include "qcow2/mapping.h"
 
 /* ---- single counts --------------------------------------------------------------------------- */
@@ -30,49 +31,12 @@ static uint64_t per_slice(const struct plt_image *img)
 
 uint64_t qcow2_count_read(const struct plt_image *img, struct plt_block *b, uint64_t cluster)
 {
-	const struct qcow2_state *q = qcow2_of(img);
-	uint64_t i = cluster & (per_slice(img) - 1);
-	const uint8_t *p = plt_block_data(b);
-
-	switch (q->refcount_order) {
-	case 3:
-		return p[i];
-	case 4:
-		return plt_get_be16(p + 2 * i);
-	case 5:
-		return plt_get_be32(p + 4 * i);
-	case 6:
-		return plt_get_be64(p + 8 * i);
-	default: /* 1, 2 or 4 bits, from the least significant up */
-		return p[i << q->refcount_order >> 3] >> ((i << q->refcount_order) & 7) & q->refcount_max;
-	}
+	return qcow2_count_load(plt_block_data(b), qcow2_of(img)->refcount_order, cluster & (per_slice(img) - 1));
 }
 
 void qcow2_count_write(const struct plt_image *img, struct plt_block *b, uint64_t cluster, uint64_t count)
 {
-	const struct qcow2_state *q = qcow2_of(img);
-	uint64_t i = cluster & (per_slice(img) - 1);
-	uint8_t *p = plt_block_data(b);
-	unsigned shift;
-
-	switch (q->refcount_order) {
-	case 3:
-		p[i] = (uint8_t)count;
-		break;
-	case 4:
-		plt_put_be16(p + 2 * i, (uint16_t)count);
-		break;
-	case 5:
-		plt_put_be32(p + 4 * i, (uint32_t)count);
-		break;
-	case 6:
-		plt_put_be64(p + 8 * i, count);
-		break;
-	default:
-		p += i << q->refcount_order >> 3;
-		shift = (i << q->refcount_order) & 7;
-		*p = (uint8_t)((*p & ~(q->refcount_max << shift)) | count << shift);
-	}
+	qcow2_count_store(plt_block_data(b), qcow2_of(img)->refcount_order, cluster & (per_slice(img) - 1), count);
 }
 
 uint64_t qcow2_table_entries(const struct qcow2_state *q)

@@ -24,6 +24,7 @@
 #include "formats/name.h"
 #include "formats/probe.h"
 #include "guestfs/weigh.h"
+#include "io/mapfile.h"
 #include "repair/repair.h"
 
 #define LOOKED_AT 65536 /* files of a folder */
@@ -277,7 +278,7 @@ int plt_repair_find_data(struct plt_repair *rep, struct plt_mend *mend,
 	struct plt_disk *disk = NULL;
 	int r;
 
-	if (!s.drv || !s.drv->data_file || !s.drv->set_data_file || strcmp(rep->file->ops->kind, "file") ||
+	if (!s.drv || !s.drv->data_file || !s.drv->set_data_file || strcmp(plt_medium_below(rep->file)->ops->kind, "file") ||
 	    s.drv->data_file(rep->overlay, &s.recorded, &s.end, NULL) < 0)
 		return 0;
 	r = open_on(rep, rep->overlay, &disk, &why);
@@ -291,7 +292,7 @@ int plt_repair_find_data(struct plt_repair *rep, struct plt_mend *mend,
 	}
 	s.disk = plt_disk_size(disk);
 	plt_disk_close(disk, NULL);
-	r = collect(&s, rep->file->name);
+	r = collect(&s, plt_medium_below(rep->file)->name);
 	for (unsigned i = 0; i < s.n && r == 0; i++)
 		r = weigh(&s, &s.v[i]);
 	if (r == 0)

@@ -20,8 +20,10 @@ libplatter_core_la_SOURCES += \
 	repair/evidence/evidence.c \
 	repair/evidence/evidence.h \
 	repair/evidence/facts.c \
+	repair/evidence/fit.c \
 	repair/evidence/older.c \
 	repair/evidence/order.c \
+	repair/evidence/path.c \
 	repair/evidence/private.h \
 	repair/evidence/runs.c \
 	repair/evidence/scan.c \

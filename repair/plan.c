@@ -168,7 +168,8 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			if (r < 0 || mend.changed)
 				continue;
 		}
-		if (deeply && !plt_streams_end(&streams) && (rep->deep || is_damaged(&rep->before))) {
+		/* (a walk over a disk of any size, for nothing where nothing is compressed) */
+		if (deeply && !plt_streams_end(&streams) && res.compressed_clusters && (rep->deep || is_damaged(&rep->before))) {
 			r = plt_streams_step(rep, &mend, &streams, found, arg, err);
 			rep->deeply = mend.nmoves;
 			mend.changed = r > 0;
@@ -412,6 +413,40 @@ int plt_repair_open(struct plt_ctx *ctx, const char *name, const struct plt_open
 	return 0;
 }
 
+/* For a copy: a disk that begins further on in the file is taken from there. */
+static int unshift(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
+		   struct plt_error *err)
+{
+	struct plt_check_finding f = { .id = "R-OFF", .severity = "corruption", .beyond_qemu = true, .mended = true };
+	const struct plt_driver *drv = rep->format ? plt_driver_find(rep->format) : NULL;
+	struct plt_store *part;
+	uint64_t shift, size;
+	char text[160];
+	int r;
+
+	if (!drv || !(drv->flags & PLT_DRIVER_NO_HEADER) || rep->plan)
+		return 0;
+	r = plt_repair_settle(rep, false, err); /* (nothing is taken from between two states of a repair) */
+	shift = r == 0 ? plt_guest_shift(rep->file) : 0;
+	if (shift)
+		r = plt_store_size(rep->file, &size, err);
+	if (r < 0 || !shift)
+		return r;
+	r = plt_window_new(rep->file, shift, size - shift, &part, err);
+	if (r < 0)
+		return r;
+	plt_store_unref(rep->file);
+	rep->file = part;
+	rep->moved = true;
+	snprintf(text, sizeof(text), "the disk begins %" PRIu64 " bytes into the file, where its partition table stands: the copy "
+		 "begins there", shift);
+	f.text = text;
+	f.host_len = shift;
+	if (found)
+		found(arg, &f);
+	return 0;
+}
+
 int plt_repair_plan(struct plt_ctx *ctx, const char *name, const struct plt_open_options *opts,
 		    const struct plt_repair_options *options,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_repair **ret,
@@ -432,8 +467,10 @@ int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_o
 	if (r < 0)
 		return r;
 	rep->image_only = image_only;
-	r = plt_repair_make(rep, flags & PLT_REPAIR_LEAKS ? PLT_MEND_LOWER | PLT_MEND_MARKS : PLT_MEND_ALL,
-			    !(flags & PLT_REPAIR_NO_WRITE), found, arg, err);
+	r = flags & PLT_REPAIR_COPY ? unshift(rep, found, arg, err) : 0;
+	if (r == 0)
+		r = plt_repair_make(rep, flags & PLT_REPAIR_LEAKS ? PLT_MEND_LOWER | PLT_MEND_MARKS : PLT_MEND_ALL,
+				    !(flags & PLT_REPAIR_NO_WRITE), found, arg, err);
 	if (r < 0) {
 		plt_repair_free(rep);
 		return r;
@@ -445,6 +482,7 @@ int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_o
 			return r;
 		}
 	}
+	rep->before.corruptions_fixed += rep->moved;
 	rep->before.lost = rep->done_before.lost;
 	rep->before.inferred = rep->done_before.inferred;
 	*ret = rep;

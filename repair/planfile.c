@@ -199,6 +199,10 @@ int plt_repair_save(struct plt_repair *rep, const char *path, struct plt_error *
 	PLT_AUTOFREE char *tmp = NULL;
 	int r;
 
+	if (rep->moved)
+		return plt_error_set(err, ENOTSUP, "'%s': a plan's file cannot say that the disk begins further on in the image",
+				     rep->name);
+
 	if (is_the_image(rep, path))
 		return plt_error_set(err, EINVAL, "'%s' is the image: the plan is not written over it", path);
 	if (asprintf(&tmp, "%s.new", path) < 0) {

@@ -62,6 +62,7 @@ struct plt_repair {
 	bool guess;                  /* nobody says that it has this format */
 	bool deep;                   /* what the guest says is held against the map, whether anything is wrong with it or not */
 	bool no_backing;             /* what lies below is not to be opened */
+	bool moved;                  /* file is a part of what the image has: nothing but a copy comes of it */
 	bool deeply;                 /* in a round that does what the guest says */
 	bool ask_again;              /* some of these have not been looked at yet */
 	bool (*offered)(void *arg, const struct plt_placement_offer *offer); /* NULL: declined */

@@ -13,6 +13,7 @@
 #include "repair/repair.h"
 
 #define HEADER 512u
+#define SOME 8        /* pieces of metadata that verify only after the plan */
 #define FLAGS 72u     /* of a qcow2, 8 bytes that say nothing of the map: */
 #define FLAGS_END 80u /* dirty, corrupt */
 
@@ -84,6 +85,6 @@ bool plt_repair_is_worse(struct plt_repair *rep)
 	if (r < 0 || !before.readable)
 		return false; /* there is nothing to lose */
 	r = weigh(rep, rep->overlay, &after);
-	/* the guest's word counts; where it has none, so does the half of what was there */
-	return r < 0 || after.good < before.good || (!before.good && after.readable < before.readable / 2);
+	/* the guest's word counts; where it has none before and after, so does the half of what was there */
+	return r < 0 || after.good < before.good || (!before.good && after.good < SOME && after.readable < before.readable / 2);
 }

@@ -11,10 +11,13 @@
 
 #include <ftw.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "io/store.h"
 
 /* The parent's folder; each test process has its own below it, so that tests cannot meet. */
 static char *scratch_root;
@@ -23,6 +26,15 @@ static char *scratch_root;
 __attribute__((constructor)) static void set_default_timeout(void)
 {
 	setenv("CK_DEFAULT_TIMEOUT", "120", 0);
+}
+
+void plt_unit_mark(const char *file, int line)
+{
+	static _Atomic unsigned marks;
+	unsigned n = atomic_fetch_add_explicit(&marks, 1, memory_order_relaxed);
+
+	if (n < 1000 || n % 256 == 0)
+		(_mark_point)(file, line);
 }
 
 static int remove_entry(const char *path, const struct stat *sb, int type, struct FTW *ftw)
@@ -104,4 +116,20 @@ const char *plt_unit_dir(void)
 		abort();
 	}
 	return dir;
+}
+
+bool plt_unit_has_direct(void)
+{
+	const char *tmp = getenv("TMPDIR");
+	struct plt_store *st;
+	char name[4096];
+	bool ok;
+
+	snprintf(name, sizeof(name), "%s/platter-direct.%ld", tmp && *tmp ? tmp : "/tmp",
+		 (long)getpid());
+	ok = !plt_file_open(name, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_DIRECT, &st, NULL);
+	if (ok)
+		plt_store_unref(st);
+	unlink(name);
+	return ok;
 }

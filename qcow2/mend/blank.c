@@ -45,14 +45,6 @@ static int note_entry(void *arg, uint32_t index, uint64_t e)
 	return 0;
 }
 
-/* Is the cluster at @off counted once more than it is named? */
-static bool is_missed(struct qcow2_exam *x, uint64_t off)
-{
-	uint64_t k = off >> x->q.cluster_bits, stored;
-
-	return !x->counts_gone && qcow2_stored_count(&x->c, k, &stored) == 0 && stored > qcow2_references(&x->c, k);
-}
-
 /* The table of snapshot @i at L1 entry @index, in b->donor; false: it has none of its own. */
 static bool read_donor(struct blank *b, uint32_t i, uint32_t index, uint64_t off)
 {
@@ -82,7 +74,7 @@ static uint32_t fill(struct blank *b)
 
 			/* (where streams share a cluster its count says nothing of one of them) */
 			if (plt_get_be64(to) || (e & QCOW2_COMPRESSED) || !qcow2_entry_fits(b->x, e, bitmap, &off) || !off ||
-			    !is_missed(b->x, off))
+			    !qcow2_is_missed(b->x, off))
 				continue;
 			plt_put_be64(to, e & ~QCOW2_COPIED);
 			if (q->extl2)

@@ -302,29 +302,42 @@ static int by_host(const void *a, const void *b)
 }
 
 /*
- * Where do the places that its clusters have found put an orphan table?  All of them the same, at the entry that the
- * table has for it, or none: false.
+ * Where do the places that its clusters have found put an orphan table?  Nearly all of them the same, at the entry that
+ * the table has for it, or nowhere: false.  Such a table is right about the few that were put elsewhere.
  */
 static bool table_place(const struct clusters *c, const uint8_t *table, const struct plt_orphan *v, size_t n,
 			const struct plt_orphan **ret)
 {
 	const struct qcow2_state *q = &c->x->q;
+	uint64_t best = 0;
+	uint32_t agree = 0, others = 0;
 
 	*ret = NULL;
-	for (uint32_t i = 0; i < 1U << q->l2_bits; i++) {
-		uint64_t e = plt_get_be64(table + (size_t)i * q->l2_entry_size);
-		struct plt_orphan key = {.host_off = e & QCOW2_L2_OFFSET};
-		const struct plt_orphan *o = e & QCOW2_COMPRESSED ? NULL : bsearch(&key, v, n, sizeof(*v), by_host);
+	for (unsigned pass = 0; pass < 2; pass++) {
+		agree = 0;
+		for (uint32_t i = 0; i < 1U << q->l2_bits; i++) {
+			uint64_t e = plt_get_be64(table + (size_t)i * q->l2_entry_size), index;
+			struct plt_orphan key = {.host_off = e & QCOW2_L2_OFFSET};
+			const struct plt_orphan *o = e & QCOW2_COMPRESSED ? NULL : bsearch(&key, v, n, sizeof(*v), by_host);
 
-		if (!o)
-			continue;
-		if (((o->guest_off >> q->cluster_bits) & ((1U << q->l2_bits) - 1)) != i ||
-		    (*ret && (*ret)->guest_off / span_of(q) != o->guest_off / span_of(q)))
-			return false;
-		if (!*ret || (*ret)->certainty < o->certainty)
-			*ret = o;
+			if (!o)
+				continue;
+			index = o->guest_off / span_of(q);
+			if (((o->guest_off >> q->cluster_bits) & ((1U << q->l2_bits) - 1)) != i || (pass && index != best)) {
+				others += pass;
+			} else if (pass) {
+				agree++;
+				if (!*ret || (*ret)->certainty < o->certainty)
+					*ret = o;
+			} else if (!agree || index == best) { /* who has most, if anybody has more than half */
+				best = index;
+				agree++;
+			} else {
+				agree--;
+			}
+		}
 	}
-	return *ret != NULL;
+	return *ret && others * 8 <= agree;
 }
 
 /* A table that no evidence of its own has placed goes where its clusters go. */
@@ -538,10 +551,13 @@ static int doubt_holes(struct clusters *c)
  * Are the orphans a part of the map?  Who only looks is told what may be wrong, even where it cannot be told; who repairs
  * may be after a stop, which leaves the same, and has lost nothing then.  A few clusters are nearly always what was free.
  */
+#define SOME_BYTES (UINT64_C(4) << 20) /* (of large clusters a few are as much) */
+
 static bool may_be_lost(const struct qcow2_exam *x)
 {
 	return x->orphans == QCOW2_ORPHANS_LOST ||
-	       (x->orphans == QCOW2_ORPHANS_UNDECIDED && x->ex->mend->look && x->orphan_clusters >= QCOW2_SOME_ORPHANS);
+	       (x->orphans == QCOW2_ORPHANS_UNDECIDED && x->ex->mend->look &&
+		(x->orphan_clusters >= QCOW2_SOME_ORPHANS || x->orphan_clusters << x->q.cluster_bits >= SOME_BYTES));
 }
 
 static int give_up(struct clusters *c)

@@ -39,6 +39,7 @@ struct qcow2_find {
 	uint64_t file_size;
 	uint64_t bound;           /* no entry names a place behind it: much may have been cut off the file */
 	unsigned hint;            /* cluster size that the header has, if it can be; 0: none */
+	uint64_t hint_reftable;   /* place of the refcount table by the header */
 	unsigned hint_order;      /* width of the counts by the header; 4: it says none */
 	struct qcow2_exam x;      /* as much of one as the shape of tables needs: cluster size, version, file size */
 
@@ -55,8 +56,10 @@ struct qcow2_find {
 	/* find_tables.c */
 	struct qcow2_found_table *t;
 	uint32_t nt;
+	uint32_t large;           /* of them, that are tables for sure */
 	uint32_t looks;           /* clusters that have been looked at as L1 tables */
 	bool external;            /* tables name the guest's own offsets: data is in another file */
+	bool usual;               /* no table of clusters is there, but the first four clusters are those of an image */
 	bool is_qcow2;            /* there are tables enough */
 	uint64_t l1_offset;       /* 0: not found */
 	bool l1_marked;           /* its tables have marks (COPIED), which a snapshot's have not */
@@ -79,6 +82,9 @@ bool qcow2_sight_own(const uint8_t *p, unsigned step, struct qcow2_sight *s);
 /* Is it an image with an external data file?  Then cluster size and kind are assumed.  @buf: room for the largest cluster. */
 void qcow2_find_external(struct qcow2_find *f, uint8_t *buf);
 
+/* find_usual.c: is an image, as QEMU begins it, all that is left of it? */
+bool qcow2_find_usual(struct qcow2_find *f);
+
 uint64_t qcow2_find_bound(uint64_t file_size);
 /* One pass over the file. */
 int qcow2_find_sights(struct qcow2_find *f);
@@ -92,10 +98,14 @@ int qcow2_find_tables(struct qcow2_find *f);
 bool qcow2_find_l1_place(struct qcow2_find *f);
 /* Does some table name the cluster at @off? */
 bool qcow2_find_maps(struct qcow2_find *f, uint64_t off);
-/* Does nothing that the header says, of the beginning of the L1 table, lead to a table that can be? */
 /* Is there an L1 table, as far as a look at its beginning tells, of an image with clusters of that size? */
 bool qcow2_l1_fits(const struct qcow2_find *f, uint64_t l1_offset, uint32_t l1_size, unsigned cluster_bits);
-bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q);
+/* Of the entries to which the beginning of the L1 table leads, how many in 1000 cannot be?  1000 if it leads to none. */
+unsigned qcow2_astray(struct plt_store *file, const struct qcow2_state *q);
+#define QCOW2_ASTRAY_SOME 60 /* so many, and what the header says is looked into */
+/* Is what lies right before an L1 table of several clusters a part of one, too? */
+bool qcow2_begins_earlier(struct plt_store *file, const struct qcow2_state *q);
+bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q); /* more than a quarter */
 /* Is most of what the L1 table has behind the @need entries that the disk needs no entry at all? */
 bool qcow2_l1_runs_over(struct plt_store *file, uint64_t l1_offset, uint64_t need, uint32_t l1_size, unsigned cluster_bits);
 void qcow2_find_release(struct qcow2_find *f);
@@ -104,7 +114,7 @@ void qcow2_find_release(struct qcow2_find *f);
  * header.c: the header cannot be read (@read_error), or nothing that it says leads to a table.  0: it is whole again,
  * in the overlay; -ENOENT: there is nothing to go by, or no reason to.
  */
-int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *err);
+int qcow2_mend_header(struct plt_examine *ex, int read_error, unsigned astray, struct plt_error *err);
 /* size.c: the header says AES, but the guest's disk begins as one that is not encrypted. */
 bool qcow2_crypt_is_wrong(struct plt_store *file, const struct qcow2_state *q);
 /* Is this a qcow2 image whose header is gone?  1, 0 or an errno. */

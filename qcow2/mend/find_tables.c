@@ -316,7 +316,7 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 		bool marked;
 
 		if (!off || (i && f->v[i - 1].off >> q->cluster_bits == off >> q->cluster_bits) ||
-		    off + q->cluster_size > f->file_size || plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_L1, NULL) < 0)
+		    !plt_in_range(off, q->cluster_size, f->file_size) || plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_L1, NULL) < 0)
 			continue;
 		/* (tables of zeros are none by shape, nor are damaged ones) */
 		if (!names_only(f, buf, true, &n, &tables, &marked) || (n ? !tables : !run.tables) ||
@@ -353,29 +353,48 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 	return 0;
 }
 
+/* The count of cluster @k by the refcount table in @table; 0: none. */
+static uint64_t count_by(struct qcow2_find *f, const struct qcow2_state *as, const uint8_t *table, uint64_t k)
+{
+	uint64_t block, in = k & ((UINT64_C(1) << as->rb_bits) - 1), at = plt_align_down(in << as->refcount_order >> 3, 8);
+	uint8_t word[8];
+
+	if (k >> as->rb_bits >= as->cluster_size / 8)
+		return 0;
+	block = plt_get_be64(table + (k >> as->rb_bits) * 8);
+	if (!block || plt_store_read(f->file, block + at, word, sizeof(word), PLT_IO_REFBLOCK, NULL) < 0)
+		return 0;
+	return qcow2_count_at(as, word, in - (at << 3 >> as->refcount_order));
+}
+
+/* Nothing behind the end of the file is in use: what counts much of that (in the same block) counts nothing. */
+static bool counts_beyond(struct qcow2_find *f, const struct qcow2_state *as, const uint8_t *table)
+{
+	uint64_t first = plt_div_up(f->file_size, as->cluster_size), end = plt_align_up(first + 1, UINT64_C(1) << as->rb_bits);
+	unsigned all = 0, used = 0;
+
+	for (uint64_t k = first; k < end && all < MAX_SAMPLES; k++, all++)
+		used += count_by(f, as, table, k) != 0;
+	return used * 4 > all;
+}
+
 /* How many of the clusters that are known to be in use does the refcount table in @table count, of 1000? */
 static unsigned counts_used(struct qcow2_find *f, const uint8_t *table, uint64_t off, unsigned order)
 {
 	const struct qcow2_state *q = &f->x.q;
-	unsigned rb_bits = q->cluster_bits + 3 - order, all = 0, right = 0;
+	unsigned all = 0, right = 0;
 	uint32_t step = f->nt / MAX_SAMPLES + 1;
 	struct qcow2_state as = *q;
-	uint8_t word[16];
 
 	as.refcount_order = order;
 	qcow2_state_derive(&as);
+	if (counts_beyond(f, &as, table))
+		return 0;
 	for (uint32_t i = 0; i < f->nt + 3; i += i < 3 ? 1 : step) {
-		uint64_t k = (i == 0 ? 0 : i == 1 ? off : i == 2 ? f->l1_offset : f->t[i - 3].off) >> q->cluster_bits, block, at;
+		uint64_t k = (i == 0 ? 0 : i == 1 ? off : i == 2 ? f->l1_offset : f->t[i - 3].off) >> q->cluster_bits;
 
 		all++;
-		if (k >> rb_bits >= q->cluster_size / 8)
-			continue;
-		block = plt_get_be64(table + (k >> rb_bits) * 8);
-		at = (k & ((UINT64_C(1) << rb_bits) - 1)) << order >> 3; /* the byte at which its count begins */
-		if (!block || plt_store_read(f->file, block + plt_align_down(at, 8), word, 8, PLT_IO_REFBLOCK, NULL) < 0)
-			continue;
-		at = (k & ((UINT64_C(1) << rb_bits) - 1)) - (plt_align_down(at, 8) << 3 >> order);
-		right += qcow2_count_at(&as, word, at) - 1 < 1024; /* (of one that is too wide they are huge) */
+		right += count_by(f, &as, table, k) - 1 < 1024; /* (of one that is too wide they are huge) */
 	}
 	return right * 1000 / all;
 }
@@ -387,13 +406,14 @@ static int find_reftable(struct qcow2_find *f, uint8_t *buf)
 	const unsigned orders[] = { f->hint_order, 4, 5, 6, 3, 2, 1, 0 };
 	unsigned best = 599; /* (of tables that were freed nothing is counted) */
 
-	for (uint32_t i = 0; i < f->n; i++) {
-		uint64_t off = f->v[i].off >> q->cluster_bits << q->cluster_bits;
+	/* (an older one may count as well: that of the header is asked first, and is the one if it counts at all) */
+	for (uint32_t i = 0; i < f->n + 1 && !(i == 1 && f->reftable_offset); i++) {
+		uint64_t off = (i ? f->v[i - 1].off : f->hint_reftable) >> q->cluster_bits << q->cluster_bits;
 		uint32_t n, tables;
 		bool marked;
 
-		if (!off || off == f->l1_offset || (i && f->v[i - 1].off >> q->cluster_bits == off >> q->cluster_bits) ||
-		    off + q->cluster_size > f->file_size ||
+		if (!off || off == f->l1_offset || (i > 1 && f->v[i - 2].off >> q->cluster_bits == off >> q->cluster_bits) ||
+		    !plt_in_range(off, q->cluster_size, f->file_size) ||
 		    plt_store_read(f->file, off, buf, q->cluster_size, PLT_IO_REFTABLE, NULL) < 0 ||
 		    !names_only(f, buf, false, &n, &tables, &marked) || marked)
 			continue;
@@ -665,7 +685,7 @@ bool qcow2_l1_runs_over(struct plt_store *file, uint64_t l1_offset, uint64_t nee
 	return bad * 2 > used;
 }
 
-bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
+unsigned qcow2_astray(struct plt_store *file, const struct qcow2_state *q)
 {
 	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE), *part = plt_alloc_io(NOWHERE);
 	struct qcow2_find f = {.file = file};
@@ -674,17 +694,17 @@ bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 	uint32_t n = PLT_MIN(q->l1_size, (uint32_t)NOWHERE / 8), least = PLT_MIN((uint32_t)NOWHERE, q->cluster_size);
 
 	if (!l1 || !part || plt_store_size(file, &f.file_size, NULL) < 0)
-		return false;
+		return 0;
 	f.bound = qcow2_find_bound(f.file_size);
 	qcow2_find_assume(&f, q->cluster_bits, q->extl2);
 	f.x.c.external = q->external;
-	if ((q->l1_offset & (q->cluster_size - 1)) || q->l1_offset >= f.file_size)
-		return q->virtual_size != 0;
-	if ((q->l1_offset < q->cluster_size && q->l1_size) ||
-	    qcow2_l1_runs_over(file, q->l1_offset, qcow2_l1_entries(q, q->virtual_size), q->l1_size, q->cluster_bits))
-		return true;
+	/* (the header lies at 0) */
+	if (!q->l1_offset || (q->l1_offset & (q->cluster_size - 1)) || q->l1_offset >= f.file_size)
+		return q->virtual_size ? 1000 : 0;
+	if (qcow2_l1_runs_over(file, q->l1_offset, qcow2_l1_entries(q, q->virtual_size), q->l1_size, q->cluster_bits))
+		return 1000;
 	if (plt_store_read(file, q->l1_offset, l1, NOWHERE, PLT_IO_L1, NULL) < 0)
-		return false;
+		return 0;
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t e = plt_get_be64(l1 + (size_t)i * 8), off = e & QCOW2_L1_OFFSET, to;
 
@@ -699,7 +719,48 @@ bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
 		}
 		some = true;
 	}
-	return !some || bad * 4 > used;
+	return some ? (unsigned)(bad * 1000 / PLT_MAX(used, UINT64_C(1))) : 1000;
+}
+
+bool qcow2_leads_nowhere(struct plt_store *file, const struct qcow2_state *q)
+{
+	return qcow2_astray(file, q) > 250;
+}
+
+bool qcow2_begins_earlier(struct plt_store *file, const struct qcow2_state *q)
+{
+	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(q->cluster_size), *part = plt_alloc_io(512);
+	struct qcow2_find f = {.file = file};
+	uint64_t before = q->l1_offset - q->cluster_size, last = 0;
+	uint32_t tables = 0;
+
+	if (!l1 || !part || q->l1_offset < 2 * (uint64_t)q->cluster_size || plt_store_size(file, &f.file_size, NULL) < 0 ||
+	    plt_ranges_overlap(before, q->cluster_size, q->reftable_offset, (uint64_t)q->reftable_clusters << q->cluster_bits) ||
+	    (uint64_t)q->l1_size * 8 <= q->cluster_size || plt_store_read(file, before, l1, q->cluster_size, PLT_IO_L1, NULL) < 0)
+		return false;
+	f.bound = qcow2_find_bound(f.file_size);
+	qcow2_find_assume(&f, q->cluster_bits, q->extl2);
+	f.x.c.external = q->external;
+	for (uint32_t at = 0; at < q->cluster_size; at += 8) {
+		uint64_t e = plt_get_be64(l1 + at), off = e & QCOW2_L1_OFFSET, to;
+		bool some = false;
+
+		if (!e)
+			continue;
+		if ((e & QCOW2_L1_RESERVED) || !off || (off & (q->cluster_size - 1)) || off >= f.file_size || off == last ||
+		    plt_store_read(file, off, part, 512, PLT_IO_L2, NULL) < 0)
+			return false;
+		last = off;
+		for (uint32_t k = 0; k < 512; k += q->l2_entry_size) {
+			uint64_t entry = plt_get_be64(part + k), bitmap = q->extl2 ? plt_get_be64(part + k + 8) : 0;
+
+			if ((entry | bitmap) && !qcow2_entry_fits(&f.x, entry, bitmap, &to))
+				return false;
+			some |= entry != 0;
+		}
+		tables += some;
+	}
+	return tables != 0;
 }
 
 bool qcow2_l1_fits(const struct qcow2_find *f, uint64_t l1_offset, uint32_t l1_size, unsigned cluster_bits)
@@ -725,14 +786,12 @@ int qcow2_find_tables(struct qcow2_find *f)
 {
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io((size_t)1 << QCOW2_MAX_CLUSTER_BITS);
 	PLT_AUTOFREE uint64_t *seen = calloc((size_t)1 << (QCOW2_MAX_CLUSTER_BITS - 3), sizeof(*seen));
-	uint32_t large = 0;
 	int r = buf && seen ? 0 : -ENOMEM;
 
 	if (r == 0)
 		qcow2_find_external(f, buf);
 	if (r == 0 && !f->external)
 		r = choose_size(f, buf, seen);
-
 	if (r == 0)
 		r = gather(f, buf, seen);
 	if (r == 0)
@@ -744,9 +803,9 @@ int qcow2_find_tables(struct qcow2_find *f)
 	if (r < 0)
 		return r;
 	for (uint32_t i = 0; i < f->nt; i++)
-		large += f->t[i].n >= MANY;
+		f->large += f->t[i].n >= MANY;
 	/* Tables of an image that is a guest's file name places in that file, and lead nowhere here. */
-	f->is_qcow2 = f->external || (f->l1_offset && (f->reftable_offset || large >= 2));
+	f->is_qcow2 = f->external || (f->l1_offset && (f->reftable_offset || f->large >= 2));
 	look_at_map(f, buf);
 	tell_codec(f, buf);
 	return 0;

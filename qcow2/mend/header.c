@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +31,13 @@ struct mending {
 	uint8_t *buf;    /* the first cluster, as it is to be */
 	uint32_t len;
 	unsigned fields; /* changed */
-	bool readable;   /* as it is */
+	bool readable;   /* as it is: */
+	unsigned astray; /* qcow2_astray() then */
+	struct {
+		char *text;
+		uint64_t len;
+	} notes[32];     /* what has been done */
+	unsigned nnotes;
 	bool nameless;   /* it is a new one, and no name of a backing file was found */
 };
 
@@ -44,12 +51,37 @@ static uint32_t get32(const struct mending *m, size_t at)
 	return plt_get_be32(m->buf + at);
 }
 
+/* What is done counts, and is told, when it has made the header one that can be read, and better than it was. */
+static void note(struct mending *m, uint64_t len, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+static void note(struct mending *m, uint64_t len, const char *fmt, ...)
+{
+	va_list ap;
+
+	m->fields++;
+	if (m->nnotes == PLT_ARRAY_SIZE(m->notes))
+		return;
+	va_start(ap, fmt);
+	if (vasprintf(&m->notes[m->nnotes].text, fmt, ap) >= 0)
+		m->notes[m->nnotes++].len = len;
+	va_end(ap);
+}
+
+static void tell(struct mending *m, bool done)
+{
+	for (unsigned i = 0; i < m->nnotes; i++) {
+		if (done)
+			plt_emit(m->ex, &(struct plt_finding){.id = "Q-HDR", .severity = PLT_CORRUPTION, .count = 1,
+							      .beyond_qemu = true, .mended = m->ex->mend != NULL,
+							      .host_len = m->notes[i].len},
+				 "%s header: %s", m->ex->mend ? "Repairing" : "ERROR", m->notes[i].text);
+		free(m->notes[i].text);
+	}
+}
+
 static void say(struct mending *m, const char *name, uint64_t was, uint64_t is, const char *why)
 {
-	m->fields++;
-	plt_emit(m->ex, &(struct plt_finding){.id = "Q-HDR", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
-					      .mended = m->ex->mend != NULL, .host_len = 512},
-		 "%s header: the %s says %#" PRIx64 "; %s: %#" PRIx64, m->ex->mend ? "Repairing" : "ERROR", name, was, why, is);
+	note(m, 512, "the %s says %#" PRIx64 "; %s: %#" PRIx64, name, was, why, is);
 }
 
 static void set64(struct mending *m, size_t at, uint64_t v, const char *name, const char *why)
@@ -145,7 +177,7 @@ static uint64_t found_size(struct qcow2_find *f)
 {
 	uint64_t mask = ~(uint64_t)(f->x.q.cluster_size - 1), size = 0;
 
-	if (f->gpt_size && (f->l1_offset ? f->guest_start && (f->gpt & mask) == f->guest_start : !f->gpt_several))
+	if (f->gpt_size && (f->l1_offset && !f->usual ? f->guest_start && (f->gpt & mask) == f->guest_start : !f->gpt_several))
 		size = f->gpt_size;
 	if (f->l1_offset && l1_need(f, size) > f->l1_size) {
 		extend_l1(f, l1_need(f, size));
@@ -159,6 +191,17 @@ static uint64_t found_size(struct qcow2_find *f)
 	if (size < f->mapped_end && f->mapped_end - size >= f->x.q.cluster_size)
 		size = f->mapped_end;
 	return size;
+}
+
+/*
+ * The same where the header's L1 table of @l1_size entries is believed: no partition table in the image (an overlay has
+ * none of its own, as a rule), and what is mapped ends before what its L1 table covers.
+ */
+static uint64_t covered(struct qcow2_find *f, uint32_t l1_size)
+{
+	const uint64_t size = found_size(f), all = (uint64_t)l1_size << (f->x.q.cluster_bits + f->x.q.l2_bits);
+
+	return size != f->gpt_size && l1_size > f->l1_used && l1_size <= f->l1_size && all > size ? all : size;
 }
 
 /* ---- names ------------------------------------------------------------------------------------------------ */
@@ -236,7 +279,13 @@ static bool is_no_l1(struct qcow2_find *f, uint64_t off)
 		n += e != 0;
 		tables += e && table_at(f, e & QCOW2_L1_OFFSET);
 	}
-	return n > 1 && !tables && table_at(f, off);
+	return n > 1 && tables * 4 < n && table_at(f, off); /* (some of the guest's clusters look like tables) */
+}
+
+/* The table that was found is counted from its beginning, and what the header names lies in it. */
+static bool is_inside(struct qcow2_find *f, uint64_t l1)
+{
+	return l1 > f->l1_offset && l1 < f->l1_offset + (uint64_t)f->l1_used * 8 && count_at(f, f->l1_offset) > 0;
 }
 
 static void mend_tables(struct mending *m)
@@ -246,7 +295,8 @@ static void mend_tables(struct mending *m)
 	uint32_t l1_size = get32(m, AT(l1_size));
 
 	/* (one that is zero, or damaged, may be the right one all the same: then it is counted) */
-	if (f->l1_offset && l1 != f->l1_offset && !is_snapshots(m, f->l1_offset) && (!is_place(f, l1) || count_at(f, l1) == 0 || is_no_l1(f, l1))) {
+	if (f->l1_offset && l1 != f->l1_offset && !is_snapshots(m, f->l1_offset) &&
+	    (!is_place(f, l1) || count_at(f, l1) == 0 || is_no_l1(f, l1) || is_inside(f, l1))) {
 		set64(m, AT(l1_table_offset), f->l1_offset, "place of the L1 table", "one that leads to tables lies at");
 		l1 = f->l1_offset;
 	}
@@ -275,7 +325,7 @@ static void mend_tables(struct mending *m)
 	    (f->mapped_end > size && f->mapped_end - size >= f->x.q.cluster_size &&
 					   f->gpt_size == found_size(f))) {
 		if (found_size(f)) {
-			set64(m, AT(size), found_size(f), "size of the disk", "what is mapped, and the guest's partition table, say");
+			set64(m, AT(size), covered(f, l1_size), "size of the disk", "what is mapped, and the guest's partition table, say");
 			need = l1_need(f, get64(m, AT(size)));
 		}
 	}
@@ -485,13 +535,10 @@ static void new_header(struct mending *m)
 		plt_put_be64(ext + 16, len);
 	}
 	m->nameless = !named;
-	m->fields++;
-	plt_emit(m->ex,
-		 &(struct plt_finding){.id = "Q-HDR", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
-				       .mended = m->ex->mend != NULL, .host_len = q->cluster_size},
-		 "%s header: it is gone; by what is in the file the image has clusters of %" PRIu32 " bytes, %" PRIu32
+	note(m, q->cluster_size,
+		 "it is gone; by what is in the file the image has clusters of %" PRIu32 " bytes, %" PRIu32
 		 " tables, the L1 table at offset %#" PRIx64 ", the refcount table at %#" PRIx64 ", a disk of %" PRIu64 " bytes%s%s%s",
-		 m->ex->mend ? "Repairing" : "ERROR", q->cluster_size, f->nt, f->l1_offset, f->reftable_offset, size,
+		 q->cluster_size, f->nt, f->l1_offset, f->reftable_offset, size,
 		 luks ? ", encrypted" : "", f->external ? ", its data in another file, whose name is lost" : "",
 		 named ? ", and a backing file whose name still stands there" :
 			 "; whether it had a backing file or snapshots cannot be told: what is not in it reads as zeros");
@@ -545,6 +592,7 @@ static int decide(struct mending *m, struct plt_error *err)
 	PLT_AUTOFREE uint8_t *was = plt_alloc_io(f->x.q.cluster_size);
 	PLT_AUTOFREE char *backing = NULL, *format = NULL;
 	struct qcow2_state q = {0};
+	unsigned now;
 	bool smaller;
 	int r;
 
@@ -579,7 +627,7 @@ static int decide(struct mending *m, struct plt_error *err)
 		if (get32(m, AT(cluster_bits)) == f->x.q.cluster_bits)
 			mend_tables(m);
 	} else if (f->is_qcow2 || !(m->ex->mend && m->ex->mend->guess)) {
-		if (!qcow2_find_l1_place(f) && !f->is_qcow2)
+		if (!f->usual && !qcow2_find_l1_place(f) && !f->is_qcow2)
 			return -ENOENT;
 		new_header(m);
 	}
@@ -590,7 +638,8 @@ static int decide(struct mending *m, struct plt_error *err)
 		r = write_l1(m);
 	if (r == 0) {
 		r = qcow2_header_read(f->file, m->ex->name, true, &q, &backing, &format, err);
-		if (r == 0 && m->readable && qcow2_leads_nowhere(f->file, &q))
+		now = r == 0 ? qcow2_astray(f->file, &q) : 0;
+		if (r == 0 && m->readable && (now > m->astray || (now == m->astray && now > QCOW2_ASTRAY_SOME)))
 			r = -ENOENT; /* no better than before */
 		qcow2_state_release(&q);
 		if (r < 0)
@@ -604,10 +653,10 @@ static int decide(struct mending *m, struct plt_error *err)
 	return r;
 }
 
-int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *err)
+int qcow2_mend_header(struct plt_examine *ex, int read_error, unsigned astray, struct plt_error *err)
 {
 	struct qcow2_find f = {.ctx = ex->ctx, .file = ex->file, .hint_order = 4};
-	struct mending m = {.ex = ex, .f = &f, .readable = !read_error};
+	struct mending m = {.ex = ex, .f = &f, .readable = !read_error, .astray = astray};
 	struct qcow2_header h;
 	int r = qcow2_find_sights(&f);
 
@@ -618,9 +667,16 @@ int qcow2_mend_header(struct plt_examine *ex, int read_error, struct plt_error *
 	if (r == 0 && plt_be32_get(h.version) == 3 && plt_be32_get(h.refcount_order) <= 6)
 		f.hint_order = plt_be32_get(h.refcount_order);
 	if (r == 0)
-		r = qcow2_find_tables(&f);
+		f.hint_reftable = plt_be64_get(h.refcount_table_offset);
 	if (r == 0)
-		r = f.nt ? decide(&m, read_error ? NULL : err) : -ENOENT;
+		r = qcow2_find_tables(&f);
+	/* (of a header that is one the rest is better evidence) */
+	if ((r == 0 || r == -ENOENT) && !f.is_qcow2 && !f.large && plt_be32_get(h.magic) != QCOW2_MAGIC &&
+	    !(ex->mend && ex->mend->guess) && qcow2_find_usual(&f))
+		r = 0;
+	if (r == 0)
+		r = f.nt || f.usual ? decide(&m, read_error ? NULL : err) : -ENOENT;
+	tell(&m, r == 0);
 	free(m.buf);
 	qcow2_find_release(&f);
 	return r;

@@ -173,19 +173,6 @@ static int by_old_l1(struct mending *m)
 	return r;
 }
 
-/* Entries that both tables have, in the same place. */
-static uint32_t alike(const struct qcow2_state *q, const uint8_t *a, const uint8_t *b)
-{
-	uint32_t n = 0;
-
-	for (uint32_t at = 0; at < q->cluster_size; at += q->l2_entry_size) {
-		uint64_t e = plt_get_be64(a + at) & ~QCOW2_COPIED;
-
-		n += e && e == (plt_get_be64(b + at) & ~QCOW2_COPIED);
-	}
-	return n;
-}
-
 /* The orphan that is the newer copy of the table in m->table, if just one is. */
 static uint32_t newer_copy(struct mending *m)
 {
@@ -198,7 +185,7 @@ static uint32_t newer_copy(struct mending *m)
 
 		if (m->used[i] || qcow2_l2_read(&x->c, x->pieces[i].off, m->other) < 0)
 			continue;
-		n = alike(&x->q, m->table, m->other);
+		n = qcow2_alike(&x->q, m->table, m->other);
 		if (n > most) {
 			most = n;
 			best = i;

@@ -26,7 +26,8 @@ static bool wants(const struct qcow2_exam *x, unsigned what)
 
 static bool may_lower(const struct qcow2_exam *x)
 {
-	return wants(x, PLT_MEND_LOWER) && x->orphans == QCOW2_ORPHANS_LEFT && !x->snapshots_bad;
+	return wants(x, PLT_MEND_LOWER) && x->orphans == QCOW2_ORPHANS_LEFT && !x->snapshots_bad &&
+	       !x->ex->mend->bitmaps_lost;
 }
 
 bool qcow2_left_behind(const struct qcow2_exam *x, uint64_t cluster)

@@ -55,6 +55,18 @@ uint64_t qcow2_own_place(const struct qcow2_state *q, const uint8_t *table, uint
 	return base;
 }
 
+uint32_t qcow2_alike(const struct qcow2_state *q, const uint8_t *a, const uint8_t *b)
+{
+	uint32_t n = 0;
+
+	for (uint32_t at = 0; at < q->cluster_size; at += q->l2_entry_size) {
+		uint64_t e = plt_get_be64(a + at) & ~QCOW2_COPIED;
+
+		n += e && e == (plt_get_be64(b + at) & ~QCOW2_COPIED);
+	}
+	return n;
+}
+
 /* Only entries that can be; a single one that cannot is a finding of its own. */
 bool qcow2_l2_well_formed(const struct qcow2_exam *x, const uint8_t *p)
 {

@@ -131,6 +131,13 @@ static void note_all(struct unreached *u)
 	}
 }
 
+bool qcow2_is_missed(struct qcow2_exam *x, uint64_t off)
+{
+	uint64_t k = off >> x->q.cluster_bits, stored;
+
+	return !x->counts_gone && qcow2_stored_count(&x->c, k, &stored) == 0 && stored > qcow2_references(&x->c, k);
+}
+
 int qcow2_find_unreached(struct qcow2_exam *x, struct plt_extents *ret)
 {
 	struct unreached u = {.x = x, .all = ret, .asked = UINT64_MAX, .block = UINT64_MAX};

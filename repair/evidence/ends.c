@@ -21,6 +21,17 @@ static uint64_t seed_of(const struct ev *ev, unsigned i)
 	return (uint64_t)fs->block << 32 | fs->grid;
 }
 
+static void measure(struct ev *ev, unsigned set, uint64_t block)
+{
+	double n[3] = { ev->ends[set][0] + 1.0, 1, 1 }, all;
+
+	for (uint64_t len = 1; len <= block; len++)
+		n[len + EV_SLACK < block ? 1 : 2] += ev->ends[set][len];
+	all = n[0] + n[1] + n[2];
+	for (unsigned i = 0; i < 3; i++)
+		ev->share[set][i] = n[i] / all;
+}
+
 static int count(struct ev *ev, unsigned fs, unsigned set)
 {
 	uint64_t block = ev->fs[fs].fs->block, skew = ev->fs[fs].fs->grid,
@@ -36,13 +47,13 @@ static int count(struct ev *ev, unsigned fs, unsigned set)
 		for (uint64_t at = skew; at + PLT_MIN(block, span) <= span; at += block) {
 			int64_t len = plt_ev_length(ev, o, at, PLT_MIN(block, span - at));
 
-			if (len > 0) {
+			if (len >= 0)
 				ev->ends[set][len]++;
-				ev->nends[set]++;
-			}
+			ev->nends[set] += len > 0;
 		}
 	}
 	ev->seed_of_ends[set] = seed_of(ev, fs);
+	measure(ev, set, PLT_MIN(block, span));
 	return 0;
 }
 
@@ -79,4 +90,12 @@ unsigned plt_ev_rarity(const struct ev *ev, unsigned fs, uint64_t len)
 	for (n = (uint64_t)ev->ends[set][len] + 1; n < ev->nends[set] + ev->fs[fs].fs->block && bits < EV_W_TAIL_MAX; n *= 2)
 		bits++;
 	return bits;
+}
+
+/* Of all blocks of the objects, the share of those that hold nothing, a part, or all of it; see fit.c. */
+double plt_ev_share(const struct ev *ev, unsigned fs, unsigned look)
+{
+	unsigned set = set_of(ev, fs);
+
+	return set == ev->nend_sets ? 1.0 / 3 : ev->share[set][look];
 }

@@ -33,6 +33,7 @@ static void release(struct ev *ev)
 	free(ev->digest);
 	free(ev->facts);
 	free(ev->by_key);
+	free(ev->facts_of);
 	free(ev->place);
 	for (unsigned k = 0; k < 2; k++) {
 		free(ev->of_object[k]);
@@ -41,6 +42,7 @@ static void release(struct ev *ev)
 	free(ev->slot_of);
 	free(ev->pairs);
 	free(ev->like);
+	free(ev->line);
 	free(ev->chain);
 	free(ev->hops);
 }
@@ -63,12 +65,24 @@ static int check_puzzle(const struct plt_puzzle *p, struct plt_error *err)
 	return 0;
 }
 
+static int by_order(struct ev *ev, uint32_t few, uint32_t *ret_n)
+{
+	uint32_t more = 0;
+	int r = plt_ev_runs(ev, ret_n);
+
+	if (!r && *ret_n <= few)
+		r = plt_ev_order_grow(ev, &more);
+	*ret_n += more;
+	return r;
+}
+
 static int rounds(struct ev *ev)
 {
 	uint32_t left = ev->p->nobjects;
+	unsigned paths = 0;
 
 	for (unsigned round = 0; round < EV_ROUNDS_MAX; round++) {
-		uint32_t n, grown = 0, more = 0, likely = 0, few = left / 100; /* not worth a round of their own */
+		uint32_t n, grown = 0, likely = 0, more = 0, few = left / 100; /* not worth a round of their own */
 		int r = plt_ev_find_fs(ev);
 
 		if (!r)
@@ -79,23 +93,23 @@ static int rounds(struct ev *ev)
 			r = plt_ev_score_all(ev);
 		if (!r)
 			r = plt_ev_assign(ev, false, &n);
-		if (!r && n <= few)
-			r = plt_ev_runs(ev, &grown);
+		if (!r && n <= few && paths++ < EV_PATHS_MAX)
+			r = plt_ev_path(ev, false, &grown);
 		if (!r && n + grown <= few)
-			r = plt_ev_order_grow(ev, &more);
+			r = by_order(ev, few - n, &more);
 		grown += more;
 		if (!r && n + grown <= few)
 			r = plt_ev_assign(ev, true, &likely);
 		if (r)
 			return r;
-		if (!n && !grown && !likely) {
+		if (!n && !likely && grown <= few / 4) {
 			if (ev->guess)
 				break;
 			ev->guess = true;
 		}
 		left -= n + grown + likely;
 	}
-	return 0;
+	return plt_ev_path(ev, true, &left);
 }
 
 static void explain(const struct ev_place *place, char *ret, size_t len)
@@ -145,7 +159,7 @@ static int report(struct ev *ev, struct plt_placement **ret, uint32_t *ret_n)
 int plt_evidence_place(const struct plt_puzzle *p, struct plt_placement **ret, uint32_t *ret_n,
 		       struct plt_error *err)
 {
-	struct ev ev = { .p = p };
+	struct ev ev = { .p = p, .go_on = { { 0.5, 0.1 }, { 0.2, 0.1 } }, .astray = 1.0 / 256 };
 	int r = check_puzzle(p, err);
 
 	if (r)
@@ -169,6 +183,8 @@ int plt_evidence_place(const struct plt_puzzle *p, struct plt_placement **ret, u
 		r = plt_ev_compare_older(&ev);
 	if (!r)
 		r = plt_ev_order_init(&ev);
+	if (!r)
+		r = plt_ev_path_init(&ev);
 	if (!r)
 		r = rounds(&ev);
 	if (!r)

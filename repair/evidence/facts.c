@@ -51,23 +51,6 @@ static int put(struct ev *ev, const struct ev_fact *f)
 	return 0;
 }
 
-/* The first slot that ends after @off. */
-static uint32_t slot_from(const struct plt_puzzle *p, uint64_t off)
-{
-	uint64_t at = plt_align_down(off, p->span);
-	uint32_t lo = 0, hi = p->nslots;
-
-	while (lo < hi) {
-		uint32_t mid = lo + (hi - lo) / 2;
-
-		if (p->slots[mid] < at)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo;
-}
-
 static bool take(void *arg, const struct plt_fact *fact)
 {
 	struct survey *s = arg;
@@ -75,7 +58,7 @@ static bool take(void *arg, const struct plt_fact *fact)
 	const struct plt_puzzle *p = ev->p;
 	uint64_t end = fact->off + fact->len;
 
-	for (uint32_t i = slot_from(p, fact->off); i < p->nslots && p->slots[i] < end; i++) {
+	for (uint32_t i = plt_ev_slot_from(ev, fact->off); i < p->nslots && p->slots[i] < end; i++) {
 		uint64_t from = PLT_MAX(fact->off, p->slots[i]), to = PLT_MIN(end, p->slots[i] + p->span);
 		struct ev_fact f = {
 			.off = from, .slot = i, .kind = fact->kind, .what = fact->what, .fs = s->fs,
@@ -147,6 +130,15 @@ int plt_ev_survey(struct ev *ev)
 	}
 	if (ev->nfacts)
 		qsort(ev->facts, ev->nfacts, sizeof(*ev->facts), compare_facts);
+	if (!ev->facts_of)
+		ev->facts_of = malloc(((size_t)ev->p->nslots + 1) * sizeof(*ev->facts_of));
+	if (!ev->facts_of)
+		return -ENOMEM;
+	for (size_t i = 0, slot = 0; slot <= ev->p->nslots; slot++) {
+		while (i < ev->nfacts && ev->facts[i].slot < slot)
+			i++;
+		ev->facts_of[slot] = i;
+	}
 	ev->nwanted = 0;
 	for (size_t i = 0; i < ev->nfacts; i++) {
 		n += ev->facts[i].key != 0;
@@ -167,17 +159,12 @@ int plt_ev_survey(struct ev *ev)
 
 size_t plt_ev_facts_of(const struct ev *ev, uint32_t slot)
 {
-	size_t lo = 0, hi = ev->nfacts;
+	return ev->facts_of[slot];
+}
 
-	while (lo < hi) {
-		size_t mid = lo + (hi - lo) / 2;
-
-		if (ev->facts[mid].slot < slot)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo;
+bool plt_ev_wanted(const struct ev *ev, uint32_t slot)
+{
+	return ev->facts_of[slot] != ev->facts_of[slot + 1];
 }
 
 size_t plt_ev_facts_by_key(const struct ev *ev, uint32_t key, size_t *ret)

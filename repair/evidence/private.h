@@ -21,6 +21,7 @@
 #define EV_MARKS_MAX (4u << 20)
 #define EV_FACTS_MAX (8u << 20)
 #define EV_ROUNDS_MAX 32
+#define EV_PATHS_MAX 10           /* how often a path is looked for */
 #define EV_FS_MAX 64
 #define EV_CANDIDATES 12           /* slots of an object that are scored in full */
 #define EV_REST 1024               /* pairs of what is left: all are scored if there are no more */
@@ -64,6 +65,7 @@ struct ev_pair {
 	uint8_t kinds;
 	uint8_t self;              /* structures that name this place */
 	bool sure, rival;          /* one by checksum; another object's structures name the same place */
+	bool mixed;                /* with metadata that verifies there is something that may be none */
 	bool shaky;                /* rests on a filesystem whose start is a guess */
 	uint8_t tails;
 	uint64_t newness;          /* the greatest of its metadata that verified */
@@ -97,6 +99,7 @@ struct ev {
 	uint64_t seed_of_ends[EV_FS_MAX]; /* which block size and alignment the next two are counted for */
 	uint32_t *ends[EV_FS_MAX]; /* of all objects' blocks, how many have this length: fs.block + 1 */
 	uint64_t nends[EV_FS_MAX];
+	double share[EV_FS_MAX][3]; /* of blocks that are empty, cut, full */
 	unsigned nend_sets;
 	bool parts_sure;
 	bool guess;                /* nothing else is left: filesystems may begin at usual places */
@@ -104,6 +107,7 @@ struct ev {
 	/* facts.c */
 	struct ev_fact *facts;     /* by slot, by offset */
 	size_t nfacts, facts_cap;
+	size_t *facts_of;          /* nslots + 1: where a slot's facts begin */
 	uint32_t *by_key;          /* of TAIL and KEY facts, by key */
 	size_t nby_key;
 	bool facts_full;
@@ -123,6 +127,11 @@ struct ev {
 	/* Objects, and behind them anchors, whose ends meet on the host; EV_NONE. */
 	struct ev_link { uint32_t before, after; } *chain;
 	unsigned habit;            /* of 1000 neighbours on the host, how many are neighbours in the guest */
+	struct ev_item { uint64_t host; uint32_t item; } *line; /* objects and anchors, by host */
+	uint32_t nline;
+	double go_on[2][2];        /* path.c: how often the next on the host is the next in the guest, or a little further on */
+	uint64_t checks;           /* fit.c: pairs whose structures may still be read and verified */
+	double astray;             /* of the objects of a run, those that do not belong there */
 	uint16_t *hops;            /* since the last object that its content placed */
 };
 
@@ -135,6 +144,7 @@ uint16_t plt_ev_grain(const struct ev *ev, uint32_t object, uint64_t off);
 int plt_ev_read_object(const struct ev *ev, uint32_t object, uint64_t off, void *buf, size_t len);
 
 /* view.c: the disk as far as it is known, and the filesystems on it */
+uint32_t plt_ev_slot_from(const struct ev *ev, uint64_t off); /* of the first slot that ends after @off; nslots: none */
 uint32_t plt_ev_slot_at(const struct ev *ev, uint64_t off); /* index of the slot that holds @off; EV_NONE */
 int plt_ev_view_read(void *arg, uint64_t off, void *buf, size_t len);
 int plt_ev_find_fs(struct ev *ev);
@@ -142,6 +152,7 @@ int plt_ev_find_fs(struct ev *ev);
 /* facts.c: what the filesystems say of the empty slots */
 int plt_ev_survey(struct ev *ev);
 size_t plt_ev_facts_of(const struct ev *ev, uint32_t slot); /* index of the first */
+bool plt_ev_wanted(const struct ev *ev, uint32_t slot);     /* there is one */
 /* Indexes into by_key of [ret, ret + n). */
 size_t plt_ev_facts_by_key(const struct ev *ev, uint32_t key, size_t *ret);
 uint32_t plt_ev_tail_key(uint64_t end, uint64_t value);
@@ -150,6 +161,16 @@ uint32_t plt_ev_owner_key(uint64_t value);
 /* ends.c: how rare a length is */
 int plt_ev_count_ends(struct ev *ev);
 unsigned plt_ev_rarity(const struct ev *ev, unsigned fs, uint64_t len); /* bits */
+#define EV_SLACK 16 /* bytes at the end of a file's block that may be zero as well */
+double plt_ev_share(const struct ev *ev, unsigned fs, unsigned look);
+
+/* fit.c: the same as a likelihood ratio, in bits */
+double plt_ev_fit(struct ev *ev, uint32_t object, uint32_t slot);
+double plt_ev_fit_anywhere(const struct ev *ev, uint32_t object);
+
+/* path.c: what lies where, by the order on the host and the content of all together */
+int plt_ev_path_init(struct ev *ev);
+int plt_ev_path(struct ev *ev, bool likely, uint32_t *ret_n);
 
 /* score.c: pairs of object and slot */
 int plt_ev_score_all(struct ev *ev);
@@ -159,6 +180,9 @@ struct ev_pair plt_ev_score(const struct ev *ev, uint32_t object, uint32_t slot)
 #define EV_CLAIMS_MAX 256
 struct ev_claim { uint32_t slot, bits; };
 size_t plt_ev_claims(const struct ev *ev, uint32_t object, struct ev_claim *ret);
+
+/* All slots that an object's content suggests. */
+size_t plt_ev_seeds(const struct ev *ev, uint32_t object, uint32_t *ret);
 
 /* runs.c: objects that lie together on the host, judged together */
 int plt_ev_runs(struct ev *ev, uint32_t *ret_n);

@@ -151,6 +151,8 @@ static void judge_meta(struct sum *s, const struct ev_fact *f)
 		} else if (verdict < 0) {
 			s->pair->score -= EV_W_SELF;
 			s->missed++;
+		} else {
+			s->pair->mixed = true;
 		}
 	}
 }
@@ -421,6 +423,27 @@ size_t plt_ev_claims(const struct ev *ev, uint32_t object, struct ev_claim *ret)
 		else if (n < EV_CLAIMS_MAX)
 			ret[n++] = (struct ev_claim){ .slot = vs->v[i].slot, .bits = vs->v[i].weight };
 	}
+	free(vs);
+	return n;
+}
+
+size_t plt_ev_seeds(const struct ev *ev, uint32_t object, uint32_t *ret)
+{
+	struct votes *vs = malloc(sizeof(*vs));
+	size_t n = 0, nlikes;
+	const struct ev_like *likes = plt_ev_likes_of(ev, object, &nlikes);
+
+	if (!vs)
+		return 0;
+	vs->n = 0;
+	vote_by_marks(ev, object, vs);
+	vote_by_tails(ev, object, vs);
+	for (size_t i = 0; i < nlikes; i++)
+		vote(ev, vs, likes[i].slot, likes[i].n * EV_W_LIKE);
+	qsort(vs->v, vs->n, sizeof(*vs->v), compare_votes);
+	for (unsigned i = 0; i < vs->n && n < EV_CLAIMS_MAX; i++)
+		if (!n || ret[n - 1] != vs->v[i].slot)
+			ret[n++] = vs->v[i].slot;
 	free(vs);
 	return n;
 }

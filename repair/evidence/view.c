@@ -13,12 +13,27 @@
 #include "base/checked.h"
 #include "repair/evidence/private.h"
 
-uint32_t plt_ev_slot_at(const struct ev *ev, uint64_t off)
+uint32_t plt_ev_slot_from(const struct ev *ev, uint64_t off)
 {
 	const struct plt_puzzle *p = ev->p;
 	uint64_t at = plt_align_down(off, p->span);
 	uint32_t lo = 0, hi = p->nslots;
 
+	/* Mostly many lie side by side. */
+	for (unsigned tries = 0; tries < 4 && lo < hi; tries++) {
+		uint64_t from = p->slots[lo], to = p->slots[hi - 1];
+		uint32_t mid;
+
+		if (at <= from || at > to)
+			return at == from ? lo : EV_NONE;
+		mid = lo + (uint32_t)((double)(at - from) / (double)(to - from) * (hi - 1 - lo));
+		if (p->slots[mid] == at)
+			return mid;
+		if (p->slots[mid] < at)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
 	while (lo < hi) {
 		uint32_t mid = lo + (hi - lo) / 2;
 
@@ -27,7 +42,14 @@ uint32_t plt_ev_slot_at(const struct ev *ev, uint64_t off)
 		else
 			hi = mid;
 	}
-	return lo < p->nslots && p->slots[lo] == at ? lo : EV_NONE;
+	return lo;
+}
+
+uint32_t plt_ev_slot_at(const struct ev *ev, uint64_t off)
+{
+	uint32_t i = plt_ev_slot_from(ev, off);
+
+	return i < ev->p->nslots && ev->p->slots[i] == plt_align_down(off, ev->p->span) ? i : EV_NONE;
 }
 
 int plt_ev_view_read(void *arg, uint64_t off, void *buf, size_t len)

@@ -73,7 +73,7 @@ bool guest_is_shifted(struct guest_exam *x)
 
 	if (shift)
 		guest_found(x, "R-OFF", false, 0, shift, "the disk begins %" PRIu64 " bytes into the file, where its partition "
-			    "table stands; --rescue shows it from there, and so does -f raw with the option offset=%" PRIu64,
+			    "table stands; --rescue shows it from there, repair --output copies it, and -f raw takes the option offset=%" PRIu64,
 			    shift, shift);
 	return shift;
 }

@@ -193,7 +193,7 @@ START_TEST(model)
 	struct scene s;
 
 	scene_new(&s, &layouts[_i], seed);
-	for (unsigned round = 0; round < 8; round++) {
+	for (unsigned round = 0; round < (getenv("PLT_SANITIZER") ? 4 : 8); round++) {
 		for (unsigned i = 0; i < 12; i++)
 			step(&s);
 		verify(&s, s.disk, s.size, "open");

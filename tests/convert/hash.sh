@@ -5,35 +5,17 @@
 # hash: the digest of blkhash, and the flat one, of the same content in any format.
 # shellcheck source=tests/lib.sh
 . "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
-requires qemu-img
+requires qemu-img python3
 
 digest() { "$PLATTER" hash "$@" | cut -d' ' -f1; }
 
-# unhex: hex digits to bytes
-unhex() {
-	local hex i
-
-	read -r hex
-	for ((i = 0; i < ${#hex}; i += 2)); do
-		# shellcheck disable=SC2059 # the format is the byte
-		printf "\\x${hex:i:2}"
-	done
-}
-
-# The construction by hand: digests of all blocks, then the length.
-by_hand() { # FILE BLOCK SUM
-	local size n i
-
-	size=$(stat -c %s "$1")
-	n=$(((size + $2 - 1) / $2))
-	{
-		for ((i = 0; i < n; i++)); do
-			dd if="$1" bs="$2" skip=$i count=1 status=none | "$3" | cut -d' ' -f1 | unhex
-		done
-		for ((i = 0; i < 8; i++)); do
-			printf '%02x\n' $((size >> (8 * i) & 255)) | unhex
-		done
-	} | "$3" | cut -d' ' -f1
+# The construction by hand: digests of all blocks, then the length.  FILE BLOCK DIGEST
+by_hand() {
+	python3 -c 'import hashlib, sys
+data, block = open(sys.argv[1], "rb").read(), int(sys.argv[2])
+parts = [data[i:i + block] for i in range(0, len(data), block)]
+all = b"".join(hashlib.new(sys.argv[3], p).digest() for p in parts)
+print(hashlib.new(sys.argv[3], all + len(data).to_bytes(8, "little")).hexdigest())' "$@"
 }
 
 : > empty.raw
@@ -43,10 +25,10 @@ is "$(digest -f raw --flat empty.raw)" "$(sha256sum < empty.raw | cut -d' ' -f1)
 truncate -s 3000832 a.raw
 seq 1 60000 | dd of=a.raw conv=notrunc bs=4096 seek=33 status=none
 printf 'far' | dd of=a.raw conv=notrunc bs=1 seek=2990000 status=none
-is "$(digest -f raw a.raw)" "$(by_hand a.raw 65536 sha256sum)" 'blocks of 64 KiB'
-is "$(digest -f raw --digest sha256/512 a.raw)" "$(by_hand a.raw 512 sha256sum)" 'blocks of 512 bytes'
-is "$(digest -f raw --digest md5/1M a.raw)" "$(by_hand a.raw 1048576 md5sum)" 'MD5, blocks of 1 MiB'
-is "$(digest -f raw --digest sha512/100000 a.raw)" "$(by_hand a.raw 100000 sha512sum)" 'SHA-512, an odd block'
+is "$(digest -f raw a.raw)" "$(by_hand a.raw 65536 sha256)" 'blocks of 64 KiB'
+is "$(digest -f raw --digest sha256/512 a.raw)" "$(by_hand a.raw 512 sha256)" 'blocks of 512 bytes'
+is "$(digest -f raw --digest md5/1M a.raw)" "$(by_hand a.raw 1048576 md5)" 'MD5, blocks of 1 MiB'
+is "$(digest -f raw --digest sha512/100000 a.raw)" "$(by_hand a.raw 100000 sha512)" 'SHA-512, an odd block'
 is "$(digest -f raw --flat a.raw)" "$(sha256sum < a.raw | cut -d' ' -f1)" 'flat'
 is "$(digest -f raw --flat --digest md5 a.raw)" "$(md5sum < a.raw | cut -d' ' -f1)" 'flat, MD5'
 fails 1 'a digest that does not exist' "$PLATTER" hash --digest nosuch a.raw

@@ -325,7 +325,7 @@ static const struct plt_fault_rule delays[] = {
 START_TEST(test_writers)
 {
 	uint64_t seed = plt_unit_seed();
-	struct powercut_limits limits = {.seed = seed, .total = 1500};
+	struct powercut_limits limits = {.seed = seed, .total = getenv("PLT_SANITIZER") ? 500 : 1500};
 	struct rig *r = rig_new(&shared_layouts[_i], seed);
 	struct plt_store *log, *data, *slow;
 	struct writer w[THREADS];

@@ -413,22 +413,6 @@ START_TEST(test_writelog)
 }
 END_TEST
 
-static bool have_direct(void)
-{
-	const char *tmp = getenv("TMPDIR");
-	struct plt_store *st;
-	char name[4096];
-	bool ok;
-
-	snprintf(name, sizeof(name), "%s/platter-direct.%ld", tmp && *tmp ? tmp : "/tmp",
-		 (long)getpid());
-	ok = !plt_file_open(name, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_DIRECT, &st, NULL);
-	if (ok)
-		plt_store_unref(st);
-	unlink(name);
-	return ok;
-}
-
 static Suite *suite(void)
 {
 	Suite *s = suite_create("model");
@@ -442,7 +426,7 @@ static Suite *suite(void)
 	tcase_add_test(tc, test_overlay);
 	tcase_add_test(tc, test_fault);
 	tcase_add_test(tc, test_writelog);
-	if (have_direct()) {
+	if (plt_unit_has_direct()) {
 		tcase_add_test(tc, test_file_direct);
 		tcase_add_test(tc, test_file_direct_4k);
 	} else {

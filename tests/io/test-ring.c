@@ -389,27 +389,11 @@ START_TEST(test_order_is_chosen)
 }
 END_TEST
 
-static bool have_direct(void)
-{
-	const char *tmp = getenv("TMPDIR");
-	struct plt_store *st;
-	char name[4096];
-	bool ok;
-
-	snprintf(name, sizeof(name), "%s/platter-direct.%ld", tmp && *tmp ? tmp : "/tmp",
-		 (long)getpid());
-	ok = !plt_file_open(name, PLT_FILE_WRITE | PLT_FILE_CREATE | PLT_FILE_DIRECT, &st, NULL);
-	if (ok)
-		plt_store_unref(st);
-	unlink(name);
-	return ok;
-}
-
 static Suite *suite(void)
 {
 	static const char *const names[KINDS] = { "inline", "threads", "io_uring", "test" };
 	Suite *s = suite_create("ring");
-	bool direct = have_direct();
+	bool direct = plt_unit_has_direct();
 
 	for (int k = 0; k < KINDS; k++) {
 		TCase *tc;

@@ -60,6 +60,7 @@ for way in "$((60 * K)) $((60 * K)) cluster_size=64k" "$((40 * K)) $((60 * K)) c
 	"$((60 * K)) $((60 * K)) cluster_size=2M" "$((60 * K)) $((60 * K)) cluster_size=512"; do
 	read -r -a w <<<"$way"
 	for to in 'old.raw raw' 'flat raw' 'fork qcow2' 'new qcow2' 'mid qcow2' ''; do
+		sampled || continue
 		read -r -a n <<<"$to"
 		chain "${w[@]}"
 		before=$(own)

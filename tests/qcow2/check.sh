@@ -6,18 +6,12 @@
 # totals must agree.  PLT_SEED chooses the damage (the first of consecutive seeds).
 
 . "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
-requires qemu-img qemu-io python3
-
-keys="d.get('corruptions',0),d.get('leaks',0),d.get('check-errors',0),d.get('image-end-offset',0),\
-d.get('total-clusters',0),d.get('allocated-clusters',0),d.get('fragmented-clusters',0),d.get('compressed-clusters',0)"
+requires jq qemu-img qemu-io python3
 
 # numbers FILE: of one JSON answer, or "none".
 numbers() {
-	python3 -c "import json,sys
-try:
-    d=json.load(open(sys.argv[1])); print($keys)
-except ValueError:
-    print('none')" "$1"
+	[ -s "$1" ] && jq -c '[.corruptions, .leaks, ."check-errors", ."image-end-offset", ."total-clusters", ."allocated-clusters",
+		."fragmented-clusters", ."compressed-clusters"] | map(. // 0)' "$1" 2>/dev/null || echo none
 }
 
 # differs IMAGE: prints how the two programs disagree about it; nothing if they do not.
@@ -64,6 +58,7 @@ seed=${PLT_SEED:-4711}
 for image in plain snapshots compressed extended_l2=on cluster_size=512 refcount_bits=1 compat=v2; do
 	wrong=
 	for ((i = seed; i < seed + 12; i++)); do
+		[ -n "${PLT_SEED:-}" ] || sampled || continue
 		did=$(python3 "$srcdir/tests/qcow2/damage.py" $image.qcow2 damaged.img $i)
 		text=$(differs damaged.img)
 		# qemu-img cannot read a snapshot table behind the end of the file; we say so and go on.

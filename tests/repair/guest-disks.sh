@@ -172,7 +172,17 @@ ok 'a disk of noise is not repaired' "$PLATTER" repair -q -f raw --yes noise.raw
 "$PLATTER" repair -f raw --dry-run d.raw >out 2>&1
 is $? 2 'a disk behind a prefix'
 like "$(cat out)" 'the disk begins 2097152 bytes into the file' '  says where'
-rm d.raw
+cp d.raw before
+ok '  a copy' "$PLATTER" repair -q -f raw --yes --output new.raw d.raw
+is_file_equal new.raw fat32.raw '  begins where the disk does'
+zeros=$((2048 + 2097152 / 512))
+dd if=/dev/zero of=d.raw bs=512 seek=$zeros count=1 conv=notrunc status=none
+rm new.raw
+"$PLATTER" repair -q -f raw --yes --output new.raw d.raw >out 2>&1
+is $? 2 '  what is damaged in it, too'
+is_file_equal new.raw fat32.raw '  is repaired in the copy'
+fails 1 '  a plan of that is none for a file' "$PLATTER" repair -q -f raw --dry-run --plan p --output n2.raw d.raw
+rm -f d.raw before new.raw
 
 # The end of a disk is missing: the table stays, and says so.
 head -c 40M ext4.raw >d.raw

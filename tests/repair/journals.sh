@@ -133,6 +133,10 @@ state d.qcow2.platter-undo 2
 like "$(cat err)" 'interrupted has been finished' 'the one beside it counts, whatever is named'
 ok 'undo' "$PLATTER" undo -q d.qcow2.platter-undo
 is_file_equal d.qcow2 damaged.qcow2 'the very bytes'
+for report in nowhere/r .; do
+	fails 1 "no place for the report '$report'" "$PLATTER" repair --yes --report $report d.qcow2
+	is_file_equal d.qcow2 damaged.qcow2 'and nothing is changed'
+done
 fails 1 'a copy has no journal' "$PLATTER" repair --yes --output n --undo-file u d.qcow2
 is "$(echo [nu])" '[nu]' 'nothing is made'
 fails 0 'of a sound image' "$PLATTER" repair --output n sound.qcow2

@@ -20,6 +20,7 @@ script_tests += \
 	tests/repair/evidence.sh \
 	tests/repair/guest-disks.sh \
 	tests/repair/journals.sh \
+	tests/repair/lost-bitmaps.sh \
 	tests/repair/lost-blocks.sh \
 	tests/repair/lost-child.sh \
 	tests/repair/lost-clusters.sh \

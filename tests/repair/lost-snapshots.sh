@@ -26,15 +26,17 @@ poke() {
 fill() {
 	head -c "$2" "$1" | dd of=d.qcow2 bs=1 seek=$table conv=notrunc status=none
 }
-# judge NAME FIRST SECOND: what the two are called afterwards; what has got a new name is inferred, and said to be
+# judge NAME FIRST SECOND [IDS]: what the two are called afterwards; what has got a new name is inferred, and said to be, and
+# so are those of these ids
 judge() {
-	local what=$1 got k=0
+	local what=$1 got k=0 inferred=${4:-}
 	shift
+	[ "$1" = one ] || inferred='1 2'
 	cp d.qcow2 before
 	"$PLATTER" repair -q --yes --report report.json d.qcow2 >out 2>&1
-	is $? $([ "$1" = one ] && echo 0 || echo 2) "$what: repair"
+	is $? $((${inferred:+2} + 0)) "$what: repair"
 	is "$(python3 -c 'import json; print(*(s["id"] for s in json.load(open("report.json")).get("snapshots", []) if s["inferred"]))')" \
-		"$([ "$1" = one ] || echo 1 2)" '  what is inferred of which snapshot'
+		"$inferred" '  what is inferred of which snapshot'
 	ok '  qemu-img finds nothing' qemu-img check -q d.qcow2
 	ok '  the disk is what it was' qemu-img compare -q d.qcow2 sound.qcow2
 	got=$(qemu-img snapshot -l d.qcow2 | awk 'NR > 2 { printf "%s ", $2 }')
@@ -65,6 +67,24 @@ damaged; poke $((table + 8)) '\xff\xff\xff\xff'; judge 'the length of an L1 tabl
 damaged; poke $((table + 14)) '\xff\xff'; judge 'the length of a name' one two
 damaged; poke $((table + 14)) '\3\0'; judge 'a name that goes on over the next entry' one two
 damaged; poke $((table + 72 + 12)) '\2\1\xea\x60'; judge 'texts that go on over data' one two
+
+# The L1 tables themselves: what they named is still counted for the snapshots.
+l1() { # INDEX: where it lies
+	python3 - "$table" "$1" <<'END'
+import struct
+import sys
+d = open('sound.qcow2', 'rb').read()
+at = int(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    extra, = struct.unpack_from('>I', d, at + 36)
+    at += 40 + extra + sum(struct.unpack_from('>HH', d, at + 12)) + 7 & ~7
+print(struct.unpack_from('>Q', d, at)[0])
+END
+}
+first=$(l1 0) second=$(l1 1)
+damaged; poke "$first" 'this is no table'; judge "the first one's L1 table is text" one two 1
+damaged; poke "$second" '\x80\0\0\0\0\7\0\0'; judge "the second one's names a cluster" one two 2
+damaged; poke "$first" 'not a table'; poke "$second" 'nor is this'; judge 'both L1 tables are text' one two '1 2'
 
 # What was deleted is not brought back; a sound image is not touched.
 cp sound.qcow2 d.qcow2

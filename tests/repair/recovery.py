@@ -205,7 +205,8 @@ class Case:
         t = time.monotonic() - t
         if program == PLATTER:
             self.crashed(tool, first, text)
-        status, lost, text2 = self.read(program, path, out)
+        status, lost, text2 = self.read(program, path + '.new' if os.path.exists(path + '.new') else path, out)
+        remove(path + '.new')
         if program == PLATTER:
             self.crashed('convert', status, text2)
         named, inferred = lists(report)
@@ -298,7 +299,8 @@ class Case:
             status, text = run(PLATTER, 'check', '-q', '--deep', *self.named(path))
             self.crashed('check --deep', status, text)
             self.checked = None if self.d.unread else status # (it has no map)
-        self.in_place('repair', PLATTER, path, *self.how)
+        # (what is not where the file begins no repair in place moves)
+        self.in_place('repair', PLATTER, path, *self.how, *(['--output', path + '.new'] if self.d.shift else []))
         self.check_after(path)
         with open(path, 'rb') as f:
             after = f.read()

@@ -180,6 +180,7 @@ guests {guests}; shapes `tests/fixtures/image.py list`; {n} cases.
 * Of chains of three (C) the top is read; `repair` is `repair` of each layer, as `check -r all` is; where a backing file is missing or
   another one, `chain repair --search`; where one was written to, `chain verify`, which only says so. What another program has written to a layer is not there any more.
 * *: guest data, or a part of it, is not in the file any more.
+* What is not where the file begins (R-OFF-1) is repaired into a copy (`repair --output`).
 * Of media that do not read everywhere (-ERR) `--rescue` has the map, and has to name all that is not right; the others have none.
 
 """

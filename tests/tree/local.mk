@@ -2,6 +2,7 @@
 # Copyright (c) the platter authors
 
 script_tests += \
+	tests/tree/dist.sh \
 	tests/tree/layers.sh \
 	tests/tree/spdx.sh \
 	tests/tree/symbols.sh \
