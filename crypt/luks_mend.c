@@ -103,9 +103,11 @@ static uint32_t payload_at(struct plt_store *st, uint64_t base, uint32_t end)
 	return 0;
 }
 
-static void mend_places(struct plt_store *st, uint64_t base, struct plt_luks_mended *m, struct luks_header_ondisk *h, bool inside)
+static void mend_places(struct plt_store *st, uint64_t base, struct plt_luks_mended *m, struct luks_header_ondisk *h,
+			bool inside)
 {
-	uint32_t stride = find_stride(h), key = plt_be32_get(h->key_bytes), payload = plt_be32_get(h->payload_offset), first = 0, end;
+	uint32_t stride = find_stride(h), key = plt_be32_get(h->key_bytes), payload = plt_be32_get(h->payload_offset);
+	uint32_t first = 0, end;
 
 	if (!is_key_length(key) || (stride && stride_of(key) != stride))
 		for (uint32_t n = 16; n <= 64; n += 8)
@@ -137,7 +139,7 @@ static void mend_places(struct plt_store *st, uint64_t base, struct plt_luks_men
 			h->slot[i].key_offset = plt_be32_make(first + i * stride);
 		}
 	end = first + LUKS_SLOTS * stride;
-	if (payload && (payload < end || payload > 8 * end)) { /* (in an image nothing is found by it) */
+	if ((payload || inside) && (payload < end || payload > 8 * end)) { /* (in an image nothing is found by it) */
 		payload = inside ? end : payload_at(st, base, end);
 		if (!payload)
 			return;
@@ -181,7 +183,8 @@ static void mend_name(struct plt_luks_mended *m, char *field, size_t len, const 
 			found = names[i];
 		}
 	}
-	if (!found || several || (strnlen(field, len) < len && strlen(field) != strlen(found) && plt_is_zero(field + strlen(field), len - strlen(field))))
+	n = strnlen(field, len);
+	if (!found || several || (n < len && n != strlen(found) && plt_is_zero(field + n, len - n)))
 		return; /* (perhaps one that is not known here) */
 	said(m, "the name of the %s ('%s')", what, found);
 	memset(field, 0, len);
@@ -249,7 +252,7 @@ int plt_luks_mend(struct plt_store *st, uint64_t base, uint64_t space, bool insi
 	if (marks(&h) < LOOKS_LIKE)
 		return -ENOENT;
 	r = plt_luks_read(st, base, space, &l, NULL);
-	usable = r == 0 && l->usable; /* (a name may be one that nobody has) */
+	usable = r == 0 && l->usable && (l->payload_offset || !inside); /* (a name may be one that nobody has) */
 	plt_luks_free(l);
 	/* (one that can be read may say another length of the key than the areas have that are made for it) */
 	if ((usable && fits_stride(&h)) || (r < 0 && r != -EUCLEAN && r != -EINVAL && r != -ENOTSUP))

@@ -29,6 +29,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/mend/find.h \
 	qcow2/mend/find_external.c \
 	qcow2/mend/find_tables.c \
+	qcow2/mend/find_usual.c \
 	qcow2/mend/header.c \
 	qcow2/mend/luks.c \
 	qcow2/mend/map.c \

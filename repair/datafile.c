@@ -292,7 +292,7 @@ int plt_repair_find_data(struct plt_repair *rep, struct plt_mend *mend,
 	}
 	s.disk = plt_disk_size(disk);
 	plt_disk_close(disk, NULL);
-	r = collect(&s, rep->file->name);
+	r = collect(&s, plt_medium_below(rep->file)->name);
 	for (unsigned i = 0; i < s.n && r == 0; i++)
 		r = weigh(&s, &s.v[i]);
 	if (r == 0)

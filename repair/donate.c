@@ -123,7 +123,8 @@ static int give_all(struct donation *d, struct plt_error *err)
 	return r;
 }
 
-static void say(const struct donation *d, const char *name, void (*found)(void *arg, const struct plt_check_finding *f), void *arg)
+static void say(const struct donation *d, const char *name,
+		void (*found)(void *arg, const struct plt_check_finding *f), void *arg)
 {
 	struct plt_check_finding f = { .id = "DONOR", .severity = "corruption", .beyond_qemu = true, .mended = true };
 	char text[400];
@@ -145,8 +146,8 @@ static void say(const struct donation *d, const char *name, void (*found)(void *
 	}
 }
 
-int plt_repair_donate(struct plt_repair *rep, const char *name, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
-		      struct plt_error *err)
+int plt_repair_donate(struct plt_repair *rep, const char *name,
+		      void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
 	struct donation d = { .rep = rep };
 	int closed, r = plt_repair_doubts(rep, collect, &d, err);

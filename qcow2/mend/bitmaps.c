@@ -4,8 +4,8 @@
  * The directory of dirty bitmaps, which the disk does not need; but QEMU does not open an image whose directory it cannot read.
  * Entries are believed one by one: a table that can be, as long as the granularity and the disk ask for, a name that can be
  * read.  What is left of a damaged directory goes into a new one; one that is nowhere is looked for; if nothing is left the
- * header says that there are no bitmaps that could be used.  In a table an entry that cannot be becomes one of ones: what it stood
- * for counts as written, so that a backup copies more, never less.
+ * header says that there are no bitmaps that could be used.  In a table an entry that cannot be becomes one of ones: what it
+ * stood for counts as written, so that a backup copies more, never less.
  *
  * The invariant: no bitmap that is in doubt is left in use, and nothing that one may lie in is given free.
  */

@@ -56,8 +56,10 @@ struct qcow2_find {
 	/* find_tables.c */
 	struct qcow2_found_table *t;
 	uint32_t nt;
+	uint32_t large;           /* of them, that are tables for sure */
 	uint32_t looks;           /* clusters that have been looked at as L1 tables */
 	bool external;            /* tables name the guest's own offsets: data is in another file */
+	bool usual;               /* no table of clusters is there, but the first four clusters are those of an image */
 	bool is_qcow2;            /* there are tables enough */
 	uint64_t l1_offset;       /* 0: not found */
 	bool l1_marked;           /* its tables have marks (COPIED), which a snapshot's have not */
@@ -79,6 +81,9 @@ void qcow2_find_assume(struct qcow2_find *f, unsigned cluster_bits, bool extl2);
 bool qcow2_sight_own(const uint8_t *p, unsigned step, struct qcow2_sight *s);
 /* Is it an image with an external data file?  Then cluster size and kind are assumed.  @buf: room for the largest cluster. */
 void qcow2_find_external(struct qcow2_find *f, uint8_t *buf);
+
+/* find_usual.c: is an image, as QEMU begins it, all that is left of it? */
+bool qcow2_find_usual(struct qcow2_find *f);
 
 uint64_t qcow2_find_bound(uint64_t file_size);
 /* One pass over the file. */

@@ -786,14 +786,12 @@ int qcow2_find_tables(struct qcow2_find *f)
 {
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io((size_t)1 << QCOW2_MAX_CLUSTER_BITS);
 	PLT_AUTOFREE uint64_t *seen = calloc((size_t)1 << (QCOW2_MAX_CLUSTER_BITS - 3), sizeof(*seen));
-	uint32_t large = 0;
 	int r = buf && seen ? 0 : -ENOMEM;
 
 	if (r == 0)
 		qcow2_find_external(f, buf);
 	if (r == 0 && !f->external)
 		r = choose_size(f, buf, seen);
-
 	if (r == 0)
 		r = gather(f, buf, seen);
 	if (r == 0)
@@ -805,9 +803,9 @@ int qcow2_find_tables(struct qcow2_find *f)
 	if (r < 0)
 		return r;
 	for (uint32_t i = 0; i < f->nt; i++)
-		large += f->t[i].n >= MANY;
+		f->large += f->t[i].n >= MANY;
 	/* Tables of an image that is a guest's file name places in that file, and lead nowhere here. */
-	f->is_qcow2 = f->external || (f->l1_offset && (f->reftable_offset || large >= 2));
+	f->is_qcow2 = f->external || (f->l1_offset && (f->reftable_offset || f->large >= 2));
 	look_at_map(f, buf);
 	tell_codec(f, buf);
 	return 0;

@@ -177,7 +177,7 @@ static uint64_t found_size(struct qcow2_find *f)
 {
 	uint64_t mask = ~(uint64_t)(f->x.q.cluster_size - 1), size = 0;
 
-	if (f->gpt_size && (f->l1_offset ? f->guest_start && (f->gpt & mask) == f->guest_start : !f->gpt_several))
+	if (f->gpt_size && (f->l1_offset && !f->usual ? f->guest_start && (f->gpt & mask) == f->guest_start : !f->gpt_several))
 		size = f->gpt_size;
 	if (f->l1_offset && l1_need(f, size) > f->l1_size) {
 		extend_l1(f, l1_need(f, size));
@@ -627,7 +627,7 @@ static int decide(struct mending *m, struct plt_error *err)
 		if (get32(m, AT(cluster_bits)) == f->x.q.cluster_bits)
 			mend_tables(m);
 	} else if (f->is_qcow2 || !(m->ex->mend && m->ex->mend->guess)) {
-		if (!qcow2_find_l1_place(f) && !f->is_qcow2)
+		if (!f->usual && !qcow2_find_l1_place(f) && !f->is_qcow2)
 			return -ENOENT;
 		new_header(m);
 	}
@@ -670,8 +670,12 @@ int qcow2_mend_header(struct plt_examine *ex, int read_error, unsigned astray, s
 		f.hint_reftable = plt_be64_get(h.refcount_table_offset);
 	if (r == 0)
 		r = qcow2_find_tables(&f);
+	/* (of a header that is one the rest is better evidence) */
+	if ((r == 0 || r == -ENOENT) && !f.is_qcow2 && !f.large && plt_be32_get(h.magic) != QCOW2_MAGIC &&
+	    !(ex->mend && ex->mend->guess) && qcow2_find_usual(&f))
+		r = 0;
 	if (r == 0)
-		r = f.nt ? decide(&m, read_error ? NULL : err) : -ENOENT;
+		r = f.nt || f.usual ? decide(&m, read_error ? NULL : err) : -ENOENT;
 	tell(&m, r == 0);
 	free(m.buf);
 	qcow2_find_release(&f);

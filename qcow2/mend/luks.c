@@ -36,14 +36,14 @@ static uint64_t header_at(const struct qcow2_exam *x, uint64_t off)
 	if (!off || off & (x->q.cluster_size - 1) || off >= x->c.file_size ||
 	    plt_luks_mend(x->c.file, off, x->c.file_size - off, true, &m, NULL) < 0)
 		return 0;
-	if (plt_luks_read(x->c.file, off, UINT64_MAX, &l, NULL) == 0) {
-		len = l->payload_offset;
-		plt_luks_free(l);
-	} else if (m.whole) {
+	if (m.fields && m.whole) {
 		struct luks_header_ondisk h;
 
 		memcpy(&h, m.header, sizeof(h));
 		len = (uint64_t)plt_be32_get(h.payload_offset) * 512;
+	} else if (!m.fields && plt_luks_read(x->c.file, off, UINT64_MAX, &l, NULL) == 0) {
+		len = l->payload_offset;
+		plt_luks_free(l);
 	}
 	return len;
 }
@@ -101,8 +101,8 @@ static int mend_place(struct qcow2_exam *x)
 	int r = off && mends(x) ? put_extension(x, off, len) : 0;
 
 	if (!off) {
-		SAY(x, false, was, 0, "ERROR no LUKS header lies at offset %#" PRIx64 ", where one should be, and none is found: without its "
-		    "key slots nobody reads what the image encrypts. Where the ciphertext lies the map still says", was);
+		SAY(x, false, was, 0, "ERROR no LUKS header lies at offset %#" PRIx64 ", where one should be, and none is found: "
+		    "without its key slots nobody reads what the image encrypts. Where the ciphertext lies the map still says", was);
 		return 0;
 	}
 	if (r < 0 && r != -ENOSPC)

@@ -125,9 +125,9 @@ static int name(struct naming *n, const struct deep_suspects *who, const struct 
 
 /*
  * Where more of the map is lost than is there, and no filesystem says that what is there lies where it should: tables that
- * are whole by their shape may be copies that were written over others.
+ * are whole by their shape may be copies that were written over others, and what they leave empty may have been mapped.
  */
-static int name_all(struct naming *n, const struct deep_survey *s, const struct deep_map *m)
+static int name_all(struct naming *n, const struct deep_survey *s, const struct deep_map *m, const struct deep_map *pieces)
 {
 	const struct plt_doubts *d = &n->mend->doubts;
 	struct plt_extents all = PLT_EXTENTS_INIT;
@@ -141,6 +141,8 @@ static int name_all(struct naming *n, const struct deep_survey *s, const struct 
 		there += m->v[i].len;
 	if (s->any || !there || lost <= there)
 		return 0;
+	if (pieces->n)
+		m = pieces;
 	for (size_t i = 0; i < m->n && r == 0; i++)
 		r = plt_extents_add(&all, m->v[i].guest, m->v[i].len);
 	if (r == 0)
@@ -203,7 +205,7 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	if (r == 0 && !nmoves && st->phase == CLUSTERS)
 		r = name(n, &who, &known, is_left_below(&clusters, m->tables ? &mend->pieces : &mend->clusters));
 	if (r == 0 && !nmoves && st->phase == CLUSTERS)
-		r = name_all(n, s, &clusters);
+		r = name_all(n, s, &clusters, &pieces);
 	plt_deep_suspects_release(&who);
 	plt_extents_release(&known);
 	plt_deep_map_release(&clusters);

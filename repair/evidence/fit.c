@@ -88,7 +88,7 @@ double plt_ev_fit_anywhere(const struct ev *ev, uint32_t object)
 	return fit_unknown(ev, object, 0, ev->p->span);
 }
 
-double plt_ev_fit(const struct ev *ev, uint32_t object, uint32_t slot)
+double plt_ev_fit(struct ev *ev, uint32_t object, uint32_t slot)
 {
 	const uint64_t base = ev->p->slots[slot];
 	bool structures = ev->mark_of[object] != ev->mark_of[object + 1], log = false;
@@ -111,5 +111,8 @@ double plt_ev_fit(const struct ev *ev, uint32_t object, uint32_t slot)
 			ratio = bounded(ratio * fit_tail(ev, f, len));
 	}
 	ratio = bounded(ratio * fit_unknown(ev, object, at - base, ev->p->span));
-	return structures ? bounded(ratio * fit_structures(ev, object, slot, log)) : ratio;
+	if (!structures || !ev->checks)
+		return ratio;
+	ev->checks--;
+	return bounded(ratio * fit_structures(ev, object, slot, log));
 }

@@ -31,6 +31,7 @@
 #define SEEDED 64            /* such places, if they are not more than that, are listed for all objects */
 #define TAKEN 0.001          /* of a slot that another object has for certain */
 #define PASSES 3             /* for the rates */
+#define CHECKS 4             /* pairs of an object, on average, whose structures are verified in a turn */
 #define TURNS 2              /* in which objects learn of each other's claims */
 #define CERTAIN 0.9996       /* enough to go on from as if it were known */
 #define SURE 0.99
@@ -139,7 +140,7 @@ static bool is_border(const struct path *t, uint32_t slot, int step)
 /* How well the item lies at c->place; false: it cannot. */
 static bool look(const struct path *t, uint32_t item, struct cand *c)
 {
-	const struct ev *ev = t->ev;
+	struct ev *ev = t->ev;
 	const uint64_t known = known_place(ev, item), span = ev->p->span, end = plt_div_up(ev->p->disk_size, span);
 
 	c->slot = c->place < end ? plt_ev_slot_at(ev, c->place * span) : EV_NONE;
@@ -558,6 +559,7 @@ int plt_ev_path(struct ev *ev, bool likely, uint32_t *ret_n)
 	}
 	for (unsigned turn = 0; turn < TURNS; turn++) {
 		set_priors(&t);
+		ev->checks = CHECKS * (uint64_t)p->nobjects + 65536;
 		memset(v, 0, ((size_t)p->nslots + 1) * sizeof(*v));
 		memset(slot_of, 0xff, ((size_t)p->nobjects + 1) * sizeof(*slot_of));
 		t.astray = 0;

@@ -130,6 +130,7 @@ struct ev {
 	struct ev_item { uint64_t host; uint32_t item; } *line; /* objects and anchors, by host */
 	uint32_t nline;
 	double go_on[2][2];        /* path.c: how often the next on the host is the next in the guest, or a little further on */
+	uint64_t checks;           /* fit.c: pairs whose structures may still be read and verified */
 	double astray;             /* of the objects of a run, those that do not belong there */
 	uint16_t *hops;            /* since the last object that its content placed */
 };
@@ -164,7 +165,7 @@ unsigned plt_ev_rarity(const struct ev *ev, unsigned fs, uint64_t len); /* bits 
 double plt_ev_share(const struct ev *ev, unsigned fs, unsigned look);
 
 /* fit.c: the same as a likelihood ratio, in bits */
-double plt_ev_fit(const struct ev *ev, uint32_t object, uint32_t slot);
+double plt_ev_fit(struct ev *ev, uint32_t object, uint32_t slot);
 double plt_ev_fit_anywhere(const struct ev *ev, uint32_t object);
 
 /* path.c: what lies where, by the order on the host and the content of all together */

@@ -481,5 +481,5 @@ int plt_rescue_links(struct plt_disk *disk, const char *name, const struct plt_r
 {
 	struct rescued s = { disk, opts };
 
-	return plt_links_judge(disk, plt_disk_image(disk)->ctx, name, NULL, opts && opts->deep, doubt, &s, err);
+	return plt_links_judge(disk, plt_disk_image(disk)->ctx, name, NULL, opts && (opts->deep || opts->deep_layers), doubt, &s, err);
 }

@@ -17,6 +17,7 @@
 #define ENOUGH_PIECES 8  /* of metadata, to be evidence by themselves */
 #define FEW_PIECES 2
 #define ENOUGH_BLOCKS 16
+#define FEW_BLOCKS 4     /* most of them, of a small image */
 
 static double ratio(uint64_t part, uint64_t of)
 {
@@ -154,7 +155,8 @@ static bool content(const struct plt_candidate *c)
 	uint64_t own = c->own_good + c->own_bad;
 
 	return (own >= ENOUGH_PIECES && c->own_good * 50 >= own * 49 && c->good * 50 >= (c->good + c->bad) * 49) ||
-	       (blocks_of(c) >= ENOUGH_BLOCKS && same_of(c) * 4 >= blocks_of(c));
+	       (blocks_of(c) >= ENOUGH_BLOCKS && same_of(c) * 4 >= blocks_of(c)) ||
+	       (same_of(c) >= FEW_BLOCKS && same_of(c) * 2 >= blocks_of(c) && c->good && !c->bad);
 }
 
 /* It speaks for it, and there is little of it. */

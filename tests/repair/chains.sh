@@ -202,7 +202,7 @@ echo "# PLT_SEED=$seed"
 python3 -B "$srcdir/tests/repair/recovery.py" --mib 48 --guests ext4 --shapes c-qcow2,c-small,c-vpc,c-mixed,c-raw --no-peer --times 1 \
 	--seed "$seed" --deep --states got -v >out 2>&1
 is $? 0 'undo gives every byte back, nothing is changed by reading, no program fails' || diag "$(cat out)"
-# (a layer that was left out, of which the top holds nothing, nobody knows of)
+# (a layer that was left out, and of which the top holds nothing, nobody knows of)
 is "$(grep -v C-REBASE got | grep -c 'silent')" 0 'nothing is wrong that is in neither list' || diag "$(cat out)"
 is "$(wc -l <got)" 12 'every class'
 done_testing

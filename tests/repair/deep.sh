@@ -112,6 +112,30 @@ deep 2 'ERROR the ext filesystem at 0: 2 of [0-9]* pieces of metadata do not bel
 fails 1 '-r and --deep' "$PLATTER" check --deep -r all d.qcow2
 "$PLATTER" check --deep --rescue --report r.json d.qcow2 >/dev/null 2>&1
 is $? 0 '--deep looks through a plan, too, in which they are where they belong'
+# The table of the disk's very beginning in another's place: no partition table, no filesystem, and nothing that structure
+# shows; who reads all looks without being asked.
+if python3 -B "$srcdir/tests/fixtures/guest.py" ext4 32 7 gpt.raw 0 fill=8 >/dev/null; then
+	"$PLATTER" convert -O qcow2 -o cluster_size=4k gpt.raw d.qcow2
+	python3 - d.qcow2 <<'PY'
+import struct, sys
+f = open(sys.argv[1], 'r+b')
+d = f.read()
+l1, = struct.unpack_from('>Q', d, 40)
+v = list(struct.unpack_from('>16Q', d, l1))
+k = [i for i in range(1, 16) if v[i]][-1] # (the copy of the partition table lies there)
+v[0], v[k] = v[k], v[0]
+f.seek(l1); f.write(struct.pack('>16Q', *v))
+PY
+	ok 'an exchanged beginning: plain check finds nothing' "$PLATTER" check -q d.qcow2
+	is "$("$PLATTER" hash --rescue d.qcow2 2>/dev/null | cut -d' ' -f1)" "$("$PLATTER" hash gpt.raw | cut -d' ' -f1)" \
+		'an exchanged beginning: --rescue shows the disk'
+	"$PLATTER" check -q --deep d.qcow2 >/dev/null 2>&1
+	is $? 2 'an exchanged beginning: check --deep'
+	ok 'an exchanged beginning: repair' "$PLATTER" repair -q --yes d.qcow2
+	ok '  puts it right' qemu-img compare -q d.qcow2 gpt.raw
+	rm -f d.qcow2*
+fi
+
 # Zeros by a flag over what was there before are what a guest's zeros become in some programs, unless they are few.
 cp plain.qcow2 d.qcow2
 files=$(for f in check.c open.c snapshot.c create.c; do debugfs -R "blocks /$f" disk.raw 2>/dev/null; done)

@@ -72,7 +72,7 @@ edits = {
     'hash': [(at + 73, b'xx')], 'payload': [(at + 104, b'\0\0\0\1')], 'key': [(at + 108, b'\0\0\0\x20')],
     'offset': [(slot(0) + 40, b'\0\0\1\0')], 'stripes': [(slot(0) + 44, b'\0\0\0\1'), (slot(5) + 44, b'\1')],
     'state': [(slot(0), b'\0\x6c')], 'unused': [(slot(3), bytes(range(48)))],
-    'several': [(at, b'\0' * 8), (at + 104, b'\xff' * 8), (slot(2) + 40, bytes(8))],
+    'detached': [(at + 104, bytes(4))], 'several': [(at, b'\0' * 8), (at + 104, b'\xff' * 8), (slot(2) + 40, bytes(8))],
     'place': [(ext + 8, struct.pack('>Q', 1 << 40))] if ext > 0 else [], 'extension': [(ext, b'\0\0\7\7')] if ext > 0 else [],
     'slot': [(at + 4096 + 512, bytes(1024))], 'salt': [(slot(0) + 8, bytes(32))], 'gone': [(at, bytes(4096))],
 }
@@ -84,7 +84,7 @@ for name in sound.qcow2 sound.luks; do
 	if [ $name = sound.luks ]; then
 		key=key-secret format=luks more=''
 	else
-		key=encrypt.key-secret format=qcow2 more='place extension'
+		key=encrypt.key-secret format=qcow2 more='place extension detached'
 	fi
 	how=driver=$format,$key=s,file.filename=d.img
 	cp $name d.img

@@ -8,6 +8,7 @@ layer, or `chain repair --search`, then `convert --salvage` of the top; of qemu-
 Whatever is read, no file of the chain may change but by a repair, and `undo` must give the bytes back.
 """
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -278,7 +279,7 @@ class Case:
             os.unlink(out)
         return v
 
-    def salvage(self, program, tool, first, seconds):
+    def salvage(self, program, tool, first, seconds, named=([], [])):
         status, text = self.run(program, 'convert', '--salvage', '-f', self.sound.chain.format('top'), '-O', 'raw', self.path('top'),
                                 self.path('out'))
         if status and os.path.exists(self.path('out')):
@@ -286,32 +287,40 @@ class Case:
         if program != 'qemu-img':
             self.crashed('convert', status, text)
         lost = [(int(at), int(n or 512)) for at, n in self.tools.WARNING.findall(text)]
-        self.results[tool] = (self.judged(self.path('out'), lost), [first, status], seconds)
+        self.results[tool] = (self.judged(self.path('out'), lost + named[0], named[1]), [first, status], seconds)
 
-    def rescue(self, tool, *deep):
+    def rescue(self):
         program, report = self.tools.PLATTER, self.path('.report')
-        t, (status, text) = timed(self.run, program, 'convert', '--rescue', *deep, '--report', report, '-f',
-                                  self.sound.chain.format('top'), '-O', 'raw', self.path('top'), self.path('out'))
-        self.crashed(' '.join(('convert --rescue',) + deep), status, text)
-        self.results[tool] = (self.judged(self.path('out'), *self.tools.lists(report)), [status], t)
+        t, (status, text) = timed(self.run, program, 'convert', '--rescue', '--report', report, '-f', self.sound.chain.format('top'),
+                                  '-O', 'raw', self.path('top'), self.path('out'))
+        self.crashed('convert --rescue', status, text)
+        self.results['rescue'] = (self.judged(self.path('out'), *self.tools.lists(report)), [status], t)
         if os.path.exists(report):
             os.unlink(report)
 
     def repair(self, program):
-        """(status, seconds): what there is for this damage."""
-        worst, seconds = 0, 0
+        """(status, seconds, (lost, inferred)): what there is for this damage, and what it names."""
+        report = self.path('.report')
         if self.search:
             commands = [(program, 'chain', 'repair', '--yes', '--search', self.path(self.search), self.path('top'))]
         elif self.names[0].startswith(('C-C', 'C-GONE')): # nothing to be mended: what is said of it
-            commands = [(program, 'chain', 'verify', self.path('top'))]
+            commands = [(program, 'chain', 'verify', '--output=json', self.path('top'))]
         else:
-            commands = [(program, 'repair', '-q', '--yes', *self.tools.DEEP, '-f', self.sound.chain.format(n), self.path(n))
-                        for n in chain.LAYERS if os.path.exists(self.path(n))]
+            commands = [(program, 'repair', '-q', '--yes', '--report', report, *self.tools.DEEP, '-f', self.sound.chain.format(n),
+                         self.path(n)) for n in chain.LAYERS if os.path.exists(self.path(n))]
+        worst, seconds, lost, inferred = 0, 0, [], []
         for c in commands:
             t, (status, text) = timed(self.run, *c)
             self.crashed(c[1], status, text)
             worst, seconds = max(worst, status), seconds + t
-        return worst, seconds
+            for mine, more in zip((lost, inferred), self.tools.lists(report)): # (a layer's bytes are the top's)
+                mine += more
+            if 'verify' in c and status in (0, 2):
+                for change in json.loads(text[text.index('{'):text.rindex('}') + 1])['changes']:
+                    inferred += [(x['start'], x['length']) for x in change['ranges']]
+            if os.path.exists(report):
+                os.unlink(report)
+        return worst, seconds, (lost, inferred)
 
     def undo(self):
         for folder, _, names in os.walk(self.top):
@@ -325,15 +334,14 @@ class Case:
         program, deep = self.tools.PLATTER, self.tools.DEEP
         before = self.digests()
         self.salvage(program, 'before', 1, 0)
-        self.rescue('rescue')
+        self.rescue()
         if deep:
-            self.rescue('deep', '--deep')
             self.checked, text = self.run(program, 'check', '-q', '--deep', '-f', self.sound.chain.format('top'), self.path('top'))
             self.crashed('check --deep', self.checked, text)
         if self.digests() != before:
             self.bad.append('reading has changed a file')
-        first, t = self.repair(program)
-        self.salvage(program, 'repair', first, t)
+        first, t, named = self.repair(program)
+        self.salvage(program, 'repair', first, t, named)
         self.undo()
         if self.digests() != before:
             self.bad.append('undo does not give the bytes back')
