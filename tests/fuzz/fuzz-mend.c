@@ -33,7 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	struct plt_error err = PLT_ERROR_INIT;
 	bool vhd = fuzz_seal_vhd(st) || (len && data[len - 1] & 1);
 	char name[] = "image", qcow2[] = "qcow2", vpc[] = "vpc", *format = vhd ? vpc : qcow2;
-	struct plt_repair rep = { .ctx = fuzz_ctx(), .name = name, .format = format };
+	struct plt_repair rep = { .ctx = fuzz_ctx(), .name = name, .format = format, .file = st };
 	uint64_t before, after;
 	int r;
 
