@@ -376,6 +376,17 @@ static int put_tables(struct clusters *c)
 	return r;
 }
 
+/* Does a cluster belong where the table has a zero?  Where an entry was taken out it is known that there was one. */
+static bool is_zero_wrong(const struct clusters *c)
+{
+	const struct plt_mend *mend = c->x->ex->mend;
+
+	for (size_t k = 0; k < mend->nplace; k++)
+		if (is_gap(c, mend->place[k].guest_off) && is_stray(c->x, &mend->place[k]) && !is_lost(c, mend->place[k].guest_off))
+			return true;
+	return false;
+}
+
 static int put_all(struct clusters *c)
 {
 	struct qcow2_exam *x = c->x;
@@ -390,7 +401,8 @@ static int put_all(struct clusters *c)
 	r = put_tables(c);
 	if (r < 0 || x->map_changed) /* the rest when it is known what is left */
 		return r;
-	r = doubt_gaps(c);
+	if (is_zero_wrong(c))
+		r = doubt_gaps(c);
 	for (k = 0; k < mend->nplace && r == 0;)
 		if (mend->place[k].guest_off >= c->t.size || mend->place[k].guest_off / span_of(&x->q) >= c->n)
 			k++;
