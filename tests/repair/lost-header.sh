@@ -59,7 +59,7 @@ front() { # CLASS STATUS [TENTHS that come back at least]
 	local all got bad
 
 	cp sound.qcow2 d.qcow2
-	rm -f d.qcow2.*
+	rm -f d.qcow2.* got.raw
 	python3 "$srcdir/tests/fixtures/damage.py" "$1" d.qcow2 "$seed" >out || fail "$1: no damage"
 	cp d.qcow2 before
 	"$PLATTER" convert --rescue --report report.json -f qcow2 -O raw d.qcow2 got.raw >out 2>&1
