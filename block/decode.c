@@ -30,7 +30,7 @@ struct decode {
 	void *arg;
 	struct unit unit[BATCH];
 	unsigned n;
-	uint64_t bytes, most; /* of compressed data that entries name; how much of it the file can account for */
+	uint64_t bytes, most; /* of entries, and compressed data that they name; how much of it the file can account for */
 };
 
 /*
@@ -112,6 +112,9 @@ static int decode_batch(struct decode *d)
 
 static int take(struct decode *d, const struct plt_run *run)
 {
+	if (run->kind == PLT_RUN_ZERO || run->kind == PLT_RUN_ABSENT)
+		return 0;
+	d->bytes += 8 * (run->len / PLT_MAX(d->img->alloc_unit, 512u) + 1);
 	if (run->kind != PLT_RUN_COMPRESSED)
 		return 0;
 	if (d->seen) {
@@ -121,7 +124,7 @@ static int take(struct decode *d, const struct plt_run *run)
 		if (plt_extents_add(d->seen, run->host_off, 1) < 0)
 			return -ENOMEM;
 	}
-	d->bytes += PLT_MAX(run->comp_len, 8u); /* (an entry itself takes room) */
+	d->bytes += run->comp_len;
 	d->unit[d->n++].run = *run;
 	return d->n == BATCH ? decode_batch(d) : 0;
 }

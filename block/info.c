@@ -169,6 +169,13 @@ int plt_check_store(struct plt_ctx *ctx, struct plt_store *file, const char *nam
 	return examine(file, &c, format, err);
 }
 
+bool plt_check_is_hopeless(const struct plt_check_result *res, struct plt_store *file)
+{
+	int64_t there = plt_store_allocated(file);
+
+	return there >= 0 && res->corruptions + res->added > (uint64_t)there / 8 + (1 << 20);
+}
+
 int plt_mend_store(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 		   struct plt_mend *mend, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		   struct plt_check_result *ret, struct plt_error *err)

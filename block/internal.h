@@ -50,6 +50,10 @@ int plt_mend_store(struct plt_ctx *ctx, struct plt_store *file, const char *name
 		   struct plt_mend *mend, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		   struct plt_check_result *ret, struct plt_error *err);
 /*
+ * More errors than the file has room for entries: tables are named again and again, and a walk over the map has no end.
+ */
+bool plt_check_is_hopeless(const struct plt_check_result *res, struct plt_store *file);
+/*
  * The bytes of an image, whatever they mean: opened as raw, and locked.  *ret_format: what they are taken for
  * (free() it).
  */

@@ -387,16 +387,12 @@ static uint64_t survey_budget(const struct plt_disk *disk, uint64_t *ret_window)
 	return windows;
 }
 
-/* Are there more errors left in some layer than its file has room for entries? */
+/* Is there a layer whose map says nothing that is worth a walk? */
 static bool is_hopeless(const struct plt_disk *disk)
 {
-	for (const struct plt_image *img = disk->top; img; img = img->engine->backing) {
-		const struct plt_check_result *res = img->engine->rescue ? &img->engine->rescue->plan.left : NULL;
-		int64_t there = plt_store_allocated(img->file);
-
-		if (res && there >= 0 && res->corruptions + res->added > (uint64_t)there / 8 + (1 << 20))
+	for (const struct plt_image *img = disk->top; img; img = img->engine->backing)
+		if (img->engine->rescue && plt_check_is_hopeless(&img->engine->rescue->plan.left, img->file))
 			return true;
-	}
 	return false;
 }
 
@@ -460,7 +456,7 @@ int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err)
 	const struct plt_check_result *b = &rsc->plan.before;
 	uint64_t end = 0;
 	bool todo;
-	int r;
+	int r = 0;
 
 	if (!rsc)
 		return 0;
@@ -468,7 +464,8 @@ int plt_rescue_decode(struct plt_image *img, bool always, struct plt_error *err)
 	todo = !rsc->decoded && (always || b->corruptions || b->added || b->corruptions_fixed || b->check_errors);
 	rsc->decoded = rsc->decoded || todo;
 	pthread_rwlock_unlock(&rsc->lock);
-	r = todo ? plt_image_decode(img, NULL, false, &end, note_flaw, img, err) : 0;
+	if (todo && !plt_check_is_hopeless(b, img->file))
+		r = plt_image_decode(img, NULL, false, &end, note_flaw, img, err);
 	if (todo && r == 0 && end < atomic_load(&img->size))
 		note_rest(img, end);
 	return r;

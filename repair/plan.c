@@ -116,6 +116,11 @@ static bool is_damaged(const struct plt_check_result *r)
 	return r->corruptions || r->leaks || r->added;
 }
 
+static bool is_worth_a_look(const struct plt_repair *rep)
+{
+	return (rep->deep || is_damaged(&rep->before)) && !plt_check_is_hopeless(&rep->before, rep->file);
+}
+
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
@@ -169,7 +174,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 				continue;
 		}
 		/* (a walk over a disk of any size, for nothing where nothing is compressed) */
-		if (deeply && !plt_streams_end(&streams) && res.compressed_clusters && (rep->deep || is_damaged(&rep->before))) {
+		if (deeply && !plt_streams_end(&streams) && res.compressed_clusters && is_worth_a_look(rep)) {
 			r = plt_streams_step(rep, &mend, &streams, found, arg, err);
 			rep->deeply = mend.nmoves;
 			mend.changed = r > 0;
@@ -188,7 +193,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			mend.changed = asked = mend.nplace;
 		}
 		if (!mend.changed && deeply && (!mend.more || mend.stage + 1 >= PLT_MEND_SETTLE)) {
-			if (rep->deep || is_damaged(&rep->before))
+			if (is_worth_a_look(rep))
 				r = plt_deep_step(rep, &mend, &deep, found, arg, err);
 			rep->deeply = mend.nmoves;
 			if (!mend.changed) {
