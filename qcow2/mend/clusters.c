@@ -238,6 +238,25 @@ static bool is_stray(struct qcow2_exam *x, const struct plt_orphan *o)
 	return x->nstrays && bsearch(&o->host_off, x->strays, x->nstrays, sizeof(o->host_off), qcow2_by_value);
 }
 
+/* How far behind the end of the file counts are looked for. */
+#define LOOK_BEYOND 4096u
+
+/* Does something count, or name, clusters behind the end of the file?  What was written last of a place may have been there. */
+static bool is_end_missing(struct qcow2_exam *x)
+{
+	uint64_t end = plt_div_up(x->c.file_size, x->q.cluster_size), n;
+
+	if (x->cut || x->ex->mend->cut)
+		return true;
+	for (uint64_t i = end; i < end + LOOK_BEYOND; i++) {
+		if (qcow2_stored_count(&x->c, i, &n) < 0)
+			return false;
+		if (n)
+			return true;
+	}
+	return false;
+}
+
 /* Placements from @from on that belong into the same table; *ret_next: the first of the next one. */
 static int put_some(struct clusters *c, size_t from, size_t *ret_next)
 {
@@ -245,7 +264,7 @@ static int put_some(struct clusters *c, size_t from, size_t *ret_next)
 	const struct qcow2_state *q = &x->q;
 	const struct plt_orphan *v = x->ex->mend->place;
 	/* (a snapshot's cluster has the same structures as the one that was written later) */
-	const bool sure = !q->extl2 && !q->nb_snapshots;
+	const bool sure = !q->extl2 && !q->nb_snapshots && !is_end_missing(x);
 	uint32_t index = (uint32_t)(v[from].guest_off / span_of(q)), n = 0, proven = 0;
 	size_t k = from;
 	uint64_t off;
