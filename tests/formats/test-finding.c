@@ -24,9 +24,9 @@ START_TEST(formats_text)
 	plt_emit(&ex,
 		 &(struct plt_finding){
 			 .id = "Q-X", .severity = PLT_LEAK, .host_off = 4, .host_len = 5 },
-		 "entry %d of '%s'", 7, "a\nb");
+		 "entry %d of '%s'", 7, "a\nb\033[c");
 	ck_assert_int_eq(calls, 1);
-	ck_assert_str_eq(got_text, "entry 7 of 'a?b'");
+	ck_assert_str_eq(got_text, "entry 7 of 'a b?[c'");
 	ck_assert_str_eq(got.id, "Q-X");
 	ck_assert_int_eq(got.severity, PLT_LEAK);
 	ck_assert_uint_eq(got.count, 1);
