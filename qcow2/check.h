@@ -379,7 +379,7 @@ struct qcow2_tree {
 	uint64_t l1_offset, size; /* size: of the disk */
 	uint32_t l1_size;
 };
-/* Where the next table goes that the plan adds. */
+/* mend/edit.c.  Where the next table goes that the plan adds. */
 int qcow2_fresh_place(struct qcow2_exam *x, uint64_t *ret);
 /* The L1 entry of @t names the table at @off now. */
 int qcow2_l1_set(struct qcow2_exam *x, const struct qcow2_tree *t, uint32_t index, uint64_t off);

@@ -27,6 +27,9 @@ libplatter_core_la_SOURCES += \
 	qcow2/mend/features.c \
 	qcow2/mend/find.c \
 	qcow2/mend/find.h \
+	qcow2/mend/edit.c \
+	qcow2/mend/entries.c \
+	qcow2/mend/entries.h \
 	qcow2/mend/find_astray.c \
 	qcow2/mend/find_external.c \
 	qcow2/mend/find_tables.c \

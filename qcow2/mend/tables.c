@@ -18,300 +18,16 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "base/zero.h"
-#include "qcow2/check.h"
+#include "qcow2/mend/entries.h"
 
 #define MAX_DONORS 16   /* snapshots, the newest first, that are asked for a table's entries */
 #define MAX_REBUILT 16384 /* tables that one round writes anew; the next goes on */
 #define MAX_LOOKS (1 << 20) /* at tables, in a round */
 #define MAX_TURNED 2    /* entries of a table that one bit each has made name places behind the end */
 
-const char qcow2_why_overwritten[] = "its part of the L2 table was overwritten";
-const char qcow2_why_entry[] = "its L2 entry is damaged";
-const char qcow2_why_beyond[] = "the file ends before it";
-const char qcow2_why_zero[] = "its L2 entry is zero, and clusters are left that nothing reaches";
 static const char why_twice[] = "another place of the disk names the same cluster";
 static const char why_shared[] = "another L1 entry names the same L2 table";
 static const char why_l1[] = "its L1 entry is damaged";
-
-enum verdict {
-	EMPTY,
-	FINE,
-	BEYOND, /* well formed, but behind the end of the file */
-	ZEROS,  /* it reads as zeros whatever place it names; that cannot be */
-	BAD,
-};
-
-struct tables {
-	struct qcow2_exam *x;
-	const struct qcow2_tree *t;
-	uint64_t far;          /* no entry of this image ever named a place behind this */
-	uint8_t *table, *fresh, *other;
-	bool *lost;            /* of the table at hand, by entry: taken out */
-	uint64_t guest;        /* where the table at hand begins */
-	uint32_t rebuilt, looks;
-	bool garbage_only;     /* in this pass */
-};
-
-/* ---- shared with the other parts of mending ------------------------------------------------------------- */
-
-int qcow2_fresh_place(struct qcow2_exam *x, uint64_t *ret)
-{
-	uint64_t size;
-	int r = plt_store_size(x->c.file, &size, NULL);
-
-	if (r == 0 && size > QCOW2_MAX_HOST_OFFSET / 2)
-		r = -EFBIG;
-	if (r == 0)
-		*ret = plt_align_up(size, x->q.cluster_size);
-	return r;
-}
-
-int qcow2_l1_set(struct qcow2_exam *x, const struct qcow2_tree *t, uint32_t index, uint64_t off)
-{
-	plt_be64 e = plt_be64_make(off);
-
-	x->map_changed = x->ex->mend->changed = true;
-	return plt_store_write(x->c.file, t->l1_offset + (uint64_t)index * 8, &e, 8, PLT_IO_L1, NULL);
-}
-
-bool qcow2_is_added(const struct qcow2_exam *x, uint64_t off)
-{
-	return off >= plt_align_up(x->ex->mend->file_size, x->q.cluster_size);
-}
-
-int qcow2_leave_behind(struct qcow2_exam *x, uint64_t off)
-{
-	return plt_extents_add(&x->ex->mend->left, off, x->q.cluster_size);
-}
-
-int qcow2_doubt(struct qcow2_exam *x, const struct qcow2_tree *t, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
-		enum plt_certainty certainty, const char *why)
-{
-	struct plt_doubt d = {.kind = kind, .disk = t->disk, .off = off, .certainty = certainty};
-
-	if (off >= t->size)
-		return 0;
-	d.len = PLT_MIN(len, t->size - off);
-	if (kind == PLT_INFERRED && certainty == PLT_PROVEN)
-		return plt_doubts_clear(&x->ex->mend->doubts, t->disk, d.off, d.len);
-	snprintf(d.why, sizeof(d.why), "%s", why);
-	return plt_doubts_set(&x->ex->mend->doubts, &d);
-}
-
-/* ---- entries -------------------------------------------------------------------------------------------- */
-
-static uint64_t entry_at(const struct qcow2_state *q, const uint8_t *table, uint32_t i, uint64_t *ret_bitmap)
-{
-	const uint8_t *p = table + (size_t)i * q->l2_entry_size;
-
-	*ret_bitmap = q->extl2 ? plt_get_be64(p + 8) : 0;
-	return plt_get_be64(p);
-}
-
-static void entry_put(const struct qcow2_state *q, uint8_t *table, uint32_t i, uint64_t e, uint64_t bitmap)
-{
-	uint8_t *p = table + (size_t)i * q->l2_entry_size;
-
-	plt_put_be64(p, e);
-	if (q->extl2)
-		plt_put_be64(p + 8, bitmap);
-}
-
-/*
- * Is the refcount block at @off one by its content?  It says of most clusters what is true.  Where data lies in the
- * same place, the refcount structure is written anew; the data cannot be.
- */
-static bool is_refblock(const struct qcow2_exam *x, uint64_t off, bool *ret_content)
-{
-	const struct qcow2_state *q = &x->q;
-	uint64_t i = 0, first, n, same = 0;
-	uint8_t buf[512];
-
-	while (i < x->c.nrt && (x->c.rt[i] & QCOW2_REFTABLE_OFFSET) != off)
-		i++;
-	if (i == x->c.nrt)
-		return false;
-	*ret_content = true;
-	first = i << q->rb_bits;
-	n = PLT_MIN(UINT64_C(4096) >> q->refcount_order, first < x->c.nb ? x->c.nb - first : 0);
-	if (!n || plt_store_read(x->c.file, off, buf, sizeof(buf), PLT_IO_REFBLOCK, NULL) < 0)
-		return true;
-	for (uint64_t k = 0; k < n; k++) {
-		uint64_t refs = PLT_MIN(qcow2_references(&x->c, first + k), q->refcount_max), stored = qcow2_count_at(q, buf, k);
-
-		/* (where a part of the map is lost there are more counts than references) */
-		same += stored == refs || (q->refcount_order >= 3 && stored > refs && stored <= (uint64_t)q->nb_snapshots + 1);
-	}
-	*ret_content = same * 2 >= n;
-	return true;
-}
-
-/* Metadata by its content, too?  An entry of an L1 table may name a cluster of the guest's: it is the one that is wrong. */
-static bool is_metadata(struct qcow2_exam *x, uint64_t off)
-{
-	struct qcow2_l2ref *l = qcow2_l2_find(&x->c, off);
-	bool content;
-
-	if (is_refblock(x, off, &content))
-		return content;
-	return !l || !qcow2_l2_is_other(x, l);
-}
-
-/* Does what the entry names lie in metadata? */
-static bool in_metadata(struct qcow2_exam *x, uint64_t e, uint64_t off)
-{
-	uint64_t len = x->q.cluster_size;
-
-	if (x->c.external || !off)
-		return false;
-	if (e & QCOW2_COMPRESSED)
-		len = qcow2_compressed_range(&x->q, e, &off);
-	for (uint64_t k = off >> x->q.cluster_bits; k <= (off + len - 1) >> x->q.cluster_bits; k++)
-		if (qcow2_is_metadata(&x->c, k) && is_metadata(x, k << x->q.cluster_bits))
-			return true;
-	return false;
-}
-
-static enum verdict judge(const struct tables *t, uint64_t e, uint64_t bitmap)
-{
-	const struct qcow2_state *q = &t->x->q;
-	const bool zero = q->version >= 3 && !q->extl2 && (e & QCOW2_L2_ZERO) && !(e & QCOW2_COMPRESSED);
-	uint64_t off;
-
-	if (!(e | bitmap))
-		return EMPTY;
-	if (qcow2_entry_fits(t->x, e, bitmap, &off))
-		return !in_metadata(t->x, e, off) ? FINE : zero ? ZEROS : BAD;
-	if (e & QCOW2_COMPRESSED) {
-		uint64_t len = qcow2_compressed_range(q, e & ~QCOW2_COPIED, &off);
-
-		return !(e & QCOW2_COPIED) && !bitmap && !t->x->c.external && off >= q->cluster_size && off + len <= t->far ?
-		       BEYOND : BAD;
-	}
-	off = e & QCOW2_L2_OFFSET;
-	if ((e & QCOW2_L2_RESERVED) || (q->extl2 && (bitmap >> 32 & bitmap)) || off >= t->far)
-		return BAD;
-	if (zero)
-		return ZEROS;
-	return off >= t->x->c.file_size && !(off & (q->cluster_size - 1)) ? BEYOND : BAD;
-}
-
-/* In an external data file the guest's bytes lie where the guest has them. */
-static bool is_elsewhere(const struct tables *t, uint32_t i, uint64_t e)
-{
-	return t->x->c.external && !(e & (QCOW2_COMPRESSED | QCOW2_L2_ZERO)) && (e & ~QCOW2_COPIED) &&
-	       (e & QCOW2_L2_OFFSET) != t->guest + ((uint64_t)i << t->x->q.cluster_bits);
-}
-
-/*
- * Is this sector of a table none any more?  At least two entries and a quarter of them cannot be: one alone is an
- * entry with a bit turned.
- */
-static bool is_overwritten(const struct tables *t, const uint8_t *table, uint32_t first)
-{
-	const struct qcow2_state *q = &t->x->q;
-	uint32_t n = 512 / q->l2_entry_size, bad = 0, used = 0;
-	uint64_t before = 0;
-
-	if (plt_is_zero(table + (size_t)first * q->l2_entry_size, 512))
-		return false;
-	for (uint32_t i = first; i < first + n; i++) {
-		uint64_t bitmap, e = entry_at(q, table, i, &bitmap), place = e & QCOW2_L2_OFFSET;
-		enum verdict v = judge(t, e, bitmap);
-
-		used += v != EMPTY;
-		/* (no two clusters of a disk lie in one place; a flag alone is no place) */
-		bad += v == BAD || (v == ZEROS && place >= t->far) || is_elsewhere(t, i, e) || (place && place == before && !(e & QCOW2_COMPRESSED));
-		before = place;
-	}
-	return bad >= 2 && bad * 4 >= used;
-}
-
-static bool is_stray(const struct qcow2_exam *x, uint64_t off)
-{
-	return x->nstrays && bsearch(&off, x->strays, x->nstrays, sizeof(off), qcow2_by_value);
-}
-
-/*
- * The same of a compressed cluster: all that it lies in is counted once more than it is named.  If only its length leads
- * behind the end of the file, it goes up to that: a stream ends itself.
- */
-static uint64_t unturn_packed(const struct tables *t, uint64_t e, uint64_t bitmap)
-{
-	struct qcow2_exam *x = t->x;
-	uint64_t found = 0, off;
-
-	(void)qcow2_compressed_range(&x->q, e, &off);
-	if (off < x->c.file_size) {
-		uint64_t len = PLT_MIN(x->c.file_size - off, (uint64_t)x->q.cluster_size);
-
-		return qcow2_packed_is_open(x, off, len) ? qcow2_packed_entry(&x->q, off, (uint32_t)len) : 0;
-	}
-	for (unsigned bit = 0; bit < 62; bit++) {
-		uint64_t f = e ^ UINT64_C(1) << bit, len = qcow2_compressed_range(&x->q, f, &off);
-
-		if (!qcow2_entry_fits(x, f, bitmap, &off) || in_metadata(x, f, off) || !qcow2_packed_is_open(x, off, len))
-			continue;
-		if (found)
-			return 0;
-		found = f;
-	}
-	return found;
-}
-
-/*
- * The entry that became this one by one bit: it names a cluster that nothing else reaches; or only
- * a reserved bit is too many, and the cluster is its own.  0: none, or several.
- */
-static uint64_t unturn(const struct tables *t, uint64_t e, uint64_t bitmap)
-{
-	struct qcow2_exam *x = t->x;
-	uint64_t found = 0, off;
-
-	if (x->c.external)
-		return 0;
-	if (e & QCOW2_COMPRESSED && !(e & QCOW2_COPIED))
-		return unturn_packed(t, e, bitmap);
-	for (unsigned bit = 0; bit < 64; bit++) {
-		uint64_t f = e ^ UINT64_C(1) << bit, mask = UINT64_C(1) << bit;
-
-		if ((f & QCOW2_COMPRESSED) || !qcow2_entry_fits(x, f, bitmap, &off) || !off || in_metadata(x, f, off))
-			continue;
-		if (!is_stray(x, off) && !((mask & (QCOW2_L2_RESERVED | QCOW2_COMPRESSED)) && qcow2_references(&x->c, off >> x->q.cluster_bits) == 1))
-			continue;
-		if (found)
-			return 0;
-		found = f;
-	}
-	return found;
-}
-
-/* A cluster that is named more often than it is counted: one of those that name it may mean another. */
-static bool is_claimed_twice(const struct tables *t, uint64_t e)
-{
-	struct qcow2_exam *x = t->x;
-	uint64_t k = (e & QCOW2_L2_OFFSET) >> x->q.cluster_bits, stored;
-
-	if (!(e & QCOW2_L2_OFFSET) || (e & QCOW2_COMPRESSED) || x->c.external || qcow2_references(&x->c, k) < 2)
-		return false;
-	if (x->refs_bad || x->counts_gone)
-		return !x->q.nb_snapshots;
-	return qcow2_stored_count(&x->c, k, &stored) == 0 && stored < qcow2_references(&x->c, k);
-}
-
-/* How many of its neighbours in the table go on to this place? */
-static unsigned support(const struct tables *t, uint32_t i, uint64_t e)
-{
-	const struct qcow2_state *q = &t->x->q;
-	uint64_t off = e & QCOW2_L2_OFFSET, bitmap;
-	unsigned n = 0;
-
-	if (i)
-		n += (entry_at(q, t->table, i - 1, &bitmap) & QCOW2_L2_OFFSET) + q->cluster_size == off;
-	if (i + 1 < 1U << q->l2_bits)
-		n += (entry_at(q, t->table, i + 1, &bitmap) & QCOW2_L2_OFFSET) == off + q->cluster_size;
-	return n;
-}
 
 /* ---- one table ------------------------------------------------------------------------------------------ */
 
@@ -325,20 +41,21 @@ static int note_entry(void *arg, uint32_t index, uint64_t e)
 }
 
 /* What a snapshot's table has in the places that are lost, as long as nothing newer was written there. */
-static int fill_from(struct tables *t, const uint8_t *table, uint64_t guest, uint32_t *ret_n)
+static int fill_from(struct qcow2_tables *t, const uint8_t *table, uint64_t guest, uint32_t *ret_n)
 {
 	struct qcow2_exam *x = t->x;
 	const struct qcow2_state *q = &x->q;
 	int r = 0;
 
 	for (uint32_t i = 0; i < 1U << q->l2_bits && r == 0; i++) {
-		uint64_t bitmap, off, stored, e = t->lost[i] ? entry_at(q, table, i, &bitmap) : 0;
+		uint64_t bitmap, off, stored, e = t->lost[i] ? qcow2_slot_get(q, table, i, &bitmap) : 0;
 
-		if (!t->lost[i] || judge(t, e, bitmap) != FINE || !qcow2_entry_fits(x, e, bitmap, &off) || !off ||
+		if (!t->lost[i] || qcow2_entry_judge(t, e, bitmap) != QCOW2_ENTRY_FINE ||
+		    !qcow2_entry_fits(x, e, bitmap, &off) || !off ||
 		    qcow2_stored_count(&x->c, off >> q->cluster_bits, &stored) < 0 ||
 		    stored <= qcow2_references(&x->c, off >> q->cluster_bits))
 			continue;
-		entry_put(q, t->fresh, i, e & ~QCOW2_COPIED, bitmap);
+		qcow2_slot_put(q, t->fresh, i, e & ~QCOW2_COPIED, bitmap);
 		t->lost[i] = false;
 		++*ret_n;
 		r = qcow2_doubt(x, t->t, PLT_INFERRED, guest + ((uint64_t)i << q->cluster_bits), q->cluster_size, PLT_PROVEN, "");
@@ -346,7 +63,7 @@ static int fill_from(struct tables *t, const uint8_t *table, uint64_t guest, uin
 	return r;
 }
 
-static int fill_from_snapshots(struct tables *t, uint32_t index, uint64_t old, uint64_t guest, uint32_t *ret_n)
+static int fill_from_snapshots(struct qcow2_tables *t, uint32_t index, uint64_t old, uint64_t guest, uint32_t *ret_n)
 {
 	struct qcow2_exam *x = t->x;
 	int r = 0;
@@ -372,13 +89,13 @@ struct damage {
 	uint64_t first; /* guest offset */
 };
 
-static int note_lost(struct tables *t, uint64_t guest, uint32_t i, const char *why, struct damage *d)
+static int note_lost(struct qcow2_tables *t, uint64_t guest, uint32_t i, const char *why, struct damage *d)
 {
 	const struct qcow2_state *q = &t->x->q;
 	uint64_t at = guest + ((uint64_t)i << q->cluster_bits);
 
 	if (t->x->c.external) {
-		entry_put(q, t->fresh, i, at | QCOW2_COPIED, UINT32_MAX);
+		qcow2_slot_put(q, t->fresh, i, at | QCOW2_COPIED, UINT32_MAX);
 		return qcow2_doubt(t->x, t->t, PLT_INFERRED, at, q->cluster_size, PLT_STRONG,
 				   "an external data file has the guest's bytes where the guest has them");
 	}
@@ -389,18 +106,18 @@ static int note_lost(struct tables *t, uint64_t guest, uint32_t i, const char *w
 }
 
 /* Overwritten sectors, and where there are any, sectors of zeros: out of t->fresh. */
-static int clear_sectors(struct tables *t, uint64_t guest, struct damage *d)
+static int clear_sectors(struct qcow2_tables *t, uint64_t guest, struct damage *d)
 {
 	const struct qcow2_state *q = &t->x->q;
 	const uint32_t per = 512 / q->l2_entry_size, n = 1U << q->l2_bits;
 	int r = 0;
 
 	for (uint32_t i = 0; i < n; i += per)
-		d->sectors += is_overwritten(t, t->table, i);
+		d->sectors += qcow2_sector_is_overwritten(t, t->table, i);
 	for (uint32_t i = 0; i < n && d->sectors && r == 0; i += per) {
 		uint8_t *p = t->fresh + (size_t)i * q->l2_entry_size;
 
-		if (!plt_is_zero(p, 512) && !is_overwritten(t, t->table, i))
+		if (!plt_is_zero(p, 512) && !qcow2_sector_is_overwritten(t, t->table, i))
 			continue;
 		memset(p, 0, 512);
 		for (uint32_t k = i; k < i + per && r == 0; k++)
@@ -417,7 +134,7 @@ static bool is_cut(const struct qcow2_exam *x, uint64_t off)
 }
 
 /* What the file has lost of the table itself, with its end, does not say that nothing was there. */
-static int clear_cut(struct tables *t, uint64_t old, uint64_t guest, struct damage *d)
+static int clear_cut(struct qcow2_tables *t, uint64_t old, uint64_t guest, struct damage *d)
 {
 	const struct qcow2_state *q = &t->x->q;
 	uint64_t size = t->x->ex->mend->file_size;
@@ -426,7 +143,7 @@ static int clear_cut(struct tables *t, uint64_t old, uint64_t guest, struct dama
 	if (!is_cut(t->x, old))
 		return 0;
 	for (uint32_t i = (uint32_t)((size - old) / q->l2_entry_size); i < 1U << q->l2_bits && r == 0; i++) {
-		entry_put(q, t->fresh, i, 0, 0);
+		qcow2_slot_put(q, t->fresh, i, 0, 0);
 		d->beyond++;
 		r = note_lost(t, guest, i, qcow2_why_beyond, d);
 	}
@@ -434,18 +151,18 @@ static int clear_cut(struct tables *t, uint64_t old, uint64_t guest, struct dama
 }
 
 /* Are there more places behind the end of the file than turned bits make?  Then it is the end that is missing. */
-static bool is_cut_off(const struct tables *t)
+static bool is_cut_off(const struct qcow2_tables *t)
 {
 	const struct qcow2_state *q = &t->x->q;
 	const uint8_t *p = t->fresh, *end = p + q->cluster_size;
 	unsigned n = 0;
 
 	for (; n <= MAX_TURNED && (p = qcow2_behind_absent(p, end)) < end; p += q->l2_entry_size)
-		n += judge(t, plt_get_be64(p), q->extl2 ? plt_get_be64(p + 8) : 0) == BEYOND;
+		n += qcow2_entry_judge(t, plt_get_be64(p), q->extl2 ? plt_get_be64(p + 8) : 0) == QCOW2_ENTRY_BEYOND;
 	return n > MAX_TURNED;
 }
 
-static int clear_entries(struct tables *t, uint64_t guest, struct damage *d)
+static int clear_entries(struct qcow2_tables *t, uint64_t guest, struct damage *d)
 {
 	const struct qcow2_state *q = &t->x->q;
 	const uint8_t *p = t->fresh, *end = p + q->cluster_size;
@@ -454,45 +171,45 @@ static int clear_entries(struct tables *t, uint64_t guest, struct damage *d)
 
 	for (; (p = qcow2_behind_absent(p, end)) < end && r == 0; p += q->l2_entry_size) {
 		uint32_t i = (uint32_t)(p - t->fresh) / q->l2_entry_size;
-		uint64_t bitmap, e = entry_at(q, t->fresh, i, &bitmap), was;
-		enum verdict v = is_elsewhere(t, i, e) ? BAD : judge(t, e, bitmap);
+		uint64_t bitmap, e = qcow2_slot_get(q, t->fresh, i, &bitmap), was;
+		enum qcow2_verdict v = qcow2_entry_is_elsewhere(t, i, e) ? QCOW2_ENTRY_BAD : qcow2_entry_judge(t, e, bitmap);
 
-		if (v == EMPTY || (v == FINE && !is_claimed_twice(t, e)))
+		if (v == QCOW2_ENTRY_EMPTY || (v == QCOW2_ENTRY_FINE && !qcow2_entry_is_claimed_twice(t, e)))
 			continue;
-		was = v == ZEROS || (v == BEYOND && cut) ? 0 : unturn(t, e, bitmap);
-		if (v == FINE && (!was || support(t, i, was) <= support(t, i, e))) {
+		was = v == QCOW2_ENTRY_ZEROS || (v == QCOW2_ENTRY_BEYOND && cut) ? 0 : qcow2_entry_unturn(t, e, bitmap);
+		if (v == QCOW2_ENTRY_FINE && (!was || qcow2_entry_support(t, i, was) <= qcow2_entry_support(t, i, e))) {
 			r = qcow2_doubt(t->x, t->t, PLT_INFERRED, guest + ((uint64_t)i << q->cluster_bits), q->cluster_size,
 					PLT_GUESS, why_twice);
 			continue;
 		}
-		if (v == ZEROS) {
-			entry_put(q, t->fresh, i, QCOW2_L2_ZERO, 0);
+		if (v == QCOW2_ENTRY_ZEROS) {
+			qcow2_slot_put(q, t->fresh, i, QCOW2_L2_ZERO, 0);
 			d->zeros++;
 		} else if (was) {
-			entry_put(q, t->fresh, i, was & ~QCOW2_COPIED, bitmap);
+			qcow2_slot_put(q, t->fresh, i, was & ~QCOW2_COPIED, bitmap);
 			d->turned++;
 			r = qcow2_doubt(t->x, t->t, PLT_INFERRED, guest + ((uint64_t)i << q->cluster_bits), q->cluster_size,
 					PLT_STRONG, "one bit of its L2 entry was turned");
 		} else {
-			entry_put(q, t->fresh, i, 0, 0);
-			d->beyond += v == BEYOND;
-			d->entries += v != BEYOND;
-			r = note_lost(t, guest, i, v == BEYOND ? qcow2_why_beyond : qcow2_why_entry, d);
+			qcow2_slot_put(q, t->fresh, i, 0, 0);
+			d->beyond += v == QCOW2_ENTRY_BEYOND;
+			d->entries += v != QCOW2_ENTRY_BEYOND;
+			r = note_lost(t, guest, i, v == QCOW2_ENTRY_BEYOND ? qcow2_why_beyond : qcow2_why_entry, d);
 		}
 	}
 	return r;
 }
 
 /* Over an external data file, what was put there just now. */
-static bool is_own(const struct tables *t, uint32_t i)
+static bool is_own(const struct qcow2_tables *t, uint32_t i)
 {
-	uint64_t bitmap, e = entry_at(&t->x->q, t->fresh, i, &bitmap);
+	uint64_t bitmap, e = qcow2_slot_get(&t->x->q, t->fresh, i, &bitmap);
 
-	return t->x->c.external && e && !is_elsewhere(t, i, e);
+	return t->x->c.external && e && !qcow2_entry_is_elsewhere(t, i, e);
 }
 
 /* A table that holds nothing but what cannot be, and zeros, was written over whole: a few words of another structure. */
-static int clear_rest(struct tables *t, uint64_t guest, struct damage *d)
+static int clear_rest(struct qcow2_tables *t, uint64_t guest, struct damage *d)
 {
 	const struct qcow2_state *q = &t->x->q;
 	int r = 0;
@@ -500,7 +217,7 @@ static int clear_rest(struct tables *t, uint64_t guest, struct damage *d)
 	for (uint32_t i = 0; i < 1U << q->l2_bits; i++) {
 		uint64_t bitmap;
 
-		if (!t->lost[i] && (entry_at(q, t->fresh, i, &bitmap) | bitmap) && !is_own(t, i))
+		if (!t->lost[i] && (qcow2_slot_get(q, t->fresh, i, &bitmap) | bitmap) && !is_own(t, i))
 			return 0;
 	}
 	for (uint32_t i = 0; i < 1U << q->l2_bits && r == 0; i++)
@@ -513,14 +230,14 @@ static int clear_rest(struct tables *t, uint64_t guest, struct damage *d)
  * A zero flag that hides data is what writing zeros leaves, and what a turned bit does, too: in a table
  * that is damaged it is not sure any more.
  */
-static int doubt_flags(struct tables *t, uint64_t guest)
+static int doubt_flags(struct qcow2_tables *t, uint64_t guest)
 {
 	struct qcow2_exam *x = t->x;
 	const struct qcow2_state *q = &x->q;
 	int r = 0;
 
 	for (uint32_t i = 0; i < 1U << q->l2_bits && !q->extl2 && !x->c.external && r == 0; i++) {
-		uint64_t bitmap, e = entry_at(q, t->fresh, i, &bitmap), off = e & QCOW2_L2_OFFSET;
+		uint64_t bitmap, e = qcow2_slot_get(q, t->fresh, i, &bitmap), off = e & QCOW2_L2_OFFSET;
 
 		if (!(e & QCOW2_L2_ZERO) || (e & QCOW2_COMPRESSED) || !off || off >= x->c.file_size ||
 		    plt_store_read(x->c.file, off, t->other, q->cluster_size, PLT_IO_DATA, NULL) < 0 ||
@@ -532,7 +249,7 @@ static int doubt_flags(struct tables *t, uint64_t guest)
 	return r;
 }
 
-static void say(struct tables *t, uint32_t index, uint64_t old, uint64_t now, const struct damage *d)
+static void say(struct qcow2_tables *t, uint32_t index, uint64_t old, uint64_t now, const struct damage *d)
 {
 	const struct qcow2_state *q = &t->x->q;
 	char where[64] = "";
@@ -559,19 +276,20 @@ static void say(struct tables *t, uint32_t index, uint64_t old, uint64_t now, co
 }
 
 /* Is an entry of the old table in the new one? */
-static bool keeps_some(const struct tables *t)
+static bool keeps_some(const struct qcow2_tables *t)
 {
 	const struct qcow2_state *q = &t->x->q;
 	uint64_t bitmap;
 
 	for (uint32_t i = 0; i < 1U << q->l2_bits; i++)
-		if (entry_at(q, t->table, i, &bitmap) && entry_at(q, t->table, i, &bitmap) == entry_at(q, t->fresh, i, &bitmap))
+		if (qcow2_slot_get(q, t->table, i, &bitmap) &&
+		    qcow2_slot_get(q, t->table, i, &bitmap) == qcow2_slot_get(q, t->fresh, i, &bitmap))
 			return true;
 	return false;
 }
 
 /* The table at @old, which t->table holds.  *ret_now: it is another now; 0: nothing is wrong with it. */
-static int mend_table(struct tables *t, uint32_t index, uint64_t old, uint64_t *ret_now)
+static int mend_table(struct qcow2_tables *t, uint32_t index, uint64_t old, uint64_t *ret_now)
 {
 	struct qcow2_exam *x = t->x;
 	const struct qcow2_state *q = &x->q;
@@ -617,7 +335,7 @@ static int mend_table(struct tables *t, uint32_t index, uint64_t old, uint64_t *
 /* ---- trees ---------------------------------------------------------------------------------------------- */
 
 /* What another tree lost with a table that it shares. */
-static int same_losses(struct tables *t, uint32_t index, const struct qcow2_l2ref *l)
+static int same_losses(struct qcow2_tables *t, uint32_t index, const struct qcow2_l2ref *l)
 {
 	struct qcow2_exam *x = t->x;
 	const struct qcow2_state *q = &x->q;
@@ -636,14 +354,14 @@ static int same_losses(struct tables *t, uint32_t index, const struct qcow2_l2re
 	if (r == 0)
 		r = plt_store_read(x->c.file, l->moved, t->other, q->cluster_size, PLT_IO_L2, NULL);
 	for (uint32_t i = 0; i < 1U << q->l2_bits && r == 0; i++)
-		if (t->lost[i] && (entry_at(q, t->other, i, &bitmap) | bitmap))
+		if (t->lost[i] && (qcow2_slot_get(q, t->other, i, &bitmap) | bitmap))
 			r = qcow2_doubt(x, t->t, PLT_INFERRED, guest + ((uint64_t)i << q->cluster_bits), q->cluster_size,
 					PLT_PROVEN, "");
 	return r;
 }
 
 /* The L2 table, now an orphan or this entry's own, that an L1 entry named before one bit was turned; 0: none, or several. */
-static uint64_t unturn_l1(const struct tables *t, uint64_t e)
+static uint64_t unturn_l1(const struct qcow2_tables *t, uint64_t e)
 {
 	struct qcow2_exam *x = t->x;
 	uint64_t found = 0;
@@ -668,7 +386,7 @@ static uint64_t unturn_l1(const struct tables *t, uint64_t e)
 	return found;
 }
 
-static void say_turned(struct tables *t, uint32_t index, uint64_t e, uint64_t now)
+static void say_turned(struct qcow2_tables *t, uint32_t index, uint64_t e, uint64_t now)
 {
 	t->x->ex->mend->map_damaged |= t->t->disk == PLT_DISK_ACTIVE;
 	plt_emit(t->x->ex,
@@ -679,23 +397,23 @@ static void say_turned(struct tables *t, uint32_t index, uint64_t e, uint64_t no
 }
 
 /* The table at hand: not one that names what was cut off the file. */
-static bool is_garbage(const struct tables *t)
+static bool is_garbage(const struct qcow2_tables *t)
 {
 	const struct qcow2_state *q = &t->x->q;
 	const uint8_t *p = t->table, *end = p + q->cluster_size;
 	uint32_t bad = 0, all = 0;
 
 	for (; (p = qcow2_behind_absent(p, end)) < end; p += q->l2_entry_size) {
-		enum verdict v = judge(t, plt_get_be64(p), q->extl2 ? plt_get_be64(p + 8) : 0);
+		enum qcow2_verdict v = qcow2_entry_judge(t, plt_get_be64(p), q->extl2 ? plt_get_be64(p + 8) : 0);
 
-		all += v != EMPTY;
-		bad += v == BAD;
+		all += v != QCOW2_ENTRY_EMPTY;
+		bad += v == QCOW2_ENTRY_BAD;
 	}
 	return bad * 4 >= all;
 }
 
 /* An L1 entry that names no place at which a table can be. */
-static int mend_l1_entry(struct tables *t, uint32_t index, uint64_t e)
+static int mend_l1_entry(struct qcow2_tables *t, uint32_t index, uint64_t e)
 {
 	struct qcow2_exam *x = t->x;
 	unsigned bits = x->q.cluster_bits + x->q.l2_bits;
@@ -721,7 +439,7 @@ static int mend_l1_entry(struct tables *t, uint32_t index, uint64_t e)
 
 static int mend_l1(void *arg, uint32_t index, uint64_t e)
 {
-	struct tables *t = arg;
+	struct qcow2_tables *t = arg;
 	struct qcow2_exam *x = t->x;
 	const struct qcow2_state *q = &x->q;
 	uint64_t off = e & QCOW2_L1_OFFSET, now = 0;
@@ -765,7 +483,7 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 	return r;
 }
 
-static int mend_tree(struct tables *t, const struct qcow2_tree *tree)
+static int mend_tree(struct qcow2_tables *t, const struct qcow2_tree *tree)
 {
 	struct qcow2_exam *x = t->x;
 	int r;
@@ -793,7 +511,7 @@ static uint64_t far_end(const struct qcow2_exam *x)
 int qcow2_mend_tables(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
-	struct tables t = {.x = x, .far = far_end(x)};
+	struct qcow2_tables t = {.x = x, .far = far_end(x)};
 	struct qcow2_tree tree = {PLT_DISK_ACTIVE, q->l1_offset, q->virtual_size, 0};
 	int r;
 
