@@ -44,6 +44,7 @@ struct mending {
 	bool *used;           /* pieces that have a place */
 	bool applied;         /* a snapshot may have been applied that has none of the places that are empty */
 	uint8_t *table, *other;
+	uint32_t disk;        /* the snapshot at hand */
 };
 
 static void mending_release(struct mending *m)
@@ -199,22 +200,21 @@ static uint32_t newer_copy(struct mending *m)
 
 static bool is_overcounted(const struct mending *m, uint64_t table)
 {
-	struct qcow2_exam *x = m->x;
-	uint64_t stored, k = table >> x->q.cluster_bits;
-
-	return !x->refs_bad && !x->counts_gone && qcow2_stored_count(&x->c, k, &stored) == 0 && stored > qcow2_references(&x->c, k);
+	return !m->x->refs_bad && qcow2_is_missed(m->x, table);
 }
 
+/* The newest first. */
 static int each_snapshot(struct mending *m, int (*fn)(void *arg, uint32_t index, uint64_t e), void *arg)
 {
 	struct qcow2_exam *x = m->x;
 	int r = 0;
 
-	for (uint32_t i = 0; i < x->q.nb_snapshots && r == 0; i++) {
+	for (uint32_t i = x->q.nb_snapshots; i-- && r == 0;) {
 		const struct qcow2_snapshot *s = &x->q.snapshots[i];
 
 		if (!x->snapshot_times[i] || x->snapshot_times[i] == QCOW2_ASTRAY)
 			continue;
+		m->disk = i;
 		r = qcow2_l1_each(&x->c, s->l1_offset, s->l1_size, fn, arg);
 		if (r == -EIO)
 			r = 0;
@@ -306,6 +306,26 @@ struct from_snapshot {
 	bool rest; /* every other table has its place */
 };
 
+/* The disk's own table was cut off with the end of the file: what the snapshot has there is older, and the best that there is. */
+static int put_older(struct mending *m, uint64_t table, struct gap *g)
+{
+	struct qcow2_exam *x = m->x;
+	const struct qcow2_state *q = &x->q;
+	const struct qcow2_tree tree = {PLT_DISK_ACTIVE, q->l1_offset, q->virtual_size, q->l1_size};
+	const uint64_t from = g->index * span(q), to = from + span(q);
+	struct plt_doubts *d = &x->ex->mend->doubts;
+	int r = put(m, table, g, PLT_GUESS, "the file ends before the disk's own table: shown is what a snapshot has there");
+
+	for (size_t i = 0; i < d->n && r == 0; i++) {
+		const struct plt_doubt v = d->v[i];
+		uint64_t at = PLT_MAX(v.off, from), end = PLT_MIN(v.off + v.len, to);
+
+		if (v.disk == m->disk && v.kind == PLT_LOST && at < end)
+			r = qcow2_doubt(x, &tree, PLT_LOST, at, end - at, v.certainty, v.why);
+	}
+	return r;
+}
+
 static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
 {
 	struct from_snapshot *f = arg;
@@ -321,6 +341,8 @@ static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
 		return 0;
 	if (is_overcounted(m, off))
 		return put(m, off, g, m->applied ? PLT_STRONG : PLT_PROVEN, "it is a snapshot's as well, and is counted once more than it is named");
+	if (f->rest && m->x->ex->mend->cut)
+		return put_older(m, off, g);
 	if (f->rest)
 		return put(m, off, g, PLT_STRONG, "it is a snapshot's as well, and no other table is left");
 	/* (a table that a stopped rebase or write has just made is like the snapshot's, too) */
@@ -559,8 +581,8 @@ int qcow2_mend_map(struct qcow2_exam *x)
 		r = by_caller(&m);
 	if (r == 0 && m.n)
 		r = by_exclusion(&m);
-	/* without counts nothing else says what is shared */
-	if (r == 0 && m.n && (x->counts_gone || x->ex->mend->counts_gone) && all_used(&m))
+	/* without counts nothing else says what is shared; and what was cut off the file was newer than what a snapshot has */
+	if (r == 0 && m.n && (x->counts_gone || x->ex->mend->counts_gone || x->ex->mend->cut) && all_used(&m))
 		r = by_snapshots(&m, true);
 	if (r == 0 && m.n && !qcow2_may_be_left(x))
 		r = hand_over(&m);

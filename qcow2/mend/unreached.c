@@ -135,7 +135,10 @@ bool qcow2_is_missed(struct qcow2_exam *x, uint64_t off)
 {
 	uint64_t k = off >> x->q.cluster_bits, stored;
 
-	return !x->counts_gone && qcow2_stored_count(&x->c, k, &stored) == 0 && stored > qcow2_references(&x->c, k);
+	/* (of a table that the plan has added the count is that of what was cut off there) */
+	if (x->counts_gone || (x->ex->mend && qcow2_is_added(x, off)))
+		return false;
+	return qcow2_stored_count(&x->c, k, &stored) == 0 && stored > qcow2_references(&x->c, k);
 }
 
 int qcow2_find_unreached(struct qcow2_exam *x, struct plt_extents *ret)
