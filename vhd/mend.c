@@ -192,15 +192,21 @@ static int footer_of_header(struct vhd_exam *x, struct vhd_header *h, uint64_t o
 	return r;
 }
 
-/* Junk behind the footer of a fixed disk: the last one whose size is its own place. */
+/*
+ * Junk behind the footer of a fixed disk: the last one whose size is its own place.  Where nobody says that it is a VHD, and
+ * each format is tried, only so much junk: a medium is read once by all of them, not once by each.
+ */
+#define GUESS_BYTES (UINT64_C(64) << 20)
+
 static int find_fixed(struct vhd_exam *x, struct vhd_footer *f, uint64_t *ret_off)
 {
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(SEARCH_BYTES);
 	uint64_t end = plt_align_down(x->ends.file_size, VHD_SECTOR), n;
+	const uint64_t stop = x->ex->mend && x->ex->mend->guess && end > GUESS_BYTES ? end - GUESS_BYTES : 0;
 
 	if (!buf)
 		return -ENOMEM;
-	for (; end; end -= n) {
+	for (; end > stop; end -= n) {
 		int r;
 
 		n = PLT_MIN(end, (uint64_t)SEARCH_BYTES);
