@@ -82,16 +82,20 @@ int plt_mapfile_read(const char *path, struct plt_mapfile *ret, struct plt_error
 {
 	FILE *f = fopen(path, "re");
 	char line[256];
-	bool status = false;
+	bool status = false, goes_on = false; /* the rest of a line that is longer: a comment holds a whole command line */
 	int r = 0;
 
 	*ret = (struct plt_mapfile)PLT_MAPFILE_INIT;
 	if (!f)
 		return plt_error_errno(err, errno, "%s", path);
-	for (unsigned n = 1; r == 0 && fgets(line, sizeof(line), f); n++) {
+	for (unsigned n = 1; r == 0 && fgets(line, sizeof(line), f); n += !goes_on) {
 		char *p = line + strspn(line, " \t");
+		bool rest = goes_on;
 		uint64_t at;
 
+		goes_on = !strchr(line, '\n') && !feof(f);
+		if (rest)
+			continue;
 		if (*p == '#' || *p == '\n' || !*p)
 			continue;
 		if (status) {

@@ -109,20 +109,22 @@ struct dir {
 	bool whole;   /* as it lies there */
 };
 
-/* What can be read of one at @off, one entry behind the other. */
-static void gather(const struct qcow2_exam *x, uint64_t off, uint64_t len, struct dir *ret)
+/* What can be read of one at @off, one entry behind the other.  What a medium does not read may be all right. */
+static int gather(const struct qcow2_exam *x, uint64_t off, uint64_t len, struct dir *ret)
 {
 	PLT_AUTOFREE uint8_t *buf = NULL;
 	uint32_t size;
+	int r;
 
 	ret->place = off;
 	ret->whole = true;
 	if (!off || off & (x->q.cluster_size - 1) || off >= x->c.file_size)
-		return;
+		return 0;
 	len = PLT_MIN(PLT_MIN(len, (uint64_t)LOOK_BYTES), x->c.file_size - off);
 	buf = calloc(1, len + 1);
-	if (!buf || plt_store_read(x->c.file, off, buf, len, PLT_IO_BITMAP, NULL) < 0)
-		return;
+	r = buf ? plt_store_read(x->c.file, off, buf, len, PLT_IO_BITMAP, NULL) : -ENOMEM;
+	if (r < 0)
+		return r;
 	for (uint32_t at = 0; at < len && ret->n < MOST; at += size) {
 		size = entry_at(x, buf + at, (uint32_t)len - at);
 		if (!size) {
@@ -134,6 +136,7 @@ static void gather(const struct qcow2_exam *x, uint64_t off, uint64_t len, struc
 		ret->len += (uint32_t)plt_align_up(size, 8);
 		ret->n++;
 	}
+	return 0;
 }
 
 /* ---- the header -------------------------------------------------------------------------------------------- */
@@ -145,7 +148,8 @@ static uint64_t extension_at(const struct qcow2_exam *x)
 
 	if (x->q.version < 3 || plt_store_read(x->c.file, 0, buf, len, PLT_IO_HEADER, NULL) < 0)
 		return 0;
-	for (off = plt_get_be32(buf + offsetof(struct qcow2_header, header_length)); off + 32 <= len;) {
+	off = plt_get_be32(buf + offsetof(struct qcow2_header, header_length));
+	while (off < len && off + 32 <= len) {
 		uint32_t type = plt_get_be32(buf + off), skip = plt_get_be32(buf + off + 4);
 
 		if (type == QCOW2_EXT_BITMAPS)
@@ -193,6 +197,7 @@ int qcow2_mend_bitmaps(struct qcow2_exam *x)
 	uint32_t claimed = q->nb_bitmaps;
 	uint8_t fields[24];
 	bool all;
+	int r;
 
 	if (!mends(x) || !x->bitmaps_bad || !(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		return 0;
@@ -204,15 +209,16 @@ int qcow2_mend_bitmaps(struct qcow2_exam *x)
 	d.buf = buf = calloc(1, LOOK_BYTES + 4096);
 	if (!buf)
 		return -ENOMEM;
-	if (ext)
-		gather(x, off, len ? len : q->cluster_size, &d);
-	for (uint32_t i = 0; ext && !d.n && i < x->nstrays && i < LOOKS; i++) {
+	r = ext ? gather(x, off, len ? len : q->cluster_size, &d) : 0;
+	for (uint32_t i = 0; r == 0 && ext && !d.n && i < x->nstrays && i < LOOKS; i++) {
 		uint8_t head[2048];
 		uint32_t have = (uint32_t)PLT_MIN((uint64_t)sizeof(head), x->c.file_size - x->strays[i]);
 
 		if (plt_store_read(x->c.file, x->strays[i], head, have, PLT_IO_BITMAP, NULL) == 0 && entry_at(x, head, have))
-			gather(x, x->strays[i], q->cluster_size, &d);
+			r = gather(x, x->strays[i], q->cluster_size, &d);
 	}
+	if (r < 0) /* (that it does not read others say) */
+		return r == -ENOMEM ? r : 0;
 	all = d.n && d.whole && (claimed == d.n || len == d.len);
 	x->ex->mend->bitmaps_lost |= !all; /* what others lie in keeps its counts */
 	x->ex->mend->changed = x->map_changed = true;

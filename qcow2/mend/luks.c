@@ -75,6 +75,8 @@ static int put_extension(struct qcow2_exam *x, uint64_t place, uint64_t len)
 	off = q->version == 3 ? plt_get_be32(buf + offsetof(struct qcow2_header, header_length)) : QCOW2_V2_HEADER;
 	if (plt_get_be64(buf + 8)) /* the backing file's name */
 		end = (uint32_t)PLT_MIN((uint64_t)end, plt_get_be64(buf + 8));
+	if (off > end) /* (a header_length that cannot be) */
+		return -ENOSPC;
 	while (off + 8 <= end && plt_get_be32(buf + off) != QCOW2_EXT_END && plt_get_be32(buf + off) != QCOW2_EXT_LUKS) {
 		uint32_t skip = plt_get_be32(buf + off + 4);
 

@@ -23,6 +23,7 @@
 #define USUAL_META 4096
 #define RING_MAX (16u << 20)     /* a longer ring is left alone */
 #define TRIES 16                 /* texts that are parsed, newest first */
+#define NAME_MAX_LEN 128
 #define LOCN 40                  /* in the header: where the text that counts is */
 #define IGNORED 1                /* its flag: LVM itself does not read it */
 
@@ -197,10 +198,13 @@ static int read_ring(struct lvm *l)
 static bool begins_text(const uint8_t *p, struct text *ret)
 {
 	const char *s = (const char *)p, *q;
-	size_t name = strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+_.-");
+	size_t name = 0;
 	char *end;
 
-	if (!name || name > 128 || strncmp(s + name, " {\nid = \"", 9))
+	/* (no further: a ring may be one long name) */
+	while (name <= NAME_MAX_LEN && s[name] && strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+_.-", s[name]))
+		name++;
+	if (!name || name > NAME_MAX_LEN || strncmp(s + name, " {\nid = \"", 9))
 		return false;
 	ret->group = p + name + 9;
 	q = s + name + 9 + PLT_LVM_ID + 6;

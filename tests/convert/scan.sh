@@ -96,6 +96,7 @@ cat >map <<'EOF2'
 0x02800000  0x00100000  -
 0x02900000  0x0BF00000  ?
 EOF2
+{ printf '# Command line: ddrescue'; printf ' %s' {1..200}; echo; cat map; } >long && mv long map # (longer than any buffer)
 "$PLATTER" scan --output=json --map map medium >json
 is $? 2 'a bad range'
 is "$(jq .bad json)" $M '  is counted'

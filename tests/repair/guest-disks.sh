@@ -255,6 +255,10 @@ elif what == 'endless':
     t = b'vg0 {\nid = "' + b'a' * 38 + b'"\nseqno = 7\n'
     d[ring:ring + lvm.AREA - 512] = t.ljust(512, b'x') * (lvm.AREA // 512 - 1)
     d[ring - 512:ring] = bytes(512)
+elif what == 'name': # of a group, as long as the largest ring
+    n = 15 << 20
+    d[ring - 512:ring] = lvm.sealed(bytes(4) + lvm.MAGIC + struct.pack('<IQQQQII', 1, lvm.META, n, 512, 100, 1, 0), 0)
+    d[ring:ring + n - 512] = b'a' * (n - 512)
 with open(name, 'r+b') as f:
     f.write(d)
 EOF2
@@ -309,6 +313,10 @@ lvm endless d.raw
 "$PLATTER" repair -f raw --yes d.raw >out 2>&1
 is $? 2 'a ring of beginnings'
 like "$(cat out)" 'no text in its metadata tells what it was' '  says nothing'
+cp pv.raw d.raw
+lvm name d.raw
+timeout 60 "$PLATTER" repair -f raw --dry-run d.raw >out 2>&1
+is $? 2 'a ring that is one name is looked through in time'
 rm -f d.raw* part part2
 
 # As with qemu-img, whose callers give -r to any disk, check touches no guest.
