@@ -3,6 +3,7 @@
 
 libplatter_core_la_SOURCES += \
 	repair/apply.c \
+	repair/below.c \
 	repair/beside.c \
 	repair/copy.c \
 	repair/datafile.c \
