@@ -9,6 +9,7 @@ libplatter_core_la_SOURCES += \
 	repair/datafile.c \
 	repair/deep.c \
 	repair/deep/deep.h \
+	repair/deep/exchange.c \
 	repair/deep/map.c \
 	repair/deep/moves.c \
 	repair/deep/step.c \
