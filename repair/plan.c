@@ -288,7 +288,7 @@ int plt_repair_settle(struct plt_repair *rep, bool write, struct plt_error *err)
 	return r < 0 ? r : plt_repair_reset(rep, err);
 }
 
-/* What is put right is remembered: the plan's file says so beside its edits. */
+/* What is put right is remembered: the plan's file says so beside its edits.  (check -r makes none.) */
 struct hear {
 	struct plt_repair *rep;
 	void (*found)(void *arg, const struct plt_check_finding *f);
@@ -303,7 +303,7 @@ static void hear(void *arg, const struct plt_check_finding *f)
 
 	if (h->found)
 		h->found(h->arg, f);
-	if (!f->mended || !f->host_len || rep->nmended == MAX_REMEMBERED)
+	if (rep->image_only || !f->mended || !f->host_len || rep->nmended == MAX_REMEMBERED)
 		return;
 	grown = realloc(rep->mended, (rep->nmended + 1) * sizeof(*grown));
 	if (!grown)
