@@ -207,6 +207,9 @@ int plt_repair_apply(struct plt_repair *rep, char **ret_journal, struct plt_erro
 	if (r < 0)
 		return r;
 	r = fill_journal(rep, file, before, &j, err);
+	if (r == -ENOSPC || r == -EDQUOT)
+		plt_error_prefix(err, "there is no room for the undo journal; nothing has been changed; --undo-file names another "
+				 "place, --output NEW makes a repaired copy elsewhere");
 	if (r == 0)
 		r = plt_sync_folder(path, err);
 	if (r == 0) {
