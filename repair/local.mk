@@ -7,6 +7,7 @@ libplatter_core_la_SOURCES += \
 	repair/copy.c \
 	repair/datafile.c \
 	repair/deep.c \
+	repair/deep/below.c \
 	repair/deep/deep.h \
 	repair/deep/map.c \
 	repair/deep/moves.c \
