@@ -73,7 +73,7 @@ static int open_disk(struct plt_ctx *ctx, const char *name, const struct plt_ope
 	r = disk_new(img, ret, err);
 	if (r < 0 || !(opts->flags & PLT_OPEN_RESCUE))
 		return r;
-	if (!(opts->flags & PLT_OPEN_IMAGE_OPTS))
+	if (!(opts->flags & (PLT_OPEN_IMAGE_OPTS | PLT_OPEN_NESTED_RESCUE)))
 		r = plt_rescue_links(*ret, name, opts->rescue, err);
 	if (r == 0 && opts->rescue && opts->rescue->donor)
 		r = plt_donor_attach(*ret, opts->rescue->donor, err);

@@ -11,6 +11,13 @@
 #include "platter.h"
 
 #define PLT_OPEN_FINE_SCRATCH (1u << 30) /* with PLT_OPEN_SCRATCH: zeros in it need no more than 2 KiB at once */
+/*
+ * The image itself as it is, what it stands on for rescue (of so many layers at most): for those who make its plan.  And one
+ * that is opened so: its own plan is made without that, and nothing is said.
+ */
+#define PLT_OPEN_RESCUE_BELOW (1u << 29)
+#define PLT_OPEN_NESTED_RESCUE (1u << 28)
+#define PLT_RESCUED_BELOW_MAX 8
 
 /* A file without a name, for what goes away with it; it is never synced. */
 int plt_temporary_store(struct plt_store **ret, struct plt_error *err);
@@ -84,7 +91,7 @@ struct plt_rescue_plan {
 };
 int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			 const char *key, const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
-			 struct plt_error *err); /* @flags: PLT_OPEN_NO_BACKING */
+			 struct plt_error *err); /* @flags: PLT_OPEN_NO_BACKING, PLT_OPEN_NESTED_RESCUE */
 void plt_rescue_plan_release(struct plt_rescue_plan *plan);
 /*
  * repair/ implements this one as well: what the layers of a disk that was opened for rescue are not, any more, to each other

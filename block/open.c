@@ -41,7 +41,11 @@ static int open_backing(struct plt_image *img, json_t *tree, struct plt_opening 
 	int r;
 
 	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT | PLT_OPEN_SHARE_RAW |
-					 PLT_OPEN_NO_KEY | PLT_OPEN_RESCUE | PLT_OPEN_ZERO_LOST);
+					 PLT_OPEN_NO_KEY | PLT_OPEN_RESCUE | PLT_OPEN_ZERO_LOST | PLT_OPEN_NESTED_RESCUE);
+	if (how->opts->flags & PLT_OPEN_RESCUE_BELOW)
+		opts.flags |= PLT_OPEN_RESCUE | PLT_OPEN_NESTED_RESCUE;
+	if (opts.flags & PLT_OPEN_NESTED_RESCUE && inner.depth > PLT_RESCUED_BELOW_MAX)
+		opts.flags &= ~(unsigned)(PLT_OPEN_RESCUE | PLT_OPEN_ZERO_LOST | PLT_OPEN_NESTED_RESCUE);
 	opts.cache = how->opts->cache;
 	if (how->write_layer == 1)
 		opts.flags |= PLT_OPEN_WRITE;
@@ -186,7 +190,7 @@ static bool find_backing_again(struct plt_image *img, struct plt_opening *how, s
 	if (plt_rescue_parent(img, given, &name, &format, &certainty, NULL) <= 0 || plt_name_parse(name, false, &tree, NULL) < 0)
 		return false;
 	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_SHARE_RAW | PLT_OPEN_NO_KEY | PLT_OPEN_RESCUE |
-					 PLT_OPEN_ZERO_LOST);
+					 PLT_OPEN_ZERO_LOST | PLT_OPEN_NESTED_RESCUE);
 	opts.cache = how->opts->cache;
 	opts.format = format;
 	opts.rescue = plt_rescue_below(given, &rescue);
@@ -204,7 +208,8 @@ static bool find_backing_again(struct plt_image *img, struct plt_opening *how, s
 					"the backing file was found by its content");
 		if (given && given->found)
 			given->found(given->found_arg, &f);
-		plt_ctx_warn(img->ctx, "%s", text);
+		if (!(how->opts->flags & PLT_OPEN_NESTED_RESCUE))
+			plt_ctx_warn(img->ctx, "%s", text);
 	}
 	plt_image_close(found, NULL);
 	json_decref(tree);
@@ -214,8 +219,9 @@ static bool find_backing_again(struct plt_image *img, struct plt_opening *how, s
 }
 
 /* Rescue: a backing file that is missing, or is another one, costs what lies in it and no more. */
-static int do_without_backing(struct plt_image *img, const struct plt_rescue_options *opts, int error, struct plt_error *err)
+static int do_without_backing(struct plt_image *img, const struct plt_open_options *o, int error, struct plt_error *err)
 {
+	const struct plt_rescue_options *opts = o->rescue;
 	struct plt_error why = PLT_ERROR_INIT;
 	struct plt_check_finding f = { .id = "C-OPEN", .severity = "corruption", .text = why.text, .beyond_qemu = true,
 				       .image = img->name };
@@ -227,7 +233,8 @@ static int do_without_backing(struct plt_image *img, const struct plt_rescue_opt
 	img->engine->rescue->base_gone = true;
 	if (opts && opts->found)
 		opts->found(opts->found_arg, &f);
-	plt_ctx_warn(img->ctx, "%s", why.text);
+	if (!(o->flags & PLT_OPEN_NESTED_RESCUE))
+		plt_ctx_warn(img->ctx, "%s", why.text);
 	if (err)
 		*err = (struct plt_error)PLT_ERROR_INIT;
 	return 0;
@@ -278,7 +285,7 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 	}
 	r = open_backing(img, tree, how, err);
 	if (img->engine->rescue && (r == -ENOENT || r == -ENOTDIR || r == -ENOMEDIUM || r == -ESTALE))
-		r = find_backing_again(img, how, err) ? 0 : do_without_backing(img, how->opts->rescue, r, err);
+		r = find_backing_again(img, how, err) ? 0 : do_without_backing(img, how->opts, r, err);
 	if (r == 0 && img->inactive && how->opts->flags & PLT_OPEN_FIND_BACKING && drv->find_backing)
 		r = drv->find_backing(img, err);
 	if (r < 0) {

@@ -3,12 +3,14 @@
 
 libplatter_core_la_SOURCES += \
 	repair/apply.c \
+	repair/below.c \
 	repair/beside.c \
 	repair/copy.c \
 	repair/datafile.c \
 	repair/deep.c \
 	repair/deep/below.c \
 	repair/deep/deep.h \
+	repair/deep/exchange.c \
 	repair/deep/map.c \
 	repair/deep/moves.c \
 	repair/deep/step.c \

@@ -33,7 +33,7 @@
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-static int open_chain(struct plt_repair *rep, const char *option, struct plt_disk **ret, struct plt_error *err)
+static int open_named(struct plt_repair *rep, const char *option, struct plt_disk **ret, struct plt_error *err)
 {
 	const char *const options[] = { option, NULL };
 	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
@@ -79,16 +79,20 @@ static int open_below(struct plt_repair *rep, struct plt_disk *child, struct plt
 
 	if (!below)
 		return -ENOENT;
-	o.flags = PLT_OPEN_NO_KEY;
+	o.flags = PLT_OPEN_NO_KEY | (plt_repair_ask_below(rep, child) ? PLT_OPEN_RESCUE | PLT_OPEN_NESTED_RESCUE : 0);
 	o.format = below->drv->name;
 	return plt_disk_open(rep->ctx, below->name, &o, ret, NULL);
 }
 
 int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret)
 {
+	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
 	struct plt_disk *alone, *chain = NULL;
-	int r = is_child(rep, &alone) ? open_chain(rep, NULL, &chain, NULL) : -ENOENT;
+	int r = is_child(rep, &alone) ? 0 : -ENOENT;
 
+	how.flags = PLT_OPEN_NO_KEY;
+	if (r == 0)
+		r = plt_repair_open_chain(rep, rep->overlay, &how, &chain, NULL);
 	*ret = NULL;
 	if (r == 0)
 		r = open_below(rep, chain, ret);
@@ -209,10 +213,10 @@ int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
 	*ret_done = false;
 	if (!drv || !drv->adopt_parent || !is_child(rep, &alone) || finds_parent(rep))
 		goto out;
-	r = open_chain(rep, NULL, &chain, &why);
+	r = open_named(rep, NULL, &chain, &why);
 	if (r != -ESTALE)
 		goto out; /* it is the one; or there is none, which is a matter of the chain */
-	r = open_chain(rep, drv->any_parent, &chain, NULL);
+	r = open_named(rep, drv->any_parent, &chain, NULL);
 	if (r == 0)
 		r = open_below(rep, chain, &parent);
 	if (r < 0 || plt_disk_size(parent) != plt_disk_size(alone))

@@ -345,7 +345,12 @@ static void open_older(struct plt_repair *rep, struct place *p)
 		how.flags = PLT_OPEN_NO_BACKING;
 		how.snapshot_id = v[n - 1].id;
 	}
-	(void)plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &how, &p->older, NULL);
+	if (plt_repair_open_chain(rep, rep->overlay, &how, &p->older, NULL) == 0 && rep->below == PLT_BELOW_UNKNOWN &&
+	    plt_repair_ask_below(rep, p->older)) {
+		plt_disk_close(p->older, NULL);
+		p->older = NULL;
+		(void)plt_repair_open_chain(rep, rep->overlay, &how, &p->older, NULL);
+	}
 }
 
 /* What evidence says, unfiltered, of a disk that is opened here where nobody has. */

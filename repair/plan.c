@@ -111,14 +111,9 @@ static bool has_left(const struct plt_mend *mend, const struct plt_check_result 
 	return res->leaks || mend->unplaced.n || mend->unplaced.nopen;
 }
 
-static bool is_damaged(const struct plt_check_result *r)
-{
-	return r->corruptions || r->leaks || r->added;
-}
-
 static bool is_worth_a_look(const struct plt_repair *rep)
 {
-	return (rep->deep || is_damaged(&rep->before)) && !plt_check_is_hopeless(&rep->before, rep->file);
+	return (rep->deep || plt_repair_is_damaged(&rep->before)) && !plt_check_is_hopeless(&rep->before, rep->file);
 }
 
 int plt_repair_mend(struct plt_repair *rep, unsigned what,

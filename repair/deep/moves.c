@@ -330,6 +330,41 @@ static int try(struct plt_repair *rep, const struct plt_mend *mend, struct plt_d
 	return r;
 }
 
+/* The piece that lies at a place; UINT32_MAX: none. */
+static uint32_t piece_at(const struct puzzle *p, uint64_t guest)
+{
+	for (size_t i = 0; i < p->o.n; i++)
+		if (p->o.v[i].guest_off == guest)
+			return (uint32_t)i;
+	return UINT32_MAX;
+}
+
+/* What the order along the host says of two places, where evidence says nothing of either. */
+static int add_exchanges(const struct puzzle *p, const struct deep_suspects *who, struct plt_placement **v, uint32_t *n)
+{
+	struct plt_placement *all = realloc(*v, ((size_t)*n + 2 * DEEP_EXCHANGES) * sizeof(*all));
+	const uint32_t known = *n;
+
+	if (!all)
+		return -ENOMEM;
+	*v = all;
+	for (unsigned i = 0; i < who->nexchanges; i++) {
+		const uint64_t slots[2] = { who->exchanges[i].a, who->exchanges[i].b };
+		const uint32_t objects[2] = { piece_at(p, slots[1]), piece_at(p, slots[0]) };
+		bool said = objects[0] == UINT32_MAX || objects[1] == UINT32_MAX;
+
+		for (uint32_t k = 0; k < known && !said; k++)
+			said = all[k].slot == slots[0] || all[k].slot == slots[1] || all[k].object == objects[0] ||
+			       all[k].object == objects[1];
+		for (unsigned k = 0; k < 2 && !said; k++) {
+			all[*n] = (struct plt_placement){ .object = objects[k], .slot = slots[k],
+							  .certainty = who->exchanges[i].sure ? PLT_STRONG : PLT_LIKELY };
+			snprintf(all[(*n)++].why, sizeof(all->why), "what lies beside it in the guest runs on there, on the host");
+		}
+	}
+	return 0;
+}
+
 int plt_deep_moves(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk,
 		   const struct deep_map *m, const struct deep_suspects *who, struct plt_move **ret, size_t *ret_n,
 		   struct plt_extents *ret_known, struct plt_error *err)
@@ -347,6 +382,8 @@ int plt_deep_moves(struct plt_repair *rep, const struct plt_mend *mend, struct p
 	if (r == 0) {
 		settle(&p);
 		r = plt_repair_ask(rep, disk, &p.o, &v, &n, err);
+		if (r == 0)
+			r = add_exchanges(&p, who, &v, &n);
 		room = 2 * (size_t)n + left->n + 1;
 	}
 	if (r == 0)

@@ -24,6 +24,7 @@ static const char why_refused[] = "the guest's structures do not verify here";
 static const char why_hidden[] = "a zero flag hides data, and the guest has a file here";
 static const char why_large[] = "its map is in too many pieces to be held against what the guest says of it";
 static const char why_alone[] = "most of the map is lost, and no filesystem says what belongs here";
+static const char why_exchanged[] = "what lies beside it runs on elsewhere on the host: two tables seem to be exchanged";
 static const char why_hole[] = "nothing is mapped, the guest has a file here, and clusters are left";
 
 int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_disk **ret, struct plt_error *err)
@@ -31,7 +32,7 @@ int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_
 	struct plt_open_options o = plt_repair_how(rep, PLT_OPEN_FORCE_SHARE | (rep->no_backing ? PLT_OPEN_NO_BACKING : 0));
 	int r;
 
-	r = plt_disk_open_store(rep->ctx, overlay, rep->name, rep->format, &o, ret, err);
+	r = plt_repair_open_chain(rep, overlay, &o, ret, err);
 	if (r == 0 && plt_deep_lacks_base(*ret)) { /* (what it does not have itself would look like a loss) */
 		plt_disk_close(*ret, NULL);
 		*ret = NULL;
@@ -123,6 +124,27 @@ static int name(struct naming *n, const struct deep_suspects *who, const struct 
 	return r;
 }
 
+/* Tables that seem to be exchanged, and that no evidence knows to be where they belong. */
+static int name_exchanges(struct naming *n, const struct deep_suspects *who, const struct plt_extents *known, uint64_t span)
+{
+	struct plt_extents both = PLT_EXTENTS_INIT;
+	int r = 0;
+
+	for (unsigned i = 0; i < who->nexchanges && r == 0; i++) {
+		const struct deep_exchange *x = &who->exchanges[i];
+
+		if (plt_extents_overlaps(known, x->a, span) || plt_extents_overlaps(known, x->b, span))
+			continue;
+		r = plt_extents_add(&both, x->a, span);
+		if (r == 0)
+			r = plt_extents_add(&both, x->b, span);
+	}
+	if (r == 0)
+		r = doubt(n, &both, why_exchanged);
+	plt_extents_release(&both);
+	return r;
+}
+
 /*
  * Where more of the map is lost than is there, and no filesystem says that what is there lies where it should: tables that
  * are whole by their shape may be copies that were written over others, and what they leave empty may have been mapped.
@@ -202,6 +224,8 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 		mend->nmoves = nmoves;
 		mend->move_span = m->span;
 	}
+	if (r == 0 && !nmoves && m->tables)
+		r = name_exchanges(n, &who, &known, m->span);
 	if (r == 0 && !nmoves && st->phase == CLUSTERS)
 		r = name(n, &who, &known, is_left_below(&clusters, m->tables ? &mend->pieces : &mend->clusters));
 	if (r == 0 && !nmoves && st->phase == CLUSTERS)
@@ -211,6 +235,27 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	plt_deep_map_release(&clusters);
 	plt_deep_map_release(&pieces);
 	return r < 0 ? r : nmoves > 0;
+}
+
+/* What the guest refuses may be the fault of a layer below: then that one is read as a rescue shows it. */
+static int open_to_look(struct plt_repair *rep, struct plt_disk **ret, struct deep_survey *s)
+{
+	for (;;) {
+		const bool asked = rep->below != PLT_BELOW_UNKNOWN;
+		int r = plt_deep_open(rep, rep->overlay, ret, NULL);
+
+		if (r < 0)
+			return r;
+		r = plt_deep_survey(*ret, s, NULL);
+		if (r == 0 && (asked || rep->below != PLT_BELOW_UNKNOWN || (!s->nbad && !plt_repair_is_damaged(&rep->before)) ||
+			       !plt_repair_ask_below(rep, *ret)))
+			return 0;
+		plt_deep_survey_release(s);
+		*s = (struct deep_survey){ 0 };
+		plt_disk_close(*ret, NULL);
+		if (r < 0)
+			return r;
+	}
 }
 
 int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st,
@@ -228,13 +273,12 @@ int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_ste
 		mend->deep = mend->changed = true;
 		return 0;
 	}
-	r = plt_deep_open(rep, rep->overlay, &disk, NULL);
+	r = open_to_look(rep, &disk, &s);
 	if (r < 0) { /* what does not open cannot be looked at */
 		st->phase = END;
 		return r == -ENOMEM ? plt_error_set(err, ENOMEM, "out of memory") : 0;
 	}
 	n.size = plt_disk_size(disk);
-	r = plt_deep_survey(disk, &s, err);
 	while (r == 0 && st->phase < END) {
 		r = look(rep, mend, st, disk, &s, &n, err);
 		if (r == 0) {

@@ -182,6 +182,25 @@ ok '  taken back' "$PLATTER" undo -q mid.platter-undo
 is_file_equal mid mid.0 '  to the byte'
 rm -rf base mid* top sound donor.raw
 
+# Two layers are damaged: what the lower one would be repaired to says where tables of the upper one belong.
+head -c 16M /dev/urandom >base
+create -f vpc -b base -F raw mid
+put vpc 'write -P 2 1M 64k' mid
+create -f qcow2 -o cluster_size=4k -b mid -F vpc top
+c=()
+for ((i = 0; i < 24; i++)); do c+=(-c "write -P $i $((i % 6 * 2080 + i * 8))k 1k"); done
+"$PLATTER" io -f qcow2 "${c[@]}" top >/dev/null
+"$PLATTER" convert -f qcow2 -O raw top sound.raw
+l1=$((16#$(od -An -tx1 -j 40 -N 8 top | tr -d ' \n')))
+dd if=/dev/zero of=top bs=8 seek=$((l1 / 8)) count=8 conv=notrunc status=none
+for at in 0 $(($(stat -c %s mid) - 512)); do dd if=/dev/zero of=mid bs=512 seek=$((at / 512)) count=1 conv=notrunc status=none; done
+report top >/dev/null
+is_file_equal out.raw sound.raw 'two layers: what one is rescued to tells where tables of the other belong'
+for i in vpc:mid qcow2:top; do "$PLATTER" repair -q --yes -f ${i%:*} ${i#*:} >out 2>&1; done
+"$PLATTER" convert -f qcow2 -O raw top out.raw
+is_file_equal out.raw sound.raw '  repaired one by one they show the same'
+rm -f base mid* top* sound.raw
+
 # A chain of VHDs is opened without opening each file for each layer above it.
 create -f vpc 0.vhd 8M
 for ((i = 1; i < 24; i++)); do create -f vpc -b $((i - 1)).vhd -F vpc $i.vhd; done
