@@ -8,6 +8,7 @@ libplatter_core_la_SOURCES += \
 	repair/copy.c \
 	repair/datafile.c \
 	repair/deep.c \
+	repair/deep/below.c \
 	repair/deep/deep.h \
 	repair/deep/exchange.c \
 	repair/deep/map.c \

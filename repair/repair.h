@@ -154,6 +154,8 @@ int plt_repair_find_data(struct plt_repair *rep, struct plt_mend *mend,
  */
 int plt_repair_size(struct plt_repair *rep, struct plt_mend *mend,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/* Is a sector of 512 bytes neither uniform nor nearly empty?  Of others it says nothing that they are alike. */
+bool plt_repair_speaks(const uint8_t *p);
 /* Placements of pieces of a child by what its parent has; malloc.  None, and no error, where there is no parent. */
 int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n);
 /*
