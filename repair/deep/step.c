@@ -209,7 +209,10 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	if (r < 0)
 		return r;
 	r = plt_deep_map(rep, disk, true, &pieces, err);
+	if (r == 0 && clusters.span != pieces.span)
+		r = plt_deep_whole(&clusters, err);
 	if (r < 0) {
+		plt_deep_map_release(&pieces);
 		plt_deep_map_release(&clusters);
 		return r;
 	}
