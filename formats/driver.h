@@ -590,6 +590,11 @@ struct plt_driver {
 	int (*data_file)(struct plt_store *file, char **ret_name, uint64_t *ret_end, struct plt_error *err);
 	int (*set_data_file)(struct plt_store *file, const char *name, struct plt_error *err);
 	/*
+	 * Record in @file, an overlay, that the disk of the image has @size bytes, for which its map is large enough
+	 * (plt_mend.behind).  NULL: nobody but the driver can tell the size.
+	 */
+	int (*set_size)(struct plt_store *file, uint64_t size, struct plt_error *err);
+	/*
 	 * Make the image in @overlay show piece i of @p at the guest offset i * p->span, and nothing else: what is in
 	 * them can be read then, whatever encodes it.
 	 */

@@ -8,9 +8,9 @@
  * fails as well, the journal stays.
  */
 #include <errno.h>
-#include <openssl/rand.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -116,7 +116,7 @@ static int fill_journal(struct plt_repair *rep, struct plt_store *file, const ch
 	info.created = created;
 	for (size_t i = 0; i < rep->doubts.n; i++)
 		*(rep->doubts.v[i].kind == PLT_LOST ? &info.lost : &info.inferred) += rep->doubts.v[i].len;
-	if (RAND_bytes(info.id, sizeof(info.id)) != 1)
+	if (getrandom(info.id, sizeof(info.id), 0) != (ssize_t)sizeof(info.id))
 		return plt_error_set(err, EIO, "no random numbers");
 	info.stores[0].role = "image";
 	info.stores[0].name = realpath(rep->file->name, real) ? real : rep->file->name;

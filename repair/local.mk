@@ -8,6 +8,7 @@ libplatter_core_la_SOURCES += \
 	repair/copy.c \
 	repair/datafile.c \
 	repair/deep.c \
+	repair/deep/below.c \
 	repair/deep/deep.h \
 	repair/deep/exchange.c \
 	repair/deep/map.c \
@@ -57,6 +58,7 @@ libplatter_core_la_SOURCES += \
 	repair/recognize.c \
 	repair/repair.h \
 	repair/rescue.c \
+	repair/size.c \
 	repair/streams.c \
 	repair/undo.c \
 	repair/worse.c \

@@ -123,7 +123,7 @@ void plt_repair_tell_parent(struct plt_repair *rep, void (*found)(void *arg, con
 
 /* ---- sectors --------------------------------------------------------------------------------- */
 
-static bool speaks(const uint8_t *p)
+bool plt_repair_speaks(const uint8_t *p)
 {
 	unsigned n = 0;
 
@@ -180,7 +180,7 @@ static int at_home(void *arg, uint64_t off, const uint8_t *p)
 	struct home *h = arg;
 	uint8_t q[SECTOR];
 
-	if (!speaks(p))
+	if (!plt_repair_speaks(p))
 		return 0;
 	if (!h->left--)
 		return 1;
@@ -304,7 +304,7 @@ static int add_sector(void *arg, uint64_t off, const uint8_t *p)
 		a->v = grown;
 		a->cap = cap;
 	}
-	a->v[a->n++] = (struct entry){ key_of(off % a->o->span, p), (uint32_t)(off / a->o->span), NOWHERE, !speaks(p) };
+	a->v[a->n++] = (struct entry){ key_of(off % a->o->span, p), (uint32_t)(off / a->o->span), NOWHERE, !plt_repair_speaks(p) };
 	if (!a->v[a->n - 1].plain)
 		a->speaks[a->v[a->n - 1].piece] = true;
 	return 0;

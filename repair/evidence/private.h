@@ -142,6 +142,8 @@ int64_t plt_ev_length(const struct ev *ev, uint32_t object, uint64_t off, uint64
 uint16_t plt_ev_grain(const struct ev *ev, uint32_t object, uint64_t off);
 /* An object's bytes, with zeros where it has none. */
 int plt_ev_read_object(const struct ev *ev, uint32_t object, uint64_t off, void *buf, size_t len);
+/* The same as it would show in a slot. */
+int plt_ev_read_in_slot(const struct ev *ev, uint32_t object, uint32_t slot, uint64_t off, void *buf, size_t len);
 
 /* view.c: the disk as far as it is known, and the filesystems on it */
 uint32_t plt_ev_slot_from(const struct ev *ev, uint64_t off); /* of the first slot that ends after @off; nslots: none */

@@ -33,6 +33,7 @@ script_tests += \
 	tests/repair/plan-file.sh \
 	tests/repair/recovery.sh \
 	tests/repair/rescue.sh \
+	tests/repair/sizes.sh \
 	tests/repair/sound.sh \
 	tests/repair/stopped-snapshots.sh \
 	tests/repair/streams.sh \
