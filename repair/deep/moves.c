@@ -277,6 +277,8 @@ static size_t tails_right(const struct deep_survey *s)
 /* More may be bad than was, where it could not be seen before: a filesystem that has its beginning again. */
 static bool is_better(const struct deep_survey *before, const struct deep_survey *after)
 {
+	if (after->any && !before->any && after->starts.n < before->starts.n) /* a partition's filesystem has its beginning: */
+		return after->good >= before->good && after->nbad <= before->nbad; /* the rest may be missing, too */
 	if (after->any && !before->any) /* there is a disk now */
 		return after->good > before->good && after->good > after->nbad;
 	if (after->starts.n != before->starts.n)
