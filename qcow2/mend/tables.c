@@ -437,6 +437,46 @@ static int mend_l1_entry(struct qcow2_tables *t, uint32_t index, uint64_t e)
 	return r < 0 ? r : qcow2_l1_set(x, t->t, index, 0);
 }
 
+/* Is that where the L1 table itself lies, or the refcount table, if that is sound?  Then it is no L2 table. */
+static bool is_of_header(const struct qcow2_tables *t, uint64_t off)
+{
+	const struct qcow2_exam *x = t->x;
+	const struct qcow2_state *q = &x->q;
+
+	return plt_ranges_overlap(off, q->cluster_size, t->t->l1_offset, (uint64_t)t->t->l1_size * 8) ||
+	       (!x->refs_bad && plt_ranges_overlap(off, q->cluster_size, q->reftable_offset,
+						   (uint64_t)q->reftable_clusters << q->cluster_bits));
+}
+
+static int mend_own(void *arg, uint32_t index, uint64_t e)
+{
+	struct qcow2_tables *t = arg;
+	uint64_t off = e & QCOW2_L1_OFFSET;
+
+	return off && !(off & (t->x->q.cluster_size - 1)) && off < t->x->c.file_size && is_of_header(t, off) ?
+	       mend_l1_entry(t, index, e) : 0;
+}
+
+/* Has the disk's L1 table its place for itself, but for L2 tables that it names there? */
+static bool overlaps_itself(const struct qcow2_exam *x, const struct qcow2_tree *tree)
+{
+	const uint64_t len = (uint64_t)tree->l1_size * 8;
+	bool any = false;
+
+	if (tree->disk != PLT_DISK_ACTIVE || x->q.nb_snapshots)
+		return false;
+	for (unsigned i = 0; i < x->noverlaps; i++) {
+		const struct qcow2_overlap *o = &x->overlaps[i];
+
+		if (!plt_ranges_overlap(tree->l1_offset, len, o->off, o->len))
+			continue;
+		any = true;
+		if (!qcow2_l2_find(&x->c, o->off) || o->len != x->q.cluster_size)
+			return false;
+	}
+	return any;
+}
+
 static int mend_l1(void *arg, uint32_t index, uint64_t e)
 {
 	struct qcow2_tables *t = arg;
@@ -449,7 +489,7 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 
 	if ((uint64_t)index << (q->cluster_bits + q->l2_bits) >= t->t->size) /* (a VM's state) */
 		return 0;
-	if ((e & QCOW2_L1_RESERVED) || (off & (q->cluster_size - 1)) || !off || off >= x->c.file_size)
+	if ((e & QCOW2_L1_RESERVED) || (off & (q->cluster_size - 1)) || !off || off >= x->c.file_size || is_of_header(t, off))
 		return mend_l1_entry(t, index, e);
 	l = qcow2_l2_find(&x->c, off);
 	/* Of two places with one table one is wrong; which, the guest may know. */
@@ -486,14 +526,19 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 static int mend_tree(struct qcow2_tables *t, const struct qcow2_tree *tree)
 {
 	struct qcow2_exam *x = t->x;
+	bool own = false;
 	int r;
 
 	if (!tree->l1_size || (tree->l1_offset & (x->q.cluster_size - 1)) ||
-	    !plt_in_range(tree->l1_offset, (uint64_t)tree->l1_size * 8, x->c.file_size) ||
-	    qcow2_exam_overlaps(x, tree->l1_offset, (uint64_t)tree->l1_size * 8))
+	    !plt_in_range(tree->l1_offset, (uint64_t)tree->l1_size * 8, x->c.file_size))
 		return 0;
+	if (qcow2_exam_overlaps(x, tree->l1_offset, (uint64_t)tree->l1_size * 8)) {
+		own = overlaps_itself(x, tree);
+		if (!own)
+			return 0;
+	}
 	t->t = tree;
-	r = qcow2_l1_each(&x->c, tree->l1_offset, tree->l1_size, mend_l1, t);
+	r = qcow2_l1_each(&x->c, tree->l1_offset, tree->l1_size, own ? mend_own : mend_l1, t);
 	return r == -EIO ? 0 : r; /* said when the table was reported */
 }
 
