@@ -324,6 +324,9 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 			     "operations on block 0 will be restricted.\n"
 			     "         Specify the '%s' format explicitly to remove the restrictions.", name, drv->name,
 			     drv->name);
+	if (img->engine->guard_probe && !plan && plt_probe_lost(ctx, file, true, &drv, NULL) == 0)
+		plt_ctx_warn(ctx, "'%s' looks like a %s image whose header is gone, and is taken for %s: 'check' and 'repair' "
+			     "know more, --rescue shows it", name, drv->name, img->drv->name);
 	img->has_backing = img->backing_name || img->engine->backing;
 	plt_skip_init(img);
 	*ret = img;

@@ -8,6 +8,7 @@ libplatter_core_la_SOURCES += \
 	repair/copy.c \
 	repair/datafile.c \
 	repair/deep.c \
+	repair/deep/below.c \
 	repair/deep/deep.h \
 	repair/deep/exchange.c \
 	repair/deep/map.c \
@@ -23,6 +24,7 @@ libplatter_core_la_SOURCES += \
 	repair/evidence/evidence.h \
 	repair/evidence/facts.c \
 	repair/evidence/fit.c \
+	repair/evidence/joints.c \
 	repair/evidence/older.c \
 	repair/evidence/order.c \
 	repair/evidence/path.c \
@@ -58,6 +60,7 @@ libplatter_core_la_SOURCES += \
 	repair/recognize.c \
 	repair/repair.h \
 	repair/rescue.c \
+	repair/size.c \
 	repair/streams.c \
 	repair/undo.c \
 	repair/worse.c \

@@ -101,9 +101,29 @@ int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret)
 	return r;
 }
 
+void plt_repair_tell_parent(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg)
+{
+	struct plt_check_finding f = { .id = "C-LOST", .severity = "note", .beyond_qemu = true };
+	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
+	struct plt_disk *alone, *chain = NULL;
+	struct plt_error why = PLT_ERROR_INIT;
+	char text[sizeof(why.text) + 160];
+
+	how.flags = PLT_OPEN_NO_KEY;
+	if (is_child(rep, &alone) && plt_repair_open_chain(rep, rep->overlay, &how, &chain, &why) < 0) {
+		snprintf(text, sizeof(text), "what the image stands on cannot be opened, so that its disk could not be looked at "
+			 "('chain repair' finds a file that has moved): %s", why.text);
+		f.text = text;
+		if (found)
+			found(arg, &f);
+	}
+	plt_disk_close(chain, NULL);
+	plt_disk_close(alone, NULL);
+}
+
 /* ---- sectors --------------------------------------------------------------------------------- */
 
-static bool speaks(const uint8_t *p)
+bool plt_repair_speaks(const uint8_t *p)
 {
 	unsigned n = 0;
 
@@ -160,7 +180,7 @@ static int at_home(void *arg, uint64_t off, const uint8_t *p)
 	struct home *h = arg;
 	uint8_t q[SECTOR];
 
-	if (!speaks(p))
+	if (!plt_repair_speaks(p))
 		return 0;
 	if (!h->left--)
 		return 1;
@@ -295,7 +315,7 @@ static int add_sector(void *arg, uint64_t off, const uint8_t *p)
 		a->v = grown;
 		a->cap = cap;
 	}
-	a->v[a->n++] = (struct entry){ key_of(off % a->o->span, p), (uint32_t)(off / a->o->span), NOWHERE, !speaks(p) };
+	a->v[a->n++] = (struct entry){ key_of(off % a->o->span, p), (uint32_t)(off / a->o->span), NOWHERE, !plt_repair_speaks(p) };
 	if (!a->v[a->n - 1].plain)
 		a->speaks[a->v[a->n - 1].piece] = true;
 	return 0;

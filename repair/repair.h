@@ -17,6 +17,7 @@
  *	below.c   what it stands on, which may be damaged as well
  *	place.c   what the driver could not place, by evidence (evidence/)
  *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
+ *	size.c    how large the disk is, by what the guest says
  *	datafile.c  which file beside the image has its data, when the name is lost
  *	donate.c  what is lost, from an older copy or a clone
  *	foreign.c  what other programs' journals say
@@ -67,6 +68,7 @@ struct plt_repair {
 	enum plt_below { PLT_BELOW_UNKNOWN, PLT_BELOW_SOUND, PLT_BELOW_DAMAGED } below; /* its layers: below.c */
 	bool moved;                  /* file is a part of what the image has: nothing but a copy comes of it */
 	bool deeply;                 /* in a round that does what the guest says */
+	uint64_t undecided;          /* errors of which no look at the structure knows, and that the plan leaves */
 	bool ask_again;              /* some of these have not been looked at yet */
 	bool (*offered)(void *arg, const struct plt_placement_offer *offer); /* NULL: declined */
 	void *offered_arg;
@@ -133,6 +135,8 @@ int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct
 int plt_repair_foreign(struct plt_repair *rep, char *text, size_t len, struct plt_error *err);
 /* What the image as it is planned stands on; -ENOENT: on nothing, or it is not to be had. */
 int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret);
+/* That it cannot be had, if that is so: a note, for what the guest says of the map is not asked then. */
+void plt_repair_tell_parent(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg);
 /* Where the only thing wrong with the parent is its identity, it is recorded, if the content says so. */
 int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
 		     void (*found)(void *arg, const struct plt_check_finding *f), void *arg, bool *ret_done,
@@ -144,6 +148,14 @@ int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
  */
 int plt_repair_find_data(struct plt_repair *rep, struct plt_mend *mend,
 			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/*
+ * What is mapped behind the end of the disk, or lies below it: is it the guest's?  Then the size in the header is raised
+ * (mend->changed); what may be and is not shown is said.
+ */
+int plt_repair_size(struct plt_repair *rep, struct plt_mend *mend,
+		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/* Is a sector of 512 bytes neither uniform nor nearly empty?  Of others it says nothing that they are alike. */
+bool plt_repair_speaks(const uint8_t *p);
 /* Placements of pieces of a child by what its parent has; malloc.  None, and no error, where there is no parent. */
 int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n);
 /*

@@ -456,7 +456,8 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 		return qcow2_doubt(x, t->t, PLT_INFERRED, (uint64_t)index << (q->cluster_bits + q->l2_bits),
 				   UINT64_C(1) << (q->cluster_bits + q->l2_bits), PLT_GUESS, why_shared);
 	/* (one that several entries of a tree name is no table that was damaged, but an entry) */
-	if (!l || ((!l->flagged || l->empty) && !is_cut(x, off)) || l->active > 1 || l->others > q->nb_snapshots || ++t->looks > MAX_LOOKS)
+	if (!l || ((!qcow2_l2_is_odd(&x->c, l) || l->empty) && !is_cut(x, off)) || l->active > 1 || l->others > q->nb_snapshots ||
+	    ++t->looks > MAX_LOOKS)
 		return 0;
 	if (l->moved) {
 		r = same_losses(t, index, l);
