@@ -33,6 +33,7 @@ libplatter_core_la_SOURCES += \
 	repair/evidence/score.c \
 	repair/evidence/view.c \
 	repair/foreign.c \
+	repair/guest/ext.c \
 	repair/guest/fat.c \
 	repair/guest/guest.c \
 	repair/guest/guest.h \
