@@ -31,6 +31,7 @@ libplatter_core_la_SOURCES += \
 	repair/evidence/runs.c \
 	repair/evidence/scan.c \
 	repair/evidence/score.c \
+	repair/evidence/twins.c \
 	repair/evidence/view.c \
 	repair/foreign.c \
 	repair/guest/ext.c \
