@@ -16,6 +16,7 @@ libplatter_core_la_SOURCES += \
 	repair/deep/step.c \
 	repair/deep/suspects.c \
 	repair/deep/survey.c \
+	repair/device.c \
 	repair/donate.c \
 	repair/doubts.c \
 	repair/evidence/assign.c \
