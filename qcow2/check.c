@@ -715,8 +715,12 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 {
 	struct qcow2_exam x = {.ex = ex};
 	struct plt_store *scratch = NULL, *file = ex->file;
-	int r = find_header(&x, &scratch, err);
+	uint64_t size; /* (a header that is made anew may bring tables) */
+	int r = plt_store_size(file, &size, err);
 
+	if (r < 0)
+		return r;
+	r = find_header(&x, &scratch, err);
 	if (r < 0) {
 		ex->file = file;
 		plt_store_unref(scratch);
@@ -726,7 +730,7 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 	if (!r)
 		r = qcow2_recount_init(&x.c, ex->ctx, ex->file, &x.q, err);
 	if (!r && ex->mend && !ex->mend->file_size)
-		ex->mend->file_size = x.c.file_size;
+		ex->mend->file_size = size;
 	if (!r)
 		r = examine(&x, err);
 	qcow2_recount_release(&x.c);

@@ -452,9 +452,10 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 	like_state = b.found && b.found == b.vm_found && b.size && (b.vm_first || grown_for_state(qcow2_l1_entries(q, b.size), q->l1_size));
 	if (b.found && r == 0)
 		r = qcow2_mend_size(x, b.last + q->cluster_size, &said);
-	if (tells && (b.all_end || x->backing || x->c.external))
+	if (tells && (b.all_end || x->backing || x->c.external || x->ex->mend->size_guessed))
 		x->ex->mend->behind = (struct plt_behind){
 			.size = b.size, .end = b.all_end, .state = b.vm_start, .like_state = like_state || !b.found, .named = b.l1_size < q->l1_size,
+			.guessed = x->ex->mend->size_guessed,
 			.reach = PLT_MIN((uint64_t)q->l1_size << (q->cluster_bits + q->l2_bits), (uint64_t)INT64_MAX >> 9 << 9),
 		};
 	if (!said && like_state)
