@@ -228,7 +228,7 @@ static int report_l1_entry(void *arg, uint32_t index, uint64_t e)
 			  "not cluster aligned; L1 entry corrupted",
 			  off);
 	l = qcow2_l2_find(&x->c, off);
-	if (!l || !l->flagged || !look_again(x, l))
+	if (!l || !qcow2_l2_is_odd(&x->c, l) || !look_again(x, l))
 		return 0;
 	if (qcow2_l2_read(&x->c, off, w->table) < 0)
 		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", off, q->cluster_size,
@@ -346,7 +346,9 @@ static int copied_entry(void *arg, uint32_t index, uint64_t e)
 		}
 	}
 	l = qcow2_l2_find(&x->c, off);
-	if (r == 0 && l && l->flagged && look_again(x, l) && qcow2_l2_read(&x->c, off, w->table) == 0)
+	/* (where each count is one now, so says each mark that there is) */
+	if (r == 0 && l && l->flagged && (x->counts_left || l->unmarked || qcow2_l2_is_odd(&x->c, l)) && look_again(x, l) &&
+	    qcow2_l2_read(&x->c, off, w->table) == 0)
 		r = copied_table(x, off, w->table);
 	return r;
 }

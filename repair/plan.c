@@ -113,14 +113,9 @@ static bool has_left(const struct plt_mend *mend, const struct plt_check_result 
 	return res->leaks || mend->unplaced.n || mend->unplaced.nopen;
 }
 
-static bool is_damaged(const struct plt_check_result *r)
-{
-	return r->corruptions || r->leaks || r->added;
-}
-
 static bool is_worth_a_look(const struct plt_repair *rep)
 {
-	return (rep->deep || is_damaged(&rep->before)) && !plt_check_is_hopeless(&rep->before, rep->file);
+	return (rep->deep || plt_repair_is_damaged(&rep->before)) && !plt_check_is_hopeless(&rep->before, rep->file);
 }
 
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
@@ -295,7 +290,7 @@ int plt_repair_settle(struct plt_repair *rep, bool write, struct plt_error *err)
 	return r < 0 ? r : plt_repair_reset(rep, err);
 }
 
-/* What is put right is remembered: the plan's file says so beside its edits. */
+/* What is put right is remembered: the plan's file says so beside its edits.  (check -r makes none.) */
 struct hear {
 	struct plt_repair *rep;
 	void (*found)(void *arg, const struct plt_check_finding *f);
@@ -310,7 +305,7 @@ static void hear(void *arg, const struct plt_check_finding *f)
 
 	if (h->found)
 		h->found(h->arg, f);
-	if (!f->mended || !f->host_len || rep->nmended == MAX_REMEMBERED)
+	if (rep->image_only || !f->mended || !f->host_len || rep->nmended == MAX_REMEMBERED)
 		return;
 	grown = realloc(rep->mended, (rep->nmended + 1) * sizeof(*grown));
 	if (!grown)
@@ -497,6 +492,8 @@ int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_o
 			return r;
 		}
 	}
+	if (!image_only && rep->overlay && !rep->plan)
+		plt_repair_tell_parent(rep, found, arg);
 	rep->before.corruptions_fixed += rep->moved;
 	rep->before.lost = rep->done_before.lost;
 	rep->before.inferred = rep->done_before.inferred;

@@ -274,14 +274,24 @@ static size_t tails_right(const struct deep_survey *s)
 	return n;
 }
 
-/* More may be bad than was, where it could not be seen before: a filesystem that has its beginning again. */
+/*
+ * More may be bad than was, where it could not be seen before: a filesystem that has its beginning again.  Where the metadata
+ * has become better the ends of files are those of another version of it, and that fewer are right says little.
+ */
 static bool is_better(const struct deep_survey *before, const struct deep_survey *after)
 {
+	size_t tails = tails_right(after), had = tails_right(before);
+
+	if (after->any && !before->any && after->starts.n < before->starts.n) /* a partition's filesystem has its beginning: */
+		return after->good >= before->good && after->nbad <= before->nbad; /* the rest may be missing, too */
 	if (after->any && !before->any) /* there is a disk now */
 		return after->good > before->good && after->good > after->nbad;
 	if (after->starts.n != before->starts.n)
 		return after->starts.n < before->starts.n && after->good > before->good;
-	return after->good >= before->good && after->nbad <= before->nbad && tails_right(after) >= tails_right(before) &&
+	if (after->good > before->good && after->nbad <= before->nbad && after->nodd <= before->nodd &&
+	    after->nbad + after->nodd < before->nbad + before->nodd)
+		return tails + had / 10 >= had;
+	return after->good >= before->good && after->nbad <= before->nbad && tails >= had &&
 	       (after->nodd <= before->nodd || after->nbad < before->nbad);
 }
 
@@ -322,6 +332,41 @@ static int try(struct plt_repair *rep, const struct plt_mend *mend, struct plt_d
 	return r;
 }
 
+/* The piece that lies at a place; UINT32_MAX: none. */
+static uint32_t piece_at(const struct puzzle *p, uint64_t guest)
+{
+	for (size_t i = 0; i < p->o.n; i++)
+		if (p->o.v[i].guest_off == guest)
+			return (uint32_t)i;
+	return UINT32_MAX;
+}
+
+/* What the order along the host says of two places, where evidence says nothing of either. */
+static int add_exchanges(const struct puzzle *p, const struct deep_suspects *who, struct plt_placement **v, uint32_t *n)
+{
+	struct plt_placement *all = realloc(*v, ((size_t)*n + 2 * DEEP_EXCHANGES) * sizeof(*all));
+	const uint32_t known = *n;
+
+	if (!all)
+		return -ENOMEM;
+	*v = all;
+	for (unsigned i = 0; i < who->nexchanges; i++) {
+		const uint64_t slots[2] = { who->exchanges[i].a, who->exchanges[i].b };
+		const uint32_t objects[2] = { piece_at(p, slots[1]), piece_at(p, slots[0]) };
+		bool said = objects[0] == UINT32_MAX || objects[1] == UINT32_MAX;
+
+		for (uint32_t k = 0; k < known && !said; k++)
+			said = all[k].slot == slots[0] || all[k].slot == slots[1] || all[k].object == objects[0] ||
+			       all[k].object == objects[1];
+		for (unsigned k = 0; k < 2 && !said; k++) {
+			all[*n] = (struct plt_placement){ .object = objects[k], .slot = slots[k],
+							  .certainty = who->exchanges[i].sure ? PLT_STRONG : PLT_LIKELY };
+			snprintf(all[(*n)++].why, sizeof(all->why), "what lies beside it in the guest runs on there, on the host");
+		}
+	}
+	return 0;
+}
+
 int plt_deep_moves(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk,
 		   const struct deep_map *m, const struct deep_suspects *who, struct plt_move **ret, size_t *ret_n,
 		   struct plt_extents *ret_known, struct plt_error *err)
@@ -339,6 +384,8 @@ int plt_deep_moves(struct plt_repair *rep, const struct plt_mend *mend, struct p
 	if (r == 0) {
 		settle(&p);
 		r = plt_repair_ask(rep, disk, &p.o, &v, &n, err);
+		if (r == 0)
+			r = add_exchanges(&p, who, &v, &n);
 		room = 2 * (size_t)n + left->n + 1;
 	}
 	if (r == 0)
