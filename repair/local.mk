@@ -32,8 +32,10 @@ libplatter_core_la_SOURCES += \
 	repair/evidence/runs.c \
 	repair/evidence/scan.c \
 	repair/evidence/score.c \
+	repair/evidence/twins.c \
 	repair/evidence/view.c \
 	repair/foreign.c \
+	repair/guest/ext.c \
 	repair/guest/fat.c \
 	repair/guest/guest.c \
 	repair/guest/guest.h \
