@@ -231,6 +231,9 @@ int cli_rescue_end(struct cli_args *a, int status);
 /* ---- messages: text.c ------------------------------------------------------------------------ */
 
 extern const char *cli_program; /* basename of argv[0] */
+extern const char *cli_verb;    /* the command's name, once it is known */
+/* The one of @a (NULL: none yet) and @b that may have been meant by @given; never, when called as one of QEMU's programs. */
+const char *cli_nearer(const char *given, const char *a, const char *b);
 
 /* A name that an image holds, on stdout for a person: control characters are "?". */
 void cli_put_name(const char *name);

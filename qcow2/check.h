@@ -413,7 +413,7 @@ bool qcow2_left_behind(const struct qcow2_exam *x, uint64_t cluster);
 /* Name [off, off+len), as far as it lies on the disk. */
 int qcow2_doubt(struct qcow2_exam *x, const struct qcow2_tree *t, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
 		enum plt_certainty certainty, const char *why);
-extern const char qcow2_why_overwritten[], qcow2_why_entry[], qcow2_why_beyond[], qcow2_why_zero[];
+extern const char qcow2_why_overwritten[], qcow2_why_l1[], qcow2_why_entry[], qcow2_why_beyond[], qcow2_why_zero[];
 
 /* A stopped program explains the orphans as well as a lost map does, and nobody will look at what is planned for them. */
 static inline bool qcow2_may_be_left(const struct qcow2_exam *x)
