@@ -345,11 +345,11 @@ uint64_t *qcow2_bitmap_table(struct plt_image *img, const struct qcow2_bitmap *b
 /* The directory alone, from a bare store: fills q->bitmaps.  -EUCLEAN: damaged. */
 int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err);
 void qcow2_bitmaps_release(struct qcow2_state *q);
+int qcow2_bitmaps_list(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 
 /* bitmap_set.c */
 int qcow2_bitmap_read(struct plt_image *img, unsigned i, uint64_t **ret, uint64_t *ret_nbits, struct plt_error *err);
 int qcow2_bitmaps_set(struct plt_image *img, const struct plt_bitmap_wish *v, unsigned n, struct plt_error *err);
-int qcow2_bitmaps_list(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 
 /* resize.c */
 int qcow2_vm_state_room(struct plt_image *img, uint64_t end, struct plt_error *err);
