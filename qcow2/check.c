@@ -420,7 +420,7 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 {
 	struct plt_examine *ex = x->ex;
 	struct plt_store *file = ex->file;
-	int r = read_header(x, err);
+	int r = read_header(x, err), mended;
 
 	if (r == 0 && ex->mend && (ex->mend->what & PLT_MEND_MAP) && !ex->mend->file_size) {
 		unsigned astray = qcow2_astray(ex->file, &x->q);
@@ -444,9 +444,12 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 			return plt_error_set(err, ENOMEM, "Out of memory");
 		ex->file = *ret_scratch;
 	}
-	if (qcow2_mend_header(ex, r, 0, NULL) == 0) {
+	mended = qcow2_mend_header(ex, r, 0, NULL);
+	if (mended == 0) {
 		x->q = (struct qcow2_state){0};
 		r = read_header(x, err);
+	} else if (mended == -EIO && ex->mend) {
+		plt_error_prefix(err, "what is left cannot be read everywhere, so the header is not made anew in place");
 	}
 	if (r == -ENOTSUP && ex->mend && err && strstr(err->text, "eature")) {
 		struct plt_error was = *err;

@@ -230,12 +230,14 @@ static int report_l1_entry(void *arg, uint32_t index, uint64_t e)
 	l = qcow2_l2_find(&x->c, off);
 	if (!l || !qcow2_l2_is_odd(&x->c, l) || !look_again(x, l))
 		return 0;
-	if (qcow2_l2_read(&x->c, off, w->table) < 0)
+	if (qcow2_l2_read(&x->c, off, w->table) < 0) {
+		x->map_unread = true;
 		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", off, q->cluster_size,
 			  "ERROR: I/O error in check_refcounts_l2");
-	else
+	} else {
 		report_table(x, w->table, (uint64_t)index << (q->cluster_bits + q->l2_bits),
 			     w->active);
+	}
 	return 0;
 }
 
@@ -254,6 +256,7 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 	r = qcow2_l1_each(&x->c, l1_off, l1_size, report_l1_entry, &w);
 	free(w.table);
 	if (r < 0 && r != -ENOMEM) {
+		x->map_unread = true;
 		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", l1_off, (uint64_t)l1_size * 8,
 			  "ERROR: I/O error in check_refcounts_l1");
 		r = 0;

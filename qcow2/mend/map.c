@@ -71,13 +71,14 @@ static int note_entry(void *arg, uint32_t index, uint64_t e)
 	return 0;
 }
 
-/* Is there nothing behind an L1 entry that could be a table? */
+/* Is there nothing behind an L1 entry that could be a table?  (One that does not read is none for who only looks.) */
 static bool is_gap(struct mending *m, uint64_t e)
 {
 	uint64_t off = e & QCOW2_L1_OFFSET;
 	struct qcow2_l2ref *l = off && !(e & QCOW2_L1_RESERVED) ? qcow2_l2_find(&m->x->c, off) : NULL;
+	unsigned shape = l ? qcow2_l2_shape(m->x, l, m->table) : QCOW2_SHAPE_ZERO;
 
-	return !l || qcow2_l2_shape(m->x, l, m->table) & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_GARBAGE);
+	return shape & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_GARBAGE) && !(shape & QCOW2_SHAPE_UNREAD && qcow2_unread(m->x));
 }
 
 /* Is the L1 table in the file, and nothing else where it is? */

@@ -242,7 +242,7 @@ static int64_t surplus(struct qcow2_exam *x, uint64_t off)
 {
 	uint64_t k = off >> x->q.cluster_bits, stored;
 
-	return off & (x->q.cluster_size - 1) || off >= x->c.file_size || qcow2_stored_count(&x->c, k, &stored) < 0 ? 0 :
+	return off & (x->q.cluster_size - 1) || off >= x->c.file_size || x->map_unread || qcow2_stored_count(&x->c, k, &stored) < 0 ? 0 :
 	       (int64_t)stored - (int64_t)qcow2_references(&x->c, k);
 }
 

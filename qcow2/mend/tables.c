@@ -67,7 +67,7 @@ static int fill_from_snapshots(struct qcow2_tables *t, uint32_t index, uint64_t 
 	struct qcow2_exam *x = t->x;
 	int r = 0;
 
-	for (uint32_t k = x->q.nb_snapshots; k-- && k + MAX_DONORS >= x->q.nb_snapshots && !x->refs_bad && r == 0;) {
+	for (uint32_t k = x->q.nb_snapshots; k-- && k + MAX_DONORS >= x->q.nb_snapshots && !x->refs_bad && !x->map_unread && r == 0;) {
 		const struct qcow2_snapshot *s = &x->q.snapshots[k];
 		uint64_t from = 0;
 
