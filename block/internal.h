@@ -104,6 +104,11 @@ int plt_rescue_links(struct plt_disk *disk, const char *name, const struct plt_r
  */
 int plt_rescue_parent(struct plt_image *img, const struct plt_rescue_options *opts, char **ret_name, char **ret_format,
 		      enum plt_certainty *ret_certainty, struct plt_error *err);
+/*
+ * And this one: is what @img stands on the one that it was made on, though it has another id than @img records?  Their
+ * content says so: @ret_why.
+ */
+bool plt_rescue_fits(struct plt_image *img, char *ret_why, size_t len);
 /* Is @donor another disk than that of the image @name, and of its size? */
 int plt_donor_fits(struct plt_disk *donor, uint64_t size, const char *name, struct plt_error *err);
 /* How sure it is that what @donor has there is what @disk had: by what both have beside it. */
@@ -115,6 +120,8 @@ void plt_image_doubt(struct plt_image *img, enum plt_doubt_kind kind, uint64_t o
 int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
 			  const struct plt_snapshot_info *snapshot, struct plt_disk **ret, struct plt_error *err);
 
+/* A disk that begins at this layer; plt_disk_release_layer(). */
+struct plt_disk *plt_disk_view(struct plt_image *img);
 /*
  * Put @base (given away) below a disk that was opened on a store without its chain; before the first
  * request.

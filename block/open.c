@@ -218,6 +218,30 @@ static bool find_backing_again(struct plt_image *img, struct plt_opening *how, s
 	return text;
 }
 
+/*
+ * Rescue: the backing file has another id than is recorded, as one has whose own was lost and made anew; and what both hold
+ * says that it is the one.
+ */
+static bool keep_backing(struct plt_image *img, const struct plt_open_options *o, struct plt_error *err)
+{
+	char fits[240], text[600];
+	struct plt_check_finding f = { .id = "V-PARENT", .severity = "corruption", .text = text, .beyond_qemu = true,
+				       .mended = true, .image = img->name };
+
+	if (!img->engine->backing || !plt_rescue_fits(img, fits, sizeof(fits)))
+		return false;
+	snprintf(text, sizeof(text), "'%.100s': its backing file '%.100s' has another unique id than it records, and its content is "
+		 "the one's (strong: %s)", img->name, img->engine->backing->name, fits);
+	if (img->engine->backing->engine->rescue)
+		plt_image_doubt(img->engine->backing, PLT_INFERRED, 0, UINT64_MAX, PLT_STRONG,
+				"its unique id is not the one that the image above records");
+	if (o->rescue && o->rescue->found)
+		o->rescue->found(o->rescue->found_arg, &f);
+	if (err)
+		*err = (struct plt_error)PLT_ERROR_INIT;
+	return true;
+}
+
 /* Rescue: a backing file that is missing, or is another one, costs what lies in it and no more. */
 static int do_without_backing(struct plt_image *img, const struct plt_open_options *o, int error, struct plt_error *err)
 {
@@ -274,6 +298,7 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 	img->engine->guard_probe = guessed && drv->flags & PLT_DRIVER_NO_HEADER;
 	/* (a plain disk ends where its file does, rounded up to a sector) */
 	img->file_end = plan && !(drv->flags & PLT_DRIVER_NO_HEADER) ? file_size : UINT64_MAX;
+	img->rescued = plan;
 	if (plan && plt_rescue_new(img, plan, how->opts->flags & PLT_OPEN_ZERO_LOST) < 0)
 		r = plt_error_set(err, ENOMEM, "out of memory");
 	else
@@ -285,7 +310,8 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 	}
 	r = open_backing(img, tree, how, err);
 	if (img->engine->rescue && (r == -ENOENT || r == -ENOTDIR || r == -ENOMEDIUM || r == -ESTALE))
-		r = find_backing_again(img, how, err) ? 0 : do_without_backing(img, how->opts, r, err);
+		r = (r == -ESTALE && keep_backing(img, how->opts, err)) || find_backing_again(img, how, err) ? 0 :
+		    do_without_backing(img, how->opts, r, err);
 	if (r == 0 && img->inactive && how->opts->flags & PLT_OPEN_FIND_BACKING && drv->find_backing)
 		r = drv->find_backing(img, err);
 	if (r < 0) {

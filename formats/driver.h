@@ -277,6 +277,7 @@ struct plt_image {
 	bool writable;
 	bool unordered;                /* nobody opens the file before it is complete: edges are not kept */
 	bool inactive;                 /* opened to be inspected only: no references were opened */
+	bool rescued;                  /* looked at through a plan: so will be what it names */
 	bool shows_same;               /* nothing that is written changes what the guest sees: no bitmap records it */
 	pthread_mutex_t lock;          /* the image lock: the driver's memory */
 

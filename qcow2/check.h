@@ -319,6 +319,16 @@ int qcow2_l2_scan(struct qcow2_recount *c);
 /* One L2 table's bytes (zeros behind the file's end) into @buf of one cluster. */
 int qcow2_l2_read(struct qcow2_recount *c, uint64_t off, uint8_t *buf);
 
+/* check.c: metadata lies in [off, off+len): @what, which is remembered if other metadata lies there, too. */
+void qcow2_exam_mark(struct qcow2_exam *x, uint64_t off, uint64_t len, const char *what);
+bool qcow2_snapshot_l1_usable(const struct qcow2_exam *x, const struct qcow2_snapshot *s);
+
+/* check_metadata.c: what is wrong beside the map, in words; what is not loaded but gone through is counted. */
+int qcow2_exam_snapshots_load(struct qcow2_exam *x, struct plt_error *err);
+int qcow2_exam_snapshots(struct qcow2_exam *x);
+int qcow2_exam_bitmaps(struct qcow2_exam *x);
+void qcow2_exam_refblocks(struct qcow2_exam *x);
+
 /* Does other metadata lie in [off, off+len), too?  Then no entry in it may be changed. */
 bool qcow2_exam_overlaps(const struct qcow2_exam *x, uint64_t off, uint64_t len);
 
@@ -403,7 +413,7 @@ bool qcow2_left_behind(const struct qcow2_exam *x, uint64_t cluster);
 /* Name [off, off+len), as far as it lies on the disk. */
 int qcow2_doubt(struct qcow2_exam *x, const struct qcow2_tree *t, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
 		enum plt_certainty certainty, const char *why);
-extern const char qcow2_why_overwritten[], qcow2_why_entry[], qcow2_why_beyond[], qcow2_why_zero[];
+extern const char qcow2_why_overwritten[], qcow2_why_l1[], qcow2_why_entry[], qcow2_why_beyond[], qcow2_why_zero[];
 
 /* A stopped program explains the orphans as well as a lost map does, and nobody will look at what is planned for them. */
 static inline bool qcow2_may_be_left(const struct qcow2_exam *x)

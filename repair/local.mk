@@ -24,6 +24,7 @@ libplatter_core_la_SOURCES += \
 	repair/evidence/evidence.h \
 	repair/evidence/facts.c \
 	repair/evidence/fit.c \
+	repair/evidence/joints.c \
 	repair/evidence/older.c \
 	repair/evidence/order.c \
 	repair/evidence/path.c \

@@ -208,6 +208,17 @@ static bool belongs(struct plt_disk *alone, struct plt_disk *chain, struct plt_d
 	return h.same >= HOME_ENOUGH && h.same >= h.seen / 100 && w.bad <= w.good / 100;
 }
 
+bool plt_rescue_fits(struct plt_image *img, char *ret_why, size_t len)
+{
+	struct plt_disk *chain = plt_disk_view(img), *parent = plt_disk_view(plt_image_backing(img));
+	bool fits = chain && parent && plt_disk_size(parent) == plt_disk_size(chain) &&
+		    belongs(chain, chain, parent, ret_why, len);
+
+	plt_disk_release_layer(chain);
+	plt_disk_release_layer(parent);
+	return fits;
+}
+
 static void say(struct plt_repair *rep, bool mended, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		const char *text)
 {

@@ -27,7 +27,6 @@
 
 static const char why_twice[] = "another place of the disk names the same cluster";
 static const char why_shared[] = "another L1 entry names the same L2 table";
-static const char why_l1[] = "its L1 entry is damaged";
 
 /* ---- one table ------------------------------------------------------------------------------------------ */
 
@@ -426,7 +425,7 @@ static int mend_l1_entry(struct qcow2_tables *t, uint32_t index, uint64_t e)
 	}
 	x->ex->mend->map_damaged |= t->t->disk == PLT_DISK_ACTIVE;
 	r = qcow2_doubt(x, t->t, PLT_LOST, (uint64_t)index << bits, UINT64_C(1) << bits, PLT_GUESS,
-			    (e & QCOW2_L1_OFFSET) < t->far ? qcow2_why_beyond : why_l1);
+			    (e & QCOW2_L1_OFFSET) < t->far ? qcow2_why_beyond : qcow2_why_l1);
 
 	plt_emit(x->ex,
 		 &(struct plt_finding){.id = "Q-L1", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true, .mended = true,

@@ -75,6 +75,8 @@ struct deep_map {
 
 /* Of the layer that is mended: its clusters, or the tables above them (none: .n is 0). */
 int plt_deep_map(struct plt_repair *rep, struct plt_disk *disk, bool tables, struct deep_map *ret, struct plt_error *err);
+/* What is mapped in parts of a cluster (subclusters) as whole ones, each of which is what its data is. */
+int plt_deep_whole(struct deep_map *m, struct plt_error *err);
 void plt_deep_map_release(struct deep_map *m);
 /* The first run that ends behind a place; .n: none. */
 size_t plt_deep_run(const struct deep_map *m, uint64_t guest);

@@ -282,6 +282,8 @@ static bool is_better(const struct deep_survey *before, const struct deep_survey
 {
 	size_t tails = tails_right(after), had = tails_right(before);
 
+	if (after->any && !before->any && after->starts.n < before->starts.n) /* a partition's filesystem has its beginning: */
+		return after->good >= before->good && after->nbad <= before->nbad; /* the rest may be missing, too */
 	if (after->any && !before->any) /* there is a disk now */
 		return after->good > before->good && after->good > after->nbad;
 	if (after->starts.n != before->starts.n)

@@ -19,12 +19,15 @@
 #include "repair/deep/deep.h"
 
 #define TRIES_MAX 4 /* of one size of pieces */
+#define EMPTY_MAX (1u << 16)
+#define SECTOR_ENTRIES 64 /* what is lost in one piece of less than that are entries, not a part of a table */
 
 static const char why_refused[] = "the guest's structures do not verify here";
 static const char why_hidden[] = "a zero flag hides data, and the guest has a file here";
 static const char why_large[] = "its map is in too many pieces to be held against what the guest says of it";
 static const char why_alone[] = "most of the map is lost, and no filesystem says what belongs here";
 static const char why_exchanged[] = "what lies beside it runs on elsewhere on the host: two tables seem to be exchanged";
+static const char why_empty[] = "of this table entries were lost, and clusters are left that nobody knows the place of";
 static const char why_hole[] = "nothing is mapped, the guest has a file here, and clusters are left";
 
 int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_disk **ret, struct plt_error *err)
@@ -105,7 +108,7 @@ static int doubt(struct naming *n, const struct plt_extents *which, const char *
 	return r;
 }
 
-static int name(struct naming *n, const struct deep_suspects *who, const struct plt_extents *known, bool left)
+static int name(struct naming *n, const struct deep_suspects *who, const struct plt_extents *known)
 {
 	struct plt_extents refused = PLT_EXTENTS_INIT;
 	int r = 0;
@@ -118,9 +121,55 @@ static int name(struct naming *n, const struct deep_suspects *who, const struct 
 		r = doubt(n, &refused, why_refused);
 	if (r == 0)
 		r = doubt(n, &who->hidden, why_hidden);
-	if (r == 0 && left)
-		r = doubt(n, &who->holes, why_hole);
 	plt_extents_release(&refused);
+	return r;
+}
+
+/* Are more clusters left than entries are known to have been lost one by one, and files have holes? */
+static bool is_more_left(const struct plt_mend *mend, const struct plt_extents *holes, const struct deep_map *m)
+{
+	uint64_t lost = 0;
+
+	for (size_t i = 0; i < mend->doubts.n; i++) {
+		const struct plt_doubt *d = &mend->doubts.v[i];
+
+		if (d->disk == PLT_DISK_ACTIVE && d->kind == PLT_LOST && d->len < SECTOR_ENTRIES * m->span)
+			lost += d->len;
+	}
+	for (size_t i = 0; i < holes->n; i++)
+		lost += holes->v[i].len;
+	return mend->clusters.n > lost / m->span;
+}
+
+/*
+ * Where a table has lost entries, others that are empty may have been lost, too, if more clusters are left: the guest
+ * has nothing there, but a file that it has deleted.  Each table in whose span anything is in doubt.
+ */
+static int name_empty(struct naming *n, const struct deep_map *m, const struct deep_map *pieces,
+		      const struct plt_extents *holes)
+{
+	struct plt_extents empty = PLT_EXTENTS_INIT;
+	int r = 0;
+
+	if (m->span == pieces->span || !is_more_left(n->mend, holes, m))
+		return 0;
+	for (size_t i = 0; i < pieces->n && r == 0 && empty.n < EMPTY_MAX; i++) {
+		uint64_t at = pieces->v[i].guest, end = at + pieces->v[i].len;
+		const struct plt_doubt *d = plt_doubts_find(&n->mend->doubts, PLT_DISK_ACTIVE, at);
+
+		if (!d || d->off >= end)
+			continue;
+		for (size_t k = plt_deep_run(m, at); at < end && r == 0 && empty.n < EMPTY_MAX; k++) {
+			const struct deep_run *run = k < m->n && m->v[k].guest < end ? &m->v[k] : NULL;
+
+			if (!run || run->guest > at)
+				r = plt_extents_add(&empty, at, (run ? run->guest : end) - at);
+			at = run ? run->guest + run->len : end;
+		}
+	}
+	if (r == 0)
+		r = doubt(n, &empty, why_empty);
+	plt_extents_release(&empty);
 	return r;
 }
 
@@ -209,7 +258,10 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	if (r < 0)
 		return r;
 	r = plt_deep_map(rep, disk, true, &pieces, err);
+	if (r == 0 && clusters.span != pieces.span)
+		r = plt_deep_whole(&clusters, err);
 	if (r < 0) {
+		plt_deep_map_release(&pieces);
 		plt_deep_map_release(&clusters);
 		return r;
 	}
@@ -226,10 +278,16 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	}
 	if (r == 0 && !nmoves && m->tables)
 		r = name_exchanges(n, &who, &known, m->span);
-	if (r == 0 && !nmoves && st->phase == CLUSTERS)
-		r = name(n, &who, &known, is_left_below(&clusters, m->tables ? &mend->pieces : &mend->clusters));
-	if (r == 0 && !nmoves && st->phase == CLUSTERS)
-		r = name_all(n, s, &clusters, &pieces);
+	if (r == 0 && !nmoves && st->phase == CLUSTERS) {
+		r = name(n, &who, &known);
+		if (r == 0 && is_left_below(&clusters, m->tables ? &mend->pieces : &mend->clusters)) {
+			r = doubt(n, &who.holes, why_hole);
+			if (r == 0)
+				r = name_empty(n, &clusters, &pieces, &who.holes);
+		}
+		if (r == 0)
+			r = name_all(n, s, &clusters, &pieces);
+	}
 	plt_deep_suspects_release(&who);
 	plt_extents_release(&known);
 	plt_deep_map_release(&clusters);

@@ -13,7 +13,7 @@
  * each of at most 32 rounds) and in the metadata of the guest's filesystems.  Memory: 1/256 of what the
  * objects hold, at most 256 MiB, and 4 bytes for each 64 KiB of span; 40 bytes a mark (at most 4 Mi),
  * 40 a fact (8 Mi), 32 a vote of a run (4 Mi), 40 an anchor;
- * 36 MiB for a path; 16 a sector that older versions are compared with (4 Mi); 140 bytes an object and 180 a slot,
+ * 40 MiB for a path; 16 a sector that older versions are compared with (4 Mi); 160 bytes an object and 210 a slot,
  * and 32 for each of the at most 12 slots that an object is scored for.  With more data than that, objects are
  * looked at in samples, and further facts are not taken.
  */

@@ -175,8 +175,10 @@ static int scan_piece(struct ev *ev, uint32_t object, uint32_t i, uint8_t *buf, 
 	ev->piece[(size_t)object * ev->pieces + i] = (uint32_t)(ev->ngrains / ev->piece_grains);
 	ev->ngrains += ev->piece_grains;
 	ev->digest[object] = plt_crc32c(ev->digest[object] + i + 1, buf, ev->piece_len);
-	if (read)
+	if (read) {
+		plt_ev_joints_take(ev, object, base, buf, ev->piece_len);
 		plt_guest_marks(buf, ev->piece_len, base, collect, &c);
+	}
 	return c.error;
 }
 
