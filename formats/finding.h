@@ -173,6 +173,18 @@ struct plt_mend {
 	const struct plt_flaw *flaws;
 	size_t nflaws;
 	struct plt_orphans streams;
+	/*
+	 * Each round leaves here what the header's size of the active disk can be held against, by somebody who sees what the
+	 * guest has written; .reach 0: nothing.
+	 */
+	struct plt_behind {
+		uint64_t size;    /* as the header has it */
+		uint64_t end;     /* of what is mapped behind that; 0: nothing is */
+		uint64_t state;   /* where the state of a VM would begin */
+		uint64_t reach;   /* how large a disk the map is made for */
+		bool like_state;  /* all that is mapped there lies as such a state does */
+		bool named;       /* and some snapshot has one */
+	} behind;
 };
 
 /* All that it holds but placements, which are the caller's. */

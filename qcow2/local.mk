@@ -8,6 +8,7 @@ libplatter_core_la_SOURCES += \
 	qcow2/check.c \
 	qcow2/check.h \
 	qcow2/check_map.c \
+	qcow2/check_metadata.c \
 	qcow2/check_refs.c \
 	qcow2/check_report.c \
 	qcow2/counts.h \

@@ -3,10 +3,12 @@
 
 libplatter_core_la_SOURCES += \
 	repair/apply.c \
+	repair/below.c \
 	repair/beside.c \
 	repair/copy.c \
 	repair/datafile.c \
 	repair/deep.c \
+	repair/deep/below.c \
 	repair/deep/deep.h \
 	repair/deep/exchange.c \
 	repair/deep/map.c \
@@ -22,6 +24,7 @@ libplatter_core_la_SOURCES += \
 	repair/evidence/evidence.h \
 	repair/evidence/facts.c \
 	repair/evidence/fit.c \
+	repair/evidence/joints.c \
 	repair/evidence/older.c \
 	repair/evidence/order.c \
 	repair/evidence/path.c \
@@ -56,6 +59,7 @@ libplatter_core_la_SOURCES += \
 	repair/recognize.c \
 	repair/repair.h \
 	repair/rescue.c \
+	repair/size.c \
 	repair/streams.c \
 	repair/undo.c \
 	repair/worse.c \

@@ -30,6 +30,14 @@ SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/platter-test.XXXXXX") || exit 99
 SANITIZER=${PLT_SANITIZER:-0}
 export SANITIZER
 
+# Where random work begins, bash's $RANDOM too: at the same place in each run, so that a check fails for what has been changed
+# and for nothing else.  PLT_SEED is another place; "random" is one that is made up, other ones each time (`make soak`).
+if [ "${PLT_SEED:-}" = random ]; then
+	export PLT_SEED=$((RANDOM << 15 | RANDOM))
+	echo "# PLT_SEED=$PLT_SEED"
+fi
+RANDOM=${PLT_SEED:-1}
+
 tap_count=0
 tap_failed=0
 tap_planned=
@@ -133,7 +141,7 @@ settled() {
 	fi
 }
 
-# sampled [N]: for loops over many cases of one kind: one in N of them, others each time.  A sanitizer looks for errors of
+# sampled [N]: for loops over many cases of one kind: one in N of them, others for each seed.  A sanitizer looks for errors of
 # memory and is slow: a third of that is enough there.
 sampled_count=$((RANDOM % 36))
 sampled() {

@@ -445,18 +445,13 @@ static bool was_taken_out(const struct plt_doubt *d)
  * Of a table, or of sectors of one, that was lost over a backing file nobody knows which entries there were, and in an
  * overlay few are: what lies below is the better guess than zeros.  Of a single entry it is known that there was one.
  */
-static bool shows_below(const struct clusters *c, const struct plt_doubt *v)
+static bool shows_below(const struct clusters *c, uint64_t from, uint64_t end, const char *why)
 {
 	const uint64_t span = span_of(&c->x->q);
 
-	if (!c->x->backing || !strcmp(v->why, qcow2_why_overwritten))
+	if (!c->x->backing || !strcmp(why, qcow2_why_overwritten) || !strcmp(why, qcow2_why_l1))
 		return c->x->backing;
-	if (v->off % span || v->len < span)
-		return false;
-	for (uint64_t i = v->off / span; i < c->n && i * span < v->off + v->len; i++)
-		if (c->l1[i])
-			return false;
-	return true;
+	return from % span == 0 && (end - from == span || end == c->t.size) && !c->l1[from / span];
 }
 
 /* Of what is lost in one table, the empty entries become zeros that say so. */
@@ -596,6 +591,7 @@ static int give_up(struct clusters *c)
 	struct qcow2_exam *x = c->x;
 	struct plt_doubts *d = &x->ex->mend->doubts;
 	const uint64_t span = span_of(&x->q);
+	const struct plt_doubt *v;
 	bool missing = true;
 	int r = x->nstrays ? 0 : qcow2_packed_missing(x, &missing);
 
@@ -615,24 +611,19 @@ static int give_up(struct clusters *c)
 			r = doubt_gaps(c);
 	}
 
-	for (size_t k = 0; k < d->n && r == 0; k++) {
-		struct plt_doubt *v = &d->v[k];
-		uint64_t end = v->off + v->len;
+	for (uint64_t pos = 0, end; r == 0 && (v = plt_doubts_find(d, c->t.disk, pos)); pos = end) {
+		const uint64_t from = PLT_MAX(pos, v->off), i = from / span;
 
-		if (v->kind != PLT_LOST || v->disk != c->t.disk || !was_taken_out(v))
+		end = v->off + v->len;
+		if (v->kind != PLT_LOST || !was_taken_out(v) || i >= c->n)
 			continue;
-		if (shows_below(c, v)) {
-			v->kind = PLT_INFERRED;
-			v->certainty = PLT_GUESS;
-			snprintf(v->why, sizeof(v->why), "%s", why_below);
-			continue;
-		}
-		if (x->q.version < 3)
-			continue; /* (it has no entry of zeros) */
-		for (uint64_t i = v->off / span; i < c->n && i * span < end && r == 0; i++) {
+		end = PLT_MIN(end, (i + 1) * span); /* table by table: of some there is something */
+		if (shows_below(c, from, end, v->why)) {
+			r = qcow2_doubt(x, &c->t, PLT_INFERRED, from, end - from, PLT_GUESS, why_below);
+		} else if (x->q.version >= 3) { /* (older ones have no entry of zeros) */
 			r = put_zero_table(c, (uint32_t)i);
 			if (r == 0)
-				r = put_zeros(c, (uint32_t)i, PLT_MAX(v->off, i * span), PLT_MIN(end, (i + 1) * span));
+				r = put_zeros(c, (uint32_t)i, from, end);
 		}
 	}
 	return r;

@@ -682,11 +682,16 @@ int qcow2_mend_header(struct plt_examine *ex, int read_error, unsigned astray, s
 	return r;
 }
 
-int qcow2_recognise(struct plt_ctx *ctx, struct plt_store *file, struct plt_error *err)
+int qcow2_recognise(struct plt_ctx *ctx, struct plt_store *file, bool quick, struct plt_error *err)
 {
 	struct qcow2_find f = {.ctx = ctx, .file = file};
-	int r = qcow2_find_sights(&f);
+	int r;
 
+	if (quick) {
+		r = plt_store_size(file, &f.file_size, err);
+		return r < 0 ? r : qcow2_find_usual(&f);
+	}
+	r = qcow2_find_sights(&f);
 	if (r == 0)
 		r = qcow2_find_tables(&f);
 	r = r == 0 ? f.is_qcow2 : r == -ENOENT ? 0 : plt_error_errno(err, -r, "'%s' cannot be looked through", file->name);

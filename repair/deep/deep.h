@@ -10,6 +10,7 @@
  *	survey.c  what the guest's structures say of the disk as it shows
  *	map.c     what of it is mapped to where
  *	suspects.c  places of the map that this casts doubt upon
+ *	below.c   blocks of a differencing disk that are like what its parent has elsewhere
  *	exchange.c  tables that were exchanged, by the order along the host
  *	moves.c   what belongs there instead, by evidence; tried out before it is done
  */
@@ -74,6 +75,8 @@ struct deep_map {
 
 /* Of the layer that is mended: its clusters, or the tables above them (none: .n is 0). */
 int plt_deep_map(struct plt_repair *rep, struct plt_disk *disk, bool tables, struct deep_map *ret, struct plt_error *err);
+/* What is mapped in parts of a cluster (subclusters) as whole ones, each of which is what its data is. */
+int plt_deep_whole(struct deep_map *m, struct plt_error *err);
 void plt_deep_map_release(struct deep_map *m);
 /* The first run that ends behind a place; .n: none. */
 size_t plt_deep_run(const struct deep_map *m, uint64_t guest);
@@ -115,6 +118,11 @@ int plt_deep_suspects(struct plt_repair *rep, const struct plt_mend *mend, struc
  */
 int plt_deep_beginning(struct plt_disk *disk, const struct deep_map *m, struct deep_survey *s);
 void plt_deep_suspects_release(struct deep_suspects *s);
+
+/* ---- below.c ----------------------------------------------------------------------------------- */
+
+/* Adds places of blocks that may lie in each other's, by what lies below them.  -ENOMEM. */
+int plt_deep_below(struct plt_repair *rep, struct plt_disk *disk, const struct deep_map *m, struct plt_extents *to);
 
 /* ---- moves.c ----------------------------------------------------------------------------------- */
 

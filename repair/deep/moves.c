@@ -310,16 +310,24 @@ static size_t tails_right(const struct deep_survey *s)
 	return n;
 }
 
-/* More may be bad than was, where it could not be seen before: a filesystem that has its beginning again. */
+/*
+ * More may be bad than was, where it could not be seen before: a filesystem that has its beginning again.  Where the metadata
+ * has become better the ends of files are those of another version of it, and that fewer are right says little.
+ */
 static bool is_better(const struct deep_survey *before, const struct deep_survey *after)
 {
+	size_t tails = tails_right(after), had = tails_right(before);
+
 	if (after->any && !before->any && after->starts.n < before->starts.n) /* a partition's filesystem has its beginning: */
 		return after->good >= before->good && after->nbad <= before->nbad; /* the rest may be missing, too */
 	if (after->any && !before->any) /* there is a disk now */
 		return after->good > before->good && after->good > after->nbad;
 	if (after->starts.n != before->starts.n)
 		return after->starts.n < before->starts.n && after->good > before->good;
-	return after->good >= before->good && after->nbad <= before->nbad && tails_right(after) >= tails_right(before) &&
+	if (after->good > before->good && after->nbad <= before->nbad && after->nodd <= before->nodd &&
+	    after->nbad + after->nodd < before->nbad + before->nodd)
+		return tails + had / 10 >= had;
+	return after->good >= before->good && after->nbad <= before->nbad && tails >= had &&
 	       (after->nodd <= before->nodd || after->nbad < before->nbad);
 }
 

@@ -37,7 +37,7 @@ int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_
 	struct plt_open_options o = plt_repair_how(rep, PLT_OPEN_FORCE_SHARE | (rep->no_backing ? PLT_OPEN_NO_BACKING : 0));
 	int r;
 
-	r = plt_disk_open_store(rep->ctx, overlay, rep->name, rep->format, &o, ret, err);
+	r = plt_repair_open_chain(rep, overlay, &o, ret, err);
 	if (r == 0 && plt_deep_lacks_base(*ret)) { /* (what it does not have itself would look like a loss) */
 		plt_disk_close(*ret, NULL);
 		*ret = NULL;
@@ -283,7 +283,10 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	if (r < 0)
 		return r;
 	r = plt_deep_map(rep, disk, true, &pieces, err);
+	if (r == 0 && clusters.span != pieces.span)
+		r = plt_deep_whole(&clusters, err);
 	if (r < 0) {
+		plt_deep_map_release(&pieces);
 		plt_deep_map_release(&clusters);
 		return r;
 	}
@@ -317,6 +320,27 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	return r < 0 ? r : nmoves > 0;
 }
 
+/* What the guest refuses may be the fault of a layer below: then that one is read as a rescue shows it. */
+static int open_to_look(struct plt_repair *rep, struct plt_disk **ret, struct deep_survey *s)
+{
+	for (;;) {
+		const bool asked = rep->below != PLT_BELOW_UNKNOWN;
+		int r = plt_deep_open(rep, rep->overlay, ret, NULL);
+
+		if (r < 0)
+			return r;
+		r = plt_deep_survey(*ret, s, NULL);
+		if (r == 0 && (asked || rep->below != PLT_BELOW_UNKNOWN || (!s->nbad && !plt_repair_is_damaged(&rep->before)) ||
+			       !plt_repair_ask_below(rep, *ret)))
+			return 0;
+		plt_deep_survey_release(s);
+		*s = (struct deep_survey){ 0 };
+		plt_disk_close(*ret, NULL);
+		if (r < 0)
+			return r;
+	}
+}
+
 int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st,
 		  void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err)
 {
@@ -332,13 +356,12 @@ int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_ste
 		mend->deep = mend->changed = true;
 		return 0;
 	}
-	r = plt_deep_open(rep, rep->overlay, &disk, NULL);
+	r = open_to_look(rep, &disk, &s);
 	if (r < 0) { /* what does not open cannot be looked at */
 		st->phase = END;
 		return r == -ENOMEM ? plt_error_set(err, ENOMEM, "out of memory") : 0;
 	}
 	n.size = plt_disk_size(disk);
-	r = plt_deep_survey(disk, &s, err);
 	while (r == 0 && st->phase < END) {
 		r = look(rep, mend, st, disk, &s, &n, err);
 		if (r == 0) {

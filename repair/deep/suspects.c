@@ -274,6 +274,8 @@ int plt_deep_suspects(struct plt_repair *rep, const struct plt_mend *mend, struc
 		r = add_doubts(mend, m, &ret->others);
 	if (r == 0 && (m->tables || left->n))
 		r = add_by_tails(m, s, &ret->others);
+	if (r == 0 && m->tables && below)
+		r = plt_deep_below(rep, disk, m, &ret->others);
 	if (r == 0 && m->tables && !below)
 		r = add_empty(m, clusters, s, &ret->others);
 	if (r == 0 && !m->tables)

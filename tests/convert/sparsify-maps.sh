@@ -10,8 +10,8 @@
 PATH=$PATH:/usr/sbin:/sbin
 requires python3 mke2fs debugfs dumpe2fs mkswap sfdisk
 lab=$builddir/tests/convert/free-lab
-seed=${SEED:-$((RANDOM * 32768 + RANDOM))}
-diag "seed $seed (SEED=$seed repeats it)"
+seed=${PLT_SEED:-$RANDOM}
+echo "# PLT_SEED=$seed"
 
 new() { rm -f "$1"; truncate -s "$2" "$1"; }
 have() { command -v "$1" >/dev/null; }

@@ -182,6 +182,31 @@ ok '  taken back' "$PLATTER" undo -q mid.platter-undo
 is_file_equal mid mid.0 '  to the byte'
 rm -rf base mid* top sound donor.raw
 
+# All layers are damaged: what lower ones would be repaired to says where tables of the upper one belong, and that a base
+# whose id is gone is the one.
+head -c 16M /dev/urandom >disk.raw
+head -c 64k disk.raw >again
+"$PLATTER" convert -f raw -O vpc -o force_size=on disk.raw base
+create -f vpc -b base -F vpc mid
+put vpc 'write -P 2 1M 64k' mid
+put vpc 'write -s again 0 64k' mid
+create -f qcow2 -o cluster_size=4k -b mid -F vpc top
+c=()
+for ((i = 0; i < 24; i++)); do c+=(-c "write -P $i $((i % 6 * 2080 + i * 8))k 1k"); done
+"$PLATTER" io -f qcow2 "${c[@]}" top >/dev/null
+"$PLATTER" convert -f qcow2 -O raw top sound.raw
+l1=$((16#$(od -An -tx1 -j 40 -N 8 top | tr -d ' \n')))
+dd if=/dev/zero of=top bs=8 seek=$((l1 / 8)) count=8 conv=notrunc status=none
+for i in base mid; do
+	for at in 0 $(($(stat -c %s $i) - 512)); do dd if=/dev/zero of=$i bs=512 seek=$((at / 512)) count=1 conv=notrunc status=none; done
+done
+like "$(report top)" 'V-FTR-3:base V-FTR-3:mid V-PARENT:mid' 'three layers: each is rescued'
+is_file_equal out.raw sound.raw '  what two are rescued to tells where tables of the third belong'
+for i in vpc:base vpc:mid qcow2:top; do "$PLATTER" repair -q --yes -f ${i%:*} ${i#*:} >out 2>&1; done
+"$PLATTER" convert -f qcow2 -O raw top out.raw
+is_file_equal out.raw sound.raw '  repaired one by one they show the same'
+rm -f base* mid* top* ./*.raw again
+
 # A chain of VHDs is opened without opening each file for each layer above it.
 create -f vpc 0.vhd 8M
 for ((i = 1; i < 24; i++)); do create -f vpc -b $((i - 1)).vhd -F vpc $i.vhd; done

@@ -204,7 +204,7 @@ fi
 
 # An older version of a table: what it has lost of places that the guest calls free is named, too, as nobody knows of which.
 cp plain.qcow2 d.qcow2
-read -r free _ < <(dumpe2fs disk.raw 2>/dev/null | sed -n 's/.*Free blocks: .* \([0-9]*\)-\([0-9]*\)$/\1/p' | head -n 1)
+read -r free _ < <(dumpe2fs disk.raw 2>/dev/null | sed -n 's/.*Free blocks:.* \([0-9]*\)-\([0-9]*\)$/\1/p' | head -n 1)
 files=$(debugfs -R 'blocks /check.c' disk.raw 2>/dev/null)
 qemu-io -c "write -q -P 5 $(((free + 3) * 4096)) 8k" -c "write -q -P 6 60M 4k" d.qcow2
 cp d.qcow2 sound.qcow2

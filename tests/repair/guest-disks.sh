@@ -204,7 +204,7 @@ for disk in ext4.raw mbr.raw; do
 		cp d.raw before
 		"$PLATTER" convert --rescue -f raw -O raw d.raw got.raw >out 2>&1
 		is $? 0 "$disk: $n bytes in front"
-		like "$(cat out)" '1 errors are put right in what is shown' '  says so'
+		like "$(cat out)" '1 error is put right in what is shown' '  says so'
 		is_file_equal got.raw "$disk" '  it is shown from there'
 		is_file_equal d.raw before '  and nothing is written'
 	done

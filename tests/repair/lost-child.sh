@@ -36,7 +36,7 @@ damaged() {
 	rm -f d.img*
 }
 
-for class in V-BAT-1 V-BAT-2 V-BAT-3 V-BAT-5 V-HDR-1 V-HDR-2 V-BMP-3 V-PARENT; do
+for class in V-BAT-1 V-BAT-2 V-BAT-3 V-BAT-5 V-BAT-8 V-HDR-2 V-BMP-3 V-PARENT; do
 	damaged $class
 done
 

@@ -23,9 +23,10 @@ for options in cluster_size=4k cluster_size=4k,compat=0.10 cluster_size=16k,exte
 	"$PLATTER" convert -O qcow2 -o $options disk.raw d.qcow2
 	cp d.qcow2 sound
 	read -r at len < <(l1 d.qcow2)
-	# zeros, or what names this table, and the refcount table, as L2 tables: the header
-	case $options in *compat*) with=sound ;; *) with=/dev/zero ;; esac
-	dd if=$with of=d.qcow2 bs=8 seek=$((at / 8)) count=$((len / 8)) conv=notrunc status=none
+	dd if=/dev/zero of=d.qcow2 bs=8 seek=$((at / 8)) count=$((len / 8)) conv=notrunc status=none
+	case $options in # a copy of the header: an entry leads to the L1 table itself, others to refcounts
+	*0.10*) dd if=sound of=d.qcow2 bs=8 seek=$((at / 8)) count=13 conv=notrunc status=none ;;
+	esac
 	cp d.qcow2 before
 	isnt "$("$PLATTER" check -q d.qcow2 >/dev/null 2>&1; echo $?)" 0 "$options: check"
 	"$PLATTER" repair -q --yes d.qcow2 >out 2>&1
