@@ -46,6 +46,16 @@ bool qcow2_exam_overlaps(const struct qcow2_exam *x, uint64_t off, uint64_t len)
 	return false;
 }
 
+uint64_t qcow2_far_end(const struct qcow2_exam *x)
+{
+	uint64_t far = x->q.virtual_size;
+
+	if (plt_mul(far, 2 + (uint64_t)x->q.nb_snapshots, &far) || plt_add(far, UINT64_C(64) << 20, &far) ||
+	    far > QCOW2_MAX_HOST_OFFSET)
+		far = QCOW2_MAX_HOST_OFFSET;
+	return PLT_MAX(far, PLT_MIN(x->c.file_size, QCOW2_MAX_HOST_OFFSET));
+}
+
 bool qcow2_snapshot_l1_usable(const struct qcow2_exam *x, const struct qcow2_snapshot *s)
 {
 	return !(s->l1_offset & (x->q.cluster_size - 1)) && s->l1_size <= QCOW2_MAX_L1_BYTES / 8 &&

@@ -331,6 +331,8 @@ int qcow2_exam_bitmaps(struct qcow2_exam *x);
 void qcow2_exam_refblocks(struct qcow2_exam *x);
 
 /* Does other metadata lie in [off, off+len), too?  Then no entry in it may be changed. */
+/* Behind what offset is an entry garbage, and not what was cut off the file? */
+uint64_t qcow2_far_end(const struct qcow2_exam *x);
 bool qcow2_exam_overlaps(const struct qcow2_exam *x, uint64_t off, uint64_t len);
 
 /* mend/orphans.c: sets x->orphans.  After everything has been counted. */
