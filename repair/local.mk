@@ -50,6 +50,7 @@ libplatter_core_la_SOURCES += \
 	repair/parent/commits.c \
 	repair/parent/content.c \
 	repair/parent/find.c \
+	repair/parent/leftout.c \
 	repair/parent/link.c \
 	repair/parent/links.c \
 	repair/parent/links.h \
