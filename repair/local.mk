@@ -59,6 +59,7 @@ libplatter_core_la_SOURCES += \
 	repair/recognize.c \
 	repair/repair.h \
 	repair/rescue.c \
+	repair/room.c \
 	repair/size.c \
 	repair/streams.c \
 	repair/undo.c \

@@ -37,6 +37,7 @@ void plt_repair_free(struct plt_repair *rep)
 	if (!rep)
 		return;
 	plt_store_unref(rep->overlay);
+	plt_store_unref(rep->part);
 	plt_store_unref(rep->file);
 	plt_doubts_release(&rep->doubts);
 	plt_repair_forget(rep);
@@ -51,9 +52,9 @@ int plt_repair_reset(struct plt_repair *rep, struct plt_error *err)
 {
 	plt_store_unref(rep->overlay);
 	rep->overlay = NULL;
-	if (plt_overlay_new(rep->file, true, &rep->overlay) < 0)
+	if (plt_overlay_new(rep->part ? rep->part : rep->file, true, &rep->overlay) < 0)
 		return plt_error_set(err, ENOMEM, "out of memory");
-	return plt_store_size(rep->file, &rep->size, err);
+	return plt_store_size(rep->part ? rep->part : rep->file, &rep->size, err);
 }
 
 /*
@@ -357,6 +358,8 @@ int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 	char text[240];
 	int replayed = 0, r = plt_repair_settle(rep, write, err);
 
+	if (r == 0 && !rep->look)
+		r = plt_repair_find_end(rep, err);
 	if (r == 0 && rep->plan)
 		return follow(rep, &h, err);
 	if (r == 0 && !rep->format)

@@ -9,6 +9,7 @@
  * applied under an undo journal, or be thrown away.
  *
  *	plan.c    making it
+ *	room.c    where the image ends on a device that is larger
  *	guest.c   what the guest has on a disk that is nothing but its bytes
  *	planfile.c  as a file
  *	recognize.c  of an image that has lost what says which format it is
@@ -22,7 +23,9 @@
  *	donate.c  what is lost, from an older copy or a clone
  *	foreign.c  what other programs' journals say
  *	packed.c  compressed units among it
+ *	deep.c    what the guest's own structures say of the map, round by round (deep/)
  *	streams.c  compressed units whose entries lead to nothing that decodes
+ *	worse.c   whether less could be read after the plan than before
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
  *	beside.c  which journals lie beside an image, and in which state
@@ -53,11 +56,12 @@ struct plt_repair {
 	struct plt_ctx *ctx;
 	struct plt_image *img;       /* what holds the file open; NULL: the caller */
 	struct plt_store *file;      /* the bytes; writable unless it is only looked at.  Own reference */
-	struct plt_store *overlay;   /* over file */
+	struct plt_store *part;      /* of a device that is larger than the image: what belongs to it.  Own reference */
+	struct plt_store *overlay;   /* over that part, or all of file */
 	char *name, *format;
 	char *undo_file;             /* as asked for; NULL: beside */
 	const char *key[2];          /* the option that names the secret of what the image encrypts, or NULL; and NULL */
-	uint64_t size;               /* of the file, before */
+	uint64_t size;               /* of what the overlay lies over, before */
 	struct plt_check_result before;
 	enum plt_certainty trust;    /* placements that are less sure are only offered */
 	bool look;                   /* the plan is never written */
@@ -198,6 +202,8 @@ bool plt_repair_is_worse(struct plt_repair *rep);
 /* Write what the plan leaves lost, and the donor @name has, into the image as it is planned. */
 int plt_repair_donate(struct plt_repair *rep, const char *name, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		      struct plt_error *err);
+/* Of a device: is there more of it behind the end of the image?  Then rep->part is the image's, with an overlay of its own. */
+int plt_repair_find_end(struct plt_repair *rep, struct plt_error *err);
 /* Forget why. */
 void plt_repair_forget(struct plt_repair *rep);
 /* Forget the edits. */
