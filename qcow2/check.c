@@ -448,12 +448,8 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 		x->q = (struct qcow2_state){0};
 		r = read_header(x, err);
 	}
-	if (r == -ENOTSUP && ex->mend && err && strstr(err->text, "eature")) {
-		struct plt_error was = *err;
-
-		plt_error_set(err, ENOTSUP, "%s; to have it repaired as if it did not claim them, name each by its bit: "
-			      "--ignore-feature N", was.text);
-	}
+	if (r == -ENOTSUP && ex->mend)
+		qcow2_name_unknown(ex->file, err);
 	return r;
 }
 
