@@ -3,6 +3,7 @@
 
 libplatter_core_la_SOURCES += \
 	qcow2/amend.c \
+	qcow2/bitmap_dir.c \
 	qcow2/bitmap_set.c \
 	qcow2/bitmaps.c \
 	qcow2/check.c \
@@ -64,5 +65,6 @@ libplatter_core_la_SOURCES += \
 	qcow2/snaptree.c \
 	qcow2/snaptree.h \
 	qcow2/trim.c \
+	qcow2/work.c \
 	qcow2/zero.c \
 	$(NULL)

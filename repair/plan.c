@@ -29,6 +29,7 @@ void plt_repair_forget(struct plt_repair *rep)
 	rep->mended = NULL;
 	rep->nmended = 0;
 	rep->undecided = 0;
+	rep->size_said = false;
 }
 
 
@@ -201,6 +202,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 				r = plt_deep_step(rep, &mend, &deep, found, arg, err);
 			rep->deeply = mend.nmoves;
 			if (!mend.changed) {
+				sized &= !mend.behind.end && !mend.behind.guessed; /* (more is known of the disk) */
 				deeply = mend.deep = false;
 				mend.changed = what != mend.what;
 				mend.what = what;

@@ -73,6 +73,7 @@ struct plt_repair {
 	bool moved;                  /* file is a part of what the image has: nothing but a copy comes of it */
 	bool deeply;                 /* in a round that does what the guest says */
 	uint64_t undecided;          /* errors of which no look at the structure knows, and that the plan leaves */
+	bool size_said;              /* of one of them, the size of the disk */
 	bool ask_again;              /* some of these have not been looked at yet */
 	bool (*offered)(void *arg, const struct plt_placement_offer *offer); /* NULL: declined */
 	void *offered_arg;

@@ -33,6 +33,8 @@ struct filling {
 	uint32_t n;
 	bool listed;
 	uint8_t *table, *other;
+	uint64_t looked_at;    /* a place, and whether there is no table */
+	bool none;
 	uint64_t budget;
 	uint32_t left, last;   /* entries for which nothing was found, and the last of them */
 };
@@ -65,6 +67,19 @@ static bool is_table(struct filling *f, uint64_t off)
 	       qcow2_l2_read(&f->x->c, off, f->table) == 0 && qcow2_l2_well_formed(f->x, f->table);
 }
 
+/* What lies there is no table.  (An empty one is one, and what does not read may be one.) */
+static bool is_none(struct filling *f, uint64_t off)
+{
+	if ((off & (f->x->q.cluster_size - 1)) || off >= f->x->c.file_size)
+		return true;
+	if (off != f->looked_at) { /* (all entries may name the same) */
+		f->looked_at = off;
+		f->none = qcow2_l2_read(&f->x->c, off, f->table) == 0 && !qcow2_l2_well_formed(f->x, f->table) &&
+			  !plt_is_zero(f->table, f->x->q.cluster_size);
+	}
+	return f->none;
+}
+
 /* Was the entry taken out, so that all that it mapped is named lost, or is it one that cannot be? */
 static bool is_missing(struct filling *f, uint32_t index)
 {
@@ -74,13 +89,9 @@ static bool is_missing(struct filling *f, uint32_t index)
 
 	if (!e)
 		return d && d->kind == PLT_LOST && d->off <= from && d->off + d->len >= end;
-	if (e & QCOW2_L1_RESERVED || !(e & QCOW2_L1_OFFSET) ||
-	    qcow2_exam_overlaps(f->x, e & QCOW2_L1_OFFSET, f->x->q.cluster_size)) /* (other metadata lies there) */
-		return true;
-	/* (an empty table is one) */
-	return !is_table(f, e & QCOW2_L1_OFFSET) && ((e & QCOW2_L1_OFFSET & (f->x->q.cluster_size - 1)) ||
-						     (e & QCOW2_L1_OFFSET) >= f->x->c.file_size ||
-						     !plt_is_zero(f->table, f->x->q.cluster_size));
+	return e & QCOW2_L1_RESERVED || !(e & QCOW2_L1_OFFSET) ||
+	       qcow2_exam_overlaps(f->x, e & QCOW2_L1_OFFSET, f->x->q.cluster_size) || /* (other metadata lies there) */
+	       is_none(f, e & QCOW2_L1_OFFSET);
 }
 
 static int put(struct filling *f, uint32_t index, uint64_t table, enum plt_certainty certainty, const char *why)

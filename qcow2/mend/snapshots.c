@@ -26,16 +26,17 @@
 #define KEPT (1 << 20)  /* bytes of a damaged table that are looked through */
 #define MAX_LOOSE 4096 /* entries that are taken from a table whose count is wrong */
 
-/* Is there nothing but what an L1 table has, in the first sectors of @off? */
+/* Is there nothing but what an L1 table has, in the first sectors of @off?  What does not read may be one. */
 static bool is_l1(const struct qcow2_exam *x, uint64_t off, uint32_t entries)
 {
 	uint8_t buf[4096];
 	uint32_t len = PLT_MIN(entries, (uint32_t)(sizeof(buf) / 8)) * 8;
 
 	if (!entries || (off & (x->q.cluster_size - 1)) || !off || entries > QCOW2_MAX_L1_BYTES / 8 ||
-	    !plt_in_range(off, (uint64_t)entries * 8, plt_align_up(x->c.file_size, x->q.cluster_size)) ||
-	    plt_store_read(x->c.file, off, buf, len, PLT_IO_L1, NULL) < 0)
+	    !plt_in_range(off, (uint64_t)entries * 8, plt_align_up(x->c.file_size, x->q.cluster_size)))
 		return false;
+	if (plt_store_read(x->c.file, off, buf, len, PLT_IO_L1, NULL) < 0)
+		return true;
 	for (uint32_t i = 0; i < len; i += 8) {
 		uint64_t e = plt_get_be64(buf + i);
 
@@ -193,7 +194,7 @@ int qcow2_mend_snapcount(struct qcow2_exam *x)
 			return 0;
 	}
 	n = entries_from(x, q->snapshots_offset);
-	if (!n || n == claimed || (claimed && claimed <= QCOW2_MAX_SNAPSHOTS && n + 1 >= claimed))
+	if (!n || n == claimed || qcow2_unread(x) || (claimed && claimed <= QCOW2_MAX_SNAPSHOTS && n + 1 >= claimed))
 		return 0; /* (one that is damaged is no reason to forget it) */
 	SAY(x, "Repairing header: the snapshot table at offset %#" PRIx64 " has %" PRIu32 " entries, not %" PRIu32, q->snapshots_offset,
 	    n, claimed);
@@ -438,7 +439,7 @@ int qcow2_mend_snapshots(struct qcow2_exam *x)
 	r = find_table(x, &done);
 	if (r == 0 && !done)
 		r = make_table(x, &done);
-	if (r < 0 || done || x->refs_bad)
+	if (r < 0 || done || x->refs_bad || qcow2_unread(x))
 		return r;
 	SAY(x, "Repairing header: nothing is left of the snapshot table, and no L1 table of a snapshot is in the file: there are "
 	    "no snapshots");
