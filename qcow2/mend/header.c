@@ -20,6 +20,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/shown.h"
 #include "base/zero.h"
 #include "qcow2/mend/find.h"
 
@@ -38,6 +39,7 @@ struct mending {
 		uint64_t len;
 	} notes[32];     /* what has been done */
 	unsigned nnotes;
+	bool guessed;    /* it is a new one, and the guest has not said how large the disk is */
 	bool nameless;   /* it is a new one, and no name of a backing file was found */
 };
 
@@ -208,10 +210,13 @@ static uint64_t covered(struct qcow2_find *f, uint32_t l1_size)
 
 static bool is_printable(const uint8_t *p, uint32_t len)
 {
-	for (uint32_t i = 0; i < len; i++)
-		if (p[i] < 0x20 || p[i] == 0x7f)
-			return false;
-	return len > 0;
+	char name[QCOW2_MAX_BACKING_NAME + 1] = "";
+	uint32_t i = 0;
+
+	memcpy(name, p, PLT_MIN(len, (uint32_t)QCOW2_MAX_BACKING_NAME));
+	while (i < len && plt_utf8_sequence((unsigned char *)name + i) && (unsigned char)name[i] >= 0x20 && name[i] != 0x7f)
+		i += plt_utf8_sequence((unsigned char *)name + i);
+	return len > 0 && i == len;
 }
 
 /* The only text in the first cluster behind @from that stands where a name can, zeros around it. */
@@ -534,6 +539,7 @@ static void new_header(struct mending *m)
 		plt_put_be64(ext + 8, f->luks);
 		plt_put_be64(ext + 16, len);
 	}
+	m->guessed = size != f->gpt_size;
 	m->nameless = !named;
 	note(m, q->cluster_size,
 		 "it is gone; by what is in the file the image has clusters of %" PRIu32 " bytes, %" PRIu32
@@ -649,6 +655,7 @@ static int decide(struct mending *m, struct plt_error *err)
 		m->ex->mend->changed = true;
 		m->ex->mend->map_damaged |= f->made_size != 0;
 		m->ex->mend->nameless |= m->nameless;
+		m->ex->mend->size_guessed |= m->guessed;
 	}
 	return r;
 }
@@ -684,11 +691,16 @@ int qcow2_mend_header(struct plt_examine *ex, int read_error, unsigned astray, s
 	return r;
 }
 
-int qcow2_recognise(struct plt_ctx *ctx, struct plt_store *file, struct plt_error *err)
+int qcow2_recognise(struct plt_ctx *ctx, struct plt_store *file, bool quick, struct plt_error *err)
 {
 	struct qcow2_find f = {.ctx = ctx, .file = file};
-	int r = qcow2_find_sights(&f);
+	int r;
 
+	if (quick) {
+		r = plt_store_size(file, &f.file_size, err);
+		return r < 0 ? r : qcow2_find_usual(&f);
+	}
+	r = qcow2_find_sights(&f);
 	if (r == 0)
 		r = qcow2_find_tables(&f);
 	r = r == 0 ? f.is_qcow2 : r == -ENOENT ? 0 : plt_error_errno(err, -r, "'%s' cannot be looked through", file->name);

@@ -272,6 +272,8 @@ static bool stop_explains(struct mending *m)
 	struct stop s = {.m = m, .leftover = x->explained || x->npieces > m->n, .budget = MAX_COMPARED};
 	uint64_t left = QCOW2_MAX_L1_BYTES;
 
+	if (x->ex->mend && qcow2_is_added(x, x->q.l1_offset)) /* (an L1 table that was made along with the header is empty by that) */
+		return false;
 	if (x->emptied)
 		return true;
 	for (uint32_t i = 0; i < x->q.nb_snapshots && !m->applied; i++) {

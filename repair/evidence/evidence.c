@@ -45,6 +45,7 @@ static void release(struct ev *ev)
 	free(ev->line);
 	free(ev->chain);
 	free(ev->hops);
+	plt_ev_joints_free(ev->joints);
 }
 
 static int check_puzzle(const struct plt_puzzle *p, struct plt_error *err)
@@ -93,6 +94,11 @@ static int rounds(struct ev *ev)
 			r = plt_ev_score_all(ev);
 		if (!r)
 			r = plt_ev_assign(ev, false, &n);
+		if (!r && n <= few) {
+			r = plt_ev_twins(ev, &more);
+			n += more;
+			more = 0;
+		}
 		if (!r && n <= few && paths++ < EV_PATHS_MAX)
 			r = plt_ev_path(ev, false, &grown);
 		if (!r && n + grown <= few)
@@ -177,6 +183,8 @@ int plt_evidence_place(const struct plt_puzzle *p, struct plt_placement **ret, u
 		ev.place[i].object = EV_NONE;
 	for (uint32_t i = 0; !r && i < p->nobjects; i++)
 		ev.slot_of[i] = EV_NONE;
+	if (!r)
+		r = plt_ev_joints_init(&ev);
 	if (!r)
 		r = plt_ev_scan(&ev);
 	if (!r)

@@ -13,7 +13,7 @@
  * each of at most 32 rounds) and in the metadata of the guest's filesystems.  Memory: 1/256 of what the
  * objects hold, at most 256 MiB, and 4 bytes for each 64 KiB of span; 40 bytes a mark (at most 4 Mi),
  * 40 a fact (8 Mi), 32 a vote of a run (4 Mi), 40 an anchor;
- * 36 MiB for a path; 16 a sector that older versions are compared with (4 Mi); 140 bytes an object and 180 a slot,
+ * 40 MiB for a path; 16 a sector that older versions are compared with (4 Mi); 160 bytes an object and 210 a slot,
  * and 32 for each of the at most 12 slots that an object is scored for.  With more data than that, objects are
  * looked at in samples, and further facts are not taken.
  */
@@ -40,6 +40,11 @@ struct plt_puzzle {
 	 * that maps nothing: zeros to the guest).
 	 */
 	int (*read_object)(void *arg, uint32_t object, uint64_t off, void *buf, size_t len);
+	/*
+	 * Of an object that has some sectors itself, and elsewhere shows what read_older gives for its slot: 1, it has
+	 * [off, off + *ret_len) itself, or 0, it does not; *ret_len at most @len.  NULL: what read_object reads is all there is.
+	 */
+	int (*owns)(void *arg, uint32_t object, uint64_t off, uint64_t len, uint64_t *ret_len);
 	/*
 	 * Where on the host the object's byte at @off (the start of a unit) lies, for the allocator's habit; 0:
 	 * unknown, or it has none there.  May be NULL.

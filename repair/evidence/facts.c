@@ -51,6 +51,16 @@ static int put(struct ev *ev, const struct ev_fact *f)
 	return 0;
 }
 
+/* One file goes on behind this slot. */
+static void see_joint(struct ev *ev, uint32_t slot)
+{
+	const struct ev_place *v = &ev->place[slot];
+
+	if (slot + 1 < ev->p->nslots && ev->p->slots[slot + 1] == ev->p->slots[slot] + ev->p->span && v[1].object != EV_NONE &&
+	    v[0].certainty >= PLT_STRONG && v[1].certainty >= PLT_STRONG)
+		plt_ev_joints_seen(ev, v[0].object, v[1].object);
+}
+
 static bool take(void *arg, const struct plt_fact *fact)
 {
 	struct survey *s = arg;
@@ -65,8 +75,11 @@ static bool take(void *arg, const struct plt_fact *fact)
 			.value = fact->value, .from = fact->off,
 		};
 
-		if (ev->place[i].object != EV_NONE)
+		if (ev->place[i].object != EV_NONE) {
+			if (fact->kind == PLT_FACT_DATA && end > p->slots[i] + p->span)
+				see_joint(ev, i);
 			continue;
+		}
 		if (fact->kind == PLT_FACT_TAIL) {
 			uint64_t stop = fact->off + fact->value; /* where the file ends */
 
@@ -83,6 +96,7 @@ static bool take(void *arg, const struct plt_fact *fact)
 		/* A span may pass 4 GiB; a fact's part of it is kept in pieces of less. */
 		while (from < to) {
 			f.off = from;
+			f.more = end > p->slots[i] + p->span;
 			f.len = (uint32_t)PLT_MIN(to - from, UINT64_C(1) << 30);
 			s->error = put(ev, &f);
 			if (s->error)
@@ -121,6 +135,7 @@ int plt_ev_survey(struct ev *ev)
 	ev->nfacts = 0;
 	ev->nby_key = 0;
 	ev->facts_full = false;
+	plt_ev_joints_learn(ev);
 	for (unsigned i = 0; i < ev->nfs; i++) {
 		struct survey s = { .ev = ev, .fs = (uint8_t)i };
 		int r = ev->fs[i].fs->ops->survey(ev->fs[i].fs, take, &s);
@@ -165,6 +180,13 @@ size_t plt_ev_facts_of(const struct ev *ev, uint32_t slot)
 bool plt_ev_wanted(const struct ev *ev, uint32_t slot)
 {
 	return ev->facts_of[slot] != ev->facts_of[slot + 1];
+}
+
+bool plt_ev_ends_from(const struct ev *ev, uint32_t slot)
+{
+	const struct ev_fact *f = &ev->facts[ev->facts_of[slot]];
+
+	return plt_ev_wanted(ev, slot) && f->kind == PLT_FACT_TAIL && f->off == ev->p->slots[slot] && f->from == f->off;
 }
 
 size_t plt_ev_facts_by_key(const struct ev *ev, uint32_t key, size_t *ret)

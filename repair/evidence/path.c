@@ -5,9 +5,9 @@
  * The path: all objects in the order in which they lie on the host, and what is known beside them, are one sequence;
  * what wrote them went through the guest in runs.  So the place of each is a hidden state: after a state mostly comes
  * the next place in the guest, seldom a place a little further on, else any place.  How well content fits a place
- * (fit.c) and how likely each step is give, over all paths at once, the probability of every place of every object
- * (forward and backward along the sequence).  How often runs go on is not assumed: it is what makes the whole
- * likeliest, taken from the sequence itself.
+ * (fit.c), how one piece's content goes on in the next (joints.c) and how likely each step is give, over all paths at
+ * once, the probability of every place of every object (forward and backward along the sequence).  How often runs go on
+ * is not assumed: it is what makes the whole likeliest, taken from the sequence itself.
  *
  * A state is a place in the guest, counted in units, or none that is listed.  Listed are the places that content
  * suggests, those where something known begins or ends, and those that a run from there leads to, as many as BEAM for
@@ -29,6 +29,8 @@
 #define TELLS 16            /* times likelier: content that says whether an object is in place */
 #define FIRST 0.5            /* of the runs that begin somewhere, those that do where one ended */
 #define SEEDED 64            /* such places, if they are not more than that, are listed for all objects */
+#define INSIDE 0.9           /* of the steps that go on, those that do within a file */
+#define UNLISTED 0.25        /* of the runs that begin somewhere, those of which nothing is listed, at least */
 #define TAKEN 0.001          /* of a slot that another object has for certain */
 #define PASSES 3             /* for the rates */
 #define CHECKS 4             /* pairs of an object, on average, whose structures are verified in a turn */
@@ -43,12 +45,15 @@ struct cand {
 	double fit, prior, ahead, behind;
 	uint32_t slot;       /* or EV_NONE */
 	bool open, last;     /* it can be placed here; nothing is missing behind it */
+	bool inside;         /* a file goes on here from the place before */
+	double file;         /* how well it fits to what is known of the file */
 };
 
 struct list {
 	struct cand v[LIST];
 	unsigned n;
 	double none_fit, none_ahead, none_behind; /* of the state that none is listed */
+	double joint;        /* how the item before goes on in this one */
 };
 
 /* What of a slot is known after all windows. */
@@ -63,6 +68,7 @@ struct path {
 	struct list *at;     /* of the window */
 	uint32_t from, n;    /* which items */
 	double prior, poor;  /* of a slot where something is wanted, and of others; */
+	double none;         /* of those that are not listed, together */
 	double first;        /* and of one before which all is known, above that */
 	double astray, there; /* objects that are where their run leads, and that are not */
 	/* slots before and behind which nothing is missing; none if they are many */
@@ -151,14 +157,19 @@ static bool look(const struct path *t, uint32_t item, struct cand *c)
 		c->last = c->place >= end || !is_slot_open(t, plt_ev_slot_at(ev, (c->place + 1) * span));
 	c->prior = c->slot == EV_NONE || !plt_ev_wanted(ev, c->slot) ? t->poor :
 		   t->prior + (is_border(t, c->slot, -1) ? t->first : 0);
-	c->fit = 1;
+	c->fit = c->file = 1;
+	c->inside = false;
 	if (known != UINT64_MAX)
 		return c->place == known;
 	if (c->place >= end)
 		return false;
 	c->fit = ev->astray;
 	if (c->open)
-		c->fit += (1 - ev->astray) * (ev->blank[item] ? 1 : plt_ev_fit(ev, item, c->slot)) * left_over(t, c->slot, item);
+		c->fit += (1 - ev->astray) * left_over(t, c->slot, item) *
+			  (ev->blank[item] ? 1 : plt_ev_fit(ev, item, c->slot) * plt_ev_joints_beside(ev, item, c->slot));
+	c->inside = c->open && plt_ev_in_file(ev, c->slot);
+	c->file = c->open ? plt_ev_joints_file(ev, item, c->slot) : 1;
+	c->prior *= c->file;
 	return true;
 }
 
@@ -313,9 +324,16 @@ static double any_of(const struct step *s, const struct cand *c)
 	return c->last ? s->any + s->on - s->on_last : s->any;
 }
 
-static double on_of(const struct step *s, const struct cand *c)
+/* From @c to @to, the next place, in the list @l. */
+static double on_of(const struct step *s, const struct cand *c, const struct list *l, const struct cand *to)
 {
-	return c->last ? s->on_last : s->on;
+	return (c->last ? s->on_last : s->on) * (to->inside ? l->joint : to->file);
+}
+
+/* From a place that is not listed to another: it may be the next one, too. */
+static double stay(const struct path *t, uint32_t i, const struct list *next)
+{
+	return 1 + t->ev->go_on[kind_of(t, i)][0] * INSIDE * (next->joint - 1);
 }
 
 static void go_ahead(struct path *t)
@@ -323,12 +341,13 @@ static void go_ahead(struct path *t)
 	for (uint32_t i = 0; i < t->n; i++) {
 		struct list *l = &t->at[i], *before = i ? l - 1 : NULL;
 		struct step s = { 0 };
-		double jump = 1, near = 0;
+		double jump = 1, none = 0, near = 0;
 		unsigned lo = 0, hi = 0;
 
 		if (before) {
 			s = step_from(t, i - 1);
-			jump = before->none_ahead;
+			none = before->none_ahead;
+			jump = 0;
 			for (unsigned k = 0; k < before->n; k++)
 				jump += any_of(&s, &before->v[k]) * before->v[k].ahead;
 		}
@@ -340,18 +359,18 @@ static void go_ahead(struct path *t)
 				near += before->v[hi].ahead;
 			for (; before && lo < hi && before->v[lo].place + FURTHER < c->place; lo++)
 				near -= before->v[lo].ahead;
-			c->ahead = c->fit * (c->prior * jump + s.further * PLT_MAX(near, 0.0) +
-					     (last ? on_of(&s, last) * last->ahead : 0));
+			c->ahead = c->fit * (c->prior * (jump + s.any * none) + s.further * PLT_MAX(near, 0.0) +
+					     (last ? on_of(&s, last, l, c) * last->ahead : 0));
 		}
-		l->none_ahead = l->none_fit * jump;
+		l->none_ahead = l->none_fit * (t->none * jump + (before ? stay(t, i - 1, l) * none : 0));
 		scale(l, true);
 	}
 }
 
-/* What follows a jump to anywhere. */
+/* What follows a jump to one of the places that are listed. */
 static double after_jump(const struct list *next)
 {
-	double sum = next->none_behind * next->none_fit;
+	double sum = 0;
 
 	for (unsigned k = 0; k < next->n; k++)
 		sum += next->v[k].prior * next->v[k].fit * next->v[k].behind;
@@ -364,36 +383,38 @@ static void go_back(struct path *t)
 	memset(t->count, 0, sizeof(t->count));
 	for (uint32_t i = t->n; i--;) {
 		struct list *l = &t->at[i], *next = i + 1 < t->n ? l + 1 : NULL;
-		double jump = 1, near = 0, n[3] = { 0 }, all;
+		double jump = 1, none = 0, near = 0, n[3] = { 0 }, all;
 		struct step s = { 0 };
 		unsigned lo = 0, hi = 0;
 
 		if (next) {
 			s = step_from(t, i);
 			jump = after_jump(next);
+			none = next->none_behind * next->none_fit;
 			lo = hi = next->n;
 		}
 		for (unsigned k = l->n; k--;) {
 			struct cand *c = &l->v[k];
 			const struct cand *follows = next ? find(next, c->place + 1) : NULL;
-			double on = follows ? on_of(&s, c) * follows->fit * follows->behind : 0;
+			double on = follows ? on_of(&s, c, next, follows) * follows->fit * follows->behind : 0;
+			double any = any_of(&s, c) * (jump + t->none * none);
 
 			for (; lo && next->v[lo - 1].place > c->place + 1; lo--)
 				near += next->v[lo - 1].fit * next->v[lo - 1].behind;
 			for (; hi > lo && next->v[hi - 1].place > c->place + FURTHER; hi--)
 				near -= next->v[hi - 1].fit * next->v[hi - 1].behind;
 			near = PLT_MAX(near, 0.0);
-			c->behind = next ? on + s.further * near + any_of(&s, c) * jump : 1;
+			c->behind = next ? on + s.further * near + any : 1;
 			if (c->last && s.on_last == 0)
 				continue; /* (it had no choice) */
 			n[0] += c->ahead * on;
 			n[1] += c->ahead * s.further * near;
-			n[2] += c->ahead * s.any * jump;
+			n[2] += c->ahead * any;
 		}
-		all = n[0] + n[1] + n[2] + l->none_ahead * jump;
+		l->none_behind = next ? stay(t, i, next) * none + s.any * jump : 1;
+		all = n[0] + n[1] + n[2] + l->none_ahead * l->none_behind;
 		for (unsigned k = 0; k < 3 && next && all > TINY; k++)
 			t->count[kind_of(t, i)][k] += n[k] / all;
-		l->none_behind = jump;
 		scale(l, false);
 	}
 }
@@ -429,6 +450,8 @@ static void window(struct path *t, uint32_t from, uint32_t to, struct verdict *v
 		const uint32_t item = ev->line[t->from + i].item;
 
 		t->at[i].n = 0;
+		t->at[i].joint = i && !is_known(t, i) && !is_known(t, i - 1) ?
+				 plt_ev_joint(ev, ev->line[t->from + i - 1].item, item) : 1;
 		t->at[i].none_fit = is_known(t, i) ? 0 : ev->blank[item] ? 1 : plt_ev_fit_anywhere(ev, item);
 	}
 	for (uint32_t i = t->n; i--;)
@@ -494,6 +517,7 @@ static void set_priors(struct path *t)
 		t->nfirsts = t->nlasts = 0;
 	t->prior = (1 - FIRST) / PLT_MAX(PLT_MAX(objects, wanted), 1.0);
 	t->first = FIRST / PLT_MAX(firsts, 1.0);
+	t->none = PLT_MAX(UNLISTED, 1 - wanted / PLT_MAX(objects, 1.0));
 	t->poor = PLT_MAX(0.02, 1 - wanted / PLT_MAX(objects, 1.0)) / PLT_MAX(others, objects + 1);
 }
 
@@ -559,6 +583,7 @@ int plt_ev_path(struct ev *ev, bool likely, uint32_t *ret_n)
 	}
 	for (unsigned turn = 0; turn < TURNS; turn++) {
 		set_priors(&t);
+		plt_ev_joints_files(ev);
 		ev->checks = CHECKS * (uint64_t)p->nobjects + 65536;
 		memset(v, 0, ((size_t)p->nslots + 1) * sizeof(*v));
 		memset(slot_of, 0xff, ((size_t)p->nobjects + 1) * sizeof(*slot_of));

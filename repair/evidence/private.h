@@ -51,6 +51,7 @@ struct ev_fact {                   /* inside one slot */
 	uint32_t slot;             /* index */
 	uint32_t key;              /* see facts.c */
 	uint8_t kind, what, fs;
+	bool more;                 /* it goes on behind the slot */
 	uint64_t from;             /* where the whole fact begins */
 };
 
@@ -77,6 +78,10 @@ struct ev_alt { uint32_t id[2]; int score[2]; };
 /* Of a slot; object EV_NONE: empty. */
 struct ev_place { uint32_t object; uint8_t certainty, kinds; int score, second; };
 
+
+/* What is kept of a piece's two ends, for joints.c. */
+#define EV_EDGE 5
+struct ev_edge { uint8_t head[EV_EDGE], tail[EV_EDGE], look[2], seen; };
 
 struct ev {
 	const struct plt_puzzle *p;
@@ -131,6 +136,7 @@ struct ev {
 	uint32_t nline;
 	double go_on[2][2];        /* path.c: how often the next on the host is the next in the guest, or a little further on */
 	uint64_t checks;           /* fit.c: pairs whose structures may still be read and verified */
+	struct ev_joints *joints;  /* NULL: of tables */
 	double astray;             /* of the objects of a run, those that do not belong there */
 	uint16_t *hops;            /* since the last object that its content placed */
 };
@@ -142,6 +148,8 @@ int64_t plt_ev_length(const struct ev *ev, uint32_t object, uint64_t off, uint64
 uint16_t plt_ev_grain(const struct ev *ev, uint32_t object, uint64_t off);
 /* An object's bytes, with zeros where it has none. */
 int plt_ev_read_object(const struct ev *ev, uint32_t object, uint64_t off, void *buf, size_t len);
+/* The same as it would show in a slot. */
+int plt_ev_read_in_slot(const struct ev *ev, uint32_t object, uint32_t slot, uint64_t off, void *buf, size_t len);
 
 /* view.c: the disk as far as it is known, and the filesystems on it */
 uint32_t plt_ev_slot_from(const struct ev *ev, uint64_t off); /* of the first slot that ends after @off; nslots: none */
@@ -152,6 +160,7 @@ int plt_ev_find_fs(struct ev *ev);
 /* facts.c: what the filesystems say of the empty slots */
 int plt_ev_survey(struct ev *ev);
 size_t plt_ev_facts_of(const struct ev *ev, uint32_t slot); /* index of the first */
+bool plt_ev_ends_from(const struct ev *ev, uint32_t slot);  /* with a file's last block the slot begins */
 bool plt_ev_wanted(const struct ev *ev, uint32_t slot);     /* there is one */
 /* Indexes into by_key of [ret, ret + n). */
 size_t plt_ev_facts_by_key(const struct ev *ev, uint32_t key, size_t *ret);
@@ -167,6 +176,23 @@ double plt_ev_share(const struct ev *ev, unsigned fs, unsigned look);
 /* fit.c: the same as a likelihood ratio, in bits */
 double plt_ev_fit(struct ev *ev, uint32_t object, uint32_t slot);
 double plt_ev_fit_anywhere(const struct ev *ev, uint32_t object);
+
+/*
+ * joints.c: how many times likelier it is that one object goes on in another than by chance. take: of an object's bytes
+ * at @off; learn: when all have been taken.
+ */
+int plt_ev_joints_init(struct ev *ev);
+void plt_ev_joints_take(struct ev *ev, uint32_t object, uint64_t off, const uint8_t *buf, size_t len);
+void plt_ev_joints_learn(struct ev *ev);
+/* Two that are known to be one file; learn() begins anew. */
+void plt_ev_joints_seen(struct ev *ev, uint32_t before, uint32_t after);
+void plt_ev_joints_free(struct ev_joints *joints);
+double plt_ev_joint(const struct ev *ev, uint32_t before, uint32_t after);
+double plt_ev_joints_beside(struct ev *ev, uint32_t object, uint32_t slot); /* with what is known before and behind the slot */
+/* How the rest of the file looks that an object would be in here; files: as is known now. */
+void plt_ev_joints_files(struct ev *ev);
+double plt_ev_joints_file(const struct ev *ev, uint32_t object, uint32_t slot);
+bool plt_ev_in_file(const struct ev *ev, uint32_t slot); /* a file goes on from before the slot */
 
 /* path.c: what lies where, by the order on the host and the content of all together */
 int plt_ev_path_init(struct ev *ev);
@@ -197,6 +223,9 @@ int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n);
 void plt_ev_alt_note(struct ev *ev, unsigned kind, uint32_t object, uint32_t slot, int score);
 int plt_ev_alternative(const struct ev *ev, unsigned kind, uint32_t object, uint32_t slot);
 void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second);
+
+/* twins.c: objects that are all alike, where there are enough */
+int plt_ev_twins(struct ev *ev, uint32_t *ret_n);
 
 /* order.c: what lies between placed neighbours on the host */
 int plt_ev_order_init(struct ev *ev);

@@ -139,7 +139,7 @@ static void judge_meta(struct sum *s, const struct ev_fact *f)
 			s->holes += len == 0 && f->kind == PLT_FACT_KEY;
 			continue;
 		}
-		if (plt_ev_read_object(ev, s->pair->object, at - s->base, block, fs->block))
+		if (plt_ev_read_in_slot(ev, s->pair->object, s->pair->slot, at - s->base, block, fs->block))
 			continue;
 		s->verified++;
 		verdict = fs->ops->verify(fs, &fact, at, block);

@@ -24,6 +24,9 @@ for options in cluster_size=4k cluster_size=4k,compat=0.10 cluster_size=16k,exte
 	cp d.qcow2 sound
 	read -r at len < <(l1 d.qcow2)
 	dd if=/dev/zero of=d.qcow2 bs=8 seek=$((at / 8)) count=$((len / 8)) conv=notrunc status=none
+	case $options in # a copy of the header: an entry leads to the L1 table itself, others to refcounts
+	*0.10*) dd if=sound of=d.qcow2 bs=8 seek=$((at / 8)) count=13 conv=notrunc status=none ;;
+	esac
 	cp d.qcow2 before
 	isnt "$("$PLATTER" check -q d.qcow2 >/dev/null 2>&1; echo $?)" 0 "$options: check"
 	"$PLATTER" repair -q --yes d.qcow2 >out 2>&1
@@ -41,8 +44,7 @@ for options in cluster_size=4k cluster_size=4k,compat=0.10 cluster_size=16k,exte
 	if [ "$got" = "$all" ]; then
 		ok "$options: the disk is what it was" qemu-img compare -q d.qcow2 disk.raw
 	fi
-	ok "$options: undo" "$PLATTER" undo -q d.qcow2.platter-undo
-	is_file_equal d.qcow2 before "$options: the very bytes"
+	undone d.qcow2 before "$options: undo"
 done
 
 # Where it cannot be told whether a part of the map was lost, nobody is told that his data is safe.
