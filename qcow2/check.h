@@ -470,6 +470,7 @@ int qcow2_mend_clusters(struct qcow2_exam *x);
 /* mend/datafile.c: as the driver's members say */
 int qcow2_data_file(struct plt_store *file, char **ret_name, uint64_t *ret_end, struct plt_error *err);
 int qcow2_set_data_file(struct plt_store *file, const char *name, struct plt_error *err);
+int qcow2_name_backing(struct plt_store *file, const char *name, const char *format, struct plt_error *err);
 
 /* mend/size.c: as the driver's member says */
 int qcow2_set_size(struct plt_store *file, uint64_t size, struct plt_error *err);

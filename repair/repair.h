@@ -159,6 +159,12 @@ int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
 int plt_repair_find_data(struct plt_repair *rep, struct plt_mend *mend,
 			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
 /*
+ * parent/nameless.c: a header was made anew, and the disk has no beginning: it stood on another file.  The one beside the
+ * image over which the content fits is recorded (mend->changed); where several do that is said.
+ */
+int plt_repair_find_backing(struct plt_repair *rep, struct plt_mend *mend,
+			    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/*
  * What is mapped behind the end of the disk, or lies below it: is it the guest's?  Then the size in the header is raised
  * (mend->changed); what may be and is not shown is said.
  */
