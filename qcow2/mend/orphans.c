@@ -84,6 +84,17 @@ static uint64_t seen_off(uint64_t v)
 	return v >> 1;
 }
 
+/* Does an entry name what has been cut off the file with its end?  Counts that are still there say that it was in use. */
+static bool was_cut_off(struct census *c, uint64_t e, uint64_t bitmap, uint64_t off)
+{
+	const struct qcow2_state *q = &c->x->q;
+	uint64_t stored;
+
+	return !(e & (QCOW2_COMPRESSED | QCOW2_L2_RESERVED)) && !(off & (q->cluster_size - 1)) && !(bitmap >> 32 & bitmap) &&
+	       off >= c->x->c.file_size && off < qcow2_far_end(c->x) && !c->x->refs_bad && !c->uncounted &&
+	       qcow2_stored_count(&c->x->c, off >> q->cluster_bits, &stored) == 0 && stored;
+}
+
 /*
  * Table by shape, as far as @len bytes show: *ret_n clusters that it names go to c->seen, sorted.  The table of a
  * bitmap has the same shape but for the marks, which entries of an L2 table have as a rule: without any, in an image
@@ -100,8 +111,11 @@ static bool looks_like_table(struct census *c, const uint8_t *p, uint32_t len, u
 
 		if (!(e | bitmap))
 			continue;
-		if (!qcow2_entry_fits(c->x, e, bitmap, &off))
-			return false;
+		if (!qcow2_entry_fits(c->x, e, bitmap, &off)) {
+			if (!was_cut_off(c, e, bitmap, off))
+				return false;
+			off = 0;
+		}
 		marked |= bitmap || e & (QCOW2_COPIED | QCOW2_COMPRESSED);
 		if (off)
 			c->seen[n++] = e & QCOW2_COMPRESSED ? off << 1 | 1 : off << 1;
