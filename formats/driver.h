@@ -91,7 +91,7 @@ struct plt_need {
 struct plt_pins {
 	struct plt_block *b[PLT_PINS_MAX];
 	unsigned n;
-	bool privileged;  /* may take slots beyond the budget: see block/metacache.c */
+	bool privileged;  /* may take slots beyond the budget: see block/cache_room.c */
 };
 #define PLT_PINS_INIT { .n = 0 }
 /* For blocking code (work, write_zeroes, release, ...): it waits for no slot, it brings one along. */
@@ -590,6 +590,8 @@ struct plt_driver {
 	 */
 	int (*data_file)(struct plt_store *file, char **ret_name, uint64_t *ret_end, struct plt_error *err);
 	int (*set_data_file)(struct plt_store *file, const char *name, struct plt_error *err);
+	/* Record in @file, an overlay, that the image stands on @name.  NULL: by set_backing() of an open image only. */
+	int (*name_backing)(struct plt_store *file, const char *name, const char *format, struct plt_error *err);
 	/*
 	 * Record in @file, an overlay, that the disk of the image has @size bytes, for which its map is large enough
 	 * (plt_mend.behind).  NULL: nobody but the driver can tell the size.

@@ -16,6 +16,7 @@ libplatter_core_la_SOURCES += \
 	repair/deep/step.c \
 	repair/deep/suspects.c \
 	repair/deep/survey.c \
+	repair/device.c \
 	repair/donate.c \
 	repair/doubts.c \
 	repair/evidence/assign.c \
@@ -32,8 +33,10 @@ libplatter_core_la_SOURCES += \
 	repair/evidence/runs.c \
 	repair/evidence/scan.c \
 	repair/evidence/score.c \
+	repair/evidence/twins.c \
 	repair/evidence/view.c \
 	repair/foreign.c \
+	repair/guest/ext.c \
 	repair/guest/fat.c \
 	repair/guest/guest.c \
 	repair/guest/guest.h \
@@ -51,6 +54,7 @@ libplatter_core_la_SOURCES += \
 	repair/parent/link.c \
 	repair/parent/links.c \
 	repair/parent/links.h \
+	repair/parent/nameless.c \
 	repair/parent/parent.h \
 	repair/parent/rank.c \
 	repair/parent/traces.c \

@@ -8,8 +8,10 @@
  * shown as large as its map is made for, and the guest is asked: both copies of its partition table say where they lie, and
  * volumes say where they end; what they keep behind the recorded end verifies there, or does not.
  *
- * The invariant: a size is only ever raised, over what is mapped or lies below, and to what the guest says.
+ * The invariant: a recorded size is only ever raised, over what is mapped or lies below, and to what the guest says.  One
+ * that was made up along with the header goes down to it, and not below what is mapped.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -145,7 +147,7 @@ static int show_all(struct plt_repair *rep, const struct plt_driver *drv, const 
 
 	*ret = NULL;
 	if (r == 0)
-		r = drv->set_size(wide, b->reach, err);
+		r = drv->set_size(wide, PLT_MAX(b->reach, b->size), err);
 	if (r == 0 && plt_deep_open(rep, wide, ret, NULL) < 0) /* (for want of a key, of what lies below) */
 		*ret = NULL;
 	plt_store_unref(wide);
@@ -167,6 +169,9 @@ static void say(struct teller *t, bool mended, uint64_t off, uint64_t len, const
 	const struct plt_check_finding f = { .id = "Q-HDR-SIZE", .severity = "corruption", .text = text, .beyond_qemu = true,
 					     .mended = mended, .guest_off = off, .guest_len = len };
 
+	if (!mended && t->rep->size_said) /* (it is looked at more than once) */
+		return;
+	t->rep->size_said |= !mended;
 	t->rep->before.corruptions_fixed += mended;
 	t->rep->before.added += !mended;
 	t->rep->undecided += !mended;
@@ -174,11 +179,27 @@ static void say(struct teller *t, bool mended, uint64_t off, uint64_t len, const
 		t->found(t->arg, &f);
 }
 
-static int raise_to(struct teller *t, const struct end *e, uint64_t size, enum plt_certainty certainty, const char *by,
-		    struct plt_error *err)
+/* Behind the last cluster that is mapped. */
+static int mapped_end(struct teller *t, struct plt_disk *disk, uint64_t *ret, struct plt_error *err)
 {
-	struct plt_doubt d = { .kind = PLT_INFERRED, .disk = PLT_DISK_ACTIVE, .off = e->b->size, .len = size - e->b->size,
-			       .certainty = certainty };
+	struct deep_map m;
+	int r = plt_deep_map(t->rep, disk, false, &m, err);
+
+	*ret = UINT64_MAX;
+	if (r == -EFBIG)
+		return 0;
+	if (r == 0) {
+		*ret = m.n ? m.v[m.n - 1].guest + m.v[m.n - 1].len : 0;
+		plt_deep_map_release(&m);
+	}
+	return r;
+}
+
+static int set_to(struct teller *t, const struct end *e, uint64_t size, enum plt_certainty certainty, const char *by,
+		  struct plt_error *err)
+{
+	struct plt_doubt d = { .kind = PLT_INFERRED, .disk = PLT_DISK_ACTIVE, .off = e->b->size,
+			       .len = size > e->b->size ? size - e->b->size : 0, .certainty = certainty };
 	char text[300];
 	int r = t->drv->set_size(t->rep->overlay, size, err);
 
@@ -199,10 +220,17 @@ static int decide(struct teller *t, const struct end *e, struct plt_error *err)
 	const struct plt_behind *b = e->b;
 	const bool verifies = e->sealed || (e->good && e->bad <= e->good / 4);
 	/* (what is mapped between the end and the place of a VM's state is no such state) */
+	const char *const sealed = "both copies of its partition table";
 	const bool state = b->like_state && (b->named || begins_a_state(e));
 	uint64_t mapped = b->like_state ? 0 : PLT_MIN(b->end, b->reach), size = PLT_MAX(e->table, e->volumes);
 	char text[300], by[80];
+	uint64_t end;
+	int r;
 
+	if (b->guessed && !b->end && e->sealed && e->table < b->size) {
+		r = mapped_end(t, e->disk.arg, &end, err);
+		return r < 0 || end > plt_align_up(e->table, 2 << 20) ? r : set_to(t, e, e->table, PLT_PROVEN, sealed, err);
+	}
 	if (size > b->size && (b->end ? verifies || (!state && e->good >= e->bad) : verifies && e->volumes > b->size)) {
 		if (e->table < size || !e->sealed) { /* it may well be larger */
 			size = PLT_MAX(size, mapped);
@@ -215,10 +243,10 @@ static int decide(struct teller *t, const struct end *e, struct plt_error *err)
 			return 0;
 		}
 		if (e->table == size)
-			snprintf(by, sizeof(by), "%s", e->sealed ? "both copies of its partition table" : "its partition table");
+			snprintf(by, sizeof(by), "%s", e->sealed ? sealed : "its partition table");
 		else
 			snprintf(by, sizeof(by), "what is on it (%s)", e->name);
-		return raise_to(t, e, plt_align_up(size, 512), verifies && b->end ? PLT_PROVEN : PLT_STRONG, by, err);
+		return set_to(t, e, plt_align_up(size, 512), verifies && b->end ? PLT_PROVEN : PLT_STRONG, by, err);
 	}
 	if (!b->end)
 		return 0;
@@ -228,7 +256,7 @@ static int decide(struct teller *t, const struct end *e, struct plt_error *err)
 	if (t->rep->trust <= PLT_LIKELY) {
 		mapped = PLT_MIN(b->end, b->reach);
 		size = e->below > mapped && e->below <= b->reach ? e->below : mapped;
-		return size > b->size ? raise_to(t, e, size, PLT_LIKELY, "what is mapped", err) : 0;
+		return size > b->size ? set_to(t, e, size, PLT_LIKELY, "what is mapped", err) : 0;
 	}
 	if (b->like_state) {
 		snprintf(text, sizeof(text), "ERROR from guest offset %#" PRIx64 " on, behind the end of the disk (%" PRIu64
@@ -246,18 +274,20 @@ int plt_repair_size(struct plt_repair *rep, struct plt_mend *mend,
 	const struct plt_behind b = mend->behind;
 	struct end e = { .b = &b, .name = "" };
 	struct plt_disk *disk;
+	bool asks;
 	int r;
 
-	if (!t.drv || !t.drv->set_size || b.reach <= b.size)
+	if (!t.drv || !t.drv->set_size || (b.reach <= b.size && !b.guessed))
 		return 0;
 	r = show_all(rep, t.drv, &b, &disk, err);
 	if (r < 0 || !disk)
 		return r;
 	e.below = length_below(disk);
 	e.disk = (struct plt_guest){ .read = read_disk, .arg = disk, .size = plt_disk_size(disk) };
-	if (b.end || e.below > b.size)
+	asks = b.end || e.below > b.size || b.guessed;
+	if (asks)
 		r = ask(&e, err);
-	if (r == 0 && (b.end || e.below > b.size))
+	if (r == 0 && asks)
 		r = decide(&t, &e, err);
 	plt_disk_close(disk, NULL);
 	return r;

@@ -74,6 +74,17 @@ cp s.qcow2 d.qcow2
 name='luks, with a state'
 small 0
 
+# A header that was made anew knows no size: of an encrypted disk, too, the guest says it.
+name='luks, without header and L1 table'
+"$PLATTER" convert "${secret[@]}" -O qcow2 -o $luks,cluster_size=16k disk.raw d.qcow2
+python3 "$srcdir/tests/fixtures/damage.py" Q-2-HDR-L1 d.qcow2 "${PLT_SEED:-7}" >out 2>&1 || diag "$(cat out)"
+names d.qcow2
+"$PLATTER" repair -q --yes "${how[@]}" >out 2>&1
+like $? '^[02]$' "$name: repair"
+"$PLATTER" convert "${how[@]}" -O raw got.raw
+is_file_equal got.raw disk.raw "$name: the disk is what it was, and as large"
+rm -f d.qcow2.*
+
 name=compressed
 qemu-img convert -c -O qcow2 -o cluster_size=64k disk.raw d.qcow2
 small 0
