@@ -73,7 +73,7 @@ static int open_disk(struct plt_ctx *ctx, const char *name, const struct plt_ope
 	r = disk_new(img, ret, err);
 	if (r < 0 || !(opts->flags & PLT_OPEN_RESCUE))
 		return r;
-	if (!(opts->flags & PLT_OPEN_IMAGE_OPTS))
+	if (!(opts->flags & (PLT_OPEN_IMAGE_OPTS | PLT_OPEN_NESTED_RESCUE)))
 		r = plt_rescue_links(*ret, name, opts->rescue, err);
 	if (r == 0 && opts->rescue && opts->rescue->donor)
 		r = plt_donor_attach(*ret, opts->rescue->donor, err);
@@ -131,16 +131,22 @@ int plt_disk_open_layer(struct plt_ctx *ctx, const char *name, const struct plt_
 	return 0;
 }
 
-struct plt_disk *plt_disk_view_layer(struct plt_disk *disk, unsigned depth)
+struct plt_disk *plt_disk_view(struct plt_image *img)
 {
-	struct plt_image *img = plt_disk_layer(disk, depth);
-	struct plt_disk *view = img ? calloc(1, sizeof(*view)) : NULL;
+	struct plt_disk *view = calloc(1, sizeof(*view));
 
 	if (view) {
-		view->ctx = disk->ctx;
+		view->ctx = img->ctx;
 		view->top = img;
 	}
 	return view;
+}
+
+struct plt_disk *plt_disk_view_layer(struct plt_disk *disk, unsigned depth)
+{
+	struct plt_image *img = plt_disk_layer(disk, depth);
+
+	return img ? plt_disk_view(img) : NULL;
 }
 
 void plt_disk_release_layer(struct plt_disk *layer)

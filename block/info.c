@@ -237,7 +237,7 @@ int plt_bytes_open(struct plt_ctx *ctx, const char *name, const struct plt_open_
 	if (r == 0 && !*ret_format && drv && drv->flags & PLT_DRIVER_NO_HEADER) {
 		const struct plt_driver *lost;
 
-		r = plt_probe_lost(ctx, img->file, &lost, err);
+		r = plt_probe_lost(ctx, img->file, false, &lost, err);
 		if (r == 0) {
 			plt_ctx_warn(ctx, "'%s' looks like a %s image whose header is gone", name, lost->name);
 			drv = lost;

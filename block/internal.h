@@ -11,6 +11,13 @@
 #include "platter.h"
 
 #define PLT_OPEN_FINE_SCRATCH (1u << 30) /* with PLT_OPEN_SCRATCH: zeros in it need no more than 2 KiB at once */
+/*
+ * The image itself as it is, what it stands on for rescue (of so many layers at most): for those who make its plan.  And one
+ * that is opened so: its own plan is made without that, and nothing is said.
+ */
+#define PLT_OPEN_RESCUE_BELOW (1u << 29)
+#define PLT_OPEN_NESTED_RESCUE (1u << 28)
+#define PLT_RESCUED_BELOW_MAX 8
 
 /* A file without a name, for what goes away with it; it is never synced. */
 int plt_temporary_store(struct plt_store **ret, struct plt_error *err);
@@ -84,7 +91,7 @@ struct plt_rescue_plan {
 };
 int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char *name, const char *format,
 			 const char *key, const struct plt_rescue_options *opts, unsigned flags, struct plt_rescue_plan *ret,
-			 struct plt_error *err); /* @flags: PLT_OPEN_NO_BACKING */
+			 struct plt_error *err); /* @flags: PLT_OPEN_NO_BACKING, PLT_OPEN_NESTED_RESCUE */
 void plt_rescue_plan_release(struct plt_rescue_plan *plan);
 /*
  * repair/ implements this one as well: what the layers of a disk that was opened for rescue are not, any more, to each other
@@ -97,6 +104,11 @@ int plt_rescue_links(struct plt_disk *disk, const char *name, const struct plt_r
  */
 int plt_rescue_parent(struct plt_image *img, const struct plt_rescue_options *opts, char **ret_name, char **ret_format,
 		      enum plt_certainty *ret_certainty, struct plt_error *err);
+/*
+ * And this one: is what @img stands on the one that it was made on, though it has another id than @img records?  Their
+ * content says so: @ret_why.
+ */
+bool plt_rescue_fits(struct plt_image *img, char *ret_why, size_t len);
 /* Is @donor another disk than that of the image @name, and of its size? */
 int plt_donor_fits(struct plt_disk *donor, uint64_t size, const char *name, struct plt_error *err);
 /* How sure it is that what @donor has there is what @disk had: by what both have beside it. */
@@ -108,6 +120,8 @@ void plt_image_doubt(struct plt_image *img, enum plt_doubt_kind kind, uint64_t o
 int plt_disk_open_planned(struct plt_ctx *ctx, struct plt_rescue_plan *plan, uint64_t file_size, const char *name,
 			  const struct plt_snapshot_info *snapshot, struct plt_disk **ret, struct plt_error *err);
 
+/* A disk that begins at this layer; plt_disk_release_layer(). */
+struct plt_disk *plt_disk_view(struct plt_image *img);
 /*
  * Put @base (given away) below a disk that was opened on a store without its chain; before the first
  * request.

@@ -41,7 +41,11 @@ static int open_backing(struct plt_image *img, json_t *tree, struct plt_opening 
 	int r;
 
 	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_INSPECT | PLT_OPEN_SHARE_RAW |
-					 PLT_OPEN_NO_KEY | PLT_OPEN_RESCUE | PLT_OPEN_ZERO_LOST);
+					 PLT_OPEN_NO_KEY | PLT_OPEN_RESCUE | PLT_OPEN_ZERO_LOST | PLT_OPEN_NESTED_RESCUE);
+	if (how->opts->flags & PLT_OPEN_RESCUE_BELOW)
+		opts.flags |= PLT_OPEN_RESCUE | PLT_OPEN_NESTED_RESCUE;
+	if (opts.flags & PLT_OPEN_NESTED_RESCUE && inner.depth > PLT_RESCUED_BELOW_MAX)
+		opts.flags &= ~(unsigned)(PLT_OPEN_RESCUE | PLT_OPEN_ZERO_LOST | PLT_OPEN_NESTED_RESCUE);
 	opts.cache = how->opts->cache;
 	if (how->write_layer == 1)
 		opts.flags |= PLT_OPEN_WRITE;
@@ -186,7 +190,7 @@ static bool find_backing_again(struct plt_image *img, struct plt_opening *how, s
 	if (plt_rescue_parent(img, given, &name, &format, &certainty, NULL) <= 0 || plt_name_parse(name, false, &tree, NULL) < 0)
 		return false;
 	opts.flags = how->opts->flags & (PLT_OPEN_FORCE_SHARE | PLT_OPEN_SHARE_RAW | PLT_OPEN_NO_KEY | PLT_OPEN_RESCUE |
-					 PLT_OPEN_ZERO_LOST);
+					 PLT_OPEN_ZERO_LOST | PLT_OPEN_NESTED_RESCUE);
 	opts.cache = how->opts->cache;
 	opts.format = format;
 	opts.rescue = plt_rescue_below(given, &rescue);
@@ -204,7 +208,8 @@ static bool find_backing_again(struct plt_image *img, struct plt_opening *how, s
 					"the backing file was found by its content");
 		if (given && given->found)
 			given->found(given->found_arg, &f);
-		plt_ctx_warn(img->ctx, "%s", text);
+		if (!(how->opts->flags & PLT_OPEN_NESTED_RESCUE))
+			plt_ctx_warn(img->ctx, "%s", text);
 	}
 	plt_image_close(found, NULL);
 	json_decref(tree);
@@ -213,9 +218,34 @@ static bool find_backing_again(struct plt_image *img, struct plt_opening *how, s
 	return text;
 }
 
-/* Rescue: a backing file that is missing, or is another one, costs what lies in it and no more. */
-static int do_without_backing(struct plt_image *img, const struct plt_rescue_options *opts, int error, struct plt_error *err)
+/*
+ * Rescue: the backing file has another id than is recorded, as one has whose own was lost and made anew; and what both hold
+ * says that it is the one.
+ */
+static bool keep_backing(struct plt_image *img, const struct plt_open_options *o, struct plt_error *err)
 {
+	char fits[240], text[600];
+	struct plt_check_finding f = { .id = "V-PARENT", .severity = "corruption", .text = text, .beyond_qemu = true,
+				       .mended = true, .image = img->name };
+
+	if (!img->engine->backing || !plt_rescue_fits(img, fits, sizeof(fits)))
+		return false;
+	snprintf(text, sizeof(text), "'%.100s': its backing file '%.100s' has another unique id than it records, and its content is "
+		 "the one's (strong: %s)", img->name, img->engine->backing->name, fits);
+	if (img->engine->backing->engine->rescue)
+		plt_image_doubt(img->engine->backing, PLT_INFERRED, 0, UINT64_MAX, PLT_STRONG,
+				"its unique id is not the one that the image above records");
+	if (o->rescue && o->rescue->found)
+		o->rescue->found(o->rescue->found_arg, &f);
+	if (err)
+		*err = (struct plt_error)PLT_ERROR_INIT;
+	return true;
+}
+
+/* Rescue: a backing file that is missing, or is another one, costs what lies in it and no more. */
+static int do_without_backing(struct plt_image *img, const struct plt_open_options *o, int error, struct plt_error *err)
+{
+	const struct plt_rescue_options *opts = o->rescue;
 	struct plt_error why = PLT_ERROR_INIT;
 	struct plt_check_finding f = { .id = "C-OPEN", .severity = "corruption", .text = why.text, .beyond_qemu = true,
 				       .image = img->name };
@@ -227,7 +257,8 @@ static int do_without_backing(struct plt_image *img, const struct plt_rescue_opt
 	img->engine->rescue->base_gone = true;
 	if (opts && opts->found)
 		opts->found(opts->found_arg, &f);
-	plt_ctx_warn(img->ctx, "%s", why.text);
+	if (!(o->flags & PLT_OPEN_NESTED_RESCUE))
+		plt_ctx_warn(img->ctx, "%s", why.text);
 	if (err)
 		*err = (struct plt_error)PLT_ERROR_INIT;
 	return 0;
@@ -267,6 +298,7 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 	img->engine->guard_probe = guessed && drv->flags & PLT_DRIVER_NO_HEADER;
 	/* (a plain disk ends where its file does, rounded up to a sector) */
 	img->file_end = plan && !(drv->flags & PLT_DRIVER_NO_HEADER) ? file_size : UINT64_MAX;
+	img->rescued = plan;
 	if (plan && plt_rescue_new(img, plan, how->opts->flags & PLT_OPEN_ZERO_LOST) < 0)
 		r = plt_error_set(err, ENOMEM, "out of memory");
 	else
@@ -278,7 +310,8 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 	}
 	r = open_backing(img, tree, how, err);
 	if (img->engine->rescue && (r == -ENOENT || r == -ENOTDIR || r == -ENOMEDIUM || r == -ESTALE))
-		r = find_backing_again(img, how, err) ? 0 : do_without_backing(img, how->opts->rescue, r, err);
+		r = (r == -ESTALE && keep_backing(img, how->opts, err)) || find_backing_again(img, how, err) ? 0 :
+		    do_without_backing(img, how->opts, r, err);
 	if (r == 0 && img->inactive && how->opts->flags & PLT_OPEN_FIND_BACKING && drv->find_backing)
 		r = drv->find_backing(img, err);
 	if (r < 0) {
@@ -291,6 +324,9 @@ static int open_planned(struct plt_ctx *ctx, struct plt_store *file, json_t *tre
 			     "operations on block 0 will be restricted.\n"
 			     "         Specify the '%s' format explicitly to remove the restrictions.", name, drv->name,
 			     drv->name);
+	if (img->engine->guard_probe && !plan && plt_probe_lost(ctx, file, true, &drv, NULL) == 0)
+		plt_ctx_warn(ctx, "'%s' looks like a %s image whose header is gone, and is taken for %s: 'check' and 'repair' "
+			     "know more, --rescue shows it", name, drv->name, img->drv->name);
 	img->has_backing = img->backing_name || img->engine->backing;
 	plt_skip_init(img);
 	*ret = img;

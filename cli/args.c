@@ -206,6 +206,20 @@ static bool take_common(struct cli_args *a, int c)
 	return false;
 }
 
+/* A long option of the command that @given may have been meant for. */
+static const char *meant(const struct cli_args *a, const char *given)
+{
+	char name[32];
+	const char *near = NULL;
+
+	if (strncmp(given, "--", 2) || !given[2])
+		return NULL;
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(given + 2, "="), given + 2);
+	for (const struct option *o = a->longs; o->name; o++)
+		near = cli_nearer(name, near, o->name);
+	return near;
+}
+
 int cli_next(struct cli_args *a)
 {
 	int c;
@@ -225,9 +239,12 @@ int cli_next(struct cli_args *a)
 			return CLI_STOP;
 		}
 		if (c == ':' || c == '?') {
+			const char *near = c == '?' ? meant(a, a->argv[optind - 1]) : NULL;
+
 			a->status = cli_usage_error(c == ':' ? "missing argument for option '%s'" :
-							       "unrecognized option '%s'",
-						    a->argv[optind - 1]);
+						    near ? "unrecognized option '%s' (did you mean '--%s'?)" :
+							   "unrecognized option '%s'",
+						    a->argv[optind - 1], near);
 			return CLI_STOP;
 		}
 		if (!take_common(a, c))

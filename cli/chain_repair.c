@@ -111,14 +111,14 @@ static int apply(struct chain_job *j, struct plt_repair *rep)
 		cli_print_edits(rep, &sum);
 	if (j->dry_run)
 		return 0;
-	if (!j->yes && !cli_ask("Record it?"))
+	if (!j->yes && !cli_ask("Record it?", false))
 		return 1;
 	if (plt_repair_apply(rep, &journal, &err) < 0) {
 		cli_error("%s", err.text);
 		return 1;
 	}
 	if (!j->args->quiet)
-		printf("Repaired. '%s' takes it back: %s undo '%s'\n", journal, cli_program, journal);
+		cli_print_repaired(journal);
 	free(journal);
 	return 0;
 }

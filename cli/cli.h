@@ -220,13 +220,20 @@ bool cli_trusts_likely(const struct cli_args *a); /* --trust */
 const char *cli_plan_file(const struct cli_args *a); /* --plan; NULL: not given */
 /* What the plan of a repair leaves: into the report; whether there is any doubt. */
 bool cli_reports(const struct cli_args *a); /* --report */
-bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const char *name, const char *format);
+struct cli_doubts {
+	uint64_t lost, inferred; /* bytes, of the disk and of snapshots */
+};
+bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const char *name, const char *format,
+		     struct cli_doubts *ret);
 /* After the command: the report is written; the exit status. */
 int cli_rescue_end(struct cli_args *a, int status);
 
 /* ---- messages: text.c ------------------------------------------------------------------------ */
 
 extern const char *cli_program; /* basename of argv[0] */
+extern const char *cli_verb;    /* the command's name, once it is known */
+/* The one of @a (NULL: none yet) and @b that may have been meant by @given; never, when called as one of QEMU's programs. */
+const char *cli_nearer(const char *given, const char *a, const char *b);
 
 /* A name that an image holds, on stdout for a person: control characters are "?". */
 void cli_put_name(const char *name);
@@ -305,7 +312,9 @@ struct cli_edits {
 };
 void cli_edits(struct plt_repair *rep, struct cli_edits *ret);
 void cli_print_edits(struct plt_repair *rep, const struct cli_edits *sum); /* "Plan: 2 edits, ..." */
-bool cli_ask(const char *question); /* false: no, or there is nobody to ask (that is printed) */
+/* False: no (then it is said that nothing has changed), or there is nobody to ask; @anybody: who pipes answers is somebody. */
+bool cli_ask(const char *question, bool anybody);
+void cli_print_repaired(const char *journal); /* "Repaired.", and the command that takes it back */
 
 /* ---- help: help.c ---------------------------------------------------------------------------- */
 

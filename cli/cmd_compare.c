@@ -32,8 +32,8 @@ const struct cli_command cli_compare = {
 	.text = (const char *const[]){
 		"Compares what the guest sees. An image that is longer is the same if it has only "
 		"zeros beyond the end of the other.",
-		"Exit status: 0 the same; 1 different; 2 an image could not be opened; 3 where "
-		"data lies could not be found out; 4 data could not be read.",
+		"Exit status: 0 the same; 1 different; 2 an image could not be opened, or, with --rescue, they are the same in what is "
+		"shown, and not all of that is sure; 3 where data lies could not be found out; 4 data could not be read.",
 		NULL,
 	},
 	.examples = (const char *const[]){

@@ -15,7 +15,8 @@
 
 #include "cli/cli.h"
 
-#define SHOWN_MAX 100 /* findings of a kind on a terminal */
+#define SHOWN_MAX 10 /* findings of a kind: there may be as many as clusters, and what else is found must not go down in them */
+#define KINDS_MAX 64
 
 static int run(struct cli_args *a);
 
@@ -75,7 +76,11 @@ struct job {
 	struct plt_open_options open;
 	struct plt_repair_options options;
 	bool yes, dry_run, quiet, interactive, noted;
-	uint64_t shown[2], kept_back; /* shown: of single counts, of the rest */
+	struct kind {
+		char id[32], how[16];
+		uint64_t n;
+	} kinds[KINDS_MAX];
+	unsigned nkinds;
 	struct answer *answers; /* what has been asked is not asked again */
 	size_t nanswers;
 };
@@ -85,33 +90,65 @@ struct answer {
 	bool yes;
 };
 
+/* Is it one of the first of its kind? */
+static bool is_shown(struct job *j, const char *how, const char *id)
+{
+	struct kind *k = j->kinds;
+
+	while (k < j->kinds + j->nkinds && (strcmp(k->how, how) || strcmp(k->id, id)))
+		k++;
+	if (k == j->kinds + KINDS_MAX)
+		return true;
+	if (k == j->kinds + j->nkinds) {
+		snprintf(k->id, sizeof(k->id), "%s", id);
+		snprintf(k->how, sizeof(k->how), "%s", how);
+		j->nkinds++;
+	}
+	return k->n++ < SHOWN_MAX;
+}
+
+static void print_kept_back(const struct job *j)
+{
+	for (unsigned i = 0; i < j->nkinds; i++)
+		if (j->kinds[i].n > SHOWN_MAX)
+			printf("%s: ... and %" PRIu64 " more%s [%s]\n", j->kinds[i].how, j->kinds[i].n - SHOWN_MAX,
+			       cli_reports(j->args) ? "" : ", which --report lists", j->kinds[i].id);
+}
+
 static void found(void *arg, const struct plt_check_finding *f)
 {
 	struct job *j = arg;
-	bool first = !strncmp(f->text, "Repairing ", 10);
+	const char *text = f->text, *how = f->mended ? "to repair" : f->severity;
 
+	if (f->mended && !strncmp(text, "Repairing ", 10))
+		text += 10;
+	if (!strncmp(text, "ERROR", 5)) /* the severity says so */
+		text += text[5] == ':' ? 7 : 6;
 	cli_report_finding(j->args, f);
 	j->noted = j->noted || !strcmp(f->severity, "note");
-	if (j->quiet)
-		return;
-	/* (there may be as many of these as clusters: what else is found must not go down in them) */
-	if (j->shown[strcmp(f->id, "Q-REF-LOW") && strcmp(f->id, "Q-LEAK")]++ >= SHOWN_MAX) {
-		j->kept_back++;
-		return;
-	}
-	if (f->mended)
-		printf("to repair: %s [%s]\n", first ? f->text + 10 : f->text, f->id);
-	else
-		printf("%s: %s [%s]\n", f->severity, f->text, f->id);
+	if (!j->quiet && is_shown(j, how, f->id))
+		printf("%s: %s [%s]\n", how, text, f->id);
 }
 
-static void print_left(const char *when, const struct plt_check_result *res)
+static void print_left(const char *when, const struct plt_check_result *res, const struct cli_doubts *doubts)
 {
-	if (!res->corruptions && !res->added && !res->leaks && !res->check_errors)
-		printf("%s nothing is wrong.\n", when);
+	uint64_t errors = res->corruptions + res->added + res->check_errors;
+	char size[CLI_SIZE_MAX];
+
+	if (errors || res->leaks)
+		printf("%s %" PRIu64 " error%s and %" PRIu64 " leaked cluster%s are left", when, errors, errors == 1 ? "" : "s",
+		       res->leaks, res->leaks == 1 ? "" : "s");
 	else
-		printf("%s %" PRIu64 " errors and %" PRIu64 " leaked clusters are left.\n", when,
-		       res->corruptions + res->added + res->check_errors, res->leaks);
+		printf("%s %s", when, doubts->lost || doubts->inferred ? "the structure is sound" : "nothing is wrong");
+	if (doubts->lost) {
+		cli_human_size(doubts->lost, size);
+		printf("; %s of the disk are lost", size);
+	}
+	if (doubts->inferred) {
+		cli_human_size(doubts->inferred, size);
+		printf("; %s rest on less than proof", size);
+	}
+	puts(".");
 }
 
 static int exit_status(const struct plt_check_result *res, bool doubts)
@@ -130,7 +167,7 @@ static bool offered(void *arg, const struct plt_placement_offer *o)
 	for (size_t i = 0; i < j->nanswers; i++)
 		if (j->answers[i].host_off == o->host_off && j->answers[i].guest_off == o->guest_off)
 			return j->answers[i].yes;
-	printf("The table at offset %#" PRIx64 " in the file may map guest offset %#" PRIx64 ", %" PRIu64
+	printf("What lies at offset %#" PRIx64 " in the file may belong at guest offset %#" PRIx64 ", %" PRIu64
 	       " bytes (%s: %s).\nPut it there? [y/N] ", o->host_off, o->guest_off, o->guest_len, o->certainty, o->why);
 	fflush(stdout);
 	yes = fgets(answer, sizeof(answer), stdin) && (*answer == 'y' || *answer == 'Y');
@@ -159,6 +196,7 @@ static int repair(struct job *j, struct plt_repair *rep)
 {
 	struct plt_error err = PLT_ERROR_INIT;
 	struct plt_check_result left = { 0 };
+	struct cli_doubts unsure;
 	struct cli_edits sum;
 	char *journal = NULL;
 	bool doubts;
@@ -169,8 +207,10 @@ static int repair(struct job *j, struct plt_repair *rep)
 		return 1;
 	}
 	cli_edits(rep, &sum);
-	doubts = cli_report_plan(j->args, rep, j->name, plt_repair_before(rep)->format);
-	doubts |= plt_repair_before(rep)->lost || plt_repair_before(rep)->inferred; /* (of one that was interrupted) */
+	doubts = cli_report_plan(j->args, rep, j->name, plt_repair_before(rep)->format, &unsure);
+	unsure.lost += plt_repair_before(rep)->lost; /* (of one that was interrupted) */
+	unsure.inferred += plt_repair_before(rep)->inferred;
+	doubts |= unsure.lost || unsure.inferred;
 	if (j->dry_run && cli_plan_file(j->args)) {
 		r = plt_repair_save(rep, cli_plan_file(j->args), &err);
 		if (r < 0) {
@@ -178,22 +218,24 @@ static int repair(struct job *j, struct plt_repair *rep)
 			return 1;
 		}
 	}
-	if (!j->quiet && j->kept_back)
-		printf("... and %" PRIu64 " more\n", j->kept_back);
+	if (!j->quiet)
+		print_kept_back(j);
 	if (!sum.edits) {
-		if (!j->quiet && j->noted && !exit_status(&left, false)) /* (it has just been said what is not known) */
+		if (!j->quiet && j->noted && !exit_status(&left, doubts)) /* (it has just been said what is not known) */
 			puts("There is nothing that can be repaired.");
 		else if (!j->quiet)
-			print_left("There is nothing that can be repaired;", &left);
+			print_left("There is nothing that can be repaired;", &left, &unsure);
+		if (!j->quiet && !j->open.format && !strcmp(plt_repair_before(rep)->format, "raw") && exit_status(&left, false))
+			puts("Nobody has said that it is a disk and no image: with -f raw it is repaired as one.");
 		return j->copy && !j->dry_run && copy(j, rep, "copy") < 0 ? 1 : exit_status(&left, doubts);
 	}
 	if (!j->quiet) {
 		cli_print_edits(rep, &sum);
-		print_left("After it", &left);
+		print_left("After it", &left, &unsure);
 	}
 	if (j->dry_run)
 		return exit_status(&left, doubts);
-	if (!j->yes && !cli_ask("Repair?"))
+	if (!j->yes && !cli_ask("Repair?", j->interactive))
 		return 1;
 	if (j->copy)
 		return copy(j, rep, "repaired copy") < 0 ? 1 : exit_status(&left, doubts);
@@ -203,10 +245,10 @@ static int repair(struct job *j, struct plt_repair *rep)
 		return 1;
 	}
 	if (!j->quiet)
-		printf("Repaired. '%s' takes it back: %s undo '%s'\n", journal, cli_program, journal);
+		cli_print_repaired(journal);
 	if (!j->quiet && doubts && !cli_reports(j->args))
-		printf("What is lost, and what rests on less than proof, no image can say itself: %s lists it with --report FILE\n",
-		       j->copy ? "repair --dry-run of the damaged one" : "a repair --dry-run, once this is taken back,");
+		puts("No image can say what of it is lost or uncertain: with --report FILE repair writes it down (undo this one, and "
+		     "repair it so).");
 	free(journal);
 	return exit_status(&left, doubts);
 }
@@ -247,6 +289,10 @@ static int run(struct cli_args *a)
 		return cli_usage_error("Expecting one image file name");
 	if (j.copy && j.options.undo_file) {
 		cli_error("--output and --undo-file exclude each other: a copy needs no undo journal");
+		return 1;
+	}
+	if (j.copy && access(j.copy, F_OK) == 0) {
+		cli_error("'%s' exists already: no file is written over", j.copy);
 		return 1;
 	}
 	if (cli_context(a, &ctx) < 0)

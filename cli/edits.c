@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) the platter authors */
 
-/* What repair and chain repair say of a plan before it is applied, and the question whether it shall be. */
+/* What repair and chain repair say of a plan before and after it is applied, and the question whether it shall be. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -30,7 +30,7 @@ void cli_print_edits(struct plt_repair *rep, const struct cli_edits *sum)
 	char size[CLI_SIZE_MAX];
 
 	cli_human_size(sum->bytes, size);
-	printf("\nPlan: %" PRIu64 " edits, %s", sum->edits, size);
+	printf("\nPlan: %" PRIu64 " edit%s, %s", sum->edits, sum->edits == 1 ? "" : "s", size);
 	if (plt_repair_growth(rep)) {
 		cli_human_size(plt_repair_growth(rep), size);
 		printf("; the file grows by %s", size);
@@ -38,15 +38,45 @@ void cli_print_edits(struct plt_repair *rep, const struct cli_edits *sum)
 	puts(".");
 }
 
-bool cli_ask(const char *question)
+bool cli_ask(const char *question, bool anybody)
 {
 	char answer[16];
+	bool yes;
 
-	if (!isatty(STDIN_FILENO)) {
+	if (!anybody && !isatty(STDIN_FILENO)) {
 		cli_error("nobody to ask: --yes repairs without asking");
 		return false;
 	}
 	printf("%s [y/N] ", question);
 	fflush(stdout);
-	return fgets(answer, sizeof(answer), stdin) && (*answer == 'y' || *answer == 'Y');
+	yes = fgets(answer, sizeof(answer), stdin) && (*answer == 'y' || *answer == 'Y');
+	if (!yes)
+		puts("Nothing has been changed.");
+	return yes;
+}
+
+/* As a shell takes it for one word, whatever is in it; a terminal gets no control character. */
+static void put_word(const char *name)
+{
+	bool plain = true;
+
+	for (const char *p = name; *p; p++)
+		plain = plain && (unsigned char)*p >= ' ' && *p != 127 && *p != '\'';
+	printf(plain ? "'%s" : "$'%s", *name == '-' ? "./" : "");
+	for (const char *p = name; *p; p++) {
+		if ((unsigned char)*p < ' ' || *p == 127)
+			printf("\\%03o", *p);
+		else if (!plain && (*p == '\'' || *p == '\\'))
+			printf("\\%c", *p);
+		else
+			putchar(*p);
+	}
+	putchar('\'');
+}
+
+void cli_print_repaired(const char *journal)
+{
+	printf("Repaired. This takes it back: %s undo ", cli_program);
+	put_word(journal);
+	putchar('\n');
 }

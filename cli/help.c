@@ -137,8 +137,23 @@ static void print_wrapped(const char *text, int indent)
 	putchar('\n');
 }
 
+/* What a command's own text does not say of its status. */
+static const char *exit_status(const struct cli_command *cmd)
+{
+	bool rescues = false;
+
+	for (size_t i = 0; cmd->text && cmd->text[i]; i++)
+		if (strstr(cmd->text[i], "Exit status") || strstr(cmd->text[i], "The status is"))
+			return NULL;
+	for (size_t g = 0; cmd->groups[g]; g++)
+		rescues = rescues || cmd->groups[g] == cli_open_opts;
+	return rescues ? "Exit status: 0 done; 1 failed; with --rescue also 2 something is lost, inferred or still wrong; 3 space is "
+			 "lost, and nothing else." : "Exit status: 0 done; 1 failed.";
+}
+
 void cli_print_command_help(const struct cli_command *cmd)
 {
+	const char *status = exit_status(cmd);
 	char heading[80];
 
 	printf("usage: %s ", cli_program);
@@ -149,6 +164,10 @@ void cli_print_command_help(const struct cli_command *cmd)
 		print_wrapped(cmd->text[i], 0);
 	}
 	putchar('\n');
+	if (status) {
+		print_wrapped(status, 0);
+		putchar('\n');
+	}
 	for (size_t g = 0; cmd->groups[g]; g++) {
 		for (const struct cli_opt *o = cmd->groups[g]; o->val; o++) {
 			if (!o->help)
@@ -221,6 +240,7 @@ static void print_man_examples(const struct cli_command *cmd)
 
 static void print_man_command(const struct cli_command *cmd)
 {
+	const char *status = exit_status(cmd);
 	char heading[80];
 
 	printf(".SS %s\n", cmd->name);
@@ -229,6 +249,10 @@ static void print_man_command(const struct cli_command *cmd)
 	for (size_t i = 0; cmd->text && cmd->text[i]; i++) {
 		puts(".PP");
 		print_roff_line(cmd->text[i]);
+	}
+	if (status) {
+		puts(".PP");
+		print_roff_line(status);
 	}
 	for (size_t g = 0; cmd->groups[g]; g++) {
 		for (const struct cli_opt *o = cmd->groups[g]; o->val; o++) {

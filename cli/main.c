@@ -8,7 +8,6 @@
  */
 #include <errno.h>
 #include <getopt.h>
-#include <limits.h>
 #include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,44 +47,13 @@ const struct cli_command *cli_command_find(const char *name)
 	return NULL;
 }
 
-/* How many letters have to be put in, left out or replaced to make @b of @a; short words. */
-static unsigned distance(const char *a, const char *b)
-{
-	unsigned row[32];
-	size_t n = strlen(b);
-
-	if (n >= PLT_ARRAY_SIZE(row))
-		return UINT_MAX;
-	for (unsigned j = 0; j <= n; j++)
-		row[j] = j;
-	for (unsigned i = 1; a[i - 1]; i++) {
-		unsigned diagonal = row[0];
-
-		row[0] = i;
-		for (unsigned j = 1; j <= n; j++) {
-			unsigned replaced = diagonal + (a[i - 1] != b[j - 1]);
-
-			diagonal = row[j];
-			row[j] = PLT_MIN(replaced, PLT_MIN(row[j], row[j - 1]) + 1);
-		}
-	}
-	return row[n];
-}
-
-/* What may have been meant is said, but not to those who expect qemu-img's words. */
 static int not_found(const char *name)
 {
 	const char *near = NULL;
-	unsigned best = 3, d;
 
-	for (size_t i = 0; cli_commands[i] && strlen(name) < 32; i++) {
-		d = distance(name, cli_commands[i]->name);
-		if (d < best && d < strlen(name)) {
-			best = d;
-			near = cli_commands[i]->name;
-		}
-	}
-	if (near && strcmp(cli_program, "qemu-img"))
+	for (size_t i = 0; cli_commands[i]; i++)
+		near = cli_nearer(name, near, cli_commands[i]->name);
+	if (near)
 		return cli_usage_error("Command not found: %s (did you mean '%s'?)", name, near);
 	return cli_usage_error("Command not found: %s", name);
 }
@@ -124,6 +92,7 @@ static int run_command(const char *name, int argc, char **argv)
 
 	if (!a.cmd)
 		return not_found(name);
+	cli_verb = a.cmd->name;
 	status = cli_rescue_end(&a, a.cmd->run(&a));
 	free(a.shorts);
 	free(a.longs);

@@ -5,10 +5,32 @@
  * Contexts and disks for the commands, from what the common options said.  Invariant: every image
  * that a command opens passes through here, so that each common option acts on every command.
  */
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "cli/cli.h"
+
+/* A command that opens an image several times says once what is the matter with it. */
+static bool is_said(const char *text)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* (threads of the library warn, too) */
+	static char *said[16];
+	static unsigned n;
+	bool before = false;
+
+	pthread_mutex_lock(&lock);
+	for (unsigned i = 0; i < PLT_ARRAY_SIZE(said) && said[i]; i++)
+		before = before || !strcmp(said[i], text);
+	if (!before) {
+		free(said[n % PLT_ARRAY_SIZE(said)]);
+		said[n++ % PLT_ARRAY_SIZE(said)] = strdup(text);
+	}
+	pthread_mutex_unlock(&lock);
+	return before;
+}
 
 static void warn(void *arg, const char *text)
 {
@@ -17,7 +39,7 @@ static void warn(void *arg, const char *text)
 	/* One that qemu-img has, without its name in front, and with -q too. */
 	if (!strncmp(text, "WARNING: ", 9))
 		fprintf(stderr, "%s\n", text);
-	else if (!a->quiet)
+	else if (!a->quiet && !is_said(text))
 		cli_warn("%s", text);
 }
 

@@ -161,8 +161,24 @@ static void found(void *arg, const struct plt_check_finding *f)
 	cli_report_finding(arg, f);
 }
 
+static bool same_file(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* Is it the name of a file that the command line names for something else? */
+static bool is_operand(const struct cli_args *a, const char *report)
+{
+	for (int i = 1; i < a->argc; i++)
+		if (a->argv[i] != report && same_file(report, a->argv[i]))
+			return true;
+	return false;
+}
+
 /* Is there a place for the report?  Behind a repair it would be too late to find out. */
-static bool has_place(const char *report)
+static bool has_place(const struct cli_args *a, const char *report)
 {
 	const char *slash = strrchr(report, '/');
 	char *folder = slash ? strndup(report, (size_t)(slash - report) + 1) : strdup(".");
@@ -174,17 +190,21 @@ static bool has_place(const char *report)
 		r = EISDIR;
 	else if (strcmp(report, "-") && folder && (!exists || S_ISREG(sb.st_mode)) && access(folder, W_OK | X_OK) < 0)
 		r = errno; /* (it is written beside, and renamed) */
+	free(folder);
 	if (r)
 		cli_error("the report '%s' could not be written: %s", report, strerror(r));
-	free(folder);
-	return !r;
+	else if (is_operand(a, report))
+		cli_error("'%s' is an image: the report is not written over it", report);
+	else
+		return true;
+	return false;
 }
 
 int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 {
 	struct cli_rescue *s = a->rescue;
 
-	if (s && s->report && !has_place(s->report)) {
+	if (s && s->report && !has_place(a, s->report)) {
 		s->report = NULL; /* it has been said */
 		return -1;
 	}
@@ -268,13 +288,6 @@ static int list(void *arg, const struct plt_doubt_range *d)
 	return 0;
 }
 
-static bool same_file(const char *a, const char *b)
-{
-	struct stat x, y;
-
-	return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 static void say_plan(struct cli_rescue *s, struct plt_disk *disk, bool quiet)
 {
 	struct plt_rescue_info info;
@@ -287,8 +300,8 @@ static void say_plan(struct cli_rescue *s, struct plt_disk *disk, bool quiet)
 		s->left = s->left || info.left;
 		s->leaks = s->leaks || info.leaks;
 		if (!quiet && (info.fixed || info.left))
-			cli_warn("'%s': %" PRIu64 " errors are put right in what is shown, %" PRIu64 " are left",
-				 info.filename, info.fixed, info.left);
+			cli_warn("'%s': %" PRIu64 " error%s put right in what is shown, %" PRIu64 " %s left",
+				 info.filename, info.fixed, info.fixed == 1 ? " is" : "s are", info.left, info.left == 1 ? "is" : "are");
 	}
 }
 
@@ -348,7 +361,8 @@ void cli_rescue_tell(const struct cli_args *a, struct plt_disk *disk)
 		cli_error("%s", err.text);
 }
 
-bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const char *name, const char *format)
+bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const char *name, const char *format,
+		     struct cli_doubts *ret)
 {
 	struct plt_error err = PLT_ERROR_INIT;
 	struct lists l;
@@ -358,6 +372,7 @@ bool cli_report_plan(const struct cli_args *a, struct plt_repair *rep, const cha
 	r = plt_repair_doubts(rep, list, &l, &err);
 	if (r < 0)
 		cli_error("%s", err.text);
+	*ret = (struct cli_doubts){ l.all_lost.bytes, l.all_inferred.bytes };
 	return end_lists(a->rescue, &l, format, 0, r == 0);
 }
 
@@ -388,13 +403,11 @@ static bool write_report(const struct cli_args *a, struct cli_rescue *s)
 	bool done = false;
 
 	json_decref(o);
-	for (int i = 1; i < a->argc; i++)
-		s->unwritable = s->unwritable || (a->argv[i] != s->report && same_file(s->report, a->argv[i]));
 	if (!strcmp(s->report, "-")) {
 		done = text && printf("%s\n", text) > 0 && fflush(stdout) == 0;
 		if (!done)
 			cli_error("the report could not be written to standard output: %s", strerror(errno));
-	} else if (s->unwritable) {
+	} else if (s->unwritable || is_operand(a, s->report)) {
 		cli_error("'%s' is an image: the report is not written over it", s->report);
 	} else if (!text || asprintf(&tmp, "%s.new", s->report) < 0) {
 		tmp = NULL;

@@ -6,6 +6,7 @@
  * column, for scripts read them.
  */
 #include <inttypes.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +19,7 @@
 #include "base/shown.h"
 #include "cli/cli.h"
 
-const char *cli_program = "platter";
+const char *cli_program = "platter", *cli_verb;
 
 static void __attribute__((format(printf, 2, 0)))
 message(const char *kind, const char *fmt, va_list ap)
@@ -76,6 +77,12 @@ void cli_warn(const char *fmt, ...)
 	va_end(ap);
 }
 
+/* Who calls it qemu-img expects that one's words. */
+static bool is_platter(void)
+{
+	return strcmp(cli_program, "qemu-img") && strcmp(cli_program, "qemu-io");
+}
+
 int cli_usage_error(const char *fmt, ...)
 {
 	va_list ap;
@@ -83,8 +90,42 @@ int cli_usage_error(const char *fmt, ...)
 	va_start(ap, fmt);
 	message("", fmt, ap);
 	va_end(ap);
-	fprintf(stderr, "Try '%s --help' for more information\n", cli_program);
+	if (cli_verb && is_platter())
+		fprintf(stderr, "Try '%s %s --help' for more information\n", cli_program, cli_verb);
+	else
+		fprintf(stderr, "Try '%s --help' for more information\n", cli_program);
 	return 1;
+}
+
+/* How many letters have to be put in, left out or replaced to make @b of @a; short words. */
+static unsigned distance(const char *a, const char *b)
+{
+	unsigned row[32];
+	size_t n = strlen(b);
+
+	if (n >= PLT_ARRAY_SIZE(row))
+		return UINT_MAX;
+	for (unsigned j = 0; j <= n; j++)
+		row[j] = j;
+	for (unsigned i = 1; a[i - 1]; i++) {
+		unsigned diagonal = row[0];
+
+		row[0] = i;
+		for (unsigned j = 1; j <= n; j++) {
+			unsigned replaced = diagonal + (a[i - 1] != b[j - 1]);
+
+			diagonal = row[j];
+			row[j] = PLT_MIN(replaced, PLT_MIN(row[j], row[j - 1]) + 1);
+		}
+	}
+	return row[n];
+}
+
+const char *cli_nearer(const char *given, const char *a, const char *b)
+{
+	unsigned d = strlen(given) < 32 ? distance(given, b) : UINT_MAX;
+
+	return is_platter() && d < 3 && d < strlen(given) && (!a || d < distance(given, a)) ? b : a;
 }
 
 void cli_human_size(uint64_t bytes, char ret[CLI_SIZE_MAX])

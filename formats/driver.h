@@ -91,7 +91,7 @@ struct plt_need {
 struct plt_pins {
 	struct plt_block *b[PLT_PINS_MAX];
 	unsigned n;
-	bool privileged;  /* may take slots beyond the budget: see block/metacache.c */
+	bool privileged;  /* may take slots beyond the budget: see block/cache_room.c */
 };
 #define PLT_PINS_INIT { .n = 0 }
 /* For blocking code (work, write_zeroes, release, ...): it waits for no slot, it brings one along. */
@@ -277,6 +277,7 @@ struct plt_image {
 	bool writable;
 	bool unordered;                /* nobody opens the file before it is complete: edges are not kept */
 	bool inactive;                 /* opened to be inspected only: no references were opened */
+	bool rescued;                  /* looked at through a plan: so will be what it names */
 	bool shows_same;               /* nothing that is written changes what the guest sees: no bitmap records it */
 	pthread_mutex_t lock;          /* the image lock: the driver's memory */
 
@@ -577,10 +578,11 @@ struct plt_driver {
 	int (*replay)(struct plt_store *file, struct plt_store *journal, char *ret_text, size_t len, struct plt_error *err);
 	/*
 	 * Is @file an image of this format though its header is gone?  Looks through the whole file, at the speed of the
-	 * medium and in bounded memory.  1, 0 or an errno.  Asked only of what nobody's probe knows, and what has no
-	 * partition table or filesystem of its own at its beginning.  NULL: an image without a header is not known.
+	 * medium and in bounded memory; @quick: at some sectors that are in their usual places, and no more.  1, 0 or an
+	 * errno.  Asked only of what nobody's probe knows, and what has no partition table or filesystem of its own at its
+	 * beginning.  NULL: an image without a header is not known.
 	 */
-	int (*recognise)(struct plt_ctx *ctx, struct plt_store *file, struct plt_error *err);
+	int (*recognise)(struct plt_ctx *ctx, struct plt_store *file, bool quick, struct plt_error *err);
 	/*
 	 * Of an image in @file: the name of the file that has its data, malloc'ed (*ret_name NULL: it records none), and how
 	 * far that is mapped; -ENOENT: it has its data itself.  And to record another, by its name beside the image, in
@@ -588,6 +590,13 @@ struct plt_driver {
 	 */
 	int (*data_file)(struct plt_store *file, char **ret_name, uint64_t *ret_end, struct plt_error *err);
 	int (*set_data_file)(struct plt_store *file, const char *name, struct plt_error *err);
+	/* Record in @file, an overlay, that the image stands on @name.  NULL: by set_backing() of an open image only. */
+	int (*name_backing)(struct plt_store *file, const char *name, const char *format, struct plt_error *err);
+	/*
+	 * Record in @file, an overlay, that the disk of the image has @size bytes, for which its map is large enough
+	 * (plt_mend.behind).  NULL: nobody but the driver can tell the size.
+	 */
+	int (*set_size)(struct plt_store *file, uint64_t size, struct plt_error *err);
 	/*
 	 * Make the image in @overlay show piece i of @p at the guest offset i * p->span, and nothing else: what is in
 	 * them can be read then, whatever encodes it.

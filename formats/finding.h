@@ -140,6 +140,7 @@ struct plt_mend {
 	bool more;
 	bool counts_gone;         /* the image had lost counts of what is in use; kept across rounds, whatever the plan makes */
 	bool nameless;            /* the header was made anew: if it named another file, nobody knows */
+	bool size_guessed;        /* so was the size of the disk: large enough for what is mapped; kept as well */
 	/*
 	 * Over an external data file a table is empty: that it was cleared the caller can find out, if the guest's metadata
 	 * verify in the file itself, and not on the disk that is shown.  Then it says so.
@@ -173,6 +174,19 @@ struct plt_mend {
 	const struct plt_flaw *flaws;
 	size_t nflaws;
 	struct plt_orphans streams;
+	/*
+	 * Each round leaves here what the header's size of the active disk can be held against, by somebody who sees what the
+	 * guest has written; .reach 0: nothing.
+	 */
+	struct plt_behind {
+		uint64_t size;    /* as the header has it */
+		uint64_t end;     /* of what is mapped behind that; 0: nothing is */
+		uint64_t state;   /* where the state of a VM would begin */
+		uint64_t reach;   /* how large a disk the map is made for */
+		bool like_state;  /* all that is mapped there lies as such a state does */
+		bool named;       /* and some snapshot has one */
+		bool guessed;     /* the size is that of a header that was made anew, and may be too large */
+	} behind;
 };
 
 /* All that it holds but placements, which are the caller's. */

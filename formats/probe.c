@@ -111,7 +111,8 @@ static bool is_whole_disk(struct plt_store *st, uint64_t size)
 	return false;
 }
 
-int plt_probe_lost(struct plt_ctx *ctx, struct plt_store *st, const struct plt_driver **ret, struct plt_error *err)
+int plt_probe_lost(struct plt_ctx *ctx, struct plt_store *st, bool quick, const struct plt_driver **ret,
+		   struct plt_error *err)
 {
 	uint64_t size;
 	int r = plt_store_size(st, &size, err);
@@ -121,7 +122,7 @@ int plt_probe_lost(struct plt_ctx *ctx, struct plt_store *st, const struct plt_d
 	if (is_whole_disk(st, size))
 		return -ENOENT;
 	for (unsigned i = 0; plt_drivers[i]; i++) {
-		r = plt_drivers[i]->recognise ? plt_drivers[i]->recognise(ctx, st, err) : 0;
+		r = plt_drivers[i]->recognise ? plt_drivers[i]->recognise(ctx, st, quick, err) : 0;
 		if (r < 0)
 			return r;
 		if (r > 0) {

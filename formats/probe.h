@@ -23,9 +23,11 @@ const struct plt_driver *plt_probe_buffer(const uint8_t *buf, size_t len, uint64
 const char *plt_probe_foreign(const uint8_t *buf, size_t len);
 /*
  * Of a file that nobody's mark is in: is it an image whose header is gone (driver->recognise)?  -ENOENT: no; a disk with
- * a partition table or a filesystem at its beginning is one, whatever its guest's files look like.
+ * a partition table or a filesystem at its beginning is one, whatever its guest's files look like.  @quick: so far as a few
+ * sectors tell.
  */
-int plt_probe_lost(struct plt_ctx *ctx, struct plt_store *st, const struct plt_driver **ret, struct plt_error *err);
+int plt_probe_lost(struct plt_ctx *ctx, struct plt_store *st, bool quick, const struct plt_driver **ret,
+		   struct plt_error *err);
 int plt_probe(struct plt_store *st, const struct plt_driver **ret, struct plt_error *err);
 
 #endif

@@ -25,6 +25,7 @@ static void ext_free(struct plt_guestfs *fs)
 
 	free(e->gdt);
 	free(e->gdt_from);
+	free(e->used);
 	free(e);
 }
 
@@ -63,11 +64,53 @@ static int ext_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 	return 0;
 }
 
+/* Where a group's bitmap of blocks, or of inodes, lies. */
+static uint64_t bitmap_of(const struct ext *e, const uint8_t *desc, bool inodes)
+{
+	uint64_t ret = plt_get_le32(desc + (inodes ? 4 : 0));
+
+	return e->desc_size > 32 ? ret | (uint64_t)plt_get_le32(desc + (inodes ? 0x24 : 0x20)) << 32 : ret;
+}
+
+/* 0: cannot tell. */
+static int verify_bitmap(const struct ext *e, uint32_t group, bool inodes, const uint8_t *block)
+{
+	const uint8_t *desc = plt_ext_desc(e, group);
+	uint32_t want, crc;
+
+	if (!desc || e->ro & EXT_RO_BIGALLOC || e->gdt_from[group] != EXT_FROM_PRIMARY)
+		return 0;
+	crc = plt_crc32c(e->seed, block, (inodes ? e->ipg : e->bpg) / 8);
+	want = plt_get_le16(desc + (inodes ? 0x1a : 0x18));
+	if (e->desc_size > 32)
+		want |= (uint32_t)plt_get_le16(desc + (inodes ? 0x3a : 0x38)) << 16;
+	else
+		crc &= 0xffff;
+	return crc == want ? 1 : -1;
+}
+
+/* Does a bitmap that verifies say that there is an inode? */
+static bool is_used(struct ext *e, uint64_t ino)
+{
+	const uint32_t group = (uint32_t)((ino - 1) / e->ipg), bit = (uint32_t)((ino - 1) % e->ipg);
+	const uint8_t *desc = plt_ext_desc(e, group);
+
+	if (!e->used)
+		e->used = malloc(e->bs);
+	if (!e->csum || !desc || !e->used || plt_get_le16(desc + 0x12) & EXT_BG_INODE_UNINIT)
+		return false;
+	if (e->used_of != group + 1) {
+		e->used_of = group + 1;
+		e->used_right = !plt_ext_read(e, bitmap_of(e, desc, true), e->used) && verify_bitmap(e, group, true, e->used) > 0;
+	}
+	return e->used_right && bit / 8 < e->bs && e->used[bit / 8] >> bit % 8 & 1;
+}
+
 static void survey_group(struct ext *e, uint32_t group, uint8_t *buf)
 {
 	const uint8_t *desc = plt_ext_desc(e, group);
 	unsigned flags;
-	uint64_t table, hi = 0;
+	uint64_t table;
 	uint32_t used = e->ipg, per = e->bs / e->isize;
 
 	if (plt_ext_has_super(e, group)) {
@@ -91,16 +134,13 @@ static void survey_group(struct ext *e, uint32_t group, uint8_t *buf)
 	else
 		used -= PLT_MIN(used, plt_get_le16(desc + 0x1c) +
 					 (e->desc_size > 32 ? (uint32_t)plt_get_le16(desc + 0x32) << 16 : 0));
-	if (e->desc_size > 32)
-		hi = UINT64_C(1) << 32;
 	if (e->csum && !(flags & EXT_BG_BLOCK_UNINIT))
-		plt_ext_fact(e, PLT_FACT_META, plt_get_le32(desc) + hi * (hi ? plt_get_le32(desc + 0x20) : 0), 1,
-			     group, EXT_IS_BITMAP);
+		plt_ext_fact(e, PLT_FACT_META, bitmap_of(e, desc, false), 1, group, EXT_IS_BITMAP);
 	if (flags & EXT_BG_INODE_UNINIT)
 		return;
 	if (e->csum)
-		plt_ext_fact(e, PLT_FACT_META, plt_get_le32(desc + 4) + hi * (hi ? plt_get_le32(desc + 0x24) : 0), 1,
-			     (uint64_t)group | UINT64_C(1) << 32, EXT_IS_BITMAP);
+		plt_ext_fact(e, PLT_FACT_META, bitmap_of(e, desc, true), 1, (uint64_t)group | UINT64_C(1) << 32,
+			     EXT_IS_BITMAP);
 	table = plt_ext_desc_table(e, desc);
 	plt_ext_fact(e, PLT_FACT_META, table, plt_div_up(used, per), (uint64_t)group * e->ipg + 1, EXT_IS_INODES);
 	for (uint32_t i = 0; i < used && !e->stop; i += per) {
@@ -130,6 +170,7 @@ static int ext_survey(struct plt_guestfs *fs, plt_fact_fn fn, void *arg)
 	e->arg = arg;
 	e->stop = false;
 	e->budget = EXT_BUDGET;
+	e->used_of = 0; /* (more may be known by now) */
 	r = plt_ext_load_gdt(e);
 	for (uint32_t group = 0; !r && group < e->ngroups && !e->stop && e->budget; group += PLT_MAX(fs->thin, 1u))
 		survey_group(e, group, buf);
@@ -230,15 +271,21 @@ static bool ext_locate(struct plt_guestfs *fs, const struct plt_mark *mark, cons
 	}
 }
 
-static int verify_inodes(const struct ext *e, uint64_t first, const uint8_t *block)
+/* An inode of zeros that is in use has been lost, save for those that are kept for later. */
+static int verify_inodes(struct ext *e, uint64_t first, const uint8_t *block)
 {
 	int ok = 0;
 
 	for (uint32_t at = 0; at < e->bs; at += e->isize) {
 		uint64_t ino = first + at / e->isize;
 
-		if (ino > e->inodes || plt_is_zero(block + at, e->isize))
+		if (ino > e->inodes)
+			break;
+		if (plt_is_zero(block + at, e->isize)) {
+			if (ino >= EXT_FIRST_INO && is_used(e, ino))
+				return -1;
 			continue;
+		}
 		if (!e->csum) {
 			unsigned type = plt_get_le16(block + at) >> 12;
 
@@ -286,21 +333,8 @@ static int ext_verify(struct plt_guestfs *fs, const struct plt_fact *fact, uint6
 		return verify_gdt(e, index, block);
 	case EXT_IS_RESERVED:
 		return plt_get_le32(block) == (off - fs->start) / e->bs + e->bpg ? 1 : plt_is_zero(block, e->bs) ? 0 : -1;
-	case EXT_IS_BITMAP: {
-		const uint8_t *desc = plt_ext_desc(e, (uint32_t)fact->value);
-		bool inodes = fact->value >> 32;
-		uint32_t want, crc;
-
-		if (!desc || e->ro & EXT_RO_BIGALLOC || e->gdt_from[(uint32_t)fact->value] != EXT_FROM_PRIMARY)
-			return 0;
-		crc = plt_crc32c(e->seed, block, (inodes ? e->ipg : e->bpg) / 8);
-		want = plt_get_le16(desc + (inodes ? 0x1a : 0x18));
-		if (e->desc_size > 32)
-			want |= (uint32_t)plt_get_le16(desc + (inodes ? 0x3a : 0x38)) << 16;
-		else
-			crc &= 0xffff;
-		return crc == want ? 1 : -1;
-	}
+	case EXT_IS_BITMAP:
+		return verify_bitmap(e, (uint32_t)fact->value, fact->value >> 32, block);
 	case EXT_IS_INODES:
 		return verify_inodes(e, fact->value + index * (e->bs / e->isize), block);
 	case EXT_IS_DIR0:

@@ -30,6 +30,7 @@ enum {
 	EXT_FL_EXTENTS = 0x80000,
 	EXT_FL_INLINE = 0x10000000,
 	EXT_JOURNAL_INO = 8,
+	EXT_FIRST_INO = 11,    /* those before it are the filesystem's own */
 };
 
 #define EXT_SB_SIZE 1024
@@ -60,6 +61,9 @@ struct ext {
 	uint8_t *gdt;          /* ngroups * desc_size; a descriptor that is not known is zero */
 	uint8_t *gdt_from;     /* ngroups: EXT_FROM_... */
 	uint64_t budget;
+	uint8_t *used;         /* the inode bitmap of a group, if it is right; */
+	uint32_t used_of;      /* group + 1; 0: of none */
+	bool used_right;
 	/* survey() */
 	plt_fact_fn fn;
 	void *arg;

@@ -773,7 +773,7 @@ enum {
 
 struct plt_placement_offer {
 	uint64_t host_off;             /* where it lies in the file */
-	uint64_t guest_off, guest_len; /* what it would map */
+	uint64_t guest_off, guest_len; /* where it would belong */
 	const char *certainty;         /* "likely" "guess" */
 	const char *why;
 };
@@ -784,8 +784,8 @@ struct plt_repair_options {
 	const char *undo_file; /* the journal; NULL: beside the image, its name (not a link's) and ".platter-undo" */
 	const char *plan;      /* a file that says what to do (and stays valid as long as the plan); NULL: found out */
 	/*
-	 * A part of the map (a table) for which the guest's data speaks, and not strongly enough: is it to be put
-	 * there?  NULL: no.
+	 * A piece of the disk (what a table maps, or one cluster) for whose place the guest's data speaks, and not strongly
+	 * enough: is it to be put there?  NULL: no.
 	 */
 	bool (*offered)(void *arg, const struct plt_placement_offer *offer);
 	void *offered_arg;

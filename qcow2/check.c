@@ -9,14 +9,10 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/alloc.h"
 #include "base/checked.h"
-#include "base/cleanup.h"
 #include "base/error.h"
 #include "qcow2/mend/find.h"
 
@@ -25,7 +21,7 @@
 
 /* ---- where metadata lies --------------------------------------------------------------------- */
 
-static void mark(struct qcow2_exam *x, uint64_t off, uint64_t len, const char *what)
+void qcow2_exam_mark(struct qcow2_exam *x, uint64_t off, uint64_t len, const char *what)
 {
 	void *v;
 
@@ -50,7 +46,17 @@ bool qcow2_exam_overlaps(const struct qcow2_exam *x, uint64_t off, uint64_t len)
 	return false;
 }
 
-static bool snapshot_l1_usable(const struct qcow2_exam *x, const struct qcow2_snapshot *s)
+uint64_t qcow2_far_end(const struct qcow2_exam *x)
+{
+	uint64_t far = x->q.virtual_size;
+
+	if (plt_mul(far, 2 + (uint64_t)x->q.nb_snapshots, &far) || plt_add(far, UINT64_C(64) << 20, &far) ||
+	    far > QCOW2_MAX_HOST_OFFSET)
+		far = QCOW2_MAX_HOST_OFFSET;
+	return PLT_MAX(far, PLT_MIN(x->c.file_size, QCOW2_MAX_HOST_OFFSET));
+}
+
+bool qcow2_snapshot_l1_usable(const struct qcow2_exam *x, const struct qcow2_snapshot *s)
 {
 	return !(s->l1_offset & (x->q.cluster_size - 1)) && s->l1_size <= QCOW2_MAX_L1_BYTES / 8 &&
 	       s->l1_offset <= INT64_MAX / 2;
@@ -70,7 +76,7 @@ static int group_snapshots(struct qcow2_exam *x)
 	for (uint32_t i = 0; i < n; i++) {
 		const struct qcow2_snapshot *s = &x->q.snapshots[i];
 
-		if (snapshot_l1_usable(x, s) && s->l1_size)
+		if (qcow2_snapshot_l1_usable(x, s) && s->l1_size)
 			v[used++] = (struct qcow2_table){s->l1_offset, (uint64_t)s->l1_size * 8, i};
 	}
 	qcow2_tables_group(v, used, x->snapshot_times);
@@ -85,16 +91,16 @@ static int gather(struct qcow2_exam *x, struct plt_error *err)
 	const struct qcow2_state *q = &x->q;
 	int r;
 
-	mark(x, 0, q->cluster_size, "header");
-	mark(x, q->l1_offset, (uint64_t)q->l1_size * 8, "active L1 table");
-	mark(x, q->reftable_offset, (uint64_t)q->reftable_clusters << q->cluster_bits,
+	qcow2_exam_mark(x, 0, q->cluster_size, "header");
+	qcow2_exam_mark(x, q->l1_offset, (uint64_t)q->l1_size * 8, "active L1 table");
+	qcow2_exam_mark(x, q->reftable_offset, (uint64_t)q->reftable_clusters << q->cluster_bits,
 	     "refcount table");
 	if (q->nb_snapshots)
-		mark(x, q->snapshots_offset, q->snapshots_size, "snapshot table");
-	mark(x, q->luks_offset, q->luks_length, "encryption header");
+		qcow2_exam_mark(x, q->snapshots_offset, q->snapshots_size, "snapshot table");
+	qcow2_exam_mark(x, q->luks_offset, q->luks_length, "encryption header");
 	for (uint64_t i = 0; i < c->nrt; i++)
 		if (c->rt[i] & QCOW2_REFTABLE_OFFSET && !(c->rt[i] & (q->cluster_size - 1) & QCOW2_REFTABLE_OFFSET))
-			mark(x, c->rt[i] & QCOW2_REFTABLE_OFFSET, q->cluster_size,
+			qcow2_exam_mark(x, c->rt[i] & QCOW2_REFTABLE_OFFSET, q->cluster_size,
 			     "refcount block");
 	r = qcow2_l2_collect(c, q->l1_offset, q->l1_size, true, 1);
 	if (!r)
@@ -105,9 +111,9 @@ static int gather(struct qcow2_exam *x, struct plt_error *err)
 
 		if (!times || times == QCOW2_ASTRAY)
 			continue;
-		mark(x, s->l1_offset, (uint64_t)s->l1_size * 8, "snapshot L1 table");
+		qcow2_exam_mark(x, s->l1_offset, (uint64_t)s->l1_size * 8, "snapshot L1 table");
 		if (times > 1)
-			mark(x, s->l1_offset, (uint64_t)s->l1_size * 8, "snapshot L1 table");
+			qcow2_exam_mark(x, s->l1_offset, (uint64_t)s->l1_size * 8, "snapshot L1 table");
 		r = qcow2_l2_collect(c, s->l1_offset, s->l1_size, false, times);
 		if (r == -EIO)
 			r = 0; /* said when the table is reported */
@@ -118,9 +124,9 @@ static int gather(struct qcow2_exam *x, struct plt_error *err)
 		return plt_error_set(err, ENOMEM, "Out of memory");
 	qcow2_l2_sort(c);
 	for (uint64_t i = 0; i < c->nl2; i++) {
-		mark(x, c->l2[i].off, q->cluster_size, "L2 table");
+		qcow2_exam_mark(x, c->l2[i].off, q->cluster_size, "L2 table");
 		if (c->l2[i].active > 1)
-			mark(x, c->l2[i].off, q->cluster_size, "L2 table of two L1 entries");
+			qcow2_exam_mark(x, c->l2[i].off, q->cluster_size, "L2 table of two L1 entries");
 	}
 	return 0;
 }
@@ -144,256 +150,6 @@ static void report_overlaps(struct qcow2_exam *x)
 			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-OVL-META", o->off, o->len, 0, 0,
 					 "ERROR %s at offset %#" PRIx64 " overlaps other metadata",
 					 o->what, o->off);
-	}
-}
-
-/* ---- snapshots, bitmaps, refcount blocks ----------------------------------------------------- */
-
-static int load_snapshots(struct qcow2_exam *x, struct plt_error *err)
-{
-	struct qcow2_state *q = &x->q;
-	struct plt_error e = PLT_ERROR_INIT;
-	int r = qcow2_exam_snapnames(x);
-
-	if (r == 0 && x->ex->mend)
-		r = qcow2_mend_snapcount(x);
-	if (r < 0)
-		return plt_error_errno(err, -r, "The examination failed");
-	if (q->nb_snapshots > QCOW2_MAX_SNAPSHOTS)
-		r = plt_error_set(&e, EFBIG, "snapshot table too large");
-	else if (q->nb_snapshots &&
-		 (q->snapshots_offset & (q->cluster_size - 1) || q->snapshots_offset > INT64_MAX / 2))
-		r = plt_error_set(&e, EINVAL, "snapshot table offset invalid");
-	if (r < 0 && !x->ex->mend)
-		return plt_error_set(err, -r, "ERROR %s", e.text);
-	if (r == 0)
-		r = qcow2_snaptable_read(x->c.file, x->c.file_size, q, &e);
-	if (r == 0 && x->ex->mend && qcow2_snaptable_is_none(x)) {
-		uint32_t n = q->nb_snapshots;
-
-		qcow2_snapshots_release(q);
-		q->nb_snapshots = n;
-		r = plt_error_set(&e, EUCLEAN, "no entry of the snapshot table at offset %#" PRIx64 " can be", q->snapshots_offset);
-	}
-	if (r == -EUCLEAN || (x->ex->mend && (r == -EFBIG || r == -EINVAL))) {
-		/*
-		 * The active disk needs none of it: go on, and let nobody take the rest for free
-		 * space.
-		 */
-		QCOW2_SAY_BEYOND(
-			x, PLT_CORRUPTION, "Q-SNAP", q->snapshots_offset, 0, 0, 0,
-			"ERROR %s; the %" PRIu32
-			" snapshots cannot be examined, and their clusters may show as leaked below",
-			e.text, q->nb_snapshots);
-		q->nb_snapshots = 0;
-		x->snapshots_bad = true;
-		return 0;
-	}
-	if (r < 0)
-		return plt_error_set(err, -r, "ERROR failed to read the snapshot table: %s",
-				     e.text);
-	for (uint32_t i = 0; q->version >= 3 && i < q->nb_snapshots; i++)
-		if (q->snapshots[i].extra_size < 16)
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-SNAP-EXTRA", q->snapshots_offset,
-				  q->snapshots_size,
-				  "ERROR snapshot table entry %" PRIu32 " is incomplete", i);
-	return 0;
-}
-
-static int report_snapshots(struct qcow2_exam *x)
-{
-	const struct qcow2_state *q = &x->q;
-	int r = 0;
-
-	if (x->c.external && q->nb_snapshots)
-		QCOW2_SAY(x, PLT_CORRUPTION, "Q-SNAP-EXTERNAL", 0, 0,
-			  "ERROR %" PRIu32 " snapshots in image with data file", q->nb_snapshots);
-	for (uint32_t i = 0; !r && i < q->nb_snapshots; i++) {
-		const struct qcow2_snapshot *s = &q->snapshots[i];
-
-		if (s->l1_offset & (q->cluster_size - 1))
-			QCOW2_SAY(
-				x, PLT_CORRUPTION, "Q-SNAP-L1", s->l1_offset, 0,
-				"ERROR snapshot %s (%s) l1_offset=%#" PRIx64
-				": L1 table is not cluster aligned; snapshot table entry corrupted",
-				s->info.id, s->info.name, s->l1_offset);
-		else if (s->l1_size > QCOW2_MAX_L1_BYTES / 8)
-			QCOW2_SAY(x, PLT_CORRUPTION, "Q-SNAP-L1", s->l1_offset, 0,
-				  "ERROR snapshot %s (%s) l1_size=%#" PRIx32
-				  ": L1 table is too large; snapshot table entry corrupted",
-				  s->info.id, s->info.name, s->l1_size);
-		else if (x->snapshot_times[i] == QCOW2_ASTRAY)
-			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-OVL-META", s->l1_offset, (uint64_t)s->l1_size * 8, 0, 0,
-					 "ERROR snapshot %s (%s): its L1 table at offset %#" PRIx64
-					 " overlaps another snapshot's; it is not followed",
-					 s->info.id, s->info.name, s->l1_offset);
-		else
-			r = qcow2_exam_l1(x, s->l1_offset, s->l1_size, false, x->snapshot_times[i]);
-		if (s->info.disk_size && snapshot_l1_usable(x, s) &&
-		    s->info.disk_size <= INT64_MAX &&
-		    qcow2_l1_entries(q, s->info.disk_size) > s->l1_size)
-			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-SNAP-SIZE", s->l1_offset,
-					 (uint64_t)s->l1_size * 8, 0, 0,
-					 "ERROR snapshot %s (%s): L1 table of %" PRIu32
-					 " entries is too small for a disk "
-					 "of %" PRIu64 " bytes",
-					 s->info.id, s->info.name, s->l1_size, s->info.disk_size);
-	}
-	return r;
-}
-
-static int report_bitmap(struct qcow2_exam *x, const struct qcow2_bitmap *b, uint32_t times)
-{
-	uint64_t bytes = (uint64_t)b->table_size * 8, n;
-	struct qcow2_host host = {0};
-	uint8_t buf[4096];
-
-	if (!times)
-		return 0;
-	qcow2_exam_count(x, b->table_offset, bytes, times);
-	for (uint32_t i = 0; i < times && i < 2; i++)
-		mark(x, b->table_offset, bytes, "bitmap table");
-	if (b->table_offset >= x->c.file_size)
-		return 0;
-	bytes = PLT_MIN(bytes, plt_align_up(x->c.file_size - b->table_offset, 8));
-	for (uint64_t at = 0; at < bytes; at += n) {
-		int r;
-
-		n = plt_align_down(qcow2_hole_at(&x->c, &host, b->table_offset + at, bytes - at), 8);
-		if (n)
-			continue;
-		n = PLT_MIN(sizeof(buf), bytes - at);
-		r = plt_store_read(x->c.file, b->table_offset + at, buf, n, PLT_IO_BITMAP, NULL);
-		if (r < 0)
-			return r;
-		for (uint64_t i = 0; i < n; i += 8) {
-			uint64_t e = plt_get_be64(buf + i), off = e & QCOW2_BITMAP_TABLE_OFFSET;
-
-			if ((e & ~(QCOW2_BITMAP_TABLE_OFFSET | QCOW2_BITMAP_TABLE_ONES)) ||
-			    (off && (e & QCOW2_BITMAP_TABLE_ONES)) ||
-			    (off & (x->q.cluster_size - 1)) || (x->ex->mend && off >= x->c.file_size)) {
-				bool mended = qcow2_mend_bitmap_entry(x, b->table_offset + at + i, e);
-
-				plt_emit(x->ex, &(struct plt_finding){.id = "Q-BMP-ENTRY", .severity = PLT_CORRUPTION,
-								      .count = 1, .mended = mended, .host_off = off,
-								      .host_len = x->q.cluster_size},
-					 "%s bitmap '%s': table entry %" PRIx64 " is corrupted%s",
-					 mended ? "Repairing" : "ERROR", b->name, e,
-					 mended ? "; what it stood for counts as written" : "");
-				continue;
-			}
-			if (!off)
-				continue;
-			qcow2_exam_count(x, off, x->q.cluster_size, times);
-			mark(x, off, x->q.cluster_size, "bitmap data");
-		}
-	}
-	return 0;
-}
-
-static int report_bitmaps(struct qcow2_exam *x)
-{
-	struct qcow2_state *q = &x->q;
-	struct plt_error e = PLT_ERROR_INIT;
-	PLT_AUTOFREE struct qcow2_table *v = NULL;
-	PLT_AUTOFREE uint32_t *times = NULL;
-	int r;
-
-	if (q->bitmaps_damaged && q->autoclear & QCOW2_AUTOCLEAR_BITMAPS) {
-		x->bitmaps_bad = true;
-		QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-BMP-EXT", 0, 0, 0, 0,
-				 "ERROR the bitmaps extension of the header is "
-				 "damaged; the bitmaps cannot be used, the disk is not concerned");
-	}
-	if (!q->nb_bitmaps)
-		return 0;
-	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS)) {
-		QCOW2_SAY_BEYOND(
-			x, PLT_NOTE, "Q-BMP-STALE", q->bitmap_dir_offset, q->bitmap_dir_size, 0, 0,
-			"The image was written by a program without support of bitmaps: its %" PRIu32
-			" bitmaps are inconsistent, and their clusters are not counted",
-			q->nb_bitmaps);
-		return 0;
-	}
-	qcow2_exam_count(x, q->bitmap_dir_offset, q->bitmap_dir_size, 1);
-	mark(x, q->bitmap_dir_offset, q->bitmap_dir_size, "bitmap directory");
-	r = qcow2_bitmap_directory(x->c.file, x->c.file_size, q, &e);
-	if (r < 0) {
-		x->bitmaps_bad = r == -EUCLEAN;
-		QCOW2_SAY(x, r == -EUCLEAN ? PLT_CORRUPTION : PLT_CHECK_ERROR, "Q-BMP-DIR",
-			  q->bitmap_dir_offset, q->bitmap_dir_size, "ERROR bitmap directory: %s",
-			  e.text);
-		return 0;
-	}
-	v = calloc((size_t)q->nbitmaps + 1, sizeof(*v));
-	times = calloc((size_t)q->nbitmaps + 1, sizeof(*times));
-	if (!v || !times)
-		return -ENOMEM;
-	for (unsigned i = 0; i < q->nbitmaps; i++)
-		v[i] = (struct qcow2_table){q->bitmaps[i].table_offset, (uint64_t)q->bitmaps[i].table_size * 8, i};
-	qcow2_tables_group(v, q->nbitmaps, times);
-	for (unsigned i = 0; i < q->nbitmaps; i++) {
-		r = times[i] == QCOW2_ASTRAY ? 0 : report_bitmap(x, &q->bitmaps[i], times[i]);
-		if (times[i] == QCOW2_ASTRAY)
-			QCOW2_SAY_BEYOND(x, PLT_CORRUPTION, "Q-OVL-META", q->bitmaps[i].table_offset, 0, 0, 0,
-					 "ERROR bitmap '%s': its table at offset %#" PRIx64
-					 " overlaps another bitmap's; it is not followed",
-					 q->bitmaps[i].name, q->bitmaps[i].table_offset);
-		if (r < 0)
-			QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", q->bitmaps[i].table_offset, 0,
-				  "ERROR bitmap '%s': table cannot be read: %s", q->bitmaps[i].name,
-				  strerror(-r));
-		if (q->bitmaps[i].flags & QCOW2_BITMAP_IN_USE)
-			QCOW2_SAY_BEYOND(
-				x, PLT_NOTE, "Q-BMP-IN-USE", q->bitmaps[i].table_offset, 0, 0, 0,
-				"Bitmap '%s' was not stored when the image was last closed: it cannot be used",
-				q->bitmaps[i].name);
-	}
-	return 0;
-}
-
-/* What is wrong with the refcount structure itself goes when it is written anew. */
-static void say_refs(struct qcow2_exam *x, const char *id, uint64_t off, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
-
-static void say_refs(struct qcow2_exam *x, const char *id, uint64_t off, const char *fmt, ...)
-{
-	char text[160];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	x->refs_bad = true;
-	plt_emit(x->ex, &(struct plt_finding){.id = id, .severity = PLT_CORRUPTION, .count = 1,
-					      .mended = qcow2_mend_rebuilds(x), .host_off = off,
-					      .host_len = x->q.cluster_size},
-		 "%s refcount %s", qcow2_mend_rebuilds(x) ? "Repairing" : "ERROR", text);
-}
-
-static void report_refblocks(struct qcow2_exam *x)
-{
-	struct qcow2_recount *c = &x->c;
-	const struct qcow2_state *q = &x->q;
-
-	for (uint64_t i = 0; i < c->nrt; i++) {
-		uint64_t e = c->rt[i], off = e & QCOW2_REFTABLE_OFFSET, refs;
-
-		if (e & QCOW2_REFTABLE_RESERVED) {
-			say_refs(x, "Q-REF-TABLE", off, "table entry %" PRIu64 " has reserved bits set", i);
-		} else if (off & (q->cluster_size - 1)) {
-			say_refs(x, "Q-REF-TABLE", off,
-				 "block %" PRIu64 " is not cluster aligned; refcount table entry corrupted", i);
-		} else if (off >> q->cluster_bits >= c->nb) {
-			say_refs(x, "Q-REF-OUTSIDE", off, "block %" PRIu64 " is outside image", i);
-			x->cut = true;
-		} else if (off) {
-			qcow2_exam_count(x, off, q->cluster_size, 1);
-			refs = PLT_MIN(qcow2_references(c, off >> q->cluster_bits),
-				       q->refcount_max);
-			if (refs != 1)
-				say_refs(x, "Q-REF-BLOCK", off, "block %" PRIu64 " refcount=%" PRIu64, i, refs);
-		}
 	}
 }
 
@@ -558,7 +314,7 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	const struct qcow2_state *q = &x->q;
 	struct plt_check_totals *t = &x->ex->totals;
 	uint64_t highest = 0;
-	int r = load_snapshots(x, err);
+	int r = qcow2_exam_snapshots_load(x, err);
 
 	if (!r) {
 		r = qcow2_exam_luks(x);
@@ -578,17 +334,17 @@ static int examine(struct qcow2_exam *x, struct plt_error *err)
 	qcow2_exam_count(x, 0, q->cluster_size, 1);
 	r = qcow2_exam_l1(x, q->l1_offset, q->l1_size, true, 1);
 	if (!r)
-		r = report_snapshots(x);
+		r = qcow2_exam_snapshots(x);
 	if (r < 0)
 		return plt_error_set(err, -r, "Out of memory");
 	if (q->nb_snapshots)
 		qcow2_exam_count(x, q->snapshots_offset, q->snapshots_size, 1);
 	qcow2_exam_count(x, q->reftable_offset, (uint64_t)q->reftable_clusters << q->cluster_bits, 1);
 	qcow2_exam_count(x, q->luks_offset, q->luks_length, 1);
-	r = report_bitmaps(x);
+	r = qcow2_exam_bitmaps(x);
 	if (r < 0)
 		return plt_error_set(err, -r, "Out of memory");
-	report_refblocks(x);
+	qcow2_exam_refblocks(x);
 	report_overflow(x);
 	/* before anything is lowered; otherwise only where there is something to judge */
 	r = x->ex->mend || x->refs_bad ? qcow2_judge_orphans(x) : 0;
@@ -674,7 +430,7 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 {
 	struct plt_examine *ex = x->ex;
 	struct plt_store *file = ex->file;
-	int r = read_header(x, err);
+	int r = read_header(x, err), mended;
 
 	if (r == 0 && ex->mend && (ex->mend->what & PLT_MEND_MAP) && !ex->mend->file_size) {
 		unsigned astray = qcow2_astray(ex->file, &x->q);
@@ -698,16 +454,15 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 			return plt_error_set(err, ENOMEM, "Out of memory");
 		ex->file = *ret_scratch;
 	}
-	if (qcow2_mend_header(ex, r, 0, NULL) == 0) {
+	mended = qcow2_mend_header(ex, r, 0, NULL);
+	if (mended == 0) {
 		x->q = (struct qcow2_state){0};
 		r = read_header(x, err);
+	} else if (mended == -EIO && ex->mend) {
+		plt_error_prefix(err, "what is left cannot be read everywhere, so the header is not made anew in place");
 	}
-	if (r == -ENOTSUP && ex->mend && err && strstr(err->text, "eature")) {
-		struct plt_error was = *err;
-
-		plt_error_set(err, ENOTSUP, "%s; to have it repaired as if it did not claim them, name each by its bit: "
-			      "--ignore-feature N", was.text);
-	}
+	if (r == -ENOTSUP && ex->mend)
+		qcow2_name_unknown(ex->file, err);
 	return r;
 }
 
@@ -715,8 +470,12 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 {
 	struct qcow2_exam x = {.ex = ex};
 	struct plt_store *scratch = NULL, *file = ex->file;
-	int r = find_header(&x, &scratch, err);
+	uint64_t size; /* (a header that is made anew may bring tables) */
+	int r = plt_store_size(file, &size, err);
 
+	if (r < 0)
+		return r;
+	r = find_header(&x, &scratch, err);
 	if (r < 0) {
 		ex->file = file;
 		plt_store_unref(scratch);
@@ -726,7 +485,7 @@ int qcow2_examine(struct plt_examine *ex, struct plt_error *err)
 	if (!r)
 		r = qcow2_recount_init(&x.c, ex->ctx, ex->file, &x.q, err);
 	if (!r && ex->mend && !ex->mend->file_size)
-		ex->mend->file_size = x.c.file_size;
+		ex->mend->file_size = size;
 	if (!r)
 		r = examine(&x, err);
 	qcow2_recount_release(&x.c);

@@ -24,6 +24,8 @@ struct qcow2_l2ref {
 	uint64_t off;
 	uint32_t active, others; /* how many entries of the active L1, of snapshots' L1s, name it */
 	bool flagged;		 /* something in it wants a second look */
+	bool odd;		 /* and more than a mark that differs from a count: see qcow2_l2_is_odd() */
+	bool unmarked;		 /* some cluster has no mark COPIED */
 	bool empty;		 /* it lies in a hole */
 	uint8_t shape;		 /* QCOW2_SHAPE_*: see qcow2_l2_shape() */
 	uint8_t content;	 /* see qcow2_l2_is_other(): 0: not known, 1: a table, 2: something else */
@@ -55,6 +57,7 @@ struct qcow2_recount {
 	uint64_t over_n, over_cap;
 	_Atomic bool no_memory;
 	_Atomic bool beyond; /* an unaligned place reached one cluster past the file's last */
+	_Atomic bool shared; /* some cluster is counted more than once */
 
 	/* stored counts */
 	uint64_t *rt; /* refcount table, host order; entries behind the file's end are absent */
@@ -134,7 +137,7 @@ static inline enum qcow2_entry_type qcow2_entry_type(const struct qcow2_recount 
 	return QCOW2_ENTRY_NORMAL;
 }
 
-/* mend/orphans.c: what clusters are that are counted, or whose counts are lost, and that nothing reaches */
+/* mend/orphans_judge.c: what clusters are that are counted, or whose counts are lost, and that nothing reaches */
 enum qcow2_orphan_verdict {
 	QCOW2_ORPHANS_LEFT,	 /* none, or a program that was stopped has left them */
 	QCOW2_ORPHANS_UNDECIDED, /* their counts stay */
@@ -187,6 +190,7 @@ struct qcow2_exam {
 	bool map_changed;	  /* what was counted is not the map that is there now */
 	bool counts_left;	  /* a stored count is wrong and stays so */
 	bool leaked;		  /* some cluster is counted, and nothing reaches it, or the other way round */
+	bool map_unread;	  /* a table of the map does not read: what it names is not counted */
 	bool overcounted;	  /* some cluster is counted more often than it is reached */
 	uint8_t *block;		  /* mending: the refcount block that is being changed */
 	uint64_t block_index;
@@ -229,6 +233,8 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x);
  * ignored on the user's word, which the header that has been read claims: said, and mended if they may be.
  */
 int qcow2_ignore_features(struct qcow2_exam *x);
+/* @err is that the header claims some: add how it is said that they do not count. */
+void qcow2_name_unknown(struct plt_store *file, struct plt_error *err);
 int qcow2_mend_ignored(struct qcow2_exam *x);
 /*
  * mend/size.c: clusters are mapped up to @mapped_end, behind the end of the disk.  Does the guest say where it ends?
@@ -257,6 +263,15 @@ bool qcow2_was_used(const struct qcow2_recount *c, unsigned cell); /* counted be
 bool qcow2_mark_metadata(struct qcow2_recount *c, uint64_t off, uint64_t len);
 bool qcow2_is_metadata(const struct qcow2_recount *c, uint64_t cluster);
 uint64_t qcow2_references(const struct qcow2_recount *c, uint64_t cluster); /* true, unsaturated */
+/*
+ * May a flagged table have anything in it but marks that differ from counts?  Those alone are left to who puts marks right:
+ * where all counts are lost each table is flagged for them, and to go through all for each question takes its time.  (What
+ * names a cluster that something else names, too, is only odd to the second of them.)
+ */
+static inline bool qcow2_l2_is_odd(const struct qcow2_recount *c, const struct qcow2_l2ref *l)
+{
+	return l->flagged && (l->odd || atomic_load_explicit(&c->shared, memory_order_relaxed));
+}
 /* The refcount table, and which stored counts are one. */
 int qcow2_stored_load(struct qcow2_recount *c, struct plt_error *err);
 /* A stored count; -EIO: its refcount block cannot be (reached or) read. */
@@ -307,10 +322,22 @@ int qcow2_l2_scan(struct qcow2_recount *c);
 /* One L2 table's bytes (zeros behind the file's end) into @buf of one cluster. */
 int qcow2_l2_read(struct qcow2_recount *c, uint64_t off, uint8_t *buf);
 
+/* check.c: metadata lies in [off, off+len): @what, which is remembered if other metadata lies there, too. */
+void qcow2_exam_mark(struct qcow2_exam *x, uint64_t off, uint64_t len, const char *what);
+bool qcow2_snapshot_l1_usable(const struct qcow2_exam *x, const struct qcow2_snapshot *s);
+
+/* check_metadata.c: what is wrong beside the map, in words; what is not loaded but gone through is counted. */
+int qcow2_exam_snapshots_load(struct qcow2_exam *x, struct plt_error *err);
+int qcow2_exam_snapshots(struct qcow2_exam *x);
+int qcow2_exam_bitmaps(struct qcow2_exam *x);
+void qcow2_exam_refblocks(struct qcow2_exam *x);
+
 /* Does other metadata lie in [off, off+len), too?  Then no entry in it may be changed. */
+/* Behind what offset is an entry garbage, and not what was cut off the file? */
+uint64_t qcow2_far_end(const struct qcow2_exam *x);
 bool qcow2_exam_overlaps(const struct qcow2_exam *x, uint64_t off, uint64_t len);
 
-/* mend/orphans.c: sets x->orphans.  After everything has been counted. */
+/* mend/orphans.c, orphans_judge.c: sets x->orphans.  After everything has been counted. */
 int qcow2_judge_orphans(struct qcow2_exam *x);
 
 /*
@@ -348,6 +375,7 @@ enum {
 	QCOW2_SHAPE_SPARSE = 1 << 1,  /* 512 bytes or more are zeros */
 	QCOW2_SHAPE_ZERO = 1 << 2,    /* all of it */
 	QCOW2_SHAPE_GARBAGE = 1 << 3, /* many entries cannot be, or it cannot be read */
+	QCOW2_SHAPE_UNREAD = 1 << 4,  /* with GARBAGE: it cannot be read */
 };
 unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *buf);
 /* Does something else lie where @l is named, in which hardly anything can be an entry?  It is read once. */
@@ -391,7 +419,7 @@ bool qcow2_left_behind(const struct qcow2_exam *x, uint64_t cluster);
 /* Name [off, off+len), as far as it lies on the disk. */
 int qcow2_doubt(struct qcow2_exam *x, const struct qcow2_tree *t, enum plt_doubt_kind kind, uint64_t off, uint64_t len,
 		enum plt_certainty certainty, const char *why);
-extern const char qcow2_why_overwritten[], qcow2_why_entry[], qcow2_why_beyond[], qcow2_why_zero[];
+extern const char qcow2_why_overwritten[], qcow2_why_l1[], qcow2_why_entry[], qcow2_why_beyond[], qcow2_why_zero[];
 
 /* A stopped program explains the orphans as well as a lost map does, and nobody will look at what is planned for them. */
 static inline bool qcow2_may_be_left(const struct qcow2_exam *x)
@@ -436,12 +464,16 @@ int qcow2_mend_moves(struct qcow2_exam *x);
 int qcow2_tell_orphans(struct qcow2_exam *x);
 int qcow2_map_tables(struct plt_ctx *ctx, struct plt_store *file, struct plt_orphans *ret, struct plt_error *err);
 
-/* mend/clusters.c: single clusters back into the map, and what is given up. */
+/* mend/clusters.c, give_up.c: single clusters back into the map, and what is given up. */
 int qcow2_mend_clusters(struct qcow2_exam *x);
 
 /* mend/datafile.c: as the driver's members say */
 int qcow2_data_file(struct plt_store *file, char **ret_name, uint64_t *ret_end, struct plt_error *err);
 int qcow2_set_data_file(struct plt_store *file, const char *name, struct plt_error *err);
+int qcow2_name_backing(struct plt_store *file, const char *name, const char *format, struct plt_error *err);
+
+/* mend/size.c: as the driver's member says */
+int qcow2_set_size(struct plt_store *file, uint64_t size, struct plt_error *err);
 
 /*
  * show.c: an image of nothing but orphans, for the search for their places.
@@ -454,6 +486,8 @@ int qcow2_show_pieces(struct plt_store *overlay, const struct plt_orphans *p, st
  */
 bool qcow2_has_refblock(const struct qcow2_exam *x, uint64_t index); /* one that can be */
 /* Is the refcount structure to be written anew?  After qcow2_judge_orphans(). */
+/* Some of the file does not read, and what is planned is to be written: nothing is given up that may lie there. */
+bool qcow2_unread(const struct qcow2_exam *x);
 bool qcow2_mend_rebuilds(const struct qcow2_exam *x);
 /* A count differs: is it put right?  In ascending order; qcow2_mend_counts_end() writes the last of them. */
 bool qcow2_mend_count(struct qcow2_exam *x, uint64_t cluster, uint64_t stored, uint64_t refs, int unreadable);

@@ -201,47 +201,66 @@ struct tally {
 	uint64_t allocated, fragmented, compressed, next; /* next: QEMU's next contiguous offset */
 };
 
-/* Anything but a plain allocated or absent entry.  Returns whether it wants a second look. */
-static bool scan_special(struct qcow2_recount *c, uint64_t e, uint64_t bitmap, uint32_t times,
-			 bool lone, struct tally *t)
+/* What a scan has seen in a table. */
+enum {
+	SEEN_ODD = 1 << 0,	/* there is something to say */
+	SEEN_MARK = 1 << 1,	/* a mark that differs from the stored count */
+	SEEN_UNMARKED = 1 << 2, /* a cluster without one */
+	SEEN_STRANGE = 1 << 3,	/* no program writes it, and no check says so; who mends the table anyway looks at it */
+};
+
+static inline unsigned scan_mark(uint64_t e, bool one)
+{
+	return e & QCOW2_COPIED ? (one ? 0 : SEEN_MARK) : one ? SEEN_MARK | SEEN_UNMARKED : SEEN_UNMARKED;
+}
+
+/* Anything but a plain allocated or absent entry. */
+static unsigned scan_special(struct qcow2_recount *c, uint64_t e, uint64_t bitmap, uint32_t times,
+			     bool lone, struct tally *t)
 {
 	const struct qcow2_state *q = c->q;
 	enum qcow2_entry_type type = qcow2_entry_type(c, e);
-	bool odd = type != QCOW2_ENTRY_COMPRESSED && (e & QCOW2_L2_RESERVED);
+	unsigned seen = type != QCOW2_ENTRY_COMPRESSED && (e & QCOW2_L2_RESERVED) ? SEEN_ODD : 0;
 	uint64_t off, len;
 
 	/*
 	 * The zero bit: not in version 2 (QEMU's check does not look), not with extended entries.
 	 */
-	odd |= type != QCOW2_ENTRY_COMPRESSED && (e & QCOW2_L2_ZERO) &&
-	       (q->version < 3 || q->extl2);
+	if (type != QCOW2_ENTRY_COMPRESSED && (e & QCOW2_L2_ZERO) && (q->version < 3 || q->extl2))
+		seen |= SEEN_ODD;
 	if (type == QCOW2_ENTRY_COMPRESSED) {
 		if (c->external || bitmap)
-			return true;
+			return SEEN_ODD;
 		len = qcow2_compressed_range(q, e & ~QCOW2_COPIED, &off);
 		t->allocated++;
 		t->compressed++;
 		t->fragmented++;
 		if (qcow2_exceeds(c, off, len))
-			return true;
+			return SEEN_ODD;
 		for (uint64_t k = off >> q->cluster_bits; k <= (off + len - 1) >> q->cluster_bits;
 		     k++)
-			odd |= qcow2_was_metadata(c, qcow2_count_cluster(c, k, times));
-		return odd || (e & QCOW2_COPIED);
+			if (qcow2_was_metadata(c, qcow2_count_cluster(c, k, times)))
+				seen |= SEEN_ODD;
+		if (off + len > plt_align_up(c->file_size, 512))
+			seen |= SEEN_STRANGE;
+		return e & QCOW2_COPIED ? seen | SEEN_ODD : seen;
 	}
-	if (type == QCOW2_ENTRY_UNALLOCATED)
-		return odd || (uint32_t)bitmap;
-	if (type == QCOW2_ENTRY_ZERO_PLAIN)
-		return odd;
 	off = e & QCOW2_L2_OFFSET;
+	if (!off && (e & QCOW2_COPIED))
+		seen |= SEEN_STRANGE;
+	if (type == QCOW2_ENTRY_UNALLOCATED)
+		return (uint32_t)bitmap ? seen | SEEN_ODD : seen;
+	if (type == QCOW2_ENTRY_ZERO_PLAIN)
+		return seen;
 	t->allocated++;
 	t->fragmented += t->next && off != t->next;
 	t->next = off + q->cluster_size;
-	odd |= (off & (q->cluster_size - 1)) || (bitmap >> 32 & bitmap);
-	if (c->external)
-		return odd || !(e & QCOW2_COPIED);
+	if ((off & (q->cluster_size - 1)) || (bitmap >> 32 & bitmap))
+		seen |= SEEN_ODD;
+	if (c->external) /* (each is asked then whether it lies where the guest has it) */
+		return e & QCOW2_COPIED ? seen : seen | SEEN_ODD | SEEN_UNMARKED;
 	if (qcow2_exceeds(c, off, q->cluster_size))
-		return true;
+		return SEEN_ODD;
 	if (off & (q->cluster_size - 1)) {
 		/*
 		 * Ends in the next cluster, perhaps the first behind the file: cells reach one
@@ -252,12 +271,13 @@ static bool scan_special(struct qcow2_recount *c, uint64_t e, uint64_t bitmap, u
 	{
 		unsigned was = qcow2_count_cluster(c, off >> q->cluster_bits, times);
 
-		return odd || qcow2_was_metadata(c, was) || (lone && qcow2_was_used(c, was)) ||
-		       qcow2_was_one(c, was) != !!(e & QCOW2_COPIED);
+		if (qcow2_was_metadata(c, was) || (lone && qcow2_was_used(c, was)))
+			seen |= SEEN_ODD;
+		return seen | scan_mark(e, qcow2_was_one(c, was));
 	}
 }
 
-static bool scan_table(struct scan *s, const uint8_t *table, uint32_t times, struct tally *t)
+static unsigned scan_table(struct scan *s, const uint8_t *table, uint32_t times, struct tally *t)
 {
 	struct qcow2_recount *c = s->c;
 	const struct qcow2_state *q = c->q;
@@ -266,7 +286,7 @@ static bool scan_table(struct scan *s, const uint8_t *table, uint32_t times, str
 	const bool extl2 = q->extl2, lone = s->lone;
 	const unsigned step = q->l2_entry_size, bits = q->cluster_bits;
 	const uint8_t *end = table + q->cluster_size;
-	bool odd = false;
+	unsigned seen = 0;
 
 	t->next = 0;
 	for (const uint8_t *p = qcow2_behind_absent(table, end); p < end; p = qcow2_behind_absent(p + step, end)) {
@@ -277,17 +297,18 @@ static bool scan_table(struct scan *s, const uint8_t *table, uint32_t times, str
 			continue;
 		off = e & QCOW2_L2_OFFSET;
 		if ((e & special) || bitmap || !off || c->external || off >= c->file_size) {
-			odd |= scan_special(c, e, bitmap, times, lone, t);
+			seen |= scan_special(c, e, bitmap, times, lone, t);
 			continue;
 		}
 		t->allocated++;
 		t->fragmented += t->next && off != t->next;
 		t->next = off + q->cluster_size;
 		was = qcow2_count_cluster(c, off >> bits, times);
-		odd |= qcow2_was_metadata(c, was) || (lone && qcow2_was_used(c, was)) ||
-		       qcow2_was_one(c, was) != !!(e & QCOW2_COPIED);
+		if (qcow2_was_metadata(c, was) || (lone && qcow2_was_used(c, was)))
+			seen |= SEEN_ODD;
+		seen |= scan_mark(e, qcow2_was_one(c, was));
 	}
-	return odd;
+	return seen;
 }
 
 static int scan_part(void *arg, unsigned part)
@@ -320,13 +341,17 @@ static int scan_part(void *arg, unsigned part)
 			struct qcow2_l2ref *l = &c->l2[i + k];
 			uint8_t *table = whole ? buf + k * cs : buf;
 			struct tally t = {0};
+			unsigned seen;
 
 			if (!whole && qcow2_l2_read(c, l->off, buf) < 0) {
-				l->flagged = true;
+				l->flagged = l->odd = true;
 				atomic_store(&c->read_failed, true);
 				continue;
 			}
-			l->flagged = scan_table(s, table, l->active + l->others, &t);
+			seen = scan_table(s, table, l->active + l->others, &t);
+			l->flagged = seen & (SEEN_ODD | SEEN_MARK);
+			l->odd = seen & (SEEN_ODD | SEEN_STRANGE);
+			l->unmarked = seen & SEEN_UNMARKED;
 			if (l->active) {
 				atomic_fetch_add(&c->allocated, t.allocated * l->active);
 				atomic_fetch_add(&c->fragmented, t.fragmented * l->active);

@@ -143,6 +143,8 @@ unsigned qcow2_count_cluster(struct qcow2_recount *c, uint64_t k, uint32_t times
 	do {
 		old = cell_get(c, k);
 		n = old & full;
+		if ((n || times > 1) && !atomic_load_explicit(&c->shared, memory_order_relaxed))
+			atomic_store_explicit(&c->shared, true, memory_order_relaxed);
 		if (n == full)
 			break;
 		/* A count that would fill the cell moves to the hash table, all of it. */

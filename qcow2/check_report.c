@@ -16,13 +16,20 @@
 #include "base/checked.h"
 #include "qcow2/check.h"
 
+/* What lies behind the end of the file: garbage of no alignment, or too far on, says nothing of where it ended. */
+static void note_behind(struct qcow2_exam *x, uint64_t off, bool aligned)
+{
+	if (aligned && off < qcow2_far_end(x))
+		x->cut |= ++x->behind >= QCOW2_SOME_ORPHANS;
+}
+
 void qcow2_exam_count(struct qcow2_exam *x, uint64_t off, uint64_t len, uint32_t times)
 {
 	if (!len || !times)
 		return;
 	if (len > (uint64_t)INT64_MAX || off > (uint64_t)INT64_MAX - len ||
 	    qcow2_exceeds(&x->c, off, len)) {
-		x->cut = true;
+		x->cut |= off < qcow2_far_end(x);
 		QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-OUTSIDE", off, len,
 			  "ERROR: counting reference for region "
 			  "exceeding the end of the file by one cluster or more: offset 0x%" PRIx64
@@ -72,7 +79,7 @@ static void report_compressed(struct qcow2_exam *x, unsigned i, uint64_t e, uint
 		return;
 	}
 	if (qcow2_exceeds(&x->c, off, len)) {
-		x->cut |= ++x->behind >= QCOW2_SOME_ORPHANS;
+		note_behind(x, off, true);
 		QCOW2_SAY(x, PLT_CORRUPTION, "Q-CMP-OUTSIDE", off, len,
 			  "ERROR: counting reference for region "
 			  "exceeding the end of the file by one cluster or more: offset 0x%" PRIx64
@@ -113,7 +120,7 @@ static void report_allocated(struct qcow2_exam *x, uint64_t e, uint64_t bitmap, 
 	if (x->c.external)
 		return;
 	if (qcow2_exceeds(&x->c, off, q->cluster_size)) {
-		x->cut |= ++x->behind >= QCOW2_SOME_ORPHANS;
+		note_behind(x, off, !(off & (q->cluster_size - 1)));
 		QCOW2_SAY(
 			x, PLT_CORRUPTION, "Q-ENT-OUTSIDE", off, q->cluster_size,
 			"ERROR: counting reference for "
@@ -228,14 +235,16 @@ static int report_l1_entry(void *arg, uint32_t index, uint64_t e)
 			  "not cluster aligned; L1 entry corrupted",
 			  off);
 	l = qcow2_l2_find(&x->c, off);
-	if (!l || !l->flagged || !look_again(x, l))
+	if (!l || !qcow2_l2_is_odd(&x->c, l) || !look_again(x, l))
 		return 0;
-	if (qcow2_l2_read(&x->c, off, w->table) < 0)
+	if (qcow2_l2_read(&x->c, off, w->table) < 0) {
+		x->map_unread = true;
 		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", off, q->cluster_size,
 			  "ERROR: I/O error in check_refcounts_l2");
-	else
+	} else {
 		report_table(x, w->table, (uint64_t)index << (q->cluster_bits + q->l2_bits),
 			     w->active);
+	}
 	return 0;
 }
 
@@ -254,6 +263,7 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 	r = qcow2_l1_each(&x->c, l1_off, l1_size, report_l1_entry, &w);
 	free(w.table);
 	if (r < 0 && r != -ENOMEM) {
+		x->map_unread = true;
 		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", l1_off, (uint64_t)l1_size * 8,
 			  "ERROR: I/O error in check_refcounts_l1");
 		r = 0;
@@ -346,7 +356,9 @@ static int copied_entry(void *arg, uint32_t index, uint64_t e)
 		}
 	}
 	l = qcow2_l2_find(&x->c, off);
-	if (r == 0 && l && l->flagged && look_again(x, l) && qcow2_l2_read(&x->c, off, w->table) == 0)
+	/* (where each count is one now, so says each mark that there is) */
+	if (r == 0 && l && l->flagged && (x->counts_left || l->unmarked || qcow2_l2_is_odd(&x->c, l)) && look_again(x, l) &&
+	    qcow2_l2_read(&x->c, off, w->table) == 0)
 		r = copied_table(x, off, w->table);
 	return r;
 }
@@ -372,6 +384,8 @@ struct beyond {
 	uint64_t size, found, last;
 	uint64_t vm_start;      /* where a VM's state would begin: behind the last L1 entry of the disk */
 	uint64_t vm_found;      /* of found, at or behind vm_start */
+	uint64_t all_end;       /* behind the last cluster that is mapped there at all; 0: none */
+	uint32_t l1_size;       /* entries behind that are known to be a VM's state */
 	bool vm_first;          /* the first of them lies at vm_start itself */
 	uint32_t full; /* L1 entries that lie inside the disk whole */
 };
@@ -390,6 +404,11 @@ static int beyond_entry(void *arg, uint32_t index, uint64_t e)
 		enum qcow2_entry_type type = qcow2_entry_type(&b->x->c, plt_get_be64(p));
 
 		if (guest >= b->size && type >= QCOW2_ENTRY_NORMAL) {
+			b->all_end = guest + q->cluster_size;
+			if (index >= b->l1_size) {
+				guest += q->cluster_size;
+				continue;
+			}
 			b->found++;
 			b->last = guest;
 			b->vm_found += guest >= b->vm_start;
@@ -416,10 +435,11 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
 	struct beyond b = {.x = x, .size = q->virtual_size};
-	bool said = false;
-	uint32_t l1_size = q->l1_size;
+	const bool tells = x->ex->mend && x->ex->mend->what & PLT_MEND_MAP;
+	bool said = false, like_state;
 	int r;
 
+	b.l1_size = q->l1_size;
 	b.full = (uint32_t)(b.size >> (q->cluster_bits + q->l2_bits));
 	b.vm_start = qcow2_l1_entries(q, b.size) << (q->cluster_bits + q->l2_bits);
 	/*
@@ -428,21 +448,29 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x)
 	 */
 	for (uint32_t i = 0; i < q->nb_snapshots; i++)
 		if (q->snapshots[i].info.vm_state_size)
-			l1_size = PLT_MIN(l1_size, (uint32_t)qcow2_l1_entries(q, b.size));
+			b.l1_size = PLT_MIN(b.l1_size, (uint32_t)qcow2_l1_entries(q, b.size));
 	b.table = plt_alloc_io(q->cluster_size);
 	if (!b.table)
 		return -ENOMEM;
+	if (tells)
+		x->ex->mend->behind = (struct plt_behind){0};
 	x->walks++;
-	r = qcow2_l1_each(&x->c, q->l1_offset, l1_size, beyond_entry, &b);
+	r = qcow2_l1_each(&x->c, q->l1_offset, tells ? q->l1_size : b.l1_size, beyond_entry, &b);
 	free(b.table);
 	/*
 	 * A VM's state that is being saved, or whose saving was cut off, fills the place behind the disk, as a
 	 * rule from its very beginning, and there is nothing else behind the disk.
 	 */
+	like_state = b.found && b.found == b.vm_found && b.size && (b.vm_first || grown_for_state(qcow2_l1_entries(q, b.size), q->l1_size));
 	if (b.found && r == 0)
 		r = qcow2_mend_size(x, b.last + q->cluster_size, &said);
-	if (b.found && !said && b.found == b.vm_found && b.size &&
-	    (b.vm_first || grown_for_state(qcow2_l1_entries(q, b.size), q->l1_size)))
+	if (tells && (b.all_end || x->backing || x->c.external || x->ex->mend->size_guessed))
+		x->ex->mend->behind = (struct plt_behind){
+			.size = b.size, .end = b.all_end, .state = b.vm_start, .like_state = like_state || !b.found, .named = b.l1_size < q->l1_size,
+			.guessed = x->ex->mend->size_guessed,
+			.reach = PLT_MIN((uint64_t)q->l1_size << (q->cluster_bits + q->l2_bits), (uint64_t)INT64_MAX >> 9 << 9),
+		};
+	if (!said && like_state)
 		QCOW2_SAY_BEYOND(x, PLT_NOTE, "Q-VMSTATE", 0, 0, b.vm_start, b.last + q->cluster_size - b.vm_start,
 				 "%" PRIu64 " clusters hold the state of a VM that no snapshot names", b.found);
 	else if (b.found && r == 0 && !said)

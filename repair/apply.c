@@ -8,9 +8,9 @@
  * fails as well, the journal stays.
  */
 #include <errno.h>
-#include <openssl/rand.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -116,7 +116,7 @@ static int fill_journal(struct plt_repair *rep, struct plt_store *file, const ch
 	info.created = created;
 	for (size_t i = 0; i < rep->doubts.n; i++)
 		*(rep->doubts.v[i].kind == PLT_LOST ? &info.lost : &info.inferred) += rep->doubts.v[i].len;
-	if (RAND_bytes(info.id, sizeof(info.id)) != 1)
+	if (getrandom(info.id, sizeof(info.id), 0) != (ssize_t)sizeof(info.id))
 		return plt_error_set(err, EIO, "no random numbers");
 	info.stores[0].role = "image";
 	info.stores[0].name = realpath(rep->file->name, real) ? real : rep->file->name;
@@ -207,6 +207,9 @@ int plt_repair_apply(struct plt_repair *rep, char **ret_journal, struct plt_erro
 	if (r < 0)
 		return r;
 	r = fill_journal(rep, file, before, &j, err);
+	if (r == -ENOSPC || r == -EDQUOT)
+		plt_error_prefix(err, "there is no room for the undo journal; nothing has been changed; --undo-file names another "
+				 "place, --output NEW makes a repaired copy elsewhere");
 	if (r == 0)
 		r = plt_sync_folder(path, err);
 	if (r == 0) {

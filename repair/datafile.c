@@ -188,6 +188,7 @@ static void say(struct plt_repair *rep, bool mended, void (*found)(void *arg, co
 
 	rep->before.corruptions_fixed += mended;
 	rep->before.added += !mended;
+	rep->undecided += !mended;
 	if (found)
 		found(arg, &f);
 }

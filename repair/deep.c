@@ -228,7 +228,7 @@ static int check_guest(struct deep *d, struct plt_error *err)
 struct map_check {
 	struct deep *d;
 	struct plt_repair rep;
-	bool sound; /* structure has shown nothing: all that a repair would do is news */
+	bool sound; /* structure has shown nothing: all that a repair would do, or misses, is news */
 };
 
 /* Of a plan, what the guest's structures are the reason of. */
@@ -237,7 +237,7 @@ static void map_found(void *arg, const struct plt_check_finding *f)
 	struct map_check *m = arg;
 	const char *text = strncmp(f->text, "Repairing ", 10) ? f->text : f->text + 10;
 
-	if (m->rep.deeply || (m->sound && f->mended && !strcmp(f->severity, "corruption")) || !strcmp(f->id, PLT_DEEP_DOUBT))
+	if (m->rep.deeply || (m->sound && !strcmp(f->severity, "corruption")) || !strcmp(f->id, PLT_DEEP_DOUBT))
 		say(m->d, f->id, !strcmp(f->severity, "note"), *f, "%s%s", text == f->text ? "" : "ERROR ", text);
 }
 

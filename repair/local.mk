@@ -3,16 +3,20 @@
 
 libplatter_core_la_SOURCES += \
 	repair/apply.c \
+	repair/below.c \
 	repair/beside.c \
 	repair/copy.c \
 	repair/datafile.c \
 	repair/deep.c \
+	repair/deep/below.c \
 	repair/deep/deep.h \
+	repair/deep/exchange.c \
 	repair/deep/map.c \
 	repair/deep/moves.c \
 	repair/deep/step.c \
 	repair/deep/suspects.c \
 	repair/deep/survey.c \
+	repair/device.c \
 	repair/donate.c \
 	repair/doubts.c \
 	repair/evidence/assign.c \
@@ -29,8 +33,10 @@ libplatter_core_la_SOURCES += \
 	repair/evidence/runs.c \
 	repair/evidence/scan.c \
 	repair/evidence/score.c \
+	repair/evidence/twins.c \
 	repair/evidence/view.c \
 	repair/foreign.c \
+	repair/guest/ext.c \
 	repair/guest/fat.c \
 	repair/guest/guest.c \
 	repair/guest/guest.h \
@@ -44,9 +50,11 @@ libplatter_core_la_SOURCES += \
 	repair/parent/commits.c \
 	repair/parent/content.c \
 	repair/parent/find.c \
+	repair/parent/leftout.c \
 	repair/parent/link.c \
 	repair/parent/links.c \
 	repair/parent/links.h \
+	repair/parent/nameless.c \
 	repair/parent/parent.h \
 	repair/parent/rank.c \
 	repair/parent/traces.c \
@@ -56,6 +64,7 @@ libplatter_core_la_SOURCES += \
 	repair/recognize.c \
 	repair/repair.h \
 	repair/rescue.c \
+	repair/size.c \
 	repair/streams.c \
 	repair/undo.c \
 	repair/worse.c \

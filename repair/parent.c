@@ -33,7 +33,7 @@
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-static int open_chain(struct plt_repair *rep, const char *option, struct plt_disk **ret, struct plt_error *err)
+static int open_named(struct plt_repair *rep, const char *option, struct plt_disk **ret, struct plt_error *err)
 {
 	const char *const options[] = { option, NULL };
 	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
@@ -79,16 +79,20 @@ static int open_below(struct plt_repair *rep, struct plt_disk *child, struct plt
 
 	if (!below)
 		return -ENOENT;
-	o.flags = PLT_OPEN_NO_KEY;
+	o.flags = PLT_OPEN_NO_KEY | (plt_repair_ask_below(rep, child) ? PLT_OPEN_RESCUE | PLT_OPEN_NESTED_RESCUE : 0);
 	o.format = below->drv->name;
 	return plt_disk_open(rep->ctx, below->name, &o, ret, NULL);
 }
 
 int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret)
 {
+	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
 	struct plt_disk *alone, *chain = NULL;
-	int r = is_child(rep, &alone) ? open_chain(rep, NULL, &chain, NULL) : -ENOENT;
+	int r = is_child(rep, &alone) ? 0 : -ENOENT;
 
+	how.flags = PLT_OPEN_NO_KEY;
+	if (r == 0)
+		r = plt_repair_open_chain(rep, rep->overlay, &how, &chain, NULL);
 	*ret = NULL;
 	if (r == 0)
 		r = open_below(rep, chain, ret);
@@ -97,9 +101,29 @@ int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret)
 	return r;
 }
 
+void plt_repair_tell_parent(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg)
+{
+	struct plt_check_finding f = { .id = "C-LOST", .severity = "note", .beyond_qemu = true };
+	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
+	struct plt_disk *alone, *chain = NULL;
+	struct plt_error why = PLT_ERROR_INIT;
+	char text[sizeof(why.text) + 160];
+
+	how.flags = PLT_OPEN_NO_KEY;
+	if (is_child(rep, &alone) && plt_repair_open_chain(rep, rep->overlay, &how, &chain, &why) < 0) {
+		snprintf(text, sizeof(text), "what the image stands on cannot be opened, so that its disk could not be looked at "
+			 "('chain repair' finds a file that has moved): %s", why.text);
+		f.text = text;
+		if (found)
+			found(arg, &f);
+	}
+	plt_disk_close(chain, NULL);
+	plt_disk_close(alone, NULL);
+}
+
 /* ---- sectors --------------------------------------------------------------------------------- */
 
-static bool speaks(const uint8_t *p)
+bool plt_repair_speaks(const uint8_t *p)
 {
 	unsigned n = 0;
 
@@ -156,7 +180,7 @@ static int at_home(void *arg, uint64_t off, const uint8_t *p)
 	struct home *h = arg;
 	uint8_t q[SECTOR];
 
-	if (!speaks(p))
+	if (!plt_repair_speaks(p))
 		return 0;
 	if (!h->left--)
 		return 1;
@@ -184,6 +208,17 @@ static bool belongs(struct plt_disk *alone, struct plt_disk *chain, struct plt_d
 	return h.same >= HOME_ENOUGH && h.same >= h.seen / 100 && w.bad <= w.good / 100;
 }
 
+bool plt_rescue_fits(struct plt_image *img, char *ret_why, size_t len)
+{
+	struct plt_disk *chain = plt_disk_view(img), *parent = plt_disk_view(plt_image_backing(img));
+	bool fits = chain && parent && plt_disk_size(parent) == plt_disk_size(chain) &&
+		    belongs(chain, chain, parent, ret_why, len);
+
+	plt_disk_release_layer(chain);
+	plt_disk_release_layer(parent);
+	return fits;
+}
+
 static void say(struct plt_repair *rep, bool mended, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		const char *text)
 {
@@ -209,10 +244,10 @@ int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
 	*ret_done = false;
 	if (!drv || !drv->adopt_parent || !is_child(rep, &alone) || finds_parent(rep))
 		goto out;
-	r = open_chain(rep, NULL, &chain, &why);
+	r = open_named(rep, NULL, &chain, &why);
 	if (r != -ESTALE)
 		goto out; /* it is the one; or there is none, which is a matter of the chain */
-	r = open_chain(rep, drv->any_parent, &chain, NULL);
+	r = open_named(rep, drv->any_parent, &chain, NULL);
 	if (r == 0)
 		r = open_below(rep, chain, &parent);
 	if (r < 0 || plt_disk_size(parent) != plt_disk_size(alone))
@@ -280,7 +315,7 @@ static int add_sector(void *arg, uint64_t off, const uint8_t *p)
 		a->v = grown;
 		a->cap = cap;
 	}
-	a->v[a->n++] = (struct entry){ key_of(off % a->o->span, p), (uint32_t)(off / a->o->span), NOWHERE, !speaks(p) };
+	a->v[a->n++] = (struct entry){ key_of(off % a->o->span, p), (uint32_t)(off / a->o->span), NOWHERE, !plt_repair_speaks(p) };
 	if (!a->v[a->n - 1].plain)
 		a->speaks[a->v[a->n - 1].piece] = true;
 	return 0;

@@ -28,6 +28,7 @@ struct place {
 	const struct plt_orphans *o;
 	struct plt_disk *known, *orphans;
 	struct plt_disk *older; /* as it was at the newest snapshot, or what lies below; or NULL */
+	bool below;  /* that is it, and shows wherever an orphan has no sector itself */
 	uint32_t unit;
 	bool named; /* by entries that may be right: where they lie on the host says nothing */
 	/* what was last asked of the orphans: is the unit there, and where */
@@ -72,23 +73,28 @@ static int ask(struct place *p, uint32_t object, uint64_t off)
 {
 	uint64_t at = object * p->o->span + plt_align_down(off, p->unit);
 	struct plt_extent e[SUBCLUSTERS];
-	unsigned n;
-	int r = 0;
+	uint64_t end = at + p->unit, next = at;
 
 	if (p->asked == at)
 		return 0;
-	r = plt_status(p->orphans, at, p->unit, PLT_STATUS_TOP_ONLY | PLT_STATUS_NO_HOST | PLT_STATUS_PLACES, e, SUBCLUSTERS,
-		       &n, NULL);
-	if (r < 0)
-		return r;
-	p->asked = at;
+	p->asked = UINT64_MAX;
 	p->there = false;
 	p->host = 0;
-	for (unsigned i = 0; i < n && !p->host; i++) {
-		p->there |= e[i].flags & PLT_EXTENT_PRESENT && !(e[i].flags & PLT_EXTENT_ZERO);
-		if (e[i].flags & PLT_EXTENT_OFFSET && e[i].host_off >= e[i].off - at)
-			p->host = e[i].host_off - (e[i].off - at);
+	while (next < end && !(p->there && p->host)) {
+		unsigned n;
+		int r = plt_status(p->orphans, next, end - next, PLT_STATUS_TOP_ONLY | PLT_STATUS_NO_HOST | PLT_STATUS_PLACES, e,
+				   SUBCLUSTERS, &n, NULL);
+
+		if (r < 0)
+			return r;
+		for (unsigned i = 0; i < n && !(p->there && p->host); i++) {
+			p->there |= e[i].flags & PLT_EXTENT_PRESENT && !(e[i].flags & PLT_EXTENT_ZERO);
+			if (e[i].flags & PLT_EXTENT_OFFSET && e[i].host_off >= e[i].off - at)
+				p->host = e[i].host_off - (e[i].off - at);
+			next = e[i].off + e[i].len;
+		}
 	}
+	p->asked = at;
 	return 0;
 }
 
@@ -113,10 +119,13 @@ static uint64_t host_of(void *arg, uint32_t object, uint64_t off)
 
 static int open_both(struct plt_repair *rep, const struct plt_driver *drv, struct place *p, struct plt_error *err)
 {
-	const struct plt_open_options o = plt_repair_how(rep, PLT_OPEN_NO_BACKING);
+	const struct plt_open_options o = plt_repair_how(rep, PLT_OPEN_NO_BACKING), all = plt_repair_how(rep, 0);
 	struct plt_store *scratch;
 	int r = 0;
 
+	/* (of a differencing disk what a block does not have itself is known, too) */
+	if (!p->known && drv->adopt_parent && !rep->no_backing)
+		(void)plt_repair_open_chain(rep, rep->overlay, &all, &p->known, NULL);
 	if (!p->known)
 		r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &o, &p->known, err);
 	if (r < 0)
@@ -308,6 +317,20 @@ bool plt_repair_any_packed(struct plt_repair *rep, struct plt_disk *known, const
 
 /* ---- all of it ----------------------------------------------------------------------------------------------- */
 
+/* Which sectors an orphan of a differencing disk has itself. */
+static int owns(void *arg, uint32_t object, uint64_t off, uint64_t len, uint64_t *ret_len)
+{
+	struct place *p = arg;
+	struct plt_extent e;
+	unsigned n;
+	int r = plt_status(p->orphans, object * p->o->span + off, len, PLT_STATUS_TOP_ONLY | PLT_STATUS_NO_HOST, &e, 1, &n, NULL);
+
+	if (r < 0 || !n)
+		return r < 0 ? r : -EIO;
+	*ret_len = PLT_MIN(e.len, len);
+	return !!(e.flags & PLT_EXTENT_PRESENT);
+}
+
 /* Where single units are looked for: what the guest had there before.  None is no reason to stop. */
 static void open_older(struct plt_repair *rep, struct place *p)
 {
@@ -316,13 +339,21 @@ static void open_older(struct plt_repair *rep, struct place *p)
 	const struct plt_snapshot_info *v;
 	unsigned n = 0;
 
-	if (p->named || p->o->span != p->unit)
+	if (p->o->span != p->unit)
+		return;
+	p->below = img->drv->adopt_parent && plt_repair_open_parent(rep, &p->older) == 0;
+	if (p->below || p->named)
 		return;
 	if (img->drv->snapshots && img->drv->snapshots(img, &v, &n) == 0 && n) {
 		how.flags = PLT_OPEN_NO_BACKING;
 		how.snapshot_id = v[n - 1].id;
 	}
-	(void)plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &how, &p->older, NULL);
+	if (plt_repair_open_chain(rep, rep->overlay, &how, &p->older, NULL) == 0 && rep->below == PLT_BELOW_UNKNOWN &&
+	    plt_repair_ask_below(rep, p->older)) {
+		plt_disk_close(p->older, NULL);
+		p->older = NULL;
+		(void)plt_repair_open_chain(rep, rep->overlay, &how, &p->older, NULL);
+	}
 }
 
 /* What evidence says, unfiltered, of a disk that is opened here where nobody has. */
@@ -350,6 +381,7 @@ static int solve(struct plt_repair *rep, struct place *p, struct plt_placement *
 		p->unit = puzzle.unit = plt_disk_cluster_size(p->known);
 		open_older(rep, p);
 		puzzle.read_older = p->older ? read_older : NULL;
+		puzzle.owns = p->below ? owns : NULL;
 		r = find_anchors(p, &a);
 		puzzle.anchors = a.v;
 		puzzle.nanchors = (uint32_t)a.n;

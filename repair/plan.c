@@ -28,6 +28,8 @@ void plt_repair_forget(struct plt_repair *rep)
 	free(rep->mended);
 	rep->mended = NULL;
 	rep->nmended = 0;
+	rep->undecided = 0;
+	rep->size_said = false;
 }
 
 
@@ -111,14 +113,9 @@ static bool has_left(const struct plt_mend *mend, const struct plt_check_result 
 	return res->leaks || mend->unplaced.n || mend->unplaced.nopen;
 }
 
-static bool is_damaged(const struct plt_check_result *r)
-{
-	return r->corruptions || r->leaks || r->added;
-}
-
 static bool is_worth_a_look(const struct plt_repair *rep)
 {
-	return (rep->deep || is_damaged(&rep->before)) && !plt_check_is_hopeless(&rep->before, rep->file);
+	return (rep->deep || plt_repair_is_damaged(&rep->before)) && !plt_check_is_hopeless(&rep->before, rep->file);
 }
 
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
@@ -132,13 +129,13 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	bool adopted = !(what & PLT_MEND_MAP);
 	struct deep_steps deep = { 0 };
 	struct plt_streams streams = { 0 };
-	bool deeply = can_look_deep(rep, what);
+	bool deeply = can_look_deep(rep, what), sized = !deeply, based = !deeply;
 	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
 	const unsigned first = deeply ? what & ~COUNTS : what; /* what nothing reaches may be what the guest misses, and what
 								* is named too often another's */
 	bool news = false; /* this pass has changed something */
 	unsigned passes = 1;
-	int r = 0;
+	int r = plt_repair_find_end(rep, err);
 
 	mend.what = first;
 	for (unsigned i = 0; r == 0 && mend.changed; i++) {
@@ -164,6 +161,19 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		if (r < 0 || mend.changed) {
 			asked &= !mend.changed || (mend.stage == PLT_MEND_CLUSTERS && !rep->ask_again);
 			continue;
+		}
+		if (!based) {
+			based = true;
+			r = plt_repair_find_backing(rep, &mend, found, arg, err);
+			if (r < 0 || mend.changed)
+				continue;
+		}
+		/* (what lies behind the end nobody below looks at) */
+		if (!sized) {
+			sized = true;
+			r = plt_repair_size(rep, &mend, found, arg, err);
+			if (r < 0 || mend.changed)
+				continue;
 		}
 		if (!adopted) {
 			adopted = true;
@@ -197,6 +207,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 				r = plt_deep_step(rep, &mend, &deep, found, arg, err);
 			rep->deeply = mend.nmoves;
 			if (!mend.changed) {
+				sized &= !mend.behind.end && !mend.behind.guessed; /* (more is known of the disk) */
 				deeply = mend.deep = false;
 				mend.changed = what != mend.what;
 				mend.what = what;
@@ -221,6 +232,8 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			asked = news = false;
 		}
 	}
+	if (r == 0)
+		r = plt_repair_fill_end(rep, err);
 	free(place);
 	free(deep.moves);
 	plt_streams_release(&streams);
@@ -285,7 +298,7 @@ int plt_repair_settle(struct plt_repair *rep, bool write, struct plt_error *err)
 	return r < 0 ? r : plt_repair_reset(rep, err);
 }
 
-/* What is put right is remembered: the plan's file says so beside its edits. */
+/* What is put right is remembered: the plan's file says so beside its edits.  (check -r makes none.) */
 struct hear {
 	struct plt_repair *rep;
 	void (*found)(void *arg, const struct plt_check_finding *f);
@@ -300,7 +313,7 @@ static void hear(void *arg, const struct plt_check_finding *f)
 
 	if (h->found)
 		h->found(h->arg, f);
-	if (!f->mended || !f->host_len || rep->nmended == MAX_REMEMBERED)
+	if (rep->image_only || !f->mended || !f->host_len || rep->nmended == MAX_REMEMBERED)
 		return;
 	grown = realloc(rep->mended, (rep->nmended + 1) * sizeof(*grown));
 	if (!grown)
@@ -410,6 +423,7 @@ int plt_repair_open(struct plt_ctx *ctx, const char *name, const struct plt_open
 	rep->key[0] = plt_image_key(rep->img);
 	rep->plan = o->plan;
 	rep->deep = o->flags & PLT_REPAIR_DEEP;
+	rep->copy = o->flags & PLT_REPAIR_COPY;
 	rep->no_backing = opts && opts->flags & PLT_OPEN_NO_BACKING;
 	rep->trust = o->flags & PLT_REPAIR_TRUST_LIKELY ? PLT_LIKELY : PLT_STRONG;
 	rep->offered = o->offered;
@@ -487,6 +501,8 @@ int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_o
 			return r;
 		}
 	}
+	if (!image_only && rep->overlay && !rep->plan)
+		plt_repair_tell_parent(rep, found, arg);
 	rep->before.corruptions_fixed += rep->moved;
 	rep->before.lost = rep->done_before.lost;
 	rep->before.inferred = rep->done_before.inferred;
@@ -502,7 +518,11 @@ const struct plt_check_result *plt_repair_before(const struct plt_repair *rep)
 int plt_repair_check(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		     struct plt_check_result *ret, struct plt_error *err)
 {
-	return plt_repair_examine(rep, NULL, found, arg, ret, err);
+	int r = plt_repair_examine(rep, NULL, found, arg, ret, err);
+
+	if (r == 0)
+		ret->added += rep->undecided;
+	return r;
 }
 
 int plt_repair_each(struct plt_repair *rep, int (*fn)(void *arg, uint64_t off, const void *bytes, uint64_t len),

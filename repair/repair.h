@@ -14,9 +14,12 @@
  *	recognize.c  of an image that has lost what says which format it is
  *	rescue.c  for those who only look through it
  *	doubts.c  what it leaves lost or inferred, of the disk and of its snapshots
+ *	below.c   what it stands on, which may be damaged as well
  *	place.c   what the driver could not place, by evidence (evidence/)
  *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
+ *	size.c    how large the disk is, by what the guest says
  *	datafile.c  which file beside the image has its data, when the name is lost
+ *	device.c  where an image ends that lies on a larger device
  *	donate.c  what is lost, from an older copy or a clone
  *	foreign.c  what other programs' journals say
  *	packed.c  compressed units among it
@@ -58,12 +61,18 @@ struct plt_repair {
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
 	enum plt_certainty trust;    /* placements that are less sure are only offered */
+	bool copy;                   /* it is written into a copy, never to the image itself */
+	uint64_t end;                /* of an image on a device that is larger: where what it grows by goes; or 0 */
 	bool look;                   /* the plan is never written */
 	bool guess;                  /* nobody says that it has this format */
 	bool deep;                   /* what the guest says is held against the map, whether anything is wrong with it or not */
 	bool no_backing;             /* what lies below is not to be opened */
+	bool nested;                 /* somebody makes the plan of an image above: what lies below is read as it is */
+	enum plt_below { PLT_BELOW_UNKNOWN, PLT_BELOW_SOUND, PLT_BELOW_DAMAGED } below; /* its layers: below.c */
 	bool moved;                  /* file is a part of what the image has: nothing but a copy comes of it */
 	bool deeply;                 /* in a round that does what the guest says */
+	uint64_t undecided;          /* errors of which no look at the structure knows, and that the plan leaves */
+	bool size_said;              /* of one of them, the size of the disk */
 	bool ask_again;              /* some of these have not been looked at yet */
 	bool (*offered)(void *arg, const struct plt_placement_offer *offer); /* NULL: declined */
 	void *offered_arg;
@@ -94,6 +103,12 @@ int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 /* Where only a repair shows which format it is: sets rep->format and mends. */
 int plt_repair_recognize(struct plt_repair *rep, unsigned what,
 			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/*
+ * Of an image on a device: what the plan adds goes behind the image's end, if there is room in front of the device's; and when
+ * the plan is made, what lies between that becomes zeros.
+ */
+int plt_repair_find_end(struct plt_repair *rep, struct plt_error *err);
+int plt_repair_fill_end(struct plt_repair *rep, struct plt_error *err);
 /* Examine and mend as far as @what says, until nothing changes. */
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
@@ -101,6 +116,11 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 int plt_repair_examine(struct plt_repair *rep, struct plt_mend *mend,
 		       void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		       struct plt_check_result *ret, struct plt_error *err);
+static inline bool plt_repair_is_damaged(const struct plt_check_result *r)
+{
+	return r->corruptions || r->leaks || r->added;
+}
+
 /* How what is planned is opened so that what the guest has written can be read. */
 static inline struct plt_open_options plt_repair_how(const struct plt_repair *rep, unsigned flags)
 {
@@ -110,6 +130,14 @@ static inline struct plt_open_options plt_repair_how(const struct plt_repair *re
 	o.options = rep->key[0] ? rep->key : NULL;
 	return o;
 }
+/*
+ * The image that @store holds (the plan, or what is tried over it), with what it stands on: as that could be rescued, if
+ * it cannot be opened as it is, or if plt_repair_ask_below() has found it damaged.
+ */
+int plt_repair_open_chain(struct plt_repair *rep, struct plt_store *store, const struct plt_open_options *how,
+			  struct plt_disk **ret, struct plt_error *err);
+/* Is anything wrong with the layers below it?  Each is examined, once; false also where nobody may ask. */
+bool plt_repair_ask_below(struct plt_repair *rep, struct plt_disk *chain);
 /* Placements of orphans that are sure enough; malloc. */
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err);
@@ -117,6 +145,8 @@ int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct
 int plt_repair_foreign(struct plt_repair *rep, char *text, size_t len, struct plt_error *err);
 /* What the image as it is planned stands on; -ENOENT: on nothing, or it is not to be had. */
 int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret);
+/* That it cannot be had, if that is so: a note, for what the guest says of the map is not asked then. */
+void plt_repair_tell_parent(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg);
 /* Where the only thing wrong with the parent is its identity, it is recorded, if the content says so. */
 int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
 		     void (*found)(void *arg, const struct plt_check_finding *f), void *arg, bool *ret_done,
@@ -128,6 +158,20 @@ int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
  */
 int plt_repair_find_data(struct plt_repair *rep, struct plt_mend *mend,
 			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/*
+ * parent/nameless.c: a header was made anew, and the disk has no beginning: it stood on another file.  The one beside the
+ * image over which the content fits is recorded (mend->changed); where several do that is said.
+ */
+int plt_repair_find_backing(struct plt_repair *rep, struct plt_mend *mend,
+			    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/*
+ * What is mapped behind the end of the disk, or lies below it: is it the guest's?  Then the size in the header is raised
+ * (mend->changed); what may be and is not shown is said.
+ */
+int plt_repair_size(struct plt_repair *rep, struct plt_mend *mend,
+		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/* Is a sector of 512 bytes neither uniform nor nearly empty?  Of others it says nothing that they are alike. */
+bool plt_repair_speaks(const uint8_t *p);
 /* Placements of pieces of a child by what its parent has; malloc.  None, and no error, where there is no parent. */
 int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n);
 /*

@@ -99,7 +99,7 @@ int plt_rescue_plan_make(struct plt_ctx *ctx, struct plt_store *file, const char
 {
 	struct plt_repair rep = { .look = true, .ctx = ctx, .file = file, .name = (char *)(uintptr_t)name,
 				  .plan = opts ? opts->plan : NULL, .deep = opts && opts->deep,
-				  .no_backing = flags & PLT_OPEN_NO_BACKING, .key = { key },
+				  .no_backing = flags & PLT_OPEN_NO_BACKING, .nested = flags & PLT_OPEN_NESTED_RESCUE, .key = { key },
 				  .trust = opts && opts->trust_likely ? PLT_LIKELY : PLT_STRONG };
 	struct named n = { opts, name };
 	struct plt_store *part = NULL;

@@ -76,6 +76,21 @@ static int check_newest(const char *journal, struct plt_store *image, struct plt
 	return r;
 }
 
+/* @name is no journal: is it an image that one lies beside? */
+static int name_journal(const char *name, int r, struct plt_error *err)
+{
+	PLT_AUTOFREE char *real = realpath(name, NULL);
+	struct plt_error why = err ? *err : (struct plt_error)PLT_ERROR_INIT;
+	struct plt_beside b;
+
+	if (!real || plt_beside_find(real, &b, NULL) < 0)
+		return r;
+	if (b.pending || b.last)
+		plt_error_set(err, -r, "%s; beside it lies '%s'", why.text, b.pending ? b.pending : b.last);
+	plt_beside_release(&b);
+	return r;
+}
+
 int plt_undo(struct plt_ctx *ctx, const char *name, const char *image, struct plt_error *err)
 {
 	struct stat sb;
@@ -97,7 +112,7 @@ int plt_undo(struct plt_ctx *ctx, const char *name, const char *image, struct pl
 		r = plt_journal_open(st, &j, err);
 	plt_store_unref(st);
 	if (r < 0)
-		return r;
+		return name_journal(name, r, err);
 	if (plt_journal_info(j)->nstores != 1)
 		r = plt_error_set(err, ENOTSUP, "'%s': a journal of %u files", journal, plt_journal_info(j)->nstores);
 	if (r == 0)

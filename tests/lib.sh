@@ -30,6 +30,14 @@ SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/platter-test.XXXXXX") || exit 99
 SANITIZER=${PLT_SANITIZER:-0}
 export SANITIZER
 
+# Where random work begins, bash's $RANDOM too: at the same place in each run, so that a check fails for what has been changed
+# and for nothing else.  PLT_SEED is another place; "random" is one that is made up, other ones each time (`make soak`).
+if [ "${PLT_SEED:-}" = random ]; then
+	export PLT_SEED=$((RANDOM << 15 | RANDOM))
+	echo "# PLT_SEED=$PLT_SEED"
+fi
+RANDOM=${PLT_SEED:-1}
+
 tap_count=0
 tap_failed=0
 tap_planned=
@@ -123,6 +131,28 @@ requires() {
 	done
 }
 
+# poke FILE OFFSET BYTES: bytes as printf has them (\x00\1)
+poke() {
+	# shellcheck disable=SC2059 # the bytes are a format
+	printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+
+# zero FILE OFFSET LENGTH
+zero() {
+	dd if=/dev/zero of="$1" bs="$3" oflag=seek_bytes seek="$2" count=1 conv=notrunc status=none
+}
+
+# undone IMAGE BEFORE DESCRIPTION: its repair is taken back, to the very bytes
+undone() {
+	if ! "$PLATTER" undo -q "$1.platter-undo"; then
+		fail "$3" 'undo has failed'
+	elif [ -e "$1.platter-undo" ]; then
+		fail "$3" 'the journal is still there'
+	else
+		is_file_equal "$1" "$2" "$3"
+	fi
+}
+
 # settled STATUS FILE: the status with which a repair has ended; 0 for 2 if nothing is wrong or lost by what it has said
 # (in FILE), but not all of it is proven.
 settled() {
@@ -133,7 +163,7 @@ settled() {
 	fi
 }
 
-# sampled [N]: for loops over many cases of one kind: one in N of them, others each time.  A sanitizer looks for errors of
+# sampled [N]: for loops over many cases of one kind: one in N of them, others for each seed.  A sanitizer looks for errors of
 # memory and is slow: a third of that is enough there.
 sampled_count=$((RANDOM % 36))
 sampled() {

@@ -52,3 +52,8 @@ check-tsan:
 	$(MAKE) $(AM_MAKEFLAGS) platter$(EXEEXT) $(check_helpers) $(tsan_tests)
 	$(MAKE) $(AM_MAKEFLAGS) check-TESTS TESTS='$(tsan_tests)'
 .PHONY: check-tsan
+
+# All of it again and again, with other random numbers each time, until something fails: the log says which PLT_SEED.
+soak:
+	while PLT_SEED=random $(MAKE) $(AM_MAKEFLAGS) check; do :; done; false
+.PHONY: soak

@@ -13,6 +13,7 @@
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -79,11 +80,11 @@ uint64_t plt_unit_seed(void)
 {
 	const char *env = getenv("PLT_SEED");
 	struct timespec now;
-	uint64_t seed;
+	uint64_t seed = 1;
 
-	if (env && *env) {
+	if (env && strcmp(env, "random") != 0 && *env) {
 		seed = strtoull(env, NULL, 0);
-	} else {
+	} else if (env && *env) {
 		clock_gettime(CLOCK_REALTIME, &now);
 		seed = (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
 	}

@@ -29,8 +29,9 @@ void plt_unit_mark(const char *file, int line);
 int plt_unit_main(Suite *suite);
 
 /*
- * Random numbers for tests: the same sequence for the same seed.  plt_unit_seed() gives PLT_SEED
- * from the environment, or one of the clock's, and prints it, so that a failure can be repeated.
+ * Random numbers for tests: the same sequence for the same seed.  plt_unit_seed() gives PLT_SEED from the environment, one of
+ * the clock's if that is "random" (`make soak`), and else the same in each run, so that a test fails for what was changed and
+ * nothing else.  It prints the seed.
  */
 uint64_t plt_unit_seed(void);
 uint64_t plt_unit_random(uint64_t *state);

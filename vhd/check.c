@@ -525,13 +525,17 @@ int vhd_examine(struct plt_examine *ex, struct plt_error *err)
 	x.size = vhd_size(&x.v.footer, VHD_SIZE_AUTO, &chs);
 	ex->totals.image_end_offset = x.ends.tail.off + VHD_FOOTER;
 	check_fields(&x);
-	if (x.size / VHD_SECTOR > VHD_MAX_SECTORS)
-		vhd_found(&x, "V-SIZE", PLT_CORRUPTION, x.ends.use->off, VHD_FOOTER, "footer: a disk of %" PRIu64 " bytes "
-			  "(2040 GiB are the most)", x.size);
-	else if (x.v.type == VHD_FIXED)
+	if (x.size / VHD_SECTOR > VHD_MAX_SECTORS || (!x.size && x.v.type == VHD_FIXED && x.ends.tail.off >= VHD_SECTOR)) {
+		r = vhd_mends(&x, PLT_MEND_MAP) ? vhd_mend_absurd_size(&x, err) : 0;
+		if (r == 0)
+			vhd_found(&x, "V-SIZE", PLT_CORRUPTION, x.ends.use->off, VHD_FOOTER, "footer: a disk of %" PRIu64
+				  " bytes (%s)", x.size, x.size ? "2040 GiB are the most" : "and something lies in front of it");
+		r = PLT_MIN(r, 0);
+	} else if (x.v.type == VHD_FIXED) {
 		r = check_fixed(&x, err);
-	else
+	} else {
 		r = check_dynamic(&x, err);
+	}
 	plt_extents_release(&x.v.meta);
 	plt_extents_release(&x.bad);
 	free(x.used);

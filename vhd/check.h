@@ -112,6 +112,8 @@ int vhd_mend_copies(struct vhd_exam *x, struct plt_error *err);
 int vhd_mend_header(struct vhd_exam *x, const char *why, struct plt_error *err);
 /* The disk's size and the table do not fit each other. */
 int vhd_mend_size(struct vhd_exam *x, const char *why, struct plt_error *err);
+/* The footer's size is that of no disk: the guest's, the table's, or what lies before the footer of a fixed one. */
+int vhd_mend_absurd_size(struct vhd_exam *x, struct plt_error *err);
 /* A guess at a header that nothing else says anything of: 0, or -ENOENT. */
 int vhd_guess_header(struct vhd_exam *x, uint64_t size, uint64_t header_off, struct vhd_header *h, const char **ret_how);
 /* How many of the table's entries could be right; false: some cannot. */

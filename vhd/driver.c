@@ -54,6 +54,7 @@ const struct plt_driver vhd_driver = {
 	.info = vhd_info,
 	.cluster_size = cluster_size,
 	.examine = vhd_examine,
+	.recognise = vhd_recognise,
 	.journals = journals,
 	.replay = vhd_replay,
 	.show_pieces = vhd_show_pieces,

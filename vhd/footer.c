@@ -324,3 +324,23 @@ int vhd_read_header(struct plt_store *file, uint64_t file_size, const struct vhd
 
 	return r < 0 ? r : vhd_check_header(ret, file_size, err);
 }
+
+/* Of a fixed one nothing tells (the footer of what the guest has at its end could as well be the guest's). */
+int vhd_recognise(struct plt_ctx *ctx, struct plt_store *file, bool quick, struct plt_error *err)
+{
+	struct vhd_copy tail;
+	struct vhd_header h;
+	uint64_t size;
+	int r = plt_store_size(file, &size, err);
+
+	(void)ctx;
+	(void)quick;
+	if (r < 0 || size < VHD_FOOTER + sizeof(h) + VHD_FOOTER)
+		return r;
+	r = plt_store_read(file, VHD_FOOTER, &h, sizeof(h), PLT_IO_HEADER, err);
+	if (r == 0 && vhd_check_header(&h, size, NULL) == 0) /* where all creators have it */
+		return 1;
+	if (r == 0)
+		r = read_copy(file, size - VHD_FOOTER, VHD_FOOTER, false, size, &tail, err);
+	return r < 0 ? r : tail.state == VHD_COPY_GOOD && !is_fixed(&tail) && vhd_read_header(file, size, &tail.f, &h, NULL) == 0;
+}

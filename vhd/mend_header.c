@@ -12,6 +12,7 @@
  * said of its parent is kept if it is still there, and never made up.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -289,6 +290,15 @@ static int find_locators(struct vhd_exam *x, struct vhd_header *h, uint64_t head
 	return r == -ENOMEM ? r : 0;
 }
 
+/* Does any field of the header's first sector say what headers say? */
+static bool looks_like_one(const struct vhd_header *h)
+{
+	uint32_t bs = plt_be32_get(h->block_size);
+
+	return plt_be64_get(h->data_offset) == VHD_NONE || plt_be32_get(h->version) == VHD_VERSION ||
+	       (plt_is_pow2(bs) && bs >= VHD_MIN_BLOCK && plt_be32_get(h->entries));
+}
+
 /* Parts of the header that can be nothing else are kept. */
 static bool keep_parent(struct vhd_exam *x, struct vhd_header *h)
 {
@@ -306,7 +316,8 @@ static bool keep_parent(struct vhd_exam *x, struct vhd_header *h)
 		else
 			any = true;
 	}
-	if (memcmp(h->cookie, VHD_HEADER_COOKIE, 8) && !any) { /* nothing tells that this was a header */
+	/* (its locators lie in another sector than the id) */
+	if (memcmp(h->cookie, VHD_HEADER_COOKIE, 8) && (!any || !looks_like_one(h))) {
 		memset(h->parent_id, child ? 0xff : 0, sizeof(h->parent_id)); /* (zeros are a raw image's) */
 		memset(h->parent_name, 0, sizeof(h->parent_name));
 		h->parent_timestamp = plt_be32_make(0);
@@ -391,6 +402,36 @@ int vhd_mend_size(struct vhd_exam *x, const char *why, struct plt_error *err)
 	if (r < 0)
 		return plt_error_set(err, -r, "mending the footer");
 	vhd_mended(x, "V-FTR-5", PLT_CORRUPTION, 0, VHD_FOOTER, "%s: the disk becomes %s (%" PRIu64 " bytes)", why, how,
+		   plt_be64_get(f.current_size));
+	return 1;
+}
+
+int vhd_mend_absurd_size(struct vhd_exam *x, struct plt_error *err)
+{
+	uint64_t said = vhd_gpt_size(x), off = plt_align_down(x->ends.use->off, VHD_SECTOR);
+	struct vhd_state *v = &x->v;
+	struct vhd_footer f = v->footer;
+	char why[80];
+	int r;
+
+	snprintf(why, sizeof(why), "footer: a disk of %" PRIu64 " bytes", x->size);
+	if (v->type != VHD_FIXED) {
+		uint64_t most;
+
+		if (vhd_read_header(x->ex->file, x->ends.file_size, &f, &v->header, NULL) < 0)
+			return 0;
+		most = (uint64_t)plt_be32_get(v->header.entries) * plt_be32_get(v->header.block_size);
+		r = vhd_layout(v, PLT_MIN(most, VHD_MAX_SECTORS * VHD_SECTOR), x->ends.file_size, err);
+		return r < 0 ? r : vhd_mend_size(x, why, err);
+	}
+	f.current_size = plt_be64_make(said && said <= off ? said : off);
+	vhd_set_chs(&f, VHD_CHS_C, VHD_CHS_H, VHD_CHS_S);
+	vhd_footer_seal(&f);
+	r = plt_store_write(x->ex->file, off, &f, sizeof(f), PLT_IO_HEADER, NULL);
+	if (r < 0)
+		return plt_error_set(err, -r, "mending the footer");
+	vhd_mended(x, "V-FTR-5", PLT_CORRUPTION, off, VHD_FOOTER, "%s: the disk becomes %s (%" PRIu64 " bytes)", why, said &&
+		   said <= off ? "as large as its guest's partition tables say" : "what lies in front of its footer",
 		   plt_be64_get(f.current_size));
 	return 1;
 }

@@ -7,6 +7,7 @@
  * first path that leads to that id is right.  A parent that was changed since is found out by nothing
  * but its time, which copying changes too: that is only a warning.
  */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,10 +43,22 @@ static int look(struct plt_image *img, const char *name, struct plt_error *err)
 	return r;
 }
 
+static int take(struct plt_image *img, const char *which, struct plt_error *err)
+{
+	char *name = strdup(which);
+
+	if (!name)
+		return plt_error_set(err, ENOMEM, "out of memory");
+	free(img->backing_name);
+	img->backing_name = name;
+	return 0;
+}
+
 int vhd_find_backing(struct plt_image *img, struct plt_error *err)
 {
 	struct vhd_state *v = vhd_of(img);
 	struct plt_error why = PLT_ERROR_INIT, all = PLT_ERROR_INIT;
+	unsigned damaged = UINT_MAX;
 	char id[VHD_ID_TEXT];
 	int code = ENOENT;
 
@@ -55,21 +68,19 @@ int vhd_find_backing(struct plt_image *img, struct plt_error *err)
 		size_t n = strlen(all.text);
 		int r = look(img, v->names[i], &why);
 
-		if (r == 0) {
-			char *name = strdup(v->names[i]);
-
-			if (!name)
-				return plt_error_set(err, ENOMEM, "out of memory");
-			free(img->backing_name);
-			img->backing_name = name;
-			return 0;
-		}
+		if (r == 0)
+			return take(img, v->names[i], err);
+		if (r == -EINVAL && damaged == UINT_MAX)
+			damaged = i;
 		/* what is not simply missing is the better reason */
 		if (r != -ENOENT && code == ENOENT)
 			code = -r;
 		snprintf(all.text + n, sizeof(all.text) - n, r == -ESTALE ? "; '%.200s' %.400s" : "; '%.200s': %.400s",
 			 v->names[i], why.text);
 	}
+	/* (who it was its footers said: what is made of it has to be held against what is in it) */
+	if (damaged != UINT_MAX && img->rescued)
+		return take(img, v->names[damaged], err);
 	if (!v->nnames)
 		snprintf(all.text, sizeof(all.text), "; no parent locator that could be followed names it");
 	return plt_error_set(err, code, "'%s': its parent, %s%s, was not found%s%s", img->name,

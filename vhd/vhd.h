@@ -180,6 +180,8 @@ bool vhd_is_creator(const struct vhd_footer *f, const char *four);
 /* Both ends; -EINVAL with text if neither says what this is (ret is filled in all the same). */
 int vhd_read_ends(struct plt_store *file, struct vhd_ends *ret, struct plt_error *err);
 /* Reads and checks everything but parent and batmap against the file; for open and examine. */
+/* Dynamic or differencing, and the first footer is gone?  1, 0 or an errno; it costs two sectors. */
+int vhd_recognise(struct plt_ctx *ctx, struct plt_store *file, bool quick, struct plt_error *err);
 int vhd_read_header(struct plt_store *file, uint64_t file_size, const struct vhd_footer *f, struct vhd_header *ret,
 		    struct plt_error *err);
 int vhd_check_header(const struct vhd_header *h, uint64_t file_size, struct plt_error *err);

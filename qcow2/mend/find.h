@@ -117,7 +117,7 @@ void qcow2_find_release(struct qcow2_find *f);
 int qcow2_mend_header(struct plt_examine *ex, int read_error, unsigned astray, struct plt_error *err);
 /* size.c: the header says AES, but the guest's disk begins as one that is not encrypted. */
 bool qcow2_crypt_is_wrong(struct plt_store *file, const struct qcow2_state *q);
-/* Is this a qcow2 image whose header is gone?  1, 0 or an errno. */
-int qcow2_recognise(struct plt_ctx *ctx, struct plt_store *file, struct plt_error *err);
+/* Is this a qcow2 image whose header is gone?  1, 0 or an errno; @quick: as QEMU begins one, else 0. */
+int qcow2_recognise(struct plt_ctx *ctx, struct plt_store *file, bool quick, struct plt_error *err);
 
 #endif

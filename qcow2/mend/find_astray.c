@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "qcow2/mend/find.h"
 
+#define MANY 8       /* entries that say that a table is of another kind */
 #define NOWHERE 4096 /* of the L1 table, and of each table, that is looked at */
 
 bool qcow2_l1_runs_over(struct plt_store *file, uint64_t l1_offset, uint64_t need, uint32_t l1_size, unsigned cluster_bits)
@@ -34,11 +35,23 @@ bool qcow2_l1_runs_over(struct plt_store *file, uint64_t l1_offset, uint64_t nee
 	return bad * 2 > used;
 }
 
+/*
+ * Would the bitmaps of an extended entry be the next entry of a plain table, which is not the one before?  Of single
+ * subclusters they say such a thing seldom, and hardly ever another one for each cluster.
+ */
+static bool is_entry_too(const struct qcow2_find *f, uint64_t bitmap, uint64_t before)
+{
+	const uint64_t off = bitmap & QCOW2_L2_OFFSET;
+
+	return off && !(bitmap & ~(QCOW2_L2_OFFSET | QCOW2_COPIED)) && !(off & (f->x.q.cluster_size - 1)) && off < f->file_size &&
+	       bitmap != before;
+}
+
 unsigned qcow2_astray(struct plt_store *file, const struct qcow2_state *q)
 {
 	PLT_AUTOFREE uint8_t *l1 = plt_alloc_io(NOWHERE), *part = plt_alloc_io(NOWHERE);
 	struct qcow2_find f = {.file = file};
-	uint64_t bad = 0, used = 0;
+	uint64_t bad = 0, used = 0, both = 0, before = 0;
 	bool some = false;
 	uint32_t n = PLT_MIN(q->l1_size, (uint32_t)NOWHERE / 8), least = PLT_MIN((uint32_t)NOWHERE, q->cluster_size);
 
@@ -65,9 +78,13 @@ unsigned qcow2_astray(struct plt_store *file, const struct qcow2_state *q)
 
 			used += (entry | bitmap) != 0;
 			bad += (entry | bitmap) && !qcow2_entry_fits(&f.x, entry, bitmap, &to);
+			both += q->extl2 && is_entry_too(&f, bitmap, before);
+			before = bitmap;
 		}
 		some = true;
 	}
+	if (both >= MANY && both * 4 >= used * 3) /* it is no table of extended entries */
+		return 1000;
 	return some ? (unsigned)(bad * 1000 / PLT_MAX(used, UINT64_C(1))) : 1000;
 }
 

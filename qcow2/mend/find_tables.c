@@ -253,6 +253,7 @@ static bool repeats(const struct qcow2_find *f, const uint8_t *buf)
 struct run {
 	uint64_t off;
 	uint32_t clusters, tables, used;
+	uint64_t first;    /* the first table that its last cluster names */
 	bool marked;
 };
 
@@ -312,6 +313,7 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 	for (uint32_t i = 0; i < f->n; i++) {
 		uint64_t off = f->v[i].off >> q->cluster_bits << q->cluster_bits;
 		uint32_t n, tables, last = 0;
+		uint64_t first = 0;
 		bool marked;
 
 		if (!off || (i && f->v[i - 1].off >> q->cluster_bits == off >> q->cluster_bits) ||
@@ -334,8 +336,15 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 				continue;
 		}
 		for (uint32_t k = 0; k < q->cluster_size / 8; k++)
-			if (plt_get_be64(buf + (size_t)k * 8))
+			if (plt_get_be64(buf + (size_t)k * 8)) {
+				first = first ? first : plt_get_be64(buf + (size_t)k * 8) & QCOW2_L1_OFFSET;
 				last = k + 1;
+			}
+		if (run.tables && first && first == run.first) { /* (a cluster that was written over others) */
+			end_run(f, &run, &best);
+			continue;
+		}
+		run.first = first ? first : run.first;
 		if (!run.tables)
 			run.off = off;
 		run.tables += tables;
@@ -494,13 +503,27 @@ static bool names(struct qcow2_find *f, uint64_t table)
 	return false;
 }
 
-/* Is each cluster from @from to @to such as no table names? */
+/* Is each cluster from @from to @to such as no table of the map names?  (What only has the shape of one may name any.) */
 static bool is_nobodys(struct qcow2_find *f, uint64_t from, uint64_t to)
 {
-	for (; from < to; from += f->x.q.cluster_size)
-		if (names(f, from) || qcow2_find_maps(f, from))
+	const struct qcow2_state *q = &f->x.q;
+	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(q->cluster_size);
+
+	for (uint32_t i = 0; buf && i < f->l1_used; i++) {
+		const uint64_t table = l1_at(f, i);
+
+		if (!table || !table_find(f, table))
+			continue;
+		if ((table >= from && table < to) || plt_store_read(f->file, table, buf, q->cluster_size, PLT_IO_L2, NULL) < 0)
 			return false;
-	return true;
+		for (uint32_t at = 0; at < q->cluster_size; at += q->l2_entry_size) {
+			const uint64_t e = plt_get_be64(buf + at), off = e & QCOW2_L2_OFFSET;
+
+			if (!(e & QCOW2_COMPRESSED) && off >= from && off < to)
+				return false;
+		}
+	}
+	return buf != NULL;
 }
 
 /*
@@ -640,8 +663,12 @@ bool qcow2_find_l1_place(struct qcow2_find *f)
 		return false;
 	if (f->l1_offset && !f->l1_is_snapshots)
 		return true;
-	/* (that of one table says it all; of several nobody knows which are missing, and too large does no harm) */
-	size = f->gpt_size && !f->gpt_several ? f->gpt_size : f->l1_is_snapshots ? f->l1_used : tables == 1 ? 1 : tables * UNKNOWN;
+	/*
+	 * That of one table says it all, if the guest would show another; of several nobody knows which are missing, and too
+	 * large does no harm.
+	 */
+	size = f->gpt_size && !f->gpt_several ? f->gpt_size : f->l1_is_snapshots ? f->l1_used :
+	       tables == 1 && f->luks == UINT64_MAX ? 1 : tables * UNKNOWN;
 	if (size != f->gpt_size)
 		size <<= q->cluster_bits + q->l2_bits;
 	return made(f, size);

@@ -20,6 +20,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/shown.h"
 #include "base/zero.h"
 #include "qcow2/mend/find.h"
 
@@ -38,6 +39,8 @@ struct mending {
 		uint64_t len;
 	} notes[32];     /* what has been done */
 	unsigned nnotes;
+	uint64_t reftable; /* where one of zeros goes; 0: nowhere */
+	bool guessed;    /* it is a new one, and the guest has not said how large the disk is */
 	bool nameless;   /* it is a new one, and no name of a backing file was found */
 };
 
@@ -208,10 +211,13 @@ static uint64_t covered(struct qcow2_find *f, uint32_t l1_size)
 
 static bool is_printable(const uint8_t *p, uint32_t len)
 {
-	for (uint32_t i = 0; i < len; i++)
-		if (p[i] < 0x20 || p[i] == 0x7f)
-			return false;
-	return len > 0;
+	char name[QCOW2_MAX_BACKING_NAME + 1] = "";
+	uint32_t i = 0;
+
+	memcpy(name, p, PLT_MIN(len, (uint32_t)QCOW2_MAX_BACKING_NAME));
+	while (i < len && plt_utf8_sequence((unsigned char *)name + i) && (unsigned char)name[i] >= 0x20 && name[i] != 0x7f)
+		i += plt_utf8_sequence((unsigned char *)name + i);
+	return len > 0 && i == len;
 }
 
 /* The only text in the first cluster behind @from that stands where a name can, zeros around it. */
@@ -505,10 +511,14 @@ static void new_header(struct mending *m)
 	}
 	plt_put_be32(m->buf + AT(cluster_bits), q->cluster_bits);
 	plt_put_be64(m->buf + AT(size), size);
-	plt_put_be32(m->buf + AT(l1_size), (uint32_t)PLT_MAX(l1_need(f, size), f->l1_used));
+	/* (all of its clusters are its own: who sees the guest may find a larger disk) */
+	plt_put_be32(m->buf + AT(l1_size), (uint32_t)PLT_MAX(l1_need(f, size), size == f->gpt_size ? f->l1_used : f->l1_size));
 	plt_put_be64(m->buf + AT(l1_table_offset), f->l1_offset);
-	plt_put_be64(m->buf + AT(refcount_table_offset), f->reftable_offset);
-	plt_put_be32(m->buf + AT(refcount_table_clusters), f->reftable_clusters);
+	/* (one of zeros is made anew like any other that is damaged; without one the image does not open) */
+	m->reftable = f->reftable_offset ? 0 : PLT_MAX(plt_align_up(f->file_size, q->cluster_size),
+						       f->made_size ? plt_align_up(f->l1_offset + (uint64_t)f->l1_size * 8, q->cluster_size) : 0);
+	plt_put_be64(m->buf + AT(refcount_table_offset), f->reftable_offset ? f->reftable_offset : m->reftable);
+	plt_put_be32(m->buf + AT(refcount_table_clusters), f->reftable_offset ? f->reftable_clusters : 1);
 	if (f->l1_is_snapshots) /* of a table that is nowhere (its place stays 0): it is made by the L1 tables that are there */
 		plt_put_be32(m->buf + AT(nb_snapshots), 1);
 	if (f->zstd)
@@ -534,6 +544,7 @@ static void new_header(struct mending *m)
 		plt_put_be64(ext + 8, f->luks);
 		plt_put_be64(ext + 16, len);
 	}
+	m->guessed = size != f->gpt_size;
 	m->nameless = !named;
 	note(m, q->cluster_size,
 		 "it is gone; by what is in the file the image has clusters of %" PRIu32 " bytes, %" PRIu32
@@ -588,6 +599,7 @@ static int write_out(struct mending *m, const uint8_t *was)
 
 static int decide(struct mending *m, struct plt_error *err)
 {
+	static const uint8_t zeros[512];
 	struct qcow2_find *f = m->f;
 	PLT_AUTOFREE uint8_t *was = plt_alloc_io(f->x.q.cluster_size);
 	PLT_AUTOFREE char *backing = NULL, *format = NULL;
@@ -636,6 +648,8 @@ static int decide(struct mending *m, struct plt_error *err)
 	r = write_out(m, was);
 	if (r == 0 && f->made_size)
 		r = write_l1(m);
+	if (r == 0 && m->reftable) /* (as long as its last byte is there, all of it is) */
+		r = plt_store_write(f->file, m->reftable + f->x.q.cluster_size - sizeof(zeros), zeros, sizeof(zeros), PLT_IO_REFTABLE, NULL);
 	if (r == 0) {
 		r = qcow2_header_read(f->file, m->ex->name, true, &q, &backing, &format, err);
 		now = r == 0 ? qcow2_astray(f->file, &q) : 0;
@@ -649,6 +663,7 @@ static int decide(struct mending *m, struct plt_error *err)
 		m->ex->mend->changed = true;
 		m->ex->mend->map_damaged |= f->made_size != 0;
 		m->ex->mend->nameless |= m->nameless;
+		m->ex->mend->size_guessed |= m->guessed;
 	}
 	return r;
 }
@@ -674,6 +689,8 @@ int qcow2_mend_header(struct plt_examine *ex, int read_error, unsigned astray, s
 	if ((r == 0 || r == -ENOENT) && !f.is_qcow2 && !f.large && plt_be32_get(h.magic) != QCOW2_MAGIC &&
 	    !(ex->mend && ex->mend->guess) && qcow2_find_usual(&f))
 		r = 0;
+	if (r == 0 && ex->mend && !ex->mend->look && plt_overlay_failed(ex->file))
+		r = -EIO; /* what was not seen may be the half of it */
 	if (r == 0)
 		r = f.nt || f.usual ? decide(&m, read_error ? NULL : err) : -ENOENT;
 	tell(&m, r == 0);
@@ -682,11 +699,16 @@ int qcow2_mend_header(struct plt_examine *ex, int read_error, unsigned astray, s
 	return r;
 }
 
-int qcow2_recognise(struct plt_ctx *ctx, struct plt_store *file, struct plt_error *err)
+int qcow2_recognise(struct plt_ctx *ctx, struct plt_store *file, bool quick, struct plt_error *err)
 {
 	struct qcow2_find f = {.ctx = ctx, .file = file};
-	int r = qcow2_find_sights(&f);
+	int r;
 
+	if (quick) {
+		r = plt_store_size(file, &f.file_size, err);
+		return r < 0 ? r : qcow2_find_usual(&f);
+	}
+	r = qcow2_find_sights(&f);
 	if (r == 0)
 		r = qcow2_find_tables(&f);
 	r = r == 0 ? f.is_qcow2 : r == -ENOENT ? 0 : plt_error_errno(err, -r, "'%s' cannot be looked through", file->name);

@@ -42,21 +42,26 @@ bool qcow2_crypt_is_wrong(struct plt_store *file, const struct qcow2_state *q)
 	       start[511] == 0xaa;
 }
 
+int qcow2_set_size(struct plt_store *file, uint64_t size, struct plt_error *err)
+{
+	plt_be64 v = plt_be64_make(size);
+
+	return plt_store_write(file, AT(size), &v, sizeof(v), PLT_IO_HEADER, err);
+}
+
 /* A disk of no bytes on which clusters are mapped: as large as its L1 table is made for. */
 static int grow_to_l1(struct qcow2_exam *x, bool *ret_mended)
 {
 	const struct qcow2_state *q = &x->q;
 	uint64_t size;
-	plt_be64 v;
 
 	if (plt_shl(q->l1_size, q->cluster_bits + q->l2_bits, &size) || size > INT64_MAX)
 		return 0;
 	plt_emit(x->ex, &(struct plt_finding){.id = "Q-HDR-SIZE", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
 					      .mended = true, .host_off = AT(size), .host_len = 8, .guest_len = size},
 		 "Repairing header: the disk cannot have 0 bytes, clusters are mapped; its L1 table is made for up to %" PRIu64, size);
-	v = plt_be64_make(size);
 	*ret_mended = x->ex->mend->changed = true;
-	return plt_store_write(x->c.file, AT(size), &v, 8, PLT_IO_HEADER, NULL);
+	return qcow2_set_size(x->c.file, size, NULL);
 }
 
 int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_said)
@@ -65,7 +70,6 @@ int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_said)
 	const struct qcow2_state *q = &x->q;
 	uint8_t gpt[512];
 	uint64_t last, size;
-	plt_be64 v;
 
 	*ret_said = false;
 	if (!q->virtual_size && mends && q->l1_size)
@@ -90,7 +94,6 @@ int qcow2_mend_size(struct qcow2_exam *x, uint64_t mapped_end, bool *ret_said)
 	*ret_said = true;
 	if (!mends)
 		return 0;
-	v = plt_be64_make(size);
 	x->ex->mend->changed = true;
-	return plt_store_write(x->c.file, AT(size), &v, 8, PLT_IO_HEADER, NULL);
+	return qcow2_set_size(x->c.file, size, NULL);
 }

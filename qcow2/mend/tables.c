@@ -27,7 +27,6 @@
 
 static const char why_twice[] = "another place of the disk names the same cluster";
 static const char why_shared[] = "another L1 entry names the same L2 table";
-static const char why_l1[] = "its L1 entry is damaged";
 
 /* ---- one table ------------------------------------------------------------------------------------------ */
 
@@ -68,7 +67,7 @@ static int fill_from_snapshots(struct qcow2_tables *t, uint32_t index, uint64_t 
 	struct qcow2_exam *x = t->x;
 	int r = 0;
 
-	for (uint32_t k = x->q.nb_snapshots; k-- && k + MAX_DONORS >= x->q.nb_snapshots && !x->refs_bad && r == 0;) {
+	for (uint32_t k = x->q.nb_snapshots; k-- && k + MAX_DONORS >= x->q.nb_snapshots && !x->refs_bad && !x->map_unread && r == 0;) {
 		const struct qcow2_snapshot *s = &x->q.snapshots[k];
 		uint64_t from = 0;
 
@@ -426,7 +425,7 @@ static int mend_l1_entry(struct qcow2_tables *t, uint32_t index, uint64_t e)
 	}
 	x->ex->mend->map_damaged |= t->t->disk == PLT_DISK_ACTIVE;
 	r = qcow2_doubt(x, t->t, PLT_LOST, (uint64_t)index << bits, UINT64_C(1) << bits, PLT_GUESS,
-			    (e & QCOW2_L1_OFFSET) < t->far ? qcow2_why_beyond : why_l1);
+			    (e & QCOW2_L1_OFFSET) < t->far ? qcow2_why_beyond : qcow2_why_l1);
 
 	plt_emit(x->ex,
 		 &(struct plt_finding){.id = "Q-L1", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true, .mended = true,
@@ -457,7 +456,8 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 		return qcow2_doubt(x, t->t, PLT_INFERRED, (uint64_t)index << (q->cluster_bits + q->l2_bits),
 				   UINT64_C(1) << (q->cluster_bits + q->l2_bits), PLT_GUESS, why_shared);
 	/* (one that several entries of a tree name is no table that was damaged, but an entry) */
-	if (!l || ((!l->flagged || l->empty) && !is_cut(x, off)) || l->active > 1 || l->others > q->nb_snapshots || ++t->looks > MAX_LOOKS)
+	if (!l || ((!qcow2_l2_is_odd(&x->c, l) || l->empty) && !is_cut(x, off)) || l->active > 1 || l->others > q->nb_snapshots ||
+	    ++t->looks > MAX_LOOKS)
 		return 0;
 	if (l->moved) {
 		r = same_losses(t, index, l);
@@ -483,35 +483,46 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 	return r;
 }
 
+/* No L1 table is an L2 table of its own, whatever else it is: an entry that says so is wrong. */
+static int mend_l1_of_itself(void *arg, uint32_t index, uint64_t e)
+{
+	struct qcow2_tables *t = arg;
+	uint64_t off = e & QCOW2_L1_OFFSET;
+
+	return off >= t->t->l1_offset && off - t->t->l1_offset < (uint64_t)t->t->l1_size * 8 ? mend_l1_entry(t, index, e) : 0;
+}
+
+/* Is what lies over the L1 table nothing but L2 tables that are said to? */
+static bool only_tables_overlap(const struct qcow2_exam *x, uint64_t off, uint64_t len)
+{
+	for (unsigned i = 0; i < x->noverlaps; i++)
+		if (plt_ranges_overlap(off, len, x->overlaps[i].off, x->overlaps[i].len) &&
+		    !qcow2_l2_find(&x->c, x->overlaps[i].off))
+			return false;
+	return true;
+}
+
 static int mend_tree(struct qcow2_tables *t, const struct qcow2_tree *tree)
 {
 	struct qcow2_exam *x = t->x;
+	uint64_t len = (uint64_t)tree->l1_size * 8;
+	bool overlaps;
 	int r;
 
-	if (!tree->l1_size || (tree->l1_offset & (x->q.cluster_size - 1)) ||
-	    !plt_in_range(tree->l1_offset, (uint64_t)tree->l1_size * 8, x->c.file_size) ||
-	    qcow2_exam_overlaps(x, tree->l1_offset, (uint64_t)tree->l1_size * 8))
+	if (!len || (tree->l1_offset & (x->q.cluster_size - 1)) || !plt_in_range(tree->l1_offset, len, x->c.file_size))
+		return 0;
+	overlaps = qcow2_exam_overlaps(x, tree->l1_offset, len);
+	if (overlaps && !only_tables_overlap(x, tree->l1_offset, len))
 		return 0;
 	t->t = tree;
-	r = qcow2_l1_each(&x->c, tree->l1_offset, tree->l1_size, mend_l1, t);
+	r = qcow2_l1_each(&x->c, tree->l1_offset, tree->l1_size, overlaps ? mend_l1_of_itself : mend_l1, t);
 	return r == -EIO ? 0 : r; /* said when the table was reported */
-}
-
-/* Behind what offset is an entry garbage, and not what was cut off the file? */
-static uint64_t far_end(const struct qcow2_exam *x)
-{
-	uint64_t far = x->q.virtual_size;
-
-	if (plt_mul(far, 2 + (uint64_t)x->q.nb_snapshots, &far) || plt_add(far, UINT64_C(64) << 20, &far) ||
-	    far > QCOW2_MAX_HOST_OFFSET)
-		far = QCOW2_MAX_HOST_OFFSET;
-	return PLT_MAX(far, PLT_MIN(x->c.file_size, QCOW2_MAX_HOST_OFFSET));
 }
 
 int qcow2_mend_tables(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
-	struct qcow2_tables t = {.x = x, .far = far_end(x)};
+	struct qcow2_tables t = {.x = x, .far = qcow2_far_end(x)};
 	struct qcow2_tree tree = {PLT_DISK_ACTIVE, q->l1_offset, q->virtual_size, 0};
 	int r;
 

@@ -10,6 +10,8 @@
  *	survey.c  what the guest's structures say of the disk as it shows
  *	map.c     what of it is mapped to where
  *	suspects.c  places of the map that this casts doubt upon
+ *	below.c   blocks of a differencing disk that are like what its parent has elsewhere
+ *	exchange.c  tables that were exchanged, by the order along the host
  *	moves.c   what belongs there instead, by evidence; tried out before it is done
  */
 #include "base/extents.h"
@@ -73,6 +75,8 @@ struct deep_map {
 
 /* Of the layer that is mended: its clusters, or the tables above them (none: .n is 0). */
 int plt_deep_map(struct plt_repair *rep, struct plt_disk *disk, bool tables, struct deep_map *ret, struct plt_error *err);
+/* What is mapped in parts of a cluster (subclusters) as whole ones, each of which is what its data is. */
+int plt_deep_whole(struct deep_map *m, struct plt_error *err);
 void plt_deep_map_release(struct deep_map *m);
 /* The first run that ends behind a place; .n: none. */
 size_t plt_deep_run(const struct deep_map *m, uint64_t guest);
@@ -80,6 +84,19 @@ size_t plt_deep_run(const struct deep_map *m, uint64_t guest);
 enum deep_kind plt_deep_at(const struct deep_map *m, uint64_t guest, uint64_t *ret_host);
 /* Places that name the same bytes of the file as another does. */
 int plt_deep_shared(const struct deep_map *m, struct plt_extents *ret);
+
+/* ---- exchange.c -------------------------------------------------------------------------------- */
+
+#define DEEP_EXCHANGES 4 /* more than that are no exchanges */
+
+/* Two places that seem to show each other's tables; @sure: more than likely, if nothing else is known of them. */
+struct deep_exchange {
+	uint64_t a, b;
+	bool sure;
+};
+/* Of tables.  -ENOMEM. */
+int plt_deep_exchanges(const struct deep_map *m, const struct deep_map *clusters, const struct deep_survey *s,
+		       struct deep_exchange ret[DEEP_EXCHANGES], unsigned *ret_n);
 
 /* ---- suspects.c -------------------------------------------------------------------------------- */
 
@@ -89,6 +106,8 @@ struct deep_suspects {
 	struct plt_extents others;  /* something else speaks against it: it may be the other end of an exchange */
 	struct plt_extents holes;   /* nothing is mapped, and the guest has something there */
 	struct plt_extents hidden;  /* zeros by a flag, over a cluster that holds something, and the guest has something there */
+	struct deep_exchange exchanges[DEEP_EXCHANGES]; /* .others has their places */
+	unsigned nexchanges;
 };
 int plt_deep_suspects(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk,
 		      struct deep_survey *s, const struct deep_map *m, const struct deep_map *clusters,
@@ -100,12 +119,17 @@ int plt_deep_suspects(struct plt_repair *rep, const struct plt_mend *mend, struc
 int plt_deep_beginning(struct plt_disk *disk, const struct deep_map *m, struct deep_survey *s);
 void plt_deep_suspects_release(struct deep_suspects *s);
 
+/* ---- below.c ----------------------------------------------------------------------------------- */
+
+/* Adds places of blocks that may lie in each other's, by what lies below them.  -ENOMEM. */
+int plt_deep_below(struct plt_repair *rep, struct plt_disk *disk, const struct deep_map *m, struct plt_extents *to);
+
 /* ---- moves.c ----------------------------------------------------------------------------------- */
 
 /* What belongs elsewhere, by what is more than likely or trusted; free() *ret.  *ret_known: places whose piece is theirs. */
 int plt_deep_moves(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk,
-		   const struct deep_map *m, const struct deep_suspects *who, struct plt_move **ret, size_t *ret_n,
-		   struct plt_extents *ret_known, struct plt_error *err);
+		   const struct deep_map *m, const struct deep_map *clusters, const struct deep_suspects *who,
+		   struct plt_move **ret, size_t *ret_n, struct plt_extents *ret_known, struct plt_error *err);
 
 /* ---- step.c ------------------------------------------------------------------------------------ */
 

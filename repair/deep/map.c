@@ -76,6 +76,46 @@ static int map_clusters(struct plt_image *img, struct deep_map *ret, struct plt_
 	return r;
 }
 
+/* Of what one piece shows in parts: what it holds, before what it leaves out. */
+static unsigned rank(enum deep_kind kind)
+{
+	return kind == DEEP_DATA ? 3 : kind == DEEP_OTHER ? 2 : kind == DEEP_ZERO;
+}
+
+int plt_deep_whole(struct deep_map *m, struct plt_error *err)
+{
+	struct deep_map whole = { .span = m->span, .highest = m->highest };
+	int r = 0;
+
+	for (size_t i = 0; i < m->n && r == 0; i++) {
+		const struct deep_run *from = &m->v[i];
+		const uint64_t end = from->guest + from->len;
+
+		for (uint64_t at = from->guest, stop; at < end && r == 0; at = stop) {
+			struct deep_run run = { .guest = plt_align_down(at, m->span), .len = m->span, .host = DEEP_NOWHERE, .kind = from->kind };
+			struct deep_run *last = whole.n ? &whole.v[whole.n - 1] : NULL;
+
+			if (at == run.guest && end - at >= m->span)
+				run.len = plt_align_down(end - at, m->span);
+			stop = PLT_MIN(end, run.guest + run.len);
+			if (from->host != DEEP_NOWHERE)
+				run.host = from->host + (at - from->guest) - (at - run.guest);
+			if (last && last->guest + last->len > run.guest) { /* a part of it has been seen */
+				if (rank(last->kind) >= rank(run.kind))
+					continue;
+				last->len -= m->span;
+				whole.n -= !last->len;
+			}
+			r = add(&whole, &run);
+		}
+	}
+	plt_deep_map_release(m);
+	*m = whole;
+	if (r < 0)
+		plt_deep_map_release(m);
+	return r == -ENOMEM ? plt_error_set(err, ENOMEM, "out of memory") : r;
+}
+
 int plt_deep_map(struct plt_repair *rep, struct plt_disk *disk, bool tables, struct deep_map *ret, struct plt_error *err)
 {
 	struct plt_image *img = plt_disk_image(disk);

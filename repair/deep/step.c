@@ -19,11 +19,17 @@
 #include "repair/deep/deep.h"
 
 #define TRIES_MAX 4 /* of one size of pieces */
+#define USED_PART 8 /* of what a table maps, that the guest has in use: less is odd */
+#define EMPTY_MAX (1u << 16)
+#define SECTOR_ENTRIES 64 /* what is lost in one piece of less than that are entries, not a part of a table */
 
 static const char why_refused[] = "the guest's structures do not verify here";
 static const char why_hidden[] = "a zero flag hides data, and the guest has a file here";
 static const char why_large[] = "its map is in too many pieces to be held against what the guest says of it";
+static const char why_unused[] = "most of the map is lost, and what this part of it shows the guest has not in use";
 static const char why_alone[] = "most of the map is lost, and no filesystem says what belongs here";
+static const char why_exchanged[] = "what lies beside it runs on elsewhere on the host: two tables seem to be exchanged";
+static const char why_empty[] = "of this table entries were lost, and clusters are left that nobody knows the place of";
 static const char why_hole[] = "nothing is mapped, the guest has a file here, and clusters are left";
 
 int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_disk **ret, struct plt_error *err)
@@ -31,7 +37,7 @@ int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_
 	struct plt_open_options o = plt_repair_how(rep, PLT_OPEN_FORCE_SHARE | (rep->no_backing ? PLT_OPEN_NO_BACKING : 0));
 	int r;
 
-	r = plt_disk_open_store(rep->ctx, overlay, rep->name, rep->format, &o, ret, err);
+	r = plt_repair_open_chain(rep, overlay, &o, ret, err);
 	if (r == 0 && plt_deep_lacks_base(*ret)) { /* (what it does not have itself would look like a loss) */
 		plt_disk_close(*ret, NULL);
 		*ret = NULL;
@@ -104,7 +110,7 @@ static int doubt(struct naming *n, const struct plt_extents *which, const char *
 	return r;
 }
 
-static int name(struct naming *n, const struct deep_suspects *who, const struct plt_extents *known, bool left)
+static int name(struct naming *n, const struct deep_suspects *who, const struct plt_extents *known)
 {
 	struct plt_extents refused = PLT_EXTENTS_INIT;
 	int r = 0;
@@ -117,15 +123,101 @@ static int name(struct naming *n, const struct deep_suspects *who, const struct 
 		r = doubt(n, &refused, why_refused);
 	if (r == 0)
 		r = doubt(n, &who->hidden, why_hidden);
-	if (r == 0 && left)
-		r = doubt(n, &who->holes, why_hole);
 	plt_extents_release(&refused);
 	return r;
+}
+
+/* Are more clusters left than entries are known to have been lost one by one, and files have holes? */
+static bool is_more_left(const struct plt_mend *mend, const struct plt_extents *holes, const struct deep_map *m)
+{
+	uint64_t lost = 0;
+
+	for (size_t i = 0; i < mend->doubts.n; i++) {
+		const struct plt_doubt *d = &mend->doubts.v[i];
+
+		if (d->disk == PLT_DISK_ACTIVE && d->kind == PLT_LOST && d->len < SECTOR_ENTRIES * m->span)
+			lost += d->len;
+	}
+	for (size_t i = 0; i < holes->n; i++)
+		lost += holes->v[i].len;
+	return mend->clusters.n > lost / m->span;
+}
+
+/*
+ * Where a table has lost entries, others that are empty may have been lost, too, if more clusters are left: the guest
+ * has nothing there, but a file that it has deleted.  Each table in whose span anything is in doubt.
+ */
+static int name_empty(struct naming *n, const struct deep_map *m, const struct deep_map *pieces,
+		      const struct plt_extents *holes)
+{
+	struct plt_extents empty = PLT_EXTENTS_INIT;
+	int r = 0;
+
+	if (m->span == pieces->span || !is_more_left(n->mend, holes, m))
+		return 0;
+	for (size_t i = 0; i < pieces->n && r == 0 && empty.n < EMPTY_MAX; i++) {
+		uint64_t at = pieces->v[i].guest, end = at + pieces->v[i].len;
+		const struct plt_doubt *d = plt_doubts_find(&n->mend->doubts, PLT_DISK_ACTIVE, at);
+
+		if (!d || d->off >= end)
+			continue;
+		for (size_t k = plt_deep_run(m, at); at < end && r == 0 && empty.n < EMPTY_MAX; k++) {
+			const struct deep_run *run = k < m->n && m->v[k].guest < end ? &m->v[k] : NULL;
+
+			if (!run || run->guest > at)
+				r = plt_extents_add(&empty, at, (run ? run->guest : end) - at);
+			at = run ? run->guest + run->len : end;
+		}
+	}
+	if (r == 0)
+		r = doubt(n, &empty, why_empty);
+	plt_extents_release(&empty);
+	return r;
+}
+
+/* Tables that seem to be exchanged, and that no evidence knows to be where they belong. */
+static int name_exchanges(struct naming *n, const struct deep_suspects *who, const struct plt_extents *known, uint64_t span)
+{
+	struct plt_extents both = PLT_EXTENTS_INIT;
+	int r = 0;
+
+	for (unsigned i = 0; i < who->nexchanges && r == 0; i++) {
+		const struct deep_exchange *x = &who->exchanges[i];
+
+		if (plt_extents_overlaps(known, x->a, span) || plt_extents_overlaps(known, x->b, span))
+			continue;
+		r = plt_extents_add(&both, x->a, span);
+		if (r == 0)
+			r = plt_extents_add(&both, x->b, span);
+	}
+	if (r == 0)
+		r = doubt(n, &both, why_exchanged);
+	plt_extents_release(&both);
+	return r;
+}
+
+/* Bytes of [from, end) that are mapped as data, and in one of the ranges; NULL: in any. */
+static uint64_t mapped(const struct deep_map *m, const struct plt_extents *of, uint64_t from, uint64_t end)
+{
+	uint64_t n = 0;
+
+	for (size_t i = plt_deep_run(m, from); i < m->n && m->v[i].guest < end; i++) {
+		uint64_t at = PLT_MAX(from, m->v[i].guest), to = PLT_MIN(end, m->v[i].guest + m->v[i].len);
+		const struct plt_range *v;
+
+		if (m->v[i].kind != DEEP_DATA)
+			continue;
+		n += of ? 0 : to - at;
+		for (; of && at < to && (v = plt_extents_find(of, at)) && v->off < to; at = v->off + v->len)
+			n += PLT_MIN(to, v->off + v->len) - PLT_MAX(at, v->off);
+	}
+	return n;
 }
 
 /*
  * Where more of the map is lost than is there, and no filesystem says that what is there lies where it should: tables that
  * are whole by their shape may be copies that were written over others, and what they leave empty may have been mapped.
+ * Where there is a filesystem, those that map hardly anything that it has in use.
  */
 static int name_all(struct naming *n, const struct deep_survey *s, const struct deep_map *m, const struct deep_map *pieces)
 {
@@ -139,14 +231,18 @@ static int name_all(struct naming *n, const struct deep_survey *s, const struct 
 			lost += d->v[i].len;
 	for (size_t i = 0; i < m->n; i++)
 		there += m->v[i].len;
-	if (s->any || !there || lost <= there)
+	if (!there || lost <= there || (s->any && !pieces->n))
 		return 0;
-	if (pieces->n)
-		m = pieces;
-	for (size_t i = 0; i < m->n && r == 0; i++)
-		r = plt_extents_add(&all, m->v[i].guest, m->v[i].len);
+	if (!pieces->n)
+		pieces = m;
+	for (size_t i = 0; i < pieces->n && r == 0; i++) {
+		const uint64_t from = pieces->v[i].guest, end = from + pieces->v[i].len;
+
+		if (!s->any || (mapped(m, &s->data, from, end) + mapped(m, &s->sure, from, end)) * USED_PART < mapped(m, NULL, from, end))
+			r = plt_extents_add(&all, from, end - from);
+	}
 	if (r == 0)
-		r = doubt(n, &all, why_alone);
+		r = doubt(n, &all, s->any ? why_unused : why_alone);
 	plt_extents_release(&all);
 	return r;
 }
@@ -187,7 +283,10 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	if (r < 0)
 		return r;
 	r = plt_deep_map(rep, disk, true, &pieces, err);
+	if (r == 0 && clusters.span != pieces.span)
+		r = plt_deep_whole(&clusters, err);
 	if (r < 0) {
+		plt_deep_map_release(&pieces);
 		plt_deep_map_release(&clusters);
 		return r;
 	}
@@ -197,20 +296,49 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	if (r == 0 && has_reason(s))
 		r = plt_deep_suspects(rep, mend, disk, s, m, &clusters, &who, err);
 	if (r == 0 && has_reason(s) && m->span && st->tries < TRIES_MAX && (st->phase == PIECES || m == &clusters)) {
-		r = plt_deep_moves(rep, mend, disk, m, &who, &st->moves, &nmoves, &known, err);
+		r = plt_deep_moves(rep, mend, disk, m, &clusters, &who, &st->moves, &nmoves, &known, err);
 		mend->moves = st->moves;
 		mend->nmoves = nmoves;
 		mend->move_span = m->span;
 	}
-	if (r == 0 && !nmoves && st->phase == CLUSTERS)
-		r = name(n, &who, &known, is_left_below(&clusters, m->tables ? &mend->pieces : &mend->clusters));
-	if (r == 0 && !nmoves && st->phase == CLUSTERS)
-		r = name_all(n, s, &clusters, &pieces);
+	if (r == 0 && !nmoves && m->tables)
+		r = name_exchanges(n, &who, &known, m->span);
+	if (r == 0 && !nmoves && st->phase == CLUSTERS) {
+		r = name(n, &who, &known);
+		if (r == 0 && is_left_below(&clusters, m->tables ? &mend->pieces : &mend->clusters)) {
+			r = doubt(n, &who.holes, why_hole);
+			if (r == 0)
+				r = name_empty(n, &clusters, &pieces, &who.holes);
+		}
+		if (r == 0)
+			r = name_all(n, s, &clusters, &pieces);
+	}
 	plt_deep_suspects_release(&who);
 	plt_extents_release(&known);
 	plt_deep_map_release(&clusters);
 	plt_deep_map_release(&pieces);
 	return r < 0 ? r : nmoves > 0;
+}
+
+/* What the guest refuses may be the fault of a layer below: then that one is read as a rescue shows it. */
+static int open_to_look(struct plt_repair *rep, struct plt_disk **ret, struct deep_survey *s)
+{
+	for (;;) {
+		const bool asked = rep->below != PLT_BELOW_UNKNOWN;
+		int r = plt_deep_open(rep, rep->overlay, ret, NULL);
+
+		if (r < 0)
+			return r;
+		r = plt_deep_survey(*ret, s, NULL);
+		if (r == 0 && (asked || rep->below != PLT_BELOW_UNKNOWN || (!s->nbad && !plt_repair_is_damaged(&rep->before)) ||
+			       !plt_repair_ask_below(rep, *ret)))
+			return 0;
+		plt_deep_survey_release(s);
+		*s = (struct deep_survey){ 0 };
+		plt_disk_close(*ret, NULL);
+		if (r < 0)
+			return r;
+	}
 }
 
 int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps *st,
@@ -228,13 +356,12 @@ int plt_deep_step(struct plt_repair *rep, struct plt_mend *mend, struct deep_ste
 		mend->deep = mend->changed = true;
 		return 0;
 	}
-	r = plt_deep_open(rep, rep->overlay, &disk, NULL);
+	r = open_to_look(rep, &disk, &s);
 	if (r < 0) { /* what does not open cannot be looked at */
 		st->phase = END;
 		return r == -ENOMEM ? plt_error_set(err, ENOMEM, "out of memory") : 0;
 	}
 	n.size = plt_disk_size(disk);
-	r = plt_deep_survey(disk, &s, err);
 	while (r == 0 && st->phase < END) {
 		r = look(rep, mend, st, disk, &s, &n, err);
 		if (r == 0) {

@@ -256,7 +256,14 @@ int plt_deep_suspects(struct plt_repair *rep, const struct plt_mend *mend, struc
 	*ret = (struct deep_suspects){ 0 };
 	if (!m->span)
 		return 0;
-	r = add_all(m, &ret->accused, &s->bad);
+	r = plt_deep_exchanges(m, clusters, s, ret->exchanges, &ret->nexchanges);
+	for (unsigned i = 0; i < ret->nexchanges && r == 0; i++) {
+		r = add(m, &ret->others, ret->exchanges[i].a, 1);
+		if (r == 0)
+			r = add(m, &ret->others, ret->exchanges[i].b, 1);
+	}
+	if (r == 0)
+		r = add_all(m, &ret->accused, &s->bad);
 	if (r == 0)
 		r = add_all(m, &ret->others, &s->odd);
 	for (size_t i = 0; i < s->nnamed && r == 0; i++)
@@ -267,6 +274,8 @@ int plt_deep_suspects(struct plt_repair *rep, const struct plt_mend *mend, struc
 		r = add_doubts(mend, m, &ret->others);
 	if (r == 0 && (m->tables || left->n))
 		r = add_by_tails(m, s, &ret->others);
+	if (r == 0 && m->tables && below)
+		r = plt_deep_below(rep, disk, m, &ret->others);
 	if (r == 0 && m->tables && !below)
 		r = add_empty(m, clusters, s, &ret->others);
 	if (r == 0 && !m->tables)

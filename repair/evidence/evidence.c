@@ -94,6 +94,11 @@ static int rounds(struct ev *ev)
 			r = plt_ev_score_all(ev);
 		if (!r)
 			r = plt_ev_assign(ev, false, &n);
+		if (!r && n <= few) {
+			r = plt_ev_twins(ev, &more);
+			n += more;
+			more = 0;
+		}
 		if (!r && n <= few && paths++ < EV_PATHS_MAX)
 			r = plt_ev_path(ev, false, &grown);
 		if (!r && n + grown <= few)
@@ -104,9 +109,12 @@ static int rounds(struct ev *ev)
 		if (r)
 			return r;
 		if (!n && !likely && grown <= few / 4) {
-			if (ev->guess)
+			const bool can = ev->p->owns && ev->p->read_older && !ev->below; /* there is more to be read */
+
+			if (ev->guess && !can)
 				break;
-			ev->guess = true;
+			ev->guess |= !can;
+			ev->below |= can;
 		}
 		left -= n + grown + likely;
 	}

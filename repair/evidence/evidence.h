@@ -41,6 +41,12 @@ struct plt_puzzle {
 	 */
 	int (*read_object)(void *arg, uint32_t object, uint64_t off, void *buf, size_t len);
 	/*
+	 * Of an object that has some sectors itself, and elsewhere shows what read_older gives for its slot: 1, it has
+	 * [off, off + *ret_len) itself, or 0, it does not; *ret_len at most @len.  NULL: what read_object reads is all there is.
+	 * Most slots of such a disk need no object: when nothing more is sure, filesystems are read through them.
+	 */
+	int (*owns)(void *arg, uint32_t object, uint64_t off, uint64_t len, uint64_t *ret_len);
+	/*
 	 * Where on the host the object's byte at @off (the start of a unit) lies, for the allocator's habit; 0:
 	 * unknown, or it has none there.  May be NULL.
 	 */

@@ -107,6 +107,7 @@ struct ev {
 	double share[EV_FS_MAX][3]; /* of blocks that are empty, cut, full */
 	unsigned nend_sets;
 	bool parts_sure;
+	bool below;                /* in an empty slot what read_older gives is read */
 	bool guess;                /* nothing else is left: filesystems may begin at usual places */
 
 	/* facts.c */
@@ -148,6 +149,8 @@ int64_t plt_ev_length(const struct ev *ev, uint32_t object, uint64_t off, uint64
 uint16_t plt_ev_grain(const struct ev *ev, uint32_t object, uint64_t off);
 /* An object's bytes, with zeros where it has none. */
 int plt_ev_read_object(const struct ev *ev, uint32_t object, uint64_t off, void *buf, size_t len);
+/* The same as it would show in a slot. */
+int plt_ev_read_in_slot(const struct ev *ev, uint32_t object, uint32_t slot, uint64_t off, void *buf, size_t len);
 
 /* view.c: the disk as far as it is known, and the filesystems on it */
 uint32_t plt_ev_slot_from(const struct ev *ev, uint64_t off); /* of the first slot that ends after @off; nslots: none */
@@ -227,6 +230,9 @@ int plt_ev_alternative(const struct ev *ev, unsigned kind, uint32_t object, uint
 struct ev_place *plt_ev_release(struct ev *ev);
 void plt_ev_come_back(struct ev *ev, const struct ev_place *old);
 void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second);
+
+/* twins.c: objects that are all alike, where there are enough */
+int plt_ev_twins(struct ev *ev, uint32_t *ret_n);
 
 /* order.c: what lies between placed neighbours on the host */
 int plt_ev_order_init(struct ev *ev);

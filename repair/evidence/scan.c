@@ -94,6 +94,37 @@ int plt_ev_read_object(const struct ev *ev, uint32_t object, uint64_t off, void 
 	return 0;
 }
 
+int plt_ev_read_in_slot(const struct ev *ev, uint32_t object, uint32_t slot, uint64_t off, void *buf, size_t len)
+{
+	const struct plt_puzzle *p = ev->p;
+	int r = plt_ev_read_object(ev, object, off, buf, len);
+
+	for (uint64_t at = 0, n; p->owns && r == 0 && at < len; at += n) {
+		int own = p->owns(p->arg, object, off + at, len - at, &n);
+
+		if (own < 0 || !n || n > len - at)
+			return -EIO;
+		if (!own)
+			r = p->read_older ? p->read_older(p->arg, p->slots[slot] + off + at, (uint8_t *)buf + at, (size_t)n) : -ENODATA;
+	}
+	return r;
+}
+
+/* What it shows there depends on its place. */
+static void forget_absent(const struct ev *ev, uint32_t object, uint64_t off, uint64_t len, uint16_t *g)
+{
+	const struct plt_puzzle *p = ev->p;
+
+	for (uint64_t at = 0, n; at < len; at += n) {
+		int own = p->owns(p->arg, object, off + at, len - at, &n);
+
+		if (own < 0 || !n)
+			n = len - at;
+		for (uint64_t k = at / EV_GRAIN; own <= 0 && k < (at + n) / EV_GRAIN; k++)
+			g[k] = EV_UNKNOWN;
+	}
+}
+
 static uint16_t length_of(const uint8_t *p)
 {
 	unsigned n = EV_GRAIN;
@@ -134,6 +165,8 @@ static int scan_piece(struct ev *ev, uint32_t object, uint32_t i, uint8_t *buf, 
 			if (g[k])
 				ev->blank[object] = false;
 		}
+		if (p->owns)
+			forget_absent(ev, object, base + at, step, g + at / EV_GRAIN);
 	}
 	if (!any) {
 		ev->piece[(size_t)object * ev->pieces + i] = EV_NONE;

@@ -141,7 +141,7 @@ static void judge_meta(struct sum *s, const struct ev_fact *f)
 			ended |= len == 0;
 			continue;
 		}
-		if (plt_ev_read_object(ev, s->pair->object, at - s->base, block, fs->block))
+		if (plt_ev_read_in_slot(ev, s->pair->object, s->pair->slot, at - s->base, block, fs->block))
 			continue;
 		s->verified++;
 		verdict = fs->ops->verify(fs, &fact, at, block);

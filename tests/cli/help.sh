@@ -20,6 +20,7 @@ for c in $commands; do
 	like "$("$PLATTER" --help)" "^  $c " "--help has $c"
 	ok "$c --help succeeds" "$PLATTER" "$c" --help
 	is "$("$PLATTER" "$c" -h)" "$("$PLATTER" help "$c")" "$c -h and help $c agree"
+	like "$("$PLATTER" "$c" -h)" '^(Exit status|.*The status is)' "$c -h says what its status means"
 	missing=
 	for option in $("$PLATTER" --complete options "$c"); do
 		"$PLATTER" "$c" --help | grep -qE -e "^  (-., )?$option([ =,]|\$)" || missing="$missing $option"

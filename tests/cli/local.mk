@@ -25,6 +25,7 @@ script_tests += \
 	tests/cli/pieces.sh \
 	tests/cli/progress.sh \
 	tests/cli/rebase.sh \
+	tests/cli/repair.sh \
 	tests/cli/resize.sh \
 	tests/cli/usage.sh \
 	$(NULL)

@@ -84,5 +84,10 @@ like "$("$PLATTER" convrt a b 2>&1)" "^platter: Command not found: convrt [(]did
 like "$("$PLATTER" help repar 2>&1)" "did you mean 'repair'" 'in help, too'
 like "$("$PLATTER" frobnicate 2>&1)" '^platter: Command not found: frobnicate$' 'and what is like none'
 like "$("$QEMU_IMG_LINK" convrt a b 2>&1)" '^qemu-img: Command not found: convrt$' 'as qemu-img: its words'
+like "$("$PLATTER" repair a --dryrun 2>&1)" "^platter: unrecognized option '--dryrun' [(]did you mean '--dry-run'[?][)]" 'of options, too'
+like "$("$PLATTER" repair --reprot=x a 2>&1)" "did you mean '--report'" 'with a value'
+unlike "$("$PLATTER" repair --frobnicate a 2>&1)" 'did you mean' 'and what is like none'
+like "$("$PLATTER" repair -y a 2>&1 | tail -n 1)" "^Try 'platter repair --help' for" 'the help that is named is the command'\''s'
+unlike "$("$QEMU_IMG_LINK" check --rescu2 a 2>&1)" 'did you mean|img check' 'as qemu-img: its words'
 fails 1 'a device that is full is noticed' sh -c "'$PLATTER' --help >/dev/full"
 done_testing

@@ -6,8 +6,8 @@
 
 . "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
 requires python3 jq
-seed=${SEED:-$((RANDOM * 32768 + RANDOM))}
-diag "seed $seed (SEED=$seed repeats it)"
+seed=${PLT_SEED:-$RANDOM}
+echo "# PLT_SEED=$seed"
 times=25
 [ "$SANITIZER" = 1 ] && times=8
 ok 'the length of what convert makes' python3 -B "$srcdir/tests/convert/measure.py" "$PLATTER" "$seed" $times

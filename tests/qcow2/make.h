@@ -130,10 +130,11 @@ static inline void found_emit(struct plt_examine *ex, const struct plt_finding *
 	}
 }
 
-static inline int examine(struct plt_store *st, struct found *v, struct plt_error *err)
+/* @mend: NULL, or what is to be put right. */
+static inline int mend_store(struct plt_store *st, struct plt_mend *mend, struct found *v, struct plt_error *err)
 {
 	struct plt_ctx *ctx;
-	struct plt_examine ex = { .file = st, .name = "test", .emit = found_emit, .arg = v };
+	struct plt_examine ex = { .file = st, .name = "test", .emit = found_emit, .arg = v, .mend = mend };
 	int r;
 
 	memset(v, 0, sizeof(*v));
@@ -143,6 +144,11 @@ static inline int examine(struct plt_store *st, struct found *v, struct plt_erro
 	v->totals = ex.totals;
 	plt_ctx_free(ctx);
 	return r;
+}
+
+static inline int examine(struct plt_store *st, struct found *v, struct plt_error *err)
+{
+	return mend_store(st, NULL, v, err);
 }
 
 static inline bool has_id(const struct found *v, const char *id)

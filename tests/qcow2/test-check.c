@@ -2,6 +2,7 @@
 /* Copyright (c) the platter authors */
 
 /* qcow2/check*.c: each kind of damage is found under its name, with qemu-img's counts. */
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "base/checked.h"
@@ -243,6 +244,69 @@ START_TEST(overflow)
 }
 END_TEST
 
+/* How many tables are read. */
+static int count_tables(void *arg, enum plt_fault_op op, int tag, uint64_t off, uint64_t len)
+{
+	(void)off;
+	if (op == PLT_FAULT_READ && tag == PLT_IO_L2)
+		atomic_fetch_add((_Atomic uint64_t *)arg, len / 4096);
+	return 0;
+}
+
+/* One round of repair of what lies in @st; the tables that it reads. */
+static uint64_t mend_round(struct plt_store *st, struct found *f)
+{
+	struct plt_mend mend = { .what = PLT_MEND_ALL };
+	struct plt_store *counting, *overlay;
+	_Atomic uint64_t tables = 0;
+
+	ck_assert_int_eq(plt_fault_new(st, &counting), 0);
+	plt_fault_set_judge(counting, &(struct plt_fault_judge){ .before = count_tables, .arg = &tables });
+	ck_assert_int_eq(plt_overlay_new(counting, true, &overlay), 0);
+	ck_assert_int_eq(mend_store(overlay, &mend, f, NULL), 0);
+	plt_mend_release(&mend);
+	plt_store_unref(overlay);
+	plt_store_unref(counting);
+	return tables;
+}
+
+/*
+ * Where all counts are lost each mark differs from them: a round reads tables no oftener for that.  What cannot be is
+ * looked for in all of them as soon as a cluster is named twice: the table that is wrong may be the first that named it.
+ */
+START_TEST(counts_are_lost)
+{
+	const uint64_t tables = 8, per = 512, cl = 4096;
+	struct plt_store *st = make_image("cluster_size=4k,preallocation=metadata", tables * per * cl);
+	uint64_t l1 = get64(st, 40), rt = get64(st, 48), first = get64(st, l1) & QCOW2_L1_OFFSET, own, other = 0;
+	uint8_t zeros[4096] = { 0 };
+	struct found f;
+	uint64_t usual = mend_round(st, &f);
+
+	ck_assert_uint_eq(f.n, 0);
+	for (uint64_t block, i = 0; (block = get64(st, rt + i * 8)) != 0; i++)
+		ck_assert_int_eq(plt_store_write(st, block, zeros, sizeof(zeros), PLT_IO_OTHER, NULL), 0);
+	ck_assert_uint_eq(mend_round(st, &f), usual);
+	ck_assert(has_id(&f, "Q-REF-LOW"));
+	/* one bit of an entry of the first table was turned: it names a cluster of a later one */
+	for (uint64_t i = 0; i < per && !other; i++) {
+		own = get64(st, first + i * 8);
+		for (uint64_t bit = cl; bit < tables * per * cl && !other; bit <<= 1)
+			for (uint64_t k = 1; k < tables && !other; k++)
+				for (uint64_t e = 0, l2 = get64(st, l1 + k * 8) & QCOW2_L1_OFFSET; e < per && !other; e++)
+					if (l2 > first && get64(st, l2 + e * 8) == (own ^ bit)) {
+						other = own ^ bit;
+						put64(st, first + i * 8, other);
+					}
+	}
+	ck_assert_uint_ne(other, 0);
+	put64(st, own & QCOW2_L2_OFFSET, 1); /* (it holds something) */
+	(void)mend_round(st, &f);
+	ck_assert_msg(has_text(&f, "; 1 were a bit"), "%s | %s", f.texts[0], f.texts[1]);
+	plt_store_unref(st);
+}
+END_TEST
+
 /* Any bytes in the tables: it ends, and says something; memory errors are for the sanitizers. */
 START_TEST(any_bytes)
 {
@@ -289,6 +353,7 @@ int main(void)
 	tcase_add_test(t, many_references);
 	tcase_add_test(t, snapshots_share_an_l1);
 	tcase_add_test(t, overflow);
+	tcase_add_test(t, counts_are_lost);
 	tcase_add_test(t, any_bytes);
 	suite_add_tcase(s, t);
 	return plt_unit_main(s);

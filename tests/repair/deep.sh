@@ -136,6 +136,81 @@ PY
 	rm -f d.qcow2*
 fi
 
+# clear IMAGE CLUSTER...: their L2 entries
+clear() {
+	python3 - "$@" <<'PY'
+import struct, sys
+f = open(sys.argv[1], 'r+b')
+d = f.read()
+(bits,), (l1,) = struct.unpack_from('>I', d, 20), struct.unpack_from('>Q', d, 40)
+for c in map(int, sys.argv[2:]):
+    i, k = divmod(c, (1 << bits) // 8)
+    f.seek((struct.unpack_from('>Q', d, l1 + 8 * i)[0] & 0xfffffffffffe00) + 8 * k)
+    f.write(bytes(8))
+PY
+}
+# rescued SOUND: 512-byte sectors of d.qcow2 that --rescue shows otherwise, and names in no list; and of all others
+rescued() {
+	"$PLATTER" convert -q --rescue --report r.json -O raw d.qcow2 out.raw 2>/dev/null
+	"$PLATTER" convert -q -O raw "$1" sound.raw
+	python3 - <<'PY'
+import json
+r = json.load(open('r.json'))
+named = sorted((v['start'], v['start'] + v['length']) for v in r['lost'] + r['inferred'])
+a, b = open('sound.raw', 'rb').read(), open('out.raw', 'rb').read()
+bad = [at for at in range(0, len(a), 512) if a[at:at + 512] != b[at:at + 512]]
+print(sum(not any(x <= at < y for x, y in named) for at in bad), len(bad))
+PY
+}
+
+# Inodes that the bitmap says are in use are no zeros.
+cp plain.qcow2 d.qcow2
+clear d.qcow2 $(($(dumpe2fs disk.raw 2>/dev/null | sed -n 's/.*Inode table at \([0-9]*\)-.*/\1/p' | head -n 1) + 2))
+"$PLATTER" check --deep d.qcow2 >out 2>&1
+like "$? $(cat out)" '1 of [0-9]* pieces of metadata do not belong where they lie' 'inodes of zeros that are in use'
+is "$(rescued plain.qcow2)" '0 0' '  they are put back'
+
+# A partition whose filesystem has lost its beginning and more: all of it was written last.
+if command -v mkfs.fat >/dev/null; then
+	python3 -B "$srcdir/tests/fixtures/guest.py" vfat 32 7 fat.raw 0 fill=8 >/dev/null
+	dd if=fat.raw of=part bs=64k skip=16 count=2 status=none
+	cp fat.raw zeros.raw
+	dd if=/dev/zero of=zeros.raw bs=64k seek=16 count=2 conv=notrunc status=none
+	qemu-img convert -f raw -O qcow2 -o cluster_size=4k zeros.raw d.qcow2
+	qemu-io -c 'write -q -s part 1M 128k' d.qcow2
+	cp d.qcow2 sound.qcow2
+	clear d.qcow2 $(seq 256 287)
+	read -r silent bad < <(rescued sound.qcow2)
+	is "$silent" 0 "no filesystem begins in a partition: nothing of it is wrong in silence ($bad sectors are)"
+	ok '  and most is back' [ "$bad" -lt 128 ]
+	"$PLATTER" check -q --deep d.qcow2 >/dev/null 2>&1
+	is $? 2 '  check --deep'
+
+	# Most of the map is gone, and a table in the place of another's, of places that the guest has not in use.
+	qemu-img convert -f raw -O qcow2 -o cluster_size=4k fat.raw sound.qcow2
+	cp sound.qcow2 d.qcow2
+	python3 - d.qcow2 <<'PY'
+import struct, sys
+f = open(sys.argv[1], 'r+b')
+d = f.read()
+l1, = struct.unpack_from('>Q', d, 40)
+first, last = (struct.unpack_from('>Q', d, l1 + 8 * i)[0] & 0xfffffffffffe00 for i in (0, 15))
+f.seek(first); f.write(d[last:last + 4096])
+f.seek(last); f.write(b'the quick brown fox ' * 200)
+PY
+	read -r silent bad < <(rescued sound.qcow2)
+	is "$silent" 0 "a copy of the last table in the place of the first: nothing is wrong in silence ($bad sectors are)"
+fi
+
+# An older version of a table: what it has lost of places that the guest calls free is named, too, as nobody knows of which.
+cp plain.qcow2 d.qcow2
+read -r free _ < <(dumpe2fs disk.raw 2>/dev/null | sed -n 's/.*Free blocks:.* \([0-9]*\)-\([0-9]*\)$/\1/p' | head -n 1)
+files=$(debugfs -R 'blocks /check.c' disk.raw 2>/dev/null)
+qemu-io -c "write -q -P 5 $(((free + 3) * 4096)) 8k" -c "write -q -P 6 60M 4k" d.qcow2
+cp d.qcow2 sound.qcow2
+clear d.qcow2 $files $((free + 3)) $((free + 4))
+is "$(rescued sound.qcow2 | cut -d' ' -f1)" 0 'lost entries of places that the guest calls free are named with the others'
+
 # Zeros by a flag over what was there before are what a guest's zeros become in some programs, unless they are few.
 cp plain.qcow2 d.qcow2
 files=$(for f in check.c open.c snapshot.c create.c; do debugfs -R "blocks /$f" disk.raw 2>/dev/null; done)
@@ -163,6 +238,50 @@ if command -v mcopy >/dev/null; then
 	"$PLATTER" check --deep d.qcow2 >out 2>&1
 	is "$? $(grep -c G-MAP out)" '3 0' 'and a cluster that a killed program has left'
 fi
+
+# Tables of 32 KiB in each other's places, inside a file: no metadata, no end of a file.  What lies beside them in the guest
+# runs on there on the host, which says something where the rest of the image is in order, and nothing where it is not.
+head -c 3000000 /dev/urandom >big
+mkdir only
+mv big only
+mke2fs -q -t ext4 -b 4096 -O metadata_csum -d only big.raw 8M
+python3 - "$(debugfs -R 'blocks /big' big.raw 2>/dev/null)" >big.qemu-io <<'PY'
+import sys
+blocks = [int(b) for b in sys.argv[1].split()]
+full = [t for t in range(1, 256) if all(b in set(blocks) for b in range((t - 1) * 8, (t + 2) * 8))]
+a, b = full[2], full[20]
+open('tables', 'w').write('%d %d\n' % (a, b))
+d = open('big.raw', 'rb').read()
+used = [t for t in range(len(d) // 32768) if any(d[t * 32768:(t + 1) * 32768])]
+rest = [t for t in used if t not in (a - 1, a, a + 1, b - 1, b, b + 1)]
+rest = rest[::2] + rest[1::2] # (each runs on elsewhere)
+for t in [a - 1, b, a + 1, *rest, b - 1, a, b + 1]:
+    open('t%d' % t, 'wb').write(d[t * 32768:(t + 1) * 32768])
+    print('write -q -s t%d %d 32768' % (t, t * 32768))
+PY
+read -r a b <tables
+qemu-img create -q -f qcow2 -o cluster_size=512 d.qcow2 8M
+qemu-io d.qcow2 <big.qemu-io >/dev/null
+rm -f t[0-9]*
+deep 0 'No errors were found' 'an order that looks like an exchange, among others'
+for sector in 0 1; do # a sector at the beginning of the one, on both sides: an end fewer for each
+	qemu-img convert -f raw -O qcow2 -o cluster_size=512 big.raw d.qcow2
+	[ $sector = 0 ] || qemu-io -d unmap -c "discard -q $((a * 32768)) 512" -c "discard -q $((b * 32768)) 512" d.qcow2 >/dev/null
+	"$PLATTER" hash d.qcow2 >want
+	l1=$(u64 d.qcow2 40)
+	x=$(u64 d.qcow2 $((l1 + 8 * a))) y=$(u64 d.qcow2 $((l1 + 8 * b)))
+	put64 d.qcow2 $((l1 + 8 * a)) $y
+	put64 d.qcow2 $((l1 + 8 * b)) $x
+	deep 2 'runs on there, on the host|two tables seem to be exchanged' "exchanged inside a file ($sector)"
+	"$PLATTER" repair -q --yes d.qcow2 >/dev/null 2>&1
+	if [ $sector = 0 ]; then
+		is "$("$PLATTER" hash d.qcow2)" "$(cat want)" 'four ends say so: repair puts them right'
+	else
+		"$PLATTER" repair -q --yes --trust likely d.qcow2 >out 2>&1
+		is "$("$PLATTER" hash d.qcow2)" "$(cat want)" "two ends: --trust likely does $(cat out)"
+	fi
+	rm -f d.qcow2*
+done
 
 # How well a disk agrees with itself: a child over its own parent does, over another disk or over a parent that was
 # written to since it does not.

@@ -4,6 +4,9 @@
 unit_tests += tests/repair/test-evidence
 tests_repair_test_evidence_SOURCES = tests/repair/test-evidence.c
 
+unit_tests += tests/repair/test-deep-map
+tests_repair_test_deep_map_SOURCES = tests/repair/test-deep-map.c
+
 unit_tests += tests/repair/test-worse
 tests_repair_test_worse_SOURCES = tests/repair/test-worse.c tests/block/lab.c tests/block/lab.h
 
@@ -16,6 +19,7 @@ script_tests += \
 	tests/repair/chains.sh \
 	tests/repair/data-file.sh \
 	tests/repair/deep.sh \
+	tests/repair/device.sh \
 	tests/repair/encrypted.sh \
 	tests/repair/evidence.sh \
 	tests/repair/guest-disks.sh \
@@ -33,6 +37,7 @@ script_tests += \
 	tests/repair/plan-file.sh \
 	tests/repair/recovery.sh \
 	tests/repair/rescue.sh \
+	tests/repair/sizes.sh \
 	tests/repair/sound.sh \
 	tests/repair/stopped-snapshots.sh \
 	tests/repair/streams.sh \

@@ -31,14 +31,37 @@ damaged() {
 	ok "$class: repaired, the disk is what it was" "$PLATTER" compare -q -f vpc -F raw d.img g.raw
 	"$PLATTER" check -q -f vpc d.img >out 2>&1
 	is $? 0 "$class: check finds nothing any more"
-	ok "$class: undo" "$PLATTER" undo -q d.img.platter-undo
-	is_file_equal d.img before "$class: the very bytes"
+	undone d.img before "$class: undo"
 	rm -f d.img*
 }
 
-for class in V-BAT-1 V-BAT-2 V-BAT-3 V-BAT-5 V-HDR-1 V-HDR-2 V-BMP-3 V-PARENT; do
+for class in V-BAT-1 V-BAT-2 V-BAT-3 V-BAT-5 V-BAT-8 V-HDR-2 V-BMP-3 V-PARENT; do
 	damaged $class
 done
+
+# A medium on which the table does not read: what the parent says of it is not called lost again for that.
+printf '0x0 ? 1\n0x0 0x600 +\n0x600 0x200 -\n0x800 %#x +\n' $(($(stat -c %s child.img) - 2048)) >map
+"$PLATTER" convert --rescue --map map --report r.json -f vpc -O raw child.img out.raw >out 2>&1
+is $? 2 'a table that does not read: --rescue says that it is not proven'
+is_file_equal out.raw g.raw 'a table that does not read: --rescue shows the disk'
+is "$(python3 -c 'import json; print(json.load(open("r.json"))["lost"])')" '[]' 'a table that does not read: nothing is lost'
+
+# A block with nothing in common with what lies below it, the last in the file: it holds a directory, which names its owner.
+cp --sparse=always g.raw new.raw
+debugfs -w -R 'mkdir another' 'new.raw?offset=1048576' >out 2>&1
+at=$((1048576 + 4096 * $(debugfs -R 'blocks /' 'g.raw?offset=1048576' 2>/dev/null)))
+dd if=new.raw of=page bs=4096 skip=$((at / 4096)) count=1 status=none
+"$PLATTER" create -q -f vpc -b g.raw -F raw d.img
+"$PLATTER" io -f vpc -c 'write -P 7 20M 4k' -c "write -s page $at 4k" d.img >/dev/null
+"$PLATTER" convert -f vpc -O raw d.img sound.raw
+table=$((16#$(od -An -tx1 -j 528 -N 8 d.img | tr -d ' \n')))
+printf '\377\377\377\377' | dd of=d.img bs=1 seek=$((table + at / 2097152 * 4)) conv=notrunc status=none
+"$PLATTER" convert --rescue -f vpc -O raw d.img out.raw >out 2>&1
+is_file_equal out.raw sound.raw 'a cleared entry: what its block says of itself is held against the disk with all that lies below'
+ok '  repaired' "$PLATTER" repair -q --yes -f vpc d.img
+"$PLATTER" convert -f vpc -O raw d.img out.raw
+is_file_equal out.raw sound.raw '  to the same'
+rm -f d.img* ./sound.raw new.raw page
 
 # Blocks that were cut off with the end of the file: which sectors were the child's nobody knows; the parent's are a guess.
 cp --sparse=always child.img d.img

@@ -48,8 +48,8 @@ is_file_equal strong2 strong '--trust strong is the default'
 fails 1 '--trust likely does something else' cmp -s likely strong
 yes y | "$PLATTER" repair -q --dry-run --interactive --plan yes d.qcow2 >asked 2>/dev/null
 is_file_equal yes likely 'yes to all is --trust likely'
-like "$(cat asked)" 'may map guest offset [0-9a-fx]*, [0-9]* bytes [(]likely: ' 'it is said what for'
-is "$(grep -o 'The table at offset 0x[0-9a-f]* in the file may map guest offset [0-9a-fx]*' asked | sort | uniq -d)" '' \
+like "$(cat asked)" 'may belong at guest offset [0-9a-fx]*, [0-9]* bytes [(]likely: ' 'it is said what for'
+is "$(grep -o 'What lies at offset 0x[0-9a-f]* in the file may belong at guest offset [0-9a-fx]*' asked | sort | uniq -d)" '' \
 	'each is asked about once'
 yes n | "$PLATTER" repair -q --dry-run --interactive --plan no d.qcow2 >asked 2>/dev/null
 is_file_equal no strong 'no to all is nothing more'

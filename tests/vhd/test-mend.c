@@ -126,7 +126,7 @@ enum how {
 	HEAD_ZERO, HEAD_JUNK, TAIL_ZERO, TAIL_CUT, TAIL_JUNK, BOTH_SUMS, BOTH_COOKIES, BOTH_ZERO, BOTH_HALF, ONE_BYTE,
 	JUNK_BEHIND, HDR_SUM, HDR_COOKIE, HDR_TABLE, HDR_ENTRIES, HDR_BLOCK, HDR_ZERO, HDR_JUNK, ALL_HEADS, SIZE_LARGE,
 	ENTRY_FLIP, ENTRY_BEYOND, ENTRY_ZERO, ENTRY_SHIFTED, ALL_SHIFTED, BITMAP_ZERO, BITMAP_HALF, BITMAPS_JUNK,
-	BEHIND_A_CUT,
+	BEHIND_A_CUT, SIZE_ABSURD,
 };
 
 static const struct {
@@ -142,6 +142,7 @@ static const struct {
 	{ ENTRY_BEYOND, "V-BAT-4 " }, { ENTRY_ZERO, "V-BAT-4 " }, { ENTRY_SHIFTED, "V-BAT-4 " },
 	{ ALL_SHIFTED, "V-BAT-7 " }, { BITMAP_ZERO, "V-BMP-1 " }, { BITMAP_HALF, "V-BMP-1 " },
 	{ BITMAPS_JUNK, "V-BMP-1 " }, { BEHIND_A_CUT, "V-BAT-6 V-FTR-2 " },
+	{ SIZE_ABSURD, "V-FTR-5 V-DIFFER " },
 };
 
 static void damage(struct plt_store *st, enum how how, const uint64_t at[USED])
@@ -186,6 +187,11 @@ static void damage(struct plt_store *st, enum how how, const uint64_t at[USED])
 	case BITMAP_HALF: put_fill(st, at[0] + 3, 0, 5); break;
 	case BITMAPS_JUNK: put_fill(st, at[8], 0x5a, 512); put_fill(st, at[20], 0, 512); break;
 	case BEHIND_A_CUT: cut_to(st, at[30] + 5000); break;
+	case SIZE_ABSURD:
+		f.current_size = plt_be64_make(UINT64_C(1) << 50);
+		put_footer(st, false, f, true);
+		put_footer(st, true, f, true);
+		break;
 	}
 }
 
@@ -209,9 +215,10 @@ START_TEST(damage_is_mended)
 		ck_assert_msg(run(st, &m) == 0, "case %u", i);
 		ck_assert_msg(!strcmp(m.ids, cases[i].ids), "case %u: '%s', not '%s': %s", i, m.ids, cases[i].ids, m.texts);
 		nothing_left(&m, what);
-		if (cases[i].how != BOTH_ZERO) /* (which does not know the size to the sector) */
+		if (cases[i].how != BOTH_ZERO && cases[i].how != SIZE_ABSURD) /* (which do not know the size to the sector) */
 			same_disk(&m, what);
-		ck_assert_msg((plt_doubts_find(&m.doubts, PLT_DISK_ACTIVE, 0) != NULL) == (cases[i].how >= ENTRY_FLIP),
+		ck_assert_msg((plt_doubts_find(&m.doubts, PLT_DISK_ACTIVE, 0) != NULL) ==
+			      (cases[i].how >= ENTRY_FLIP && cases[i].how < SIZE_ABSURD),
 			      "case %u: doubts", i);
 		ck_assert_mem_eq(plt_memory_data(st, &len), before, len); /* it is a plan */
 		free(before);
@@ -300,6 +307,55 @@ START_TEST(bits_of_a_child)
 	ck_assert_uint_eq(m.doubts.v[0].off, (uint64_t)block_of(7) * BS);
 	done(&m);
 	plt_store_unref(st);
+}
+END_TEST
+
+/* Half of a child's header is gone, with the id of the parent, and not the locators: that is no raw image's id. */
+START_TEST(half_a_header_of_a_child)
+{
+	uint64_t at[USED];
+	struct plt_store *st = sound(VHD_DIFFERENCING, at);
+	struct vhd_header h = get_header(st);
+	struct mended m;
+
+	memcpy(h.locator[0].code, "W2ku", 4);
+	h.locator[0].offset = plt_be64_make(HEADER_AT); /* (whatever lies there) */
+	h.locator[0].length = plt_be32_make(4);
+	put_header(st, h, true);
+	put_fill(st, HEADER_AT, 0, 512);
+	ck_assert_int_eq(run(st, &m), 0);
+	ck_assert_str_eq(m.ids, "V-HDR-1 ");
+	h = get_header(m.overlay);
+	ck_assert_mem_eq(h.locator[0].code, "W2ku", 4);
+	ck_assert_uint_eq(h.parent_id[0], 0xff);
+	ck_assert_uint_eq(h.parent_id[15], 0xff);
+	done(&m);
+	plt_store_unref(st);
+}
+END_TEST
+
+/* The footer of a fixed disk says that it is empty, or larger than any: it ends where its footer stands. */
+START_TEST(absurd_sizes_of_a_fixed_disk)
+{
+	static const uint64_t sizes[] = { 0, UINT64_C(1) << 50 };
+
+	for (unsigned i = 0; i < PLT_ARRAY_SIZE(sizes); i++) {
+		struct plt_store *st = make_fixed(SIZE);
+		struct vhd_footer f = get_footer(st, true);
+		struct plt_disk *disk;
+		struct mended m;
+
+		f.current_size = plt_be64_make(sizes[i]);
+		put_footer(st, true, f, true);
+		ck_assert_int_eq(run(st, &m), 0);
+		ck_assert_str_eq(m.ids, "V-FTR-5 ");
+		disk = must_open(m.overlay, 0);
+		ck_assert_uint_eq(plt_disk_size(disk), SIZE);
+		must_close(disk);
+		nothing_left(&m, "a fixed disk");
+		done(&m);
+		plt_store_unref(st);
+	}
 }
 END_TEST
 
@@ -506,6 +562,8 @@ static Suite *suite(void)
 	tcase_add_test(t, lost_tables);
 	tcase_add_test(t, shared_blocks);
 	tcase_add_test(t, bits_of_a_child);
+	tcase_add_test(t, half_a_header_of_a_child);
+	tcase_add_test(t, absurd_sizes_of_a_fixed_disk);
 	tcase_add_test(t, bad_entries_stay_bad);
 	tcase_add_test(t, blocks_off_the_grid);
 	tcase_add_test(t, fixed_disks);
