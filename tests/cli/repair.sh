@@ -66,7 +66,8 @@ There is nothing that can be repaired. " 'over a damaged one that is said'
 # ---- what cannot be is refused before any work
 cp was d.qcow2
 rm -f d.qcow2.platter-undo
-for wrong in '--report d.qcow2' '--report no/where' '--output was' '--output new --undo-file other'; do
+for wrong in '--report d.qcow2' '--report no/where' '--output was' '--output new --undo-file other' \
+	'--dry-run --plan d.qcow2' '--dry-run --plan no/where'; do
 	# shellcheck disable=SC2086
 	"$PLATTER" repair --yes $wrong d.qcow2 >out 2>err
 	is "$? $(cat out)" '1 ' "repair $wrong: refused at once"
