@@ -33,7 +33,7 @@ void cli_print_edits(struct plt_repair *rep, const struct cli_edits *sum)
 	printf("\nPlan: %" PRIu64 " edit%s, %s", sum->edits, sum->edits == 1 ? "" : "s", size);
 	if (plt_repair_growth(rep)) {
 		cli_human_size(plt_repair_growth(rep), size);
-		printf("; the image grows by %s", size);
+		printf("; the file grows by %s", size);
 	}
 	puts(".");
 }

@@ -137,7 +137,7 @@ static inline enum qcow2_entry_type qcow2_entry_type(const struct qcow2_recount 
 	return QCOW2_ENTRY_NORMAL;
 }
 
-/* mend/orphans.c: what clusters are that are counted, or whose counts are lost, and that nothing reaches */
+/* mend/orphans_judge.c: what clusters are that are counted, or whose counts are lost, and that nothing reaches */
 enum qcow2_orphan_verdict {
 	QCOW2_ORPHANS_LEFT,	 /* none, or a program that was stopped has left them */
 	QCOW2_ORPHANS_UNDECIDED, /* their counts stay */
@@ -337,7 +337,7 @@ void qcow2_exam_refblocks(struct qcow2_exam *x);
 uint64_t qcow2_far_end(const struct qcow2_exam *x);
 bool qcow2_exam_overlaps(const struct qcow2_exam *x, uint64_t off, uint64_t len);
 
-/* mend/orphans.c: sets x->orphans.  After everything has been counted. */
+/* mend/orphans.c, orphans_judge.c: sets x->orphans.  After everything has been counted. */
 int qcow2_judge_orphans(struct qcow2_exam *x);
 
 /*
@@ -464,12 +464,13 @@ int qcow2_mend_moves(struct qcow2_exam *x);
 int qcow2_tell_orphans(struct qcow2_exam *x);
 int qcow2_map_tables(struct plt_ctx *ctx, struct plt_store *file, struct plt_orphans *ret, struct plt_error *err);
 
-/* mend/clusters.c: single clusters back into the map, and what is given up. */
+/* mend/clusters.c, give_up.c: single clusters back into the map, and what is given up. */
 int qcow2_mend_clusters(struct qcow2_exam *x);
 
 /* mend/datafile.c: as the driver's members say */
 int qcow2_data_file(struct plt_store *file, char **ret_name, uint64_t *ret_end, struct plt_error *err);
 int qcow2_set_data_file(struct plt_store *file, const char *name, struct plt_error *err);
+int qcow2_name_backing(struct plt_store *file, const char *name, const char *format, struct plt_error *err);
 
 /* mend/size.c: as the driver's member says */
 int qcow2_set_size(struct plt_store *file, uint64_t size, struct plt_error *err);

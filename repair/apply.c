@@ -23,26 +23,12 @@ struct job {
 	struct plt_repair *rep;
 	struct plt_journal *j;
 	struct plt_error *err;
-	uint64_t at; /* of a device, behind what was the image's: up to there all is written */
 };
-
-/* What a file grows by is zeros; on a device anything may lie there. */
-static int add_zeros(struct job *job, uint64_t to)
-{
-	uint64_t from = job->at;
-
-	job->at = PLT_MAX(from, to);
-	return to > from ? plt_journal_add(job->j, 0, from, NULL, to - from, job->err) : 0;
-}
 
 static int add_edit(void *arg, uint64_t off, const void *bytes, uint64_t len)
 {
 	struct job *job = arg;
-	int r = job->rep->part ? add_zeros(job, off) : 0;
 
-	if (r < 0)
-		return r;
-	job->at = PLT_MAX(job->at, off + len);
 	return plt_journal_add(job->j, 0, off, bytes, len, job->err);
 }
 
@@ -146,14 +132,12 @@ static int fill_journal(struct plt_repair *rep, struct plt_store *file, const ch
 		if (r == 0)
 			r = plt_journal_add_mark(*ret, QCOW2_MARK, mark | 2, err);
 	}
-	if (r == 0 && grown > rep->size && !rep->part)
+	if (r == 0 && grown > rep->size)
 		r = plt_journal_add_size(*ret, 0, grown, err);
 	if (r == 0) {
-		struct job job = { .rep = rep, .j = *ret, .err = err, .at = rep->size };
+		struct job job = { .rep = rep, .j = *ret, .err = err };
 
 		r = plt_repair_each(rep, add_edit, &job);
-		if (r == 0 && rep->part)
-			r = add_zeros(&job, grown);
 	}
 	return r;
 }
@@ -179,17 +163,6 @@ static int make_room(struct plt_repair *rep, struct plt_error *err)
 		plt_error_prefix(err, "there is no room for what the repair writes (%" PRIu64 " bytes behind the end of the "
 				 "image); nothing has been changed, and --output NEW makes a repaired copy elsewhere", n);
 	return r;
-}
-
-/* A device does not grow. */
-static int has_room(struct plt_repair *rep, struct plt_error *err)
-{
-	uint64_t size = 0, n = plt_repair_growth(rep);
-	int r = plt_store_size(rep->file, &size, err);
-
-	return r < 0 || size - rep->size >= n ? r :
-		plt_error_set(err, ENOSPC, "'%s': behind the image there is no room for the %" PRIu64 " bytes that the repair adds; "
-			      "nothing has been changed, and --output NEW makes a repaired copy elsewhere", rep->name, n);
 }
 
 static int apply(struct plt_repair *rep, struct plt_journal *j, const char *path, bool *ret_keep, struct plt_error *err)
@@ -228,9 +201,7 @@ int plt_repair_apply(struct plt_repair *rep, char **ret_journal, struct plt_erro
 	*ret_journal = NULL;
 	if (plt_repair_is_empty(rep))
 		return 0;
-	r = rep->part ? has_room(rep, err) : 0;
-	if (r == 0)
-		r = choose_place(rep, &path, &before, err);
+	r = choose_place(rep, &path, &before, err);
 	if (r == 0)
 		r = open_place(rep, path, &file, err);
 	if (r < 0)
@@ -243,7 +214,7 @@ int plt_repair_apply(struct plt_repair *rep, char **ret_journal, struct plt_erro
 		r = plt_sync_folder(path, err);
 	if (r == 0) {
 		r = apply(rep, j, path, &keep, err);
-		if (r < 0 && !keep && !rep->part)
+		if (r < 0 && !keep)
 			(void)plt_store_truncate(rep->file, rep->size, NULL);
 	}
 	plt_journal_free(j);

@@ -16,6 +16,7 @@ libplatter_core_la_SOURCES += \
 	repair/deep/step.c \
 	repair/deep/suspects.c \
 	repair/deep/survey.c \
+	repair/device.c \
 	repair/donate.c \
 	repair/doubts.c \
 	repair/evidence/assign.c \
@@ -53,6 +54,7 @@ libplatter_core_la_SOURCES += \
 	repair/parent/link.c \
 	repair/parent/links.c \
 	repair/parent/links.h \
+	repair/parent/nameless.c \
 	repair/parent/parent.h \
 	repair/parent/rank.c \
 	repair/parent/traces.c \
@@ -62,7 +64,6 @@ libplatter_core_la_SOURCES += \
 	repair/recognize.c \
 	repair/repair.h \
 	repair/rescue.c \
-	repair/room.c \
 	repair/size.c \
 	repair/streams.c \
 	repair/undo.c \

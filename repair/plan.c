@@ -38,7 +38,6 @@ void plt_repair_free(struct plt_repair *rep)
 	if (!rep)
 		return;
 	plt_store_unref(rep->overlay);
-	plt_store_unref(rep->part);
 	plt_store_unref(rep->file);
 	plt_doubts_release(&rep->doubts);
 	plt_repair_forget(rep);
@@ -53,9 +52,9 @@ int plt_repair_reset(struct plt_repair *rep, struct plt_error *err)
 {
 	plt_store_unref(rep->overlay);
 	rep->overlay = NULL;
-	if (plt_overlay_new(rep->part ? rep->part : rep->file, true, &rep->overlay) < 0)
+	if (plt_overlay_new(rep->file, true, &rep->overlay) < 0)
 		return plt_error_set(err, ENOMEM, "out of memory");
-	return plt_store_size(rep->part ? rep->part : rep->file, &rep->size, err);
+	return plt_store_size(rep->file, &rep->size, err);
 }
 
 /*
@@ -130,13 +129,13 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	bool adopted = !(what & PLT_MEND_MAP);
 	struct deep_steps deep = { 0 };
 	struct plt_streams streams = { 0 };
-	bool deeply = can_look_deep(rep, what), sized = !deeply;
+	bool deeply = can_look_deep(rep, what), sized = !deeply, based = !deeply;
 	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
 	const unsigned first = deeply ? what & ~COUNTS : what; /* what nothing reaches may be what the guest misses, and what
 								* is named too often another's */
 	bool news = false; /* this pass has changed something */
 	unsigned passes = 1;
-	int r = 0;
+	int r = plt_repair_find_end(rep, err);
 
 	mend.what = first;
 	for (unsigned i = 0; r == 0 && mend.changed; i++) {
@@ -162,6 +161,12 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		if (r < 0 || mend.changed) {
 			asked &= !mend.changed || (mend.stage == PLT_MEND_CLUSTERS && !rep->ask_again);
 			continue;
+		}
+		if (!based) {
+			based = true;
+			r = plt_repair_find_backing(rep, &mend, found, arg, err);
+			if (r < 0 || mend.changed)
+				continue;
 		}
 		/* (what lies behind the end nobody below looks at) */
 		if (!sized) {
@@ -227,6 +232,8 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			asked = news = false;
 		}
 	}
+	if (r == 0)
+		r = plt_repair_fill_end(rep, err);
 	free(place);
 	free(deep.moves);
 	plt_streams_release(&streams);
@@ -360,8 +367,6 @@ int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 	char text[240];
 	int replayed = 0, r = plt_repair_settle(rep, write, err);
 
-	if (r == 0 && !rep->look)
-		r = plt_repair_find_end(rep, err);
 	if (r == 0 && rep->plan)
 		return follow(rep, &h, err);
 	if (r == 0 && !rep->format)
@@ -418,6 +423,7 @@ int plt_repair_open(struct plt_ctx *ctx, const char *name, const struct plt_open
 	rep->key[0] = plt_image_key(rep->img);
 	rep->plan = o->plan;
 	rep->deep = o->flags & PLT_REPAIR_DEEP;
+	rep->copy = o->flags & PLT_REPAIR_COPY;
 	rep->no_backing = opts && opts->flags & PLT_OPEN_NO_BACKING;
 	rep->trust = o->flags & PLT_REPAIR_TRUST_LIKELY ? PLT_LIKELY : PLT_STRONG;
 	rep->offered = o->offered;

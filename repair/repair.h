@@ -9,7 +9,6 @@
  * applied under an undo journal, or be thrown away.
  *
  *	plan.c    making it
- *	room.c    where the image ends on a device that is larger
  *	guest.c   what the guest has on a disk that is nothing but its bytes
  *	planfile.c  as a file
  *	recognize.c  of an image that has lost what says which format it is
@@ -20,12 +19,11 @@
  *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
  *	size.c    how large the disk is, by what the guest says
  *	datafile.c  which file beside the image has its data, when the name is lost
+ *	device.c  where an image ends that lies on a larger device
  *	donate.c  what is lost, from an older copy or a clone
  *	foreign.c  what other programs' journals say
  *	packed.c  compressed units among it
- *	deep.c    what the guest's own structures say of the map, round by round (deep/)
  *	streams.c  compressed units whose entries lead to nothing that decodes
- *	worse.c   whether less could be read after the plan than before
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
  *	beside.c  which journals lie beside an image, and in which state
@@ -56,14 +54,15 @@ struct plt_repair {
 	struct plt_ctx *ctx;
 	struct plt_image *img;       /* what holds the file open; NULL: the caller */
 	struct plt_store *file;      /* the bytes; writable unless it is only looked at.  Own reference */
-	struct plt_store *part;      /* of a device that is larger than the image: what belongs to it.  Own reference */
-	struct plt_store *overlay;   /* over that part, or all of file */
+	struct plt_store *overlay;   /* over file */
 	char *name, *format;
 	char *undo_file;             /* as asked for; NULL: beside */
 	const char *key[2];          /* the option that names the secret of what the image encrypts, or NULL; and NULL */
-	uint64_t size;               /* of what the overlay lies over, before */
+	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
 	enum plt_certainty trust;    /* placements that are less sure are only offered */
+	bool copy;                   /* it is written into a copy, never to the image itself */
+	uint64_t end;                /* of an image on a device that is larger: where what it grows by goes; or 0 */
 	bool look;                   /* the plan is never written */
 	bool guess;                  /* nobody says that it has this format */
 	bool deep;                   /* what the guest says is held against the map, whether anything is wrong with it or not */
@@ -104,6 +103,12 @@ int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 /* Where only a repair shows which format it is: sets rep->format and mends. */
 int plt_repair_recognize(struct plt_repair *rep, unsigned what,
 			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/*
+ * Of an image on a device: what the plan adds goes behind the image's end, if there is room in front of the device's; and when
+ * the plan is made, what lies between that becomes zeros.
+ */
+int plt_repair_find_end(struct plt_repair *rep, struct plt_error *err);
+int plt_repair_fill_end(struct plt_repair *rep, struct plt_error *err);
 /* Examine and mend as far as @what says, until nothing changes. */
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
@@ -154,6 +159,12 @@ int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
 int plt_repair_find_data(struct plt_repair *rep, struct plt_mend *mend,
 			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
 /*
+ * parent/nameless.c: a header was made anew, and the disk has no beginning: it stood on another file.  The one beside the
+ * image over which the content fits is recorded (mend->changed); where several do that is said.
+ */
+int plt_repair_find_backing(struct plt_repair *rep, struct plt_mend *mend,
+			    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/*
  * What is mapped behind the end of the disk, or lies below it: is it the guest's?  Then the size in the header is raised
  * (mend->changed); what may be and is not shown is said.
  */
@@ -203,8 +214,6 @@ bool plt_repair_is_worse(struct plt_repair *rep);
 /* Write what the plan leaves lost, and the donor @name has, into the image as it is planned. */
 int plt_repair_donate(struct plt_repair *rep, const char *name, void (*found)(void *arg, const struct plt_check_finding *f), void *arg,
 		      struct plt_error *err);
-/* Of a device: is there more of it behind the end of the image?  Then rep->part is the image's, with an overlay of its own. */
-int plt_repair_find_end(struct plt_repair *rep, struct plt_error *err);
 /* Forget why. */
 void plt_repair_forget(struct plt_repair *rep);
 /* Forget the edits. */
