@@ -15,7 +15,7 @@
 
 #include "cli/cli.h"
 
-#define SHOWN_MAX 10 /* findings of a kind: there may be as many as clusters, and what else is found must not go down in them */
+#define SHOWN_MAX 10 /* findings of a kind: there may be as many as clusters, and others must not go down in them */
 #define KINDS_MAX 64
 
 static int run(struct cli_args *a);
@@ -36,7 +36,8 @@ static const struct cli_opt opts[] = {
 	  "anyway)", CLI_ANY },
 	{ OPT_IGNORE_FEATURE, "ignore-feature", "bit", CLI_IGNORE_FEATURE_HELP, CLI_ANY },
 	{ OPT_INTERACTIVE, "interactive", NULL, "ask about each piece of a lost map whose place is not sure", CLI_ANY },
-	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON (-: on standard output, behind all else)",
+	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON (-: on standard "
+	  "output, behind all else)",
 	  CLI_FILE },
 	{ OPT_UNDO_FILE, "undo-file", "file", "the undo journal (the image's name and \".platter-undo\")", CLI_FILE },
 	{ 0 },
@@ -295,7 +296,7 @@ static int run(struct cli_args *a)
 		cli_error("'%s' exists already: no file is written over", j.copy);
 		return 1;
 	}
-	if (cli_context(a, &ctx) < 0)
+	if ((j.dry_run && !cli_plan_has_place(a)) || cli_context(a, &ctx) < 0)
 		return 1;
 	j.name = a->argv[optind];
 	j.args = a;

@@ -501,8 +501,8 @@ int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_o
 			return r;
 		}
 	}
-	if (!image_only && rep->overlay && !rep->plan)
-		plt_repair_tell_parent(rep, found, arg);
+	if (!image_only && found && rep->overlay && !rep->plan)
+		plt_repair_tell_below(rep, found, arg);
 	rep->before.corruptions_fixed += rep->moved;
 	rep->before.lost = rep->done_before.lost;
 	rep->before.inferred = rep->done_before.inferred;

@@ -78,7 +78,8 @@ void qcow2_name_unknown(struct plt_store *file, struct plt_error *err)
 	plt_be64 claimed;
 	uint64_t unknown;
 
-	if (!err || !strstr(was.text, "eature") || plt_store_read(file, FEATURES, &claimed, sizeof(claimed), PLT_IO_HEADER, NULL) < 0)
+	if (!err || !strstr(was.text, "eature") ||
+	    plt_store_read(file, FEATURES, &claimed, sizeof(claimed), PLT_IO_HEADER, NULL) < 0)
 		return;
 	unknown = plt_be64_get(claimed) & ~QCOW2_INCOMPAT_KNOWN;
 	if (!unknown)
