@@ -14,12 +14,6 @@ struct plt_bitmap {
 
 int plt_bitmap_init(struct plt_bitmap *bm, uint64_t nbits); /* all clear; -ENOMEM */
 void plt_bitmap_release(struct plt_bitmap *bm);
-void plt_bitmap_set_range(struct plt_bitmap *bm, uint64_t first, uint64_t n);
-void plt_bitmap_clear_range(struct plt_bitmap *bm, uint64_t first, uint64_t n);
-/* First bit >= @from that is set (clear), or nbits. */
-uint64_t plt_bitmap_next_set(const struct plt_bitmap *bm, uint64_t from);
-uint64_t plt_bitmap_next_clear(const struct plt_bitmap *bm, uint64_t from);
-uint64_t plt_bitmap_count(const struct plt_bitmap *bm);
 
 static inline bool plt_bitmap_test(const struct plt_bitmap *bm, uint64_t i)
 {
@@ -29,11 +23,6 @@ static inline bool plt_bitmap_test(const struct plt_bitmap *bm, uint64_t i)
 static inline void plt_bitmap_set(struct plt_bitmap *bm, uint64_t i)
 {
 	bm->words[i / 64] |= UINT64_C(1) << (i % 64);
-}
-
-static inline void plt_bitmap_clear(struct plt_bitmap *bm, uint64_t i)
-{
-	bm->words[i / 64] &= ~(UINT64_C(1) << (i % 64));
 }
 
 #endif

@@ -66,7 +66,12 @@ int plt_crew_fail(struct plt_crew *crew, int ret, const struct plt_error *err)
 bool plt_crew_going(struct plt_crew *crew)
 {
 	return !atomic_load_explicit(&crew->stop, memory_order_relaxed) &&
-	       !plt_progress_cancelled(&crew->progress);
+	       !atomic_load_explicit(&crew->cancelled, memory_order_relaxed);
+}
+
+void plt_crew_expect(struct plt_crew *crew, uint64_t bytes)
+{
+	atomic_fetch_add_explicit(&crew->total, bytes, memory_order_relaxed);
 }
 
 /*
@@ -75,15 +80,13 @@ bool plt_crew_going(struct plt_crew *crew)
  */
 void plt_crew_done(struct plt_crew *crew, uint64_t bytes)
 {
-	struct plt_progress *p = &crew->progress;
 	uint64_t done, total, now;
 
 	if (!crew->progress_fn)
 		return;
 	PLT_LOCK_SCOPE(&crew->progress_lock);
-	total = atomic_load(&p->total);
-	done = atomic_load(&p->done) + bytes;
-	atomic_store(&p->done, done);
+	total = atomic_load(&crew->total);
+	done = atomic_fetch_add(&crew->done, bytes) + bytes;
 	done = PLT_MIN(done, total);
 	now = now_ns();
 	if (crew->told_ns && now - crew->told_ns < TICK_NS && done - crew->told < total / STEPS + 1)
@@ -91,7 +94,7 @@ void plt_crew_done(struct plt_crew *crew, uint64_t bytes)
 	crew->told_ns = now;
 	crew->told = done;
 	if (crew->progress_fn(crew->progress_arg, done, total))
-		atomic_store(&p->cancelled, true);
+		atomic_store(&crew->cancelled, true);
 }
 
 struct member {
@@ -144,7 +147,7 @@ int plt_crew_run(struct plt_crew *crew, unsigned n, int (*fn)(void *arg, unsigne
 			*err = crew->err;
 		return crew->result;
 	}
-	if (plt_progress_cancelled(&crew->progress))
+	if (atomic_load(&crew->cancelled))
 		return plt_error_set(err, ECANCELED, "Cancelled");
 	return 0;
 }

@@ -8,18 +8,19 @@
  * which they move bytes.
  */
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/progress.h"
 #include "platter.h"
 
 #define PLT_CREW_MAX 32
 
 struct plt_crew {
 	pthread_mutex_t lock;          /* the walk's; also protects what is below */
-	struct plt_progress progress;
-	pthread_mutex_t progress_lock; /* innermost */
+	_Atomic uint64_t done, total;  /* bytes; total may still grow while work is being found */
+	_Atomic bool cancelled;        /* progress_fn has asked for it */
+	pthread_mutex_t progress_lock; /* innermost: one callback at a time */
 	uint64_t told, told_ns;        /* the last callback */
 	plt_progress_fn progress_fn;
 	void *progress_arg;
@@ -40,7 +41,8 @@ int plt_crew_run(struct plt_crew *crew, unsigned n, int (*fn)(void *arg, unsigne
 int plt_crew_fail(struct plt_crew *crew, int ret, const struct plt_error *err);
 /* Whether to go on; false once somebody failed or progress cancelled. */
 bool plt_crew_going(struct plt_crew *crew);
-void plt_crew_done(struct plt_crew *crew, uint64_t bytes); /* may call progress */
+void plt_crew_expect(struct plt_crew *crew, uint64_t bytes); /* that much more is to be done */
+void plt_crew_done(struct plt_crew *crew, uint64_t bytes);   /* may call progress */
 /* As many as cores, at least @least; with @wanted > 0 that many, within reason. */
 unsigned plt_crew_size(unsigned wanted, unsigned least);
 

@@ -26,8 +26,6 @@ libplatter_core_la_SOURCES += \
 	base/pool.c \
 	base/pool.h \
 	base/shown.h \
-	base/progress.c \
-	base/progress.h \
 	base/rate.c \
 	base/zero.c \
 	base/zero.h \

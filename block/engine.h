@@ -589,6 +589,8 @@ void plt_rescue_free(struct plt_rescue *rsc);
 void plt_rescue_note(struct plt_image *img, enum plt_doubt_kind kind, uint64_t off, uint64_t len, const char *why);
 /* The first part of [off, off+len) that is lost in this layer, or (PLT_INFERRED) taken from a donor, cut to it. */
 bool plt_rescue_find(struct plt_image *img, uint64_t off, uint64_t len, struct plt_doubt *ret);
+/* Has the plan said what is at @off, as inferred and no guess?  The same is true of *ret_len bytes, at most @len. */
+bool plt_rescue_knows(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_len);
 /*
  * How much of a run is there to be read from its beginning; what follows, *ret_lost bytes, is not.  The rest of the run is
  * to be asked for again.

@@ -5,6 +5,7 @@ libplatter_core_la_SOURCES += \
 	block/ahead.c \
 	block/amend.c \
 	block/bench.c \
+	block/cache_room.c \
 	block/codec.c \
 	block/codec.h \
 	block/context.c \
@@ -40,6 +41,8 @@ libplatter_core_la_SOURCES += \
 	block/scratch.c \
 	block/secret.c \
 	block/skip.c \
+	block/slots.c \
+	block/slots.h \
 	block/status.c \
 	block/submit.c \
 	block/sync.c \

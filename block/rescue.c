@@ -91,6 +91,25 @@ void plt_image_doubt(struct plt_image *img, enum plt_doubt_kind kind, uint64_t o
 	pthread_rwlock_unlock(&rsc->lock);
 }
 
+bool plt_rescue_knows(struct plt_image *img, uint64_t off, uint64_t len, uint64_t *ret_len)
+{
+	struct plt_rescue *rsc = img->engine->rescue;
+	const struct plt_doubt *d;
+	bool known = false;
+
+	pthread_rwlock_rdlock(&rsc->lock);
+	d = plt_doubts_find(&rsc->plan.doubts, img->disk, off);
+	*ret_len = len;
+	if (d && d->off <= off) {
+		known = d->kind == PLT_INFERRED && d->certainty >= PLT_STRONG;
+		*ret_len = PLT_MIN(len, d->off + d->len - off);
+	} else if (d) {
+		*ret_len = PLT_MIN(len, d->off - off);
+	}
+	pthread_rwlock_unlock(&rsc->lock);
+	return known;
+}
+
 bool plt_rescue_find(struct plt_image *img, uint64_t off, uint64_t len, struct plt_doubt *ret)
 {
 	struct plt_rescue *rsc = img->engine->rescue;

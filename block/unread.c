@@ -5,7 +5,7 @@
  * Tables on a medium that does not read everywhere.  While a plan is made, and for the image that is shown by it, what
  * cannot be read of tables is zeros, so that evidence can fill them; but an entry of zeros says that nothing was ever there,
  * and that nobody knows.  So the same image is opened once more, with such reads failing: what maps nothing, and could not be
- * asked then, is lost.
+ * asked then, is lost, unless the plan has found out what is there.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,6 +17,16 @@
 #define STATUS 64
 #define RUNS 64
 #define STEPS (UINT32_C(1) << 20) /* answers that are looked at; behind them nothing is believed */
+
+/* Lost, but where the plan knows it better: what it has put there, or found that there was nothing. */
+static void lose(struct plt_image *img, uint64_t off, uint64_t len)
+{
+	uint64_t end = off + len, n;
+
+	for (; off < end; off += n)
+		if (!plt_rescue_knows(img, off, end - off, &n))
+			plt_rescue_note(img, PLT_LOST, off, n, PLT_WHY_UNREAD);
+}
 
 /* Of [off, off+len) what maps nothing. */
 static int lose_unmapped(struct plt_image *img, uint64_t off, uint64_t len)
@@ -37,7 +47,7 @@ static int lose_unmapped(struct plt_image *img, uint64_t off, uint64_t len)
 		}
 		for (unsigned i = 0; i < runs.n; i++) {
 			if (v[i].kind == PLT_RUN_ABSENT || v[i].kind == PLT_RUN_ZERO)
-				plt_rescue_note(img, PLT_LOST, v[i].off, v[i].len, PLT_WHY_UNREAD);
+				lose(img, v[i].off, v[i].len);
 			off = v[i].off + v[i].len;
 		}
 		if (off <= at)

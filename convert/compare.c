@@ -237,7 +237,7 @@ int plt_compare(struct plt_disk *a, struct plt_disk *b, bool strict, plt_progres
 		free(job);
 		return 0;
 	}
-	plt_progress_add_total(&job->crew.progress, end);
+	plt_crew_expect(&job->crew, end);
 	job->end = job->common;
 	r = run(job, ret, err);
 	if (!r && ret->same && end != job->common) {

@@ -402,7 +402,7 @@ static int copy_all(struct job *job, unsigned threads, struct plt_error *err)
 		ret = measure(job, &total, err);
 	if (ret)
 		return ret;
-	plt_progress_add_total(&job->crew.progress, total);
+	plt_crew_expect(&job->crew, total);
 	plt_walk_init(&job->walk, &job->src, job->unit, job->chunk);
 	job->walk.zero_is_data = !job->sparse;
 	job->walk.beyond = job->beyond;

@@ -325,7 +325,7 @@ int plt_hash(struct plt_disk *disk, const struct plt_hash_options *opts, uint8_t
 	job->block = opts->block ? opts->block : BLOCK_DEFAULT;
 	/* A flat digest is made by one thread, which the others keep fed: small pieces stay in its cache. */
 	job->segment = job->flat ? PLT_CHUNK / 2 : plt_align_up(PLT_CHUNK, job->block);
-	plt_progress_add_total(&job->crew.progress, job->size);
+	plt_crew_expect(&job->crew, job->size);
 	r = run(job, opts, ret, err);
 	if (!r)
 		*ret_len = job->digest_len;

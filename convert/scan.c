@@ -97,7 +97,7 @@ static uint64_t take(struct plt_scan *s, unsigned i, uint64_t *ret_off)
 			n = e.len == left ? left : plt_align_down(e.len, SCAN_SECTOR);
 			s->next += n;
 			s->totals.holes += n;
-			atomic_fetch_add(&s->crew.progress.done, n);
+			atomic_fetch_add(&s->crew.done, n);
 			continue;
 		}
 		if (k && !(e.flags & PLT_EXTENT_ZERO) && e.len >= SCAN_SECTOR && e.len < n)
@@ -402,7 +402,7 @@ int plt_scan(struct plt_ctx *ctx, struct plt_disk *disk, const struct plt_scan_o
 	s->disk = disk;
 	s->size = plt_disk_size(disk);
 	s->guest = (struct plt_guest){ .read = guest_read, .arg = s, .size = s->size };
-	atomic_store(&s->crew.progress.total, s->size);
+	atomic_store(&s->crew.total, s->size);
 	s->members = plt_crew_size(0, 2);
 	s->at = calloc(s->members, sizeof(*s->at));
 	for (unsigned i = 0; s->at && i < s->members; i++)

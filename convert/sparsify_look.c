@@ -172,7 +172,7 @@ int plt_sparsify_look(struct plt_sparsify_job *job, struct plt_disk *backing, st
 		return plt_error_set(err, ENOMEM, "out of memory");
 	*l = (struct look){ .job = job, .backing = backing, .chunk = PLT_MAX(PLT_CHUNK, job->unit) };
 	plt_cursor_init(&l->walk, job->disk, PLT_STATUS_TOP_ONLY);
-	plt_progress_add_total(&job->crew.progress, l->walk.size);
+	plt_crew_expect(&job->crew, l->walk.size);
 	r = plt_crew_run(&job->crew, plt_crew_size(0, 2), work, l, err);
 	free(l);
 	return r;

@@ -207,7 +207,7 @@ int plt_verify_run(struct plt_verify *v, struct plt_disk *disk, unsigned threads
 	if (ret)
 		return plt_error_set(err, -ret, "Out of memory");
 	for (size_t i = 0; i < v->n; i++)
-		plt_progress_add_total(&v->crew.progress, v->v[i].len);
+		plt_crew_expect(&v->crew, v->v[i].len);
 	v->disk = disk;
 	v->next = v->next_zero = 0;
 	ret = plt_crew_run(&v->crew, threads, work, v, err);

@@ -96,10 +96,12 @@ static uint32_t payload_at(struct plt_store *st, uint64_t base, uint32_t end)
 	const uint32_t places[] = { end, plt_align_up(end, 2048) };
 	uint8_t buf[PLT_SECTOR];
 
-	for (unsigned i = 0; i < PLT_ARRAY_SIZE(places); i++)
-		if (plt_store_read(st, base + (uint64_t)places[i] * PLT_SECTOR, buf, sizeof(buf), PLT_IO_HEADER, NULL) == 0 &&
-		    !plt_is_zero(buf, sizeof(buf)))
+	for (unsigned i = 0; i < PLT_ARRAY_SIZE(places); i++) {
+		if (plt_store_read(st, base + (uint64_t)places[i] * PLT_SECTOR, buf, sizeof(buf), PLT_IO_HEADER, NULL) < 0)
+			return 0; /* (it may be there) */
+		if (!plt_is_zero(buf, sizeof(buf)))
 			return places[i];
+	}
 	return 0;
 }
 
@@ -198,12 +200,12 @@ static bool is_one_byte(const uint8_t *p)
 	return !memcmp(p, p + 1, PLT_SECTOR - 1);
 }
 
-/* Has a slot any key material? */
+/* Has a slot any key material?  What does not read may be some. */
 static bool has_material(struct plt_store *st, uint64_t at)
 {
 	uint8_t buf[PLT_SECTOR];
 
-	return plt_store_read(st, at, buf, sizeof(buf), PLT_IO_HEADER, NULL) == 0 && !is_one_byte(buf);
+	return plt_store_read(st, at, buf, sizeof(buf), PLT_IO_HEADER, NULL) < 0 || !is_one_byte(buf);
 }
 
 static void mend_slots(struct plt_store *st, uint64_t base, struct plt_luks_mended *m, struct luks_header_ondisk *h)
@@ -285,7 +287,9 @@ int plt_luks_worn(struct plt_store *st, const struct plt_luks *l, unsigned slot,
 	*ret = (struct plt_luks_wear){ .first = at };
 	if (r == 0)
 		r = plt_store_read(st, at, buf, plt_align_down(len, PLT_SECTOR), PLT_IO_HEADER, err);
-	for (uint64_t k = 0; r == 0 && k + PLT_SECTOR <= len; k += PLT_SECTOR)
+	if (r < 0) /* (of which nothing is known) */
+		return r;
+	for (uint64_t k = 0; k + PLT_SECTOR <= len; k += PLT_SECTOR)
 		if (is_one_byte(buf + k) && !n++)
 			first = at + k;
 	ret->worn = n || plt_is_zero(l->slot[slot].salt, LUKS_SALT);
@@ -296,5 +300,5 @@ int plt_luks_worn(struct plt_store *st, const struct plt_luks *l, unsigned slot,
 	} else {
 		snprintf(ret->text, sizeof(ret->text), "its salt is zeros: no passphrase opens it");
 	}
-	return r;
+	return 0;
 }

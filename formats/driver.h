@@ -91,7 +91,7 @@ struct plt_need {
 struct plt_pins {
 	struct plt_block *b[PLT_PINS_MAX];
 	unsigned n;
-	bool privileged;  /* may take slots beyond the budget: see block/metacache.c */
+	bool privileged;  /* may take slots beyond the budget: see block/cache_room.c */
 };
 #define PLT_PINS_INIT { .n = 0 }
 /* For blocking code (work, write_zeroes, release, ...): it waits for no slot, it brings one along. */

@@ -346,11 +346,6 @@ int plt_blkdebug_event(const char *name)
 	return -1;
 }
 
-const char *plt_blkdebug_event_name(unsigned i)
-{
-	return i < PLT_ARRAY_SIZE(events) ? events[i] : NULL;
-}
-
 unsigned plt_blkdebug_iotype(const char *name)
 {
 	static const char *const names[] = { "read", "write", "write-zeroes", "discard", "flush", "block-status" };

@@ -13,7 +13,6 @@
 
 /* Event names are QEMU's.  Those that no operation here raises are known all the same. */
 int plt_blkdebug_event(const char *name); /* its number, or -1 */
-const char *plt_blkdebug_event_name(unsigned i); /* NULL behind the last */
 
 /* Kinds of operations; the defaults for an error are all but BLOCK_STATUS. */
 enum {

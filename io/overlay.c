@@ -9,6 +9,7 @@
  * (below_end says how much of the store below may still be seen); an edit that fails for lack of
  * memory has changed nothing.  Where edits come from is left to the repair and to those who write.
  */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,6 +35,7 @@ struct overlay {
 	uint64_t below_end; /* bytes of below from here on are hidden */
 	bool sized;	    /* size is ours; otherwise it is below's */
 	uint64_t size;
+	atomic_uint_fast64_t failed; /* reads of below */
 };
 
 static void overlay_close(struct plt_store *st)
@@ -239,6 +241,8 @@ static int read_piece(struct overlay *o, uint64_t off, const struct iovec *iov, 
 	}
 	n = plt_iov_slice(iov, niov, at, len, v);
 	ret = plt_store_readv(o->below, off, v, n, tag, err);
+	if (ret < 0 && ret != -ENOMEM)
+		atomic_fetch_add(&o->failed, 1);
 	if (v != few)
 		free(v);
 	return ret;
@@ -520,4 +524,11 @@ int plt_overlay_each(struct plt_store *st, int (*fn)(void *arg, uint64_t off, co
 		ret = fn(arg, o->v[i].off, o->v[i].bytes, o->v[i].len);
 	pthread_rwlock_unlock(&o->lock);
 	return ret;
+}
+
+uint64_t plt_overlay_failed(struct plt_store *st)
+{
+	struct overlay *o = st->priv;
+
+	return st->ops == &overlay_ops ? atomic_load(&o->failed) : 0;
 }

@@ -252,6 +252,9 @@ uint64_t plt_overlay_edited(struct plt_store *st, uint64_t off, uint64_t len);
 int plt_overlay_each(struct plt_store *st, int (*fn)(void *arg, uint64_t off, const void *bytes, uint64_t len),
 		     void *arg);
 
+/* How many reads of what lies below have failed, of blocking ones; 0, too, of a store that is no overlay. */
+uint64_t plt_overlay_failed(struct plt_store *st);
+
 /* io/null.c: @size bytes of zeros; writes vanish. */
 int plt_null_new(uint64_t size, struct plt_store **ret);
 

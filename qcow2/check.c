@@ -46,6 +46,16 @@ bool qcow2_exam_overlaps(const struct qcow2_exam *x, uint64_t off, uint64_t len)
 	return false;
 }
 
+uint64_t qcow2_far_end(const struct qcow2_exam *x)
+{
+	uint64_t far = x->q.virtual_size;
+
+	if (plt_mul(far, 2 + (uint64_t)x->q.nb_snapshots, &far) || plt_add(far, UINT64_C(64) << 20, &far) ||
+	    far > QCOW2_MAX_HOST_OFFSET)
+		far = QCOW2_MAX_HOST_OFFSET;
+	return PLT_MAX(far, PLT_MIN(x->c.file_size, QCOW2_MAX_HOST_OFFSET));
+}
+
 bool qcow2_snapshot_l1_usable(const struct qcow2_exam *x, const struct qcow2_snapshot *s)
 {
 	return !(s->l1_offset & (x->q.cluster_size - 1)) && s->l1_size <= QCOW2_MAX_L1_BYTES / 8 &&
@@ -420,7 +430,7 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 {
 	struct plt_examine *ex = x->ex;
 	struct plt_store *file = ex->file;
-	int r = read_header(x, err);
+	int r = read_header(x, err), mended;
 
 	if (r == 0 && ex->mend && (ex->mend->what & PLT_MEND_MAP) && !ex->mend->file_size) {
 		unsigned astray = qcow2_astray(ex->file, &x->q);
@@ -444,9 +454,12 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 			return plt_error_set(err, ENOMEM, "Out of memory");
 		ex->file = *ret_scratch;
 	}
-	if (qcow2_mend_header(ex, r, 0, NULL) == 0) {
+	mended = qcow2_mend_header(ex, r, 0, NULL);
+	if (mended == 0) {
 		x->q = (struct qcow2_state){0};
 		r = read_header(x, err);
+	} else if (mended == -EIO && ex->mend) {
+		plt_error_prefix(err, "what is left cannot be read everywhere, so the header is not made anew in place");
 	}
 	if (r == -ENOTSUP && ex->mend && err && strstr(err->text, "eature")) {
 		struct plt_error was = *err;

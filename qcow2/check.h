@@ -137,7 +137,7 @@ static inline enum qcow2_entry_type qcow2_entry_type(const struct qcow2_recount 
 	return QCOW2_ENTRY_NORMAL;
 }
 
-/* mend/orphans.c: what clusters are that are counted, or whose counts are lost, and that nothing reaches */
+/* mend/orphans_judge.c: what clusters are that are counted, or whose counts are lost, and that nothing reaches */
 enum qcow2_orphan_verdict {
 	QCOW2_ORPHANS_LEFT,	 /* none, or a program that was stopped has left them */
 	QCOW2_ORPHANS_UNDECIDED, /* their counts stay */
@@ -190,6 +190,7 @@ struct qcow2_exam {
 	bool map_changed;	  /* what was counted is not the map that is there now */
 	bool counts_left;	  /* a stored count is wrong and stays so */
 	bool leaked;		  /* some cluster is counted, and nothing reaches it, or the other way round */
+	bool map_unread;	  /* a table of the map does not read: what it names is not counted */
 	bool overcounted;	  /* some cluster is counted more often than it is reached */
 	uint8_t *block;		  /* mending: the refcount block that is being changed */
 	uint64_t block_index;
@@ -330,9 +331,11 @@ int qcow2_exam_bitmaps(struct qcow2_exam *x);
 void qcow2_exam_refblocks(struct qcow2_exam *x);
 
 /* Does other metadata lie in [off, off+len), too?  Then no entry in it may be changed. */
+/* Behind what offset is an entry garbage, and not what was cut off the file? */
+uint64_t qcow2_far_end(const struct qcow2_exam *x);
 bool qcow2_exam_overlaps(const struct qcow2_exam *x, uint64_t off, uint64_t len);
 
-/* mend/orphans.c: sets x->orphans.  After everything has been counted. */
+/* mend/orphans.c, orphans_judge.c: sets x->orphans.  After everything has been counted. */
 int qcow2_judge_orphans(struct qcow2_exam *x);
 
 /*
@@ -370,6 +373,7 @@ enum {
 	QCOW2_SHAPE_SPARSE = 1 << 1,  /* 512 bytes or more are zeros */
 	QCOW2_SHAPE_ZERO = 1 << 2,    /* all of it */
 	QCOW2_SHAPE_GARBAGE = 1 << 3, /* many entries cannot be, or it cannot be read */
+	QCOW2_SHAPE_UNREAD = 1 << 4,  /* with GARBAGE: it cannot be read */
 };
 unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *buf);
 /* Does something else lie where @l is named, in which hardly anything can be an entry?  It is read once. */
@@ -458,7 +462,7 @@ int qcow2_mend_moves(struct qcow2_exam *x);
 int qcow2_tell_orphans(struct qcow2_exam *x);
 int qcow2_map_tables(struct plt_ctx *ctx, struct plt_store *file, struct plt_orphans *ret, struct plt_error *err);
 
-/* mend/clusters.c: single clusters back into the map, and what is given up. */
+/* mend/clusters.c, give_up.c: single clusters back into the map, and what is given up. */
 int qcow2_mend_clusters(struct qcow2_exam *x);
 
 /* mend/datafile.c: as the driver's members say */
@@ -480,6 +484,8 @@ int qcow2_show_pieces(struct plt_store *overlay, const struct plt_orphans *p, st
  */
 bool qcow2_has_refblock(const struct qcow2_exam *x, uint64_t index); /* one that can be */
 /* Is the refcount structure to be written anew?  After qcow2_judge_orphans(). */
+/* Some of the file does not read, and what is planned is to be written: nothing is given up that may lie there. */
+bool qcow2_unread(const struct qcow2_exam *x);
 bool qcow2_mend_rebuilds(const struct qcow2_exam *x);
 /* A count differs: is it put right?  In ascending order; qcow2_mend_counts_end() writes the last of them. */
 bool qcow2_mend_count(struct qcow2_exam *x, uint64_t cluster, uint64_t stored, uint64_t refs, int unreadable);

@@ -16,13 +16,20 @@
 #include "base/checked.h"
 #include "qcow2/check.h"
 
+/* What lies behind the end of the file: garbage of no alignment, or too far on, says nothing of where it ended. */
+static void note_behind(struct qcow2_exam *x, uint64_t off, bool aligned)
+{
+	if (aligned && off < qcow2_far_end(x))
+		x->cut |= ++x->behind >= QCOW2_SOME_ORPHANS;
+}
+
 void qcow2_exam_count(struct qcow2_exam *x, uint64_t off, uint64_t len, uint32_t times)
 {
 	if (!len || !times)
 		return;
 	if (len > (uint64_t)INT64_MAX || off > (uint64_t)INT64_MAX - len ||
 	    qcow2_exceeds(&x->c, off, len)) {
-		x->cut = true;
+		x->cut |= off < qcow2_far_end(x);
 		QCOW2_SAY(x, PLT_CORRUPTION, "Q-ENT-OUTSIDE", off, len,
 			  "ERROR: counting reference for region "
 			  "exceeding the end of the file by one cluster or more: offset 0x%" PRIx64
@@ -72,7 +79,7 @@ static void report_compressed(struct qcow2_exam *x, unsigned i, uint64_t e, uint
 		return;
 	}
 	if (qcow2_exceeds(&x->c, off, len)) {
-		x->cut |= ++x->behind >= QCOW2_SOME_ORPHANS;
+		note_behind(x, off, true);
 		QCOW2_SAY(x, PLT_CORRUPTION, "Q-CMP-OUTSIDE", off, len,
 			  "ERROR: counting reference for region "
 			  "exceeding the end of the file by one cluster or more: offset 0x%" PRIx64
@@ -113,7 +120,7 @@ static void report_allocated(struct qcow2_exam *x, uint64_t e, uint64_t bitmap, 
 	if (x->c.external)
 		return;
 	if (qcow2_exceeds(&x->c, off, q->cluster_size)) {
-		x->cut |= ++x->behind >= QCOW2_SOME_ORPHANS;
+		note_behind(x, off, !(off & (q->cluster_size - 1)));
 		QCOW2_SAY(
 			x, PLT_CORRUPTION, "Q-ENT-OUTSIDE", off, q->cluster_size,
 			"ERROR: counting reference for "
@@ -230,12 +237,14 @@ static int report_l1_entry(void *arg, uint32_t index, uint64_t e)
 	l = qcow2_l2_find(&x->c, off);
 	if (!l || !qcow2_l2_is_odd(&x->c, l) || !look_again(x, l))
 		return 0;
-	if (qcow2_l2_read(&x->c, off, w->table) < 0)
+	if (qcow2_l2_read(&x->c, off, w->table) < 0) {
+		x->map_unread = true;
 		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", off, q->cluster_size,
 			  "ERROR: I/O error in check_refcounts_l2");
-	else
+	} else {
 		report_table(x, w->table, (uint64_t)index << (q->cluster_bits + q->l2_bits),
 			     w->active);
+	}
 	return 0;
 }
 
@@ -254,6 +263,7 @@ int qcow2_exam_l1(struct qcow2_exam *x, uint64_t l1_off, uint32_t l1_size, bool 
 	r = qcow2_l1_each(&x->c, l1_off, l1_size, report_l1_entry, &w);
 	free(w.table);
 	if (r < 0 && r != -ENOMEM) {
+		x->map_unread = true;
 		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", l1_off, (uint64_t)l1_size * 8,
 			  "ERROR: I/O error in check_refcounts_l1");
 		r = 0;

@@ -3,6 +3,7 @@
 
 libplatter_core_la_SOURCES += \
 	qcow2/amend.c \
+	qcow2/bitmap_dir.c \
 	qcow2/bitmap_set.c \
 	qcow2/bitmaps.c \
 	qcow2/check.c \
@@ -24,8 +25,10 @@ libplatter_core_la_SOURCES += \
 	qcow2/mend/bitmaps.c \
 	qcow2/mend/blank.c \
 	qcow2/mend/clusters.c \
+	qcow2/mend/clusters.h \
 	qcow2/mend/datafile.c \
 	qcow2/mend/features.c \
+	qcow2/mend/give_up.c \
 	qcow2/mend/find.c \
 	qcow2/mend/find.h \
 	qcow2/mend/edit.c \
@@ -41,6 +44,8 @@ libplatter_core_la_SOURCES += \
 	qcow2/mend/mend.c \
 	qcow2/mend/moves.c \
 	qcow2/mend/orphans.c \
+	qcow2/mend/orphans.h \
+	qcow2/mend/orphans_judge.c \
 	qcow2/mend/shapes.c \
 	qcow2/mend/size.c \
 	qcow2/mend/packed.c \
@@ -64,5 +69,6 @@ libplatter_core_la_SOURCES += \
 	qcow2/snaptree.c \
 	qcow2/snaptree.h \
 	qcow2/trim.c \
+	qcow2/work.c \
 	qcow2/zero.c \
 	$(NULL)

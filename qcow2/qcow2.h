@@ -255,6 +255,8 @@ int qcow2_place(struct plt_image *img, struct plt_pins *pins, const struct plt_p
 		struct plt_place *ret, struct plt_need *need, struct plt_error *err);
 void qcow2_publish(struct plt_image *img, struct plt_place *place);
 void qcow2_withdraw(struct plt_image *img, struct plt_place *place);
+
+/* work.c */
 int qcow2_work(struct plt_image *img, int code, uint64_t arg, struct plt_error *err);
 
 /* zero.c */
@@ -326,9 +328,6 @@ void qcow2_bitmaps_record(struct plt_image *img, uint64_t off, uint64_t len); /*
 int qcow2_bitmaps_prepare_resize(struct plt_image *img, uint64_t size, struct plt_error *err);
 int qcow2_bitmaps_resize(struct plt_image *img, uint64_t size, struct plt_error *err);
 int qcow2_bitmaps_store(struct plt_image *img, struct plt_error *err);   /* from close */
-/* The directory alone, from a bare store: fills q->bitmaps.  -EUCLEAN: damaged. */
-int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err);
-void qcow2_bitmaps_release(struct qcow2_state *q);
 /* Fill in b->words.  @room: what the image's other bitmaps take, and this one with them; NULL: one alone. */
 int qcow2_bitmap_load(struct plt_image *img, struct qcow2_bitmap *b, uint64_t file_size, struct qcow2_bitmap_room *room,
 		      struct plt_error *err);
@@ -342,10 +341,15 @@ void qcow2_bitmap_free(struct plt_image *img, const uint64_t *table, uint32_t en
 /* The table on the disk, in host order; malloc.  NULL: *err says why. */
 uint64_t *qcow2_bitmap_table(struct plt_image *img, const struct qcow2_bitmap *b, struct plt_error *err);
 
+/* bitmap_dir.c */
+/* The directory alone, from a bare store: fills q->bitmaps.  -EUCLEAN: damaged. */
+int qcow2_bitmap_directory(struct plt_store *file, uint64_t file_size, struct qcow2_state *q, struct plt_error *err);
+void qcow2_bitmaps_release(struct qcow2_state *q);
+int qcow2_bitmaps_list(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
+
 /* bitmap_set.c */
 int qcow2_bitmap_read(struct plt_image *img, unsigned i, uint64_t **ret, uint64_t *ret_nbits, struct plt_error *err);
 int qcow2_bitmaps_set(struct plt_image *img, const struct plt_bitmap_wish *v, unsigned n, struct plt_error *err);
-int qcow2_bitmaps_list(struct plt_image *img, const struct plt_bitmap_info **ret, unsigned *ret_n);
 
 /* resize.c */
 int qcow2_vm_state_room(struct plt_image *img, uint64_t end, struct plt_error *err);

@@ -16,6 +16,7 @@ libplatter_core_la_SOURCES += \
 	repair/deep/step.c \
 	repair/deep/suspects.c \
 	repair/deep/survey.c \
+	repair/device.c \
 	repair/donate.c \
 	repair/doubts.c \
 	repair/evidence/assign.c \
@@ -32,8 +33,10 @@ libplatter_core_la_SOURCES += \
 	repair/evidence/runs.c \
 	repair/evidence/scan.c \
 	repair/evidence/score.c \
+	repair/evidence/twins.c \
 	repair/evidence/view.c \
 	repair/foreign.c \
+	repair/guest/ext.c \
 	repair/guest/fat.c \
 	repair/guest/guest.c \
 	repair/guest/guest.h \
@@ -47,6 +50,7 @@ libplatter_core_la_SOURCES += \
 	repair/parent/commits.c \
 	repair/parent/content.c \
 	repair/parent/find.c \
+	repair/parent/leftout.c \
 	repair/parent/link.c \
 	repair/parent/links.c \
 	repair/parent/links.h \

@@ -135,7 +135,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 								* is named too often another's */
 	bool news = false; /* this pass has changed something */
 	unsigned passes = 1;
-	int r = 0;
+	int r = plt_repair_find_end(rep, err);
 
 	mend.what = first;
 	for (unsigned i = 0; r == 0 && mend.changed; i++) {
@@ -232,6 +232,8 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 			asked = news = false;
 		}
 	}
+	if (r == 0)
+		r = plt_repair_fill_end(rep, err);
 	free(place);
 	free(deep.moves);
 	plt_streams_release(&streams);
@@ -421,6 +423,7 @@ int plt_repair_open(struct plt_ctx *ctx, const char *name, const struct plt_open
 	rep->key[0] = plt_image_key(rep->img);
 	rep->plan = o->plan;
 	rep->deep = o->flags & PLT_REPAIR_DEEP;
+	rep->copy = o->flags & PLT_REPAIR_COPY;
 	rep->no_backing = opts && opts->flags & PLT_OPEN_NO_BACKING;
 	rep->trust = o->flags & PLT_REPAIR_TRUST_LIKELY ? PLT_LIKELY : PLT_STRONG;
 	rep->offered = o->offered;

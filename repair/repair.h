@@ -19,6 +19,7 @@
  *	parent.c  whether that is the parent, and what the parent of a differencing disk says of places
  *	size.c    how large the disk is, by what the guest says
  *	datafile.c  which file beside the image has its data, when the name is lost
+ *	device.c  where an image ends that lies on a larger device
  *	donate.c  what is lost, from an older copy or a clone
  *	foreign.c  what other programs' journals say
  *	packed.c  compressed units among it
@@ -60,6 +61,8 @@ struct plt_repair {
 	uint64_t size;               /* of the file, before */
 	struct plt_check_result before;
 	enum plt_certainty trust;    /* placements that are less sure are only offered */
+	bool copy;                   /* it is written into a copy, never to the image itself */
+	uint64_t end;                /* of an image on a device that is larger: where what it grows by goes; or 0 */
 	bool look;                   /* the plan is never written */
 	bool guess;                  /* nobody says that it has this format */
 	bool deep;                   /* what the guest says is held against the map, whether anything is wrong with it or not */
@@ -100,6 +103,12 @@ int plt_repair_make(struct plt_repair *rep, unsigned what, bool write,
 /* Where only a repair shows which format it is: sets rep->format and mends. */
 int plt_repair_recognize(struct plt_repair *rep, unsigned what,
 			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/*
+ * Of an image on a device: what the plan adds goes behind the image's end, if there is room in front of the device's; and when
+ * the plan is made, what lies between that becomes zeros.
+ */
+int plt_repair_find_end(struct plt_repair *rep, struct plt_error *err);
+int plt_repair_fill_end(struct plt_repair *rep, struct plt_error *err);
 /* Examine and mend as far as @what says, until nothing changes. */
 int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);

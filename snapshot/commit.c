@@ -143,7 +143,7 @@ static int copy_all(struct plt_disk *disk, struct plt_disk *base, unsigned depth
 	j->base = base;
 	j->depth = depth;
 	j->chunk = PLT_MAX(CHUNK, (uint64_t)plt_disk_cluster_size(base));
-	plt_progress_add_total(&j->crew.progress, j->walk.size);
+	plt_crew_expect(&j->crew, j->walk.size);
 	r = plt_crew_run(&j->crew, plt_crew_size(0, 2), work, j, err);
 	plt_rate_release(&j->rate);
 	plt_crew_release(&j->crew);

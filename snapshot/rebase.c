@@ -226,7 +226,7 @@ static int settle_all(struct plt_disk *disk, struct plt_disk *base, const struct
 		j->unit = plt_disk_image(disk)->zero_unit; /* subclusters */
 	j->chunk = PLT_MAX(CHUNK, j->unit);
 	j->compress = opts->flags & PLT_REBASE_COMPRESS;
-	plt_progress_add_total(&j->crew.progress, j->now.size);
+	plt_crew_expect(&j->crew, j->now.size);
 	r = plt_crew_run(&j->crew, plt_crew_size(0, 2), work, j, err);
 	plt_crew_release(&j->crew);
 	free(j);

@@ -131,6 +131,28 @@ requires() {
 	done
 }
 
+# poke FILE OFFSET BYTES: bytes as printf has them (\x00\1)
+poke() {
+	# shellcheck disable=SC2059 # the bytes are a format
+	printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+
+# zero FILE OFFSET LENGTH
+zero() {
+	dd if=/dev/zero of="$1" bs="$3" oflag=seek_bytes seek="$2" count=1 conv=notrunc status=none
+}
+
+# undone IMAGE BEFORE DESCRIPTION: its repair is taken back, to the very bytes
+undone() {
+	if ! "$PLATTER" undo -q "$1.platter-undo"; then
+		fail "$3" 'undo has failed'
+	elif [ -e "$1.platter-undo" ]; then
+		fail "$3" 'the journal is still there'
+	else
+		is_file_equal "$1" "$2" "$3"
+	fi
+}
+
 # settled STATUS FILE: the status with which a repair has ended; 0 for 2 if nothing is wrong or lost by what it has said
 # (in FILE), but not all of it is proven.
 settled() {

@@ -198,6 +198,20 @@ static int footer_of_header(struct vhd_exam *x, struct vhd_header *h, uint64_t o
  */
 #define GUESS_BYTES (UINT64_C(64) << 20)
 
+/* How much before @end is nothing but hole: of a sparse file no more is gone through than it holds. */
+static uint64_t hole_before(struct plt_store *st, uint64_t end)
+{
+	uint64_t found = 0, len;
+	enum plt_store_kind kind;
+
+	for (uint64_t n = SEARCH_BYTES; found < end; found += n, n *= 2) {
+		n = PLT_MIN(n, end - found);
+		if (plt_store_extents(st, end - found - n, n, &kind, &len, NULL) < 0 || kind != PLT_STORE_HOLE || len < n)
+			break;
+	}
+	return found;
+}
+
 static int find_fixed(struct vhd_exam *x, struct vhd_footer *f, uint64_t *ret_off)
 {
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(SEARCH_BYTES);
@@ -209,7 +223,10 @@ static int find_fixed(struct vhd_exam *x, struct vhd_footer *f, uint64_t *ret_of
 	for (; end > stop; end -= n) {
 		int r;
 
+		end -= hole_before(x->ex->file, end);
 		n = PLT_MIN(end, (uint64_t)SEARCH_BYTES);
+		if (end <= stop)
+			break;
 		r = plt_store_read(x->ex->file, end - n, buf, n, PLT_IO_DATA, NULL);
 		if (r < 0)
 			return r;

@@ -95,7 +95,9 @@ int vhd_map_pieces(struct plt_ctx *ctx, struct plt_store *file, struct plt_orpha
 		for (uint64_t i = 0; i < n && r == 0; i++) {
 			uint32_t sector = plt_get_be32(buf + i * 4);
 
-			if (sector == VHD_UNUSED || (uint64_t)sector * VHD_SECTOR >= e.file_size)
+			/* (a table may be a hole of half a billion entries, none of which can be) */
+			if (sector == VHD_UNUSED || (uint64_t)sector * VHD_SECTOR >= e.file_size ||
+			    (uint64_t)sector * VHD_SECTOR < VHD_FOOTER + VHD_HEADER)
 				continue;
 			if (ret->n == cap) {
 				void *v = realloc(ret->v, (cap = cap ? 2 * cap : 256) * sizeof(*ret->v));

@@ -55,15 +55,16 @@ bool qcow2_mend_bitmap_entry(struct qcow2_exam *x, uint64_t at, uint64_t e)
 	return true;
 }
 
-/* Nothing but what a bitmap's table has, in its first sectors. */
+/* Nothing but what a bitmap's table has, in its first sectors; what does not read may be one. */
 static bool is_table(const struct qcow2_exam *x, uint64_t off, uint64_t entries)
 {
 	uint8_t buf[4096];
 	uint32_t len = (uint32_t)PLT_MIN(entries * 8, (uint64_t)sizeof(buf)), bad = 0;
 
-	if (!off || off & (x->q.cluster_size - 1) || !plt_in_range(off, entries * 8, plt_align_up(x->c.file_size, x->q.cluster_size)) ||
-	    plt_store_read(x->c.file, off, buf, len, PLT_IO_BITMAP, NULL) < 0)
+	if (!off || off & (x->q.cluster_size - 1) || !plt_in_range(off, entries * 8, plt_align_up(x->c.file_size, x->q.cluster_size)))
 		return false;
+	if (plt_store_read(x->c.file, off, buf, len, PLT_IO_BITMAP, NULL) < 0)
+		return true;
 	for (uint32_t i = 0; i < len; i += 8)
 		bad += !table_entry_fits(x, plt_get_be64(buf + i));
 	return bad * 4 <= len / 8;
@@ -221,6 +222,8 @@ int qcow2_mend_bitmaps(struct qcow2_exam *x)
 		return r == -ENOMEM ? r : 0;
 	all = d.n && d.whole && (claimed == d.n || len == d.len);
 	x->ex->mend->bitmaps_lost |= !all; /* what others lie in keeps its counts */
+	if (!d.n && qcow2_unread(x)) /* it may lie there */
+		return 0;
 	x->ex->mend->changed = x->map_changed = true;
 	return d.n ? put_directory(x, ext, &d, all) : forget(x);
 }

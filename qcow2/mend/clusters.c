@@ -6,9 +6,7 @@
  * orphans are not explained by a program that was stopped, also places of zeros: whole 512 bytes of a table, whole L1
  * entries.  The caller asks the guest where they belong; what it is sure of goes into tables behind the end of the file.
  *
- * In the end the places that stay empty are given up.  The invariant: as long as one orphan has no place, each of
- * them is named lost; an entry that was taken out becomes one of zeros where the format has such, so that no backing
- * file shows through; a place whose entry was zero all along stays as it is.
+ * In the end the places that stay empty are given up: give_up.c.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -18,52 +16,23 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "base/zero.h"
-#include "qcow2/check.h"
+#include "qcow2/mend/clusters.h"
 
 #define MAX_GAPS (UINT32_C(1) << 20) /* places that are offered at once */
 #define ZERO_TABLES (UINT64_C(64) << 20) /* bytes of them, and as many as the file has */
 
-struct clusters {
-	struct qcow2_exam *x;
-	struct qcow2_tree t;
-	uint64_t *l1;     /* places of the tables; 0: none */
-	uint32_t n;
-	uint8_t *table;
-	uint64_t *gaps;
-	uint32_t ngaps;
-	bool full;        /* there are more */
-	uint64_t room;    /* for tables of zeros: an L1 table of garbage may ask for any number */
-};
-
-static uint64_t span_of(const struct qcow2_state *q)
-{
-	return UINT64_C(1) << (q->cluster_bits + q->l2_bits);
-}
-
 static int note_entry(void *arg, uint32_t index, uint64_t e)
 {
-	struct clusters *c = arg;
+	struct qcow2_clusters *c = arg;
 
 	if (index < c->n && !(e & QCOW2_L1_RESERVED))
 		c->l1[index] = e & QCOW2_L1_OFFSET;
 	return 0;
 }
 
-static bool is_usable(const struct clusters *c, uint64_t off)
-{
-	return off && !(off & (c->x->q.cluster_size - 1)) && off < c->x->c.file_size;
-}
-
-static bool is_empty(const struct qcow2_state *q, const uint8_t *table, uint32_t i)
-{
-	const uint8_t *p = table + (size_t)i * q->l2_entry_size;
-
-	return !plt_get_be64(p) && (!q->extl2 || !plt_get_be64(p + 8));
-}
-
 /* ---- places --------------------------------------------------------------------------------------------- */
 
-static void add_gap(struct clusters *c, uint64_t guest)
+static void add_gap(struct qcow2_clusters *c, uint64_t guest)
 {
 	if (guest >= c->t.size)
 		return;
@@ -73,7 +42,7 @@ static void add_gap(struct clusters *c, uint64_t guest)
 		c->full = true;
 }
 
-static bool is_lost(const struct clusters *c, uint64_t guest)
+static bool is_lost(const struct qcow2_clusters *c, uint64_t guest)
 {
 	const struct plt_doubt *d = plt_doubts_find(&c->x->ex->mend->doubts, c->t.disk, guest);
 
@@ -81,7 +50,7 @@ static bool is_lost(const struct clusters *c, uint64_t guest)
 }
 
 /* Entries that were taken out: of whole L1 entries, and single ones. */
-static int lost_gaps(struct clusters *c)
+static int lost_gaps(struct qcow2_clusters *c)
 {
 	const struct qcow2_state *q = &c->x->q;
 	const struct plt_doubts *d = &c->x->ex->mend->doubts;
@@ -97,11 +66,11 @@ static int lost_gaps(struct clusters *c)
 
 			if (index >= c->n)
 				break;
-			if (index != have && is_usable(c, c->l1[index]) && qcow2_l2_read(&c->x->c, c->l1[index], c->table) < 0)
+			if (index != have && qcow2_table_is_usable(c, c->l1[index]) && qcow2_l2_read(&c->x->c, c->l1[index], c->table) < 0)
 				continue;
 			have = index;
-			if (!is_usable(c, c->l1[index]) ||
-			    is_empty(q, c->table, (at >> q->cluster_bits) & ((1U << q->l2_bits) - 1)))
+			if (!qcow2_table_is_usable(c, c->l1[index]) ||
+			    qcow2_slot_is_empty(q, c->table, (at >> q->cluster_bits) & ((1U << q->l2_bits) - 1)))
 				add_gap(c, at);
 		}
 	}
@@ -109,14 +78,14 @@ static int lost_gaps(struct clusters *c)
 }
 
 /* 512 bytes of zeros in a table, and what is not named lost yet. */
-static int zero_gaps(struct clusters *c)
+static int zero_gaps(struct qcow2_clusters *c)
 {
 	struct qcow2_exam *x = c->x;
 	const struct qcow2_state *q = &x->q;
 	const uint32_t per = 512 / q->l2_entry_size;
 
 	for (uint32_t i = 0; i < c->n && !c->full; i++) {
-		struct qcow2_l2ref *l = is_usable(c, c->l1[i]) ? qcow2_l2_find(&x->c, c->l1[i]) : NULL;
+		struct qcow2_l2ref *l = qcow2_table_is_usable(c, c->l1[i]) ? qcow2_l2_find(&x->c, c->l1[i]) : NULL;
 
 		if (!l || !(qcow2_l2_shape(x, l, c->table) & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_SPARSE)) ||
 		    qcow2_l2_read(&x->c, l->off, c->table) < 0)
@@ -125,7 +94,7 @@ static int zero_gaps(struct clusters *c)
 			if (!plt_is_zero(c->table + (size_t)k * q->l2_entry_size, 512))
 				continue;
 			for (uint32_t e = k; e < k + per; e++) {
-				uint64_t guest = i * span_of(q) + ((uint64_t)e << q->cluster_bits);
+				uint64_t guest = i * qcow2_table_span(q) + ((uint64_t)e << q->cluster_bits);
 
 				if (!is_lost(c, guest))
 					add_gap(c, guest);
@@ -136,7 +105,7 @@ static int zero_gaps(struct clusters *c)
 }
 
 /* L1 entries that are zero: all of them, or none if that is too much. */
-static void l1_gaps(struct clusters *c)
+static void l1_gaps(struct qcow2_clusters *c)
 {
 	const struct qcow2_state *q = &c->x->q;
 	uint32_t before = c->ngaps;
@@ -148,7 +117,7 @@ static void l1_gaps(struct clusters *c)
 		return;
 	for (uint32_t i = 0; i < c->n; i++)
 		for (uint32_t k = 0; k < 1U << q->l2_bits && !c->l1[i]; k++) {
-			uint64_t guest = i * span_of(q) + ((uint64_t)k << q->cluster_bits);
+			uint64_t guest = i * qcow2_table_span(q) + ((uint64_t)k << q->cluster_bits);
 
 			if (!is_lost(c, guest))
 				add_gap(c, guest);
@@ -159,7 +128,7 @@ static void l1_gaps(struct clusters *c)
 	}
 }
 
-static int find_gaps(struct clusters *c)
+int qcow2_find_gaps(struct qcow2_clusters *c)
 {
 	int r;
 
@@ -177,7 +146,7 @@ static int find_gaps(struct clusters *c)
 	return r;
 }
 
-static int hand_over(struct clusters *c)
+static int hand_over(struct qcow2_clusters *c)
 {
 	struct qcow2_exam *x = c->x;
 	struct plt_orphans *p = &x->ex->mend->unplaced;
@@ -197,26 +166,26 @@ static int hand_over(struct clusters *c)
 /* ---- putting back --------------------------------------------------------------------------------------- */
 
 /* The table of L1 entry @index, in c->table; *ret: where it is written to, behind the end of the file. */
-static int fresh_table(struct clusters *c, uint32_t index, uint64_t *ret)
+int qcow2_fresh_table(struct qcow2_clusters *c, uint32_t index, uint64_t *ret)
 {
 	struct qcow2_exam *x = c->x;
 	uint64_t old = c->l1[index];
 	int r = 0;
 
-	if (is_usable(c, old))
+	if (qcow2_table_is_usable(c, old))
 		r = qcow2_l2_read(&x->c, old, c->table);
 	else
 		memset(c->table, 0, x->q.cluster_size);
 	if (r < 0)
 		return r;
-	if (is_usable(c, old) && qcow2_is_added(x, old)) {
+	if (qcow2_table_is_usable(c, old) && qcow2_is_added(x, old)) {
 		*ret = old;
 		return 0;
 	}
 	r = qcow2_fresh_place(x, ret);
 	if (r == 0)
 		r = qcow2_l1_set(x, &c->t, index, *ret);
-	if (r == 0 && is_usable(c, old)) {
+	if (r == 0 && qcow2_table_is_usable(c, old)) {
 		const struct qcow2_l2ref *l = qcow2_l2_find(&x->c, old);
 
 		if (l && l->active + l->others == 1) /* else a snapshot still has it */
@@ -226,7 +195,7 @@ static int fresh_table(struct clusters *c, uint32_t index, uint64_t *ret)
 	return r;
 }
 
-static bool is_gap(const struct clusters *c, uint64_t guest)
+static bool is_gap(const struct qcow2_clusters *c, uint64_t guest)
 {
 	return c->ngaps && bsearch(&guest, c->gaps, c->ngaps, sizeof(guest), qcow2_by_value);
 }
@@ -258,22 +227,22 @@ static bool is_end_missing(struct qcow2_exam *x)
 }
 
 /* Placements from @from on that belong into the same table; *ret_next: the first of the next one. */
-static int put_some(struct clusters *c, size_t from, size_t *ret_next)
+static int put_some(struct qcow2_clusters *c, size_t from, size_t *ret_next)
 {
 	struct qcow2_exam *x = c->x;
 	const struct qcow2_state *q = &x->q;
 	const struct plt_orphan *v = x->ex->mend->place;
 	/* (a snapshot's cluster has the same structures as the one that was written later) */
 	const bool sure = !q->extl2 && !q->nb_snapshots && !is_end_missing(x);
-	uint32_t index = (uint32_t)(v[from].guest_off / span_of(q)), n = 0, proven = 0;
+	uint32_t index = (uint32_t)(v[from].guest_off / qcow2_table_span(q)), n = 0, proven = 0;
 	size_t k = from;
 	uint64_t off;
-	int r = fresh_table(c, index, &off);
+	int r = qcow2_fresh_table(c, index, &off);
 
-	for (; r == 0 && k < x->ex->mend->nplace && v[k].guest_off / span_of(q) == index; k++) {
+	for (; r == 0 && k < x->ex->mend->nplace && v[k].guest_off / qcow2_table_span(q) == index; k++) {
 		uint32_t i = (uint32_t)(v[k].guest_off >> q->cluster_bits) & ((1U << q->l2_bits) - 1);
 
-		if (!is_gap(c, v[k].guest_off) || !is_stray(x, &v[k]) || !is_empty(q, c->table, i))
+		if (!is_gap(c, v[k].guest_off) || !is_stray(x, &v[k]) || !qcow2_slot_is_empty(q, c->table, i))
 			continue;
 		plt_put_be64(c->table + (size_t)i * q->l2_entry_size,
 			     v[k].packed ? qcow2_packed_entry(q, v[k].host_off, v[k].packed) : v[k].host_off);
@@ -291,8 +260,8 @@ static int put_some(struct clusters *c, size_t from, size_t *ret_next)
 	x->ex->mend->map_damaged |= n != 0; /* what is left over now is not what a stop leaves */
 	plt_emit(x->ex,
 		 &(struct plt_finding){.id = "Q-L2", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true, .mended = true,
-				       .host_off = off, .host_len = q->cluster_size, .guest_off = index * span_of(q),
-				       .guest_len = span_of(q)},
+				       .host_off = off, .host_len = q->cluster_size, .guest_off = index * qcow2_table_span(q),
+				       .guest_len = qcow2_table_span(q)},
 		 "Repairing L2 table %" PRIu32 ": %" PRIu32 " clusters belong there by what the guest has written (%" PRIu32
 		 " proven, the others strong); the table is at offset %#" PRIx64 " now", index, n, proven, off);
 	return r;
@@ -302,7 +271,7 @@ static int put_some(struct clusters *c, size_t from, size_t *ret_next)
  * What the zeros of a table may have been is in doubt from the moment on that one of them was none.  Over a backing file
  * most of them are right, as a rule: what it has there goes on being shown.
  */
-static int doubt_gaps(struct clusters *c)
+int qcow2_doubt_gaps(struct qcow2_clusters *c)
 {
 	const enum plt_doubt_kind kind = c->x->backing ? PLT_INFERRED : PLT_LOST;
 	int r = 0;
@@ -324,7 +293,7 @@ static int by_host(const void *a, const void *b)
  * Where do the places that its clusters have found put an orphan table?  Nearly all of them the same, at the entry that
  * the table has for it, or nowhere: false.  Such a table is right about the few that were put elsewhere.
  */
-static bool table_place(const struct clusters *c, const uint8_t *table, const struct plt_orphan *v, size_t n,
+static bool table_place(const struct qcow2_clusters *c, const uint8_t *table, const struct plt_orphan *v, size_t n,
 			const struct plt_orphan **ret)
 {
 	const struct qcow2_state *q = &c->x->q;
@@ -341,7 +310,7 @@ static bool table_place(const struct clusters *c, const uint8_t *table, const st
 
 			if (!o)
 				continue;
-			index = o->guest_off / span_of(q);
+			index = o->guest_off / qcow2_table_span(q);
 			if (((o->guest_off >> q->cluster_bits) & ((1U << q->l2_bits) - 1)) != i || (pass && index != best)) {
 				others += pass;
 			} else if (pass) {
@@ -360,7 +329,7 @@ static bool table_place(const struct clusters *c, const uint8_t *table, const st
 }
 
 /* A table that no evidence of its own has placed goes where its clusters go. */
-static int put_tables(struct clusters *c)
+static int put_tables(struct qcow2_clusters *c)
 {
 	struct qcow2_exam *x = c->x;
 	const struct plt_mend *mend = x->ex->mend;
@@ -377,17 +346,17 @@ static int put_tables(struct clusters *c)
 
 		if (qcow2_l2_read(&x->c, x->pieces[i].off, c->table) < 0 || !table_place(c, c->table, v, mend->nplace, &o))
 			continue;
-		index = o->guest_off / span_of(&x->q);
+		index = o->guest_off / qcow2_table_span(&x->q);
 		if (index >= c->n || c->l1[index])
 			continue;
 		c->l1[index] = x->pieces[i].off;
 		r = qcow2_l1_set(x, &c->t, (uint32_t)index, x->pieces[i].off);
 		if (r == 0)
-			r = qcow2_doubt(x, &c->t, PLT_INFERRED, index * span_of(&x->q), span_of(&x->q), o->certainty, o->why);
+			r = qcow2_doubt(x, &c->t, PLT_INFERRED, index * qcow2_table_span(&x->q), qcow2_table_span(&x->q), o->certainty, o->why);
 		plt_emit(x->ex,
 			 &(struct plt_finding){.id = "Q-L1", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true,
 					       .mended = true, .host_off = x->pieces[i].off, .host_len = x->q.cluster_size,
-					       .guest_off = index * span_of(&x->q), .guest_len = span_of(&x->q)},
+					       .guest_off = index * qcow2_table_span(&x->q), .guest_len = qcow2_table_span(&x->q)},
 			 "Repairing L1 entry %" PRIu64 ": the L2 table at offset %#" PRIx64 " belongs there (some of its clusters "
 			 "do: %s)", index, x->pieces[i].off, o->why);
 	}
@@ -396,7 +365,7 @@ static int put_tables(struct clusters *c)
 }
 
 /* Does a cluster belong where the table has a zero?  Where an entry was taken out it is known that there was one. */
-static bool is_zero_wrong(const struct clusters *c)
+static bool is_zero_wrong(const struct qcow2_clusters *c)
 {
 	const struct plt_mend *mend = c->x->ex->mend;
 
@@ -406,7 +375,7 @@ static bool is_zero_wrong(const struct clusters *c)
 	return false;
 }
 
-static int put_all(struct clusters *c)
+static int put_all(struct qcow2_clusters *c)
 {
 	struct qcow2_exam *x = c->x;
 	const struct plt_mend *mend = x->ex->mend;
@@ -421,220 +390,21 @@ static int put_all(struct clusters *c)
 	if (r < 0 || x->map_changed) /* the rest when it is known what is left */
 		return r;
 	if (is_zero_wrong(c))
-		r = doubt_gaps(c);
+		r = qcow2_doubt_gaps(c);
 	for (k = 0; k < mend->nplace && r == 0;)
-		if (mend->place[k].guest_off >= c->t.size || mend->place[k].guest_off / span_of(&x->q) >= c->n)
+		if (mend->place[k].guest_off >= c->t.size || mend->place[k].guest_off / qcow2_table_span(&x->q) >= c->n)
 			k++;
 		else
 			r = put_some(c, k, &k);
 	return r;
 }
 
-static const char why_nameless[] = "the header is gone, and with it the name of a backing file";
-
-/* ---- giving up ------------------------------------------------------------------------------------------ */
-
-static const char why_below[] = "its part of the map was lost: shown is what the backing file has there";
-
-static bool was_taken_out(const struct plt_doubt *d)
-{
-	return strcmp(d->why, qcow2_why_zero) && strcmp(d->why, why_nameless);
-}
-
-/*
- * Of a table, or of sectors of one, that was lost over a backing file nobody knows which entries there were, and in an
- * overlay few are: what lies below is the better guess than zeros.  Of a single entry it is known that there was one.
- */
-static bool shows_below(const struct clusters *c, uint64_t from, uint64_t end, const char *why)
-{
-	const uint64_t span = span_of(&c->x->q);
-
-	if (!c->x->backing || !strcmp(why, qcow2_why_overwritten) || !strcmp(why, qcow2_why_l1))
-		return c->x->backing;
-	return from % span == 0 && (end - from == span || end == c->t.size) && !c->l1[from / span];
-}
-
-/* Of what is lost in one table, the empty entries become zeros that say so. */
-static int put_zeros(struct clusters *c, uint32_t index, uint64_t from, uint64_t end)
-{
-	struct qcow2_exam *x = c->x;
-	const struct qcow2_state *q = &x->q;
-	bool changed = false;
-	int r;
-
-	if (!is_usable(c, c->l1[index]) || !qcow2_is_added(x, c->l1[index]))
-		return 0;
-	r = qcow2_l2_read(&x->c, c->l1[index], c->table);
-	for (uint64_t at = plt_align_up(from, q->cluster_size); at < end && r == 0; at += q->cluster_size) {
-		uint32_t i = (uint32_t)(at >> q->cluster_bits) & ((1U << q->l2_bits) - 1);
-		uint8_t *p = c->table + (size_t)i * q->l2_entry_size;
-
-		if (!is_empty(q, c->table, i))
-			continue;
-		plt_put_be64(p + (q->extl2 ? 8 : 0), q->extl2 ? (uint64_t)UINT32_MAX << 32 : QCOW2_L2_ZERO);
-		changed = true;
-	}
-	if (r == 0 && changed) {
-		x->map_changed = x->ex->mend->changed = true;
-		r = plt_store_write(x->c.file, c->l1[index], c->table, q->cluster_size, PLT_IO_L2, NULL);
-	}
-	return r;
-}
-
-/* A whole L1 entry was lost: over a backing file a table of zeros takes its place. */
-static int put_zero_table(struct clusters *c, uint32_t index)
-{
-	uint64_t off;
-	int r;
-
-	if (!c->x->backing || c->l1[index] || c->room < c->x->q.cluster_size)
-		return 0;
-	c->room -= c->x->q.cluster_size;
-	r = fresh_table(c, index, &off);
-	return r < 0 ? r : plt_store_write(c->x->c.file, off, c->table, c->x->q.cluster_size, PLT_IO_L2, NULL);
-}
-
-/* Is something of this disk where it belongs by less than proof? */
-static bool is_unsure(const struct plt_doubts *d, uint32_t disk)
-{
-	for (size_t i = 0; i < d->n; i++)
-		if (d->v[i].disk == disk && d->v[i].kind == PLT_INFERRED && d->v[i].certainty < PLT_PROVEN)
-			return true;
-	return false;
-}
-
-/* Every cluster has its place: what is still missing was never there, if all of them are right. */
-static int nothing_is_left(struct clusters *c)
-{
-	struct plt_doubts *d = &c->x->ex->mend->doubts;
-	const bool unsure = is_unsure(d, c->t.disk);
-
-	for (size_t i = 0; i < d->n;) {
-		struct plt_doubt *v = &d->v[i];
-
-		if (v->kind != PLT_LOST || v->disk != c->t.disk ||
-		    (strcmp(v->why, qcow2_why_zero) && strcmp(v->why, qcow2_why_overwritten))) {
-			i++;
-		} else if (unsure || (c->x->backing && was_taken_out(v))) { /* unallocated, or zeros over the backing file? */
-			v->kind = PLT_INFERRED;
-			v->certainty = PLT_LIKELY;
-			i++;
-		} else {
-			int r = plt_doubts_clear(d, v->disk, v->off, v->len);
-
-			if (r < 0)
-				return r;
-		}
-	}
-	return 0;
-}
-
-/* Clusters whose entries were taken out, of all disks: as many that nothing reaches are explained by them. */
-static uint64_t taken_out(const struct qcow2_exam *x)
-{
-	const struct plt_doubts *d = &x->ex->mend->doubts;
-	uint64_t n = 0;
-
-	for (size_t i = 0; i < d->n; i++)
-		if ((d->v[i].kind == PLT_LOST && was_taken_out(&d->v[i])) || !strcmp(d->v[i].why, why_below))
-			n += plt_div_up(d->v[i].len, x->q.cluster_size);
-	return n;
-}
-
-static int doubt_run(struct clusters *c, uint64_t from, uint64_t to)
-{
-	return from < to ? qcow2_doubt(c->x, &c->t, PLT_LOST, from, to - from, PLT_GUESS, why_nameless) : 0;
-}
-
-/*
- * No header says any more whether there was a backing file.  A disk without its first cluster has no boot sector, no
- * partition table and no volume: it had one, and what is not here was there.
- */
-static int doubt_holes(struct clusters *c)
-{
-	const struct qcow2_state *q = &c->x->q;
-	uint64_t from = 0;
-	int r = 0;
-
-	for (uint32_t i = 0; i < c->n && r == 0; i++) {
-		if (!is_usable(c, c->l1[i]) || qcow2_l2_read(&c->x->c, c->l1[i], c->table) < 0)
-			continue;
-		for (uint32_t k = 0; k < 1U << q->l2_bits && r == 0; k++) {
-			uint64_t at = i * span_of(q) + ((uint64_t)k << q->cluster_bits);
-
-			if (is_empty(q, c->table, k))
-				continue;
-			if (!at)
-				return 0;
-			r = doubt_run(c, from, at);
-			from = at + q->cluster_size;
-		}
-	}
-	return r == 0 && from ? doubt_run(c, from, c->t.size) : r;
-}
-
-/*
- * Are the orphans a part of the map?  Who only looks is told what may be wrong, even where it cannot be told; who repairs
- * may be after a stop, which leaves the same, and has lost nothing then.  A few clusters are nearly always what was free.
- */
-#define SOME_BYTES (UINT64_C(4) << 20) /* (of large clusters a few are as much) */
-
-static bool may_be_lost(const struct qcow2_exam *x)
-{
-	return x->orphans == QCOW2_ORPHANS_LOST ||
-	       (x->orphans == QCOW2_ORPHANS_UNDECIDED && x->ex->mend->look &&
-		(x->orphan_clusters >= QCOW2_SOME_ORPHANS || x->orphan_clusters << x->q.cluster_bits >= SOME_BYTES));
-}
-
-static int give_up(struct clusters *c)
-{
-	struct qcow2_exam *x = c->x;
-	struct plt_doubts *d = &x->ex->mend->doubts;
-	const uint64_t span = span_of(&x->q);
-	const struct plt_doubt *v;
-	bool missing = true;
-	int r = x->nstrays ? 0 : qcow2_packed_missing(x, &missing);
-
-	if (r == 0 && !missing)
-		r = nothing_is_left(c);
-
-	if (r == 0 && x->ex->mend->nameless && !x->backing && !x->c.external && c->t.disk == PLT_DISK_ACTIVE)
-		r = doubt_holes(c);
-
-	/*
-	 * what the map has lost, and nobody can say where it was: any place that is empty (beside an external data file only
-	 * tables, for there are no clusters of the guest's)
-	 */
-	if (r == 0 && (x->c.external ? x->npieces != 0 : x->nstrays > taken_out(x) || x->shares_lost) && may_be_lost(x) && c->t.disk == PLT_DISK_ACTIVE) {
-		r = find_gaps(c);
-		if (r == 0)
-			r = doubt_gaps(c);
-	}
-
-	for (uint64_t pos = 0, end; r == 0 && (v = plt_doubts_find(d, c->t.disk, pos)); pos = end) {
-		const uint64_t from = PLT_MAX(pos, v->off), i = from / span;
-
-		end = v->off + v->len;
-		if (v->kind != PLT_LOST || !was_taken_out(v) || i >= c->n)
-			continue;
-		end = PLT_MIN(end, (i + 1) * span); /* table by table: of some there is something */
-		if (shows_below(c, from, end, v->why)) {
-			r = qcow2_doubt(x, &c->t, PLT_INFERRED, from, end - from, PLT_GUESS, why_below);
-		} else if (x->q.version >= 3) { /* (older ones have no entry of zeros) */
-			r = put_zero_table(c, (uint32_t)i);
-			if (r == 0)
-				r = put_zeros(c, (uint32_t)i, from, end);
-		}
-	}
-	return r;
-}
-
 /* ---- a tree --------------------------------------------------------------------------------------------- */
 
-static int with_tree(struct qcow2_exam *x, const struct qcow2_tree *t, int (*fn)(struct clusters *c))
+static int with_tree(struct qcow2_exam *x, const struct qcow2_tree *t, int (*fn)(struct qcow2_clusters *c))
 {
 	const struct qcow2_state *q = &x->q;
-	struct clusters c = {.x = x, .t = *t, .room = ZERO_TABLES + x->c.file_size};
+	struct qcow2_clusters c = {.x = x, .t = *t, .room = ZERO_TABLES + x->c.file_size};
 	int r;
 
 	if (!t->l1_size || (t->l1_offset & (q->cluster_size - 1)) ||
@@ -653,9 +423,9 @@ static int with_tree(struct qcow2_exam *x, const struct qcow2_tree *t, int (*fn)
 	return r == -EIO ? 0 : r; /* said when the table was reported */
 }
 
-static int place_clusters(struct clusters *c)
+static int place_clusters(struct qcow2_clusters *c)
 {
-	int r = find_gaps(c);
+	int r = qcow2_find_gaps(c);
 
 	if (r == 0 && c->x->ex->mend->nplace)
 		r = put_all(c);
@@ -689,12 +459,12 @@ int qcow2_mend_clusters(struct qcow2_exam *x)
 		return with_tree(x, &active, place_clusters);
 	if (mend->stage != PLT_MEND_SETTLE)
 		return 0;
-	r = with_tree(x, &active, give_up);
+	r = with_tree(x, &active, qcow2_give_up);
 	for (uint32_t i = 0; i < q->nb_snapshots && r == 0; i++) {
 		const struct qcow2_snapshot *s = &q->snapshots[i];
 
 		if (x->snapshot_times[i] && x->snapshot_times[i] != QCOW2_ASTRAY && s->info.disk_size <= INT64_MAX)
-			r = with_tree(x, &(struct qcow2_tree){i, s->l1_offset, s->info.disk_size, s->l1_size}, give_up);
+			r = with_tree(x, &(struct qcow2_tree){i, s->l1_offset, s->info.disk_size, s->l1_size}, qcow2_give_up);
 	}
 	return r;
 }

@@ -689,6 +689,8 @@ int qcow2_mend_header(struct plt_examine *ex, int read_error, unsigned astray, s
 	if ((r == 0 || r == -ENOENT) && !f.is_qcow2 && !f.large && plt_be32_get(h.magic) != QCOW2_MAGIC &&
 	    !(ex->mend && ex->mend->guess) && qcow2_find_usual(&f))
 		r = 0;
+	if (r == 0 && ex->mend && !ex->mend->look && plt_overlay_failed(ex->file))
+		r = -EIO; /* what was not seen may be the half of it */
 	if (r == 0)
 		r = f.nt || f.usual ? decide(&m, read_error ? NULL : err) : -ENOENT;
 	tell(&m, r == 0);

@@ -26,16 +26,23 @@ static bool mends(const struct qcow2_exam *x)
 	return x->ex->mend && x->ex->mend->what & PLT_MEND_MAP;
 }
 
-/* What the header and its key material take, by a header at @off that is whole or can be; 0: none lies there. */
-static uint64_t header_at(const struct qcow2_exam *x, uint64_t off)
+/*
+ * What the header and its key material take, by a header at @off that is whole or can be; 0: none lies there.  -EIO: what
+ * lies there does not read.
+ */
+static int header_at(const struct qcow2_exam *x, uint64_t off, uint64_t *ret)
 {
 	struct plt_luks_mended m;
 	struct plt_luks *l = NULL;
 	uint64_t len = 0;
+	int r;
 
-	if (!off || off & (x->q.cluster_size - 1) || off >= x->c.file_size ||
-	    plt_luks_mend(x->c.file, off, x->c.file_size - off, true, &m, NULL) < 0)
+	*ret = 0;
+	if (!off || off & (x->q.cluster_size - 1) || off >= x->c.file_size)
 		return 0;
+	r = plt_luks_mend(x->c.file, off, x->c.file_size - off, true, &m, NULL);
+	if (r < 0)
+		return r == -EIO || r == -ENOMEM ? r : 0;
 	if (m.fields && m.whole) {
 		struct luks_header_ondisk h;
 
@@ -45,7 +52,8 @@ static uint64_t header_at(const struct qcow2_exam *x, uint64_t off)
 		len = l->payload_offset;
 		plt_luks_free(l);
 	}
-	return len;
+	*ret = len;
+	return 0;
 }
 
 /* The first header in the file that begins with its mark. */
@@ -57,7 +65,7 @@ static uint64_t find_header(const struct qcow2_exam *x, uint64_t *ret_len)
 	*ret_len = 0;
 	for (uint64_t off = cs, n = 0; off < x->c.file_size && n < LOOKS; off += cs, n++)
 		if (plt_store_read(x->c.file, off, mark, sizeof(mark), PLT_IO_HEADER, NULL) == 0 &&
-		    !memcmp(mark, LUKS_MAGIC, sizeof(mark)) && (*ret_len = header_at(x, off)) != 0)
+		    !memcmp(mark, LUKS_MAGIC, sizeof(mark)) && header_at(x, off, ret_len) == 0 && *ret_len)
 			return off;
 	return 0;
 }
@@ -139,7 +147,7 @@ static int look_at_slots(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
 	struct plt_luks *l = NULL;
-	unsigned left = 0, active = 0;
+	unsigned left = 0, active = 0, unread = 0;
 	int r = plt_luks_read(x->c.file, q->luks_offset, q->luks_length, &l, NULL);
 
 	for (unsigned i = 0; r == 0 && i < LUKS_SLOTS; i++) {
@@ -148,12 +156,18 @@ static int look_at_slots(struct qcow2_exam *x)
 		if (!l->slot[i].active)
 			continue;
 		active++;
-		if (plt_luks_worn(x->c.file, l, i, &w, NULL) == 0 && !w.worn)
-			left++;
-		else
-			SAY(x, false, w.first, 512, "ERROR key slot %u: %s", i, *w.text ? w.text : "its key material cannot be read");
+		r = plt_luks_worn(x->c.file, l, i, &w, NULL);
+		if (r == -EIO) {
+			unread++;
+			r = 0;
+			QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", w.first, 512, "ERROR key slot %u: its key material cannot be read", i);
+		} else if (r == 0 && w.worn) {
+			SAY(x, false, w.first, 512, "ERROR key slot %u: %s", i, w.text);
+		} else {
+			left += r == 0;
+		}
 	}
-	if (r == 0 && !left)
+	if (r == 0 && !left && !unread)
 		SAY(x, false, q->luks_offset, q->luks_length, "ERROR no key slot is left %s: nobody reads what the image encrypts any more. "
 		    "Where the ciphertext lies the map still says", active ? "that opens" : "that is active");
 	plt_luks_free(l);
@@ -163,11 +177,19 @@ static int look_at_slots(struct qcow2_exam *x)
 int qcow2_exam_luks(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
+	uint64_t len = 0;
 	int r = 0;
 
 	if (q->crypt_method != QCOW2_CRYPT_LUKS)
 		return 0;
-	if (!q->luks_length || !header_at(x, q->luks_offset))
+	if (q->luks_length)
+		r = header_at(x, q->luks_offset, &len);
+	if (r == -EIO) { /* (it is counted where it is said to be) */
+		QCOW2_SAY(x, PLT_CHECK_ERROR, "Q-READ", q->luks_offset, q->luks_length, "ERROR the LUKS header at offset %#" PRIx64
+			  " cannot be read", q->luks_offset);
+		return 0;
+	}
+	if (r == 0 && !len)
 		r = mend_place(x);
 	if (r == 0 && q->luks_length)
 		r = mend_fields(x);

@@ -71,13 +71,14 @@ static int note_entry(void *arg, uint32_t index, uint64_t e)
 	return 0;
 }
 
-/* Is there nothing behind an L1 entry that could be a table? */
+/* Is there nothing behind an L1 entry that could be a table?  (One that does not read is none for who only looks.) */
 static bool is_gap(struct mending *m, uint64_t e)
 {
 	uint64_t off = e & QCOW2_L1_OFFSET;
 	struct qcow2_l2ref *l = off && !(e & QCOW2_L1_RESERVED) ? qcow2_l2_find(&m->x->c, off) : NULL;
+	unsigned shape = l ? qcow2_l2_shape(m->x, l, m->table) : QCOW2_SHAPE_ZERO;
 
-	return !l || qcow2_l2_shape(m->x, l, m->table) & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_GARBAGE);
+	return shape & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_GARBAGE) && !(shape & QCOW2_SHAPE_UNREAD && qcow2_unread(m->x));
 }
 
 /* Is the L1 table in the file, and nothing else where it is? */
@@ -338,9 +339,11 @@ static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
 	struct qcow2_l2ref *l = g && !g->filled ? qcow2_l2_find(&x->c, off) : NULL;
 	uint32_t i;
 
-	if (!l || qcow2_l2_shape(x, l, m->table) & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_GARBAGE) ||
-	    qcow2_l2_read(&x->c, off, m->table) < 0)
+	/* (no table is the disk's in two places, whatever counts and snapshots say) */
+	if (!l || l->active || qcow2_l2_shape(x, l, m->table) & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_GARBAGE))
 		return 0;
+	if (is_overcounted(m, off) || f->rest)
+		l->active = 1;
 	if (is_overcounted(m, off))
 		return put(m, off, g, m->applied ? PLT_STRONG : PLT_PROVEN, "it is a snapshot's as well, and is counted once more than it is named");
 	if (f->rest && m->x->ex->mend->cut)
@@ -348,9 +351,9 @@ static int snapshot_entry(void *arg, uint32_t index, uint64_t e)
 	if (f->rest)
 		return put(m, off, g, PLT_STRONG, "it is a snapshot's as well, and no other table is left");
 	/* (a table that a stopped rebase or write has just made is like the snapshot's, too) */
-	if (f->budget < x->npieces || qcow2_may_be_left(x))
+	if (f->budget <= x->npieces || qcow2_may_be_left(x) || qcow2_l2_read(&x->c, off, m->table) < 0)
 		return 0;
-	f->budget -= x->npieces;
+	f->budget -= x->npieces + 1;
 	i = newer_copy(m);
 	return i == UINT32_MAX ? 0 : put_piece(m, i, g, PLT_STRONG, "it is a newer copy of a snapshot's table");
 }

@@ -24,10 +24,16 @@ static bool wants(const struct qcow2_exam *x, unsigned what)
 	return x->ex->mend && x->ex->mend->what & what;
 }
 
+/* What a table that does not read says of clusters nobody knows: it is not an empty one. */
+bool qcow2_unread(const struct qcow2_exam *x)
+{
+	return x->ex->mend && !x->ex->mend->look && plt_overlay_failed(x->c.file);
+}
+
 static bool may_lower(const struct qcow2_exam *x)
 {
 	return wants(x, PLT_MEND_LOWER) && x->orphans == QCOW2_ORPHANS_LEFT && !x->snapshots_bad &&
-	       !x->ex->mend->bitmaps_lost;
+	       !x->ex->mend->bitmaps_lost && !qcow2_unread(x);
 }
 
 bool qcow2_left_behind(const struct qcow2_exam *x, uint64_t cluster)
@@ -43,7 +49,7 @@ static bool may_lower_at(const struct qcow2_exam *x, uint64_t cluster)
 
 bool qcow2_mend_rebuilds(const struct qcow2_exam *x)
 {
-	return wants(x, PLT_MEND_REBUILD) && x->refs_bad;
+	return wants(x, PLT_MEND_REBUILD) && x->refs_bad && !qcow2_unread(x);
 }
 
 /* ---- where they are -------------------------------------------------------------------------- */

@@ -57,6 +57,19 @@ static int doubt(struct moving *m, const struct plt_move *v, uint64_t span)
 
 /* ---- tables -------------------------------------------------------------------------------------------- */
 
+/* Does a table that the plan has made lie at that place, and nowhere afterwards? */
+static bool gives_way(const struct moving *m, uint64_t table)
+{
+	const struct plt_mend *mend = m->x->ex->mend;
+
+	if (!table || !qcow2_is_added(m->x, table))
+		return false;
+	for (size_t i = 0; i < mend->nmoves; i++)
+		if (mend->moves[i].host_off == table)
+			return false;
+	return true;
+}
+
 static int move_tables(struct moving *m)
 {
 	struct qcow2_exam *x = m->x;
@@ -65,11 +78,20 @@ static int move_tables(struct moving *m)
 
 	for (size_t i = 0; i < mend->nmoves && r == 0; i++) {
 		const struct plt_move *v = &mend->moves[i];
-		uint64_t index = v->guest_off >> m->bits, stored = 0;
+		uint64_t index = v->guest_off >> m->bits, stored = 0, old = table_at(m, v->guest_off);
 		plt_be64 e;
 
-		if (index >= m->t.l1_size || v->host_off == PLT_UNPLACED || v->host_off >= x->c.file_size)
+		if (index >= m->t.l1_size || (v->host_off != PLT_UNPLACED && v->host_off >= x->c.file_size))
 			continue;
+		if (gives_way(m, old) && (r = qcow2_leave_behind(x, old)) < 0)
+			break;
+		if (v->host_off == PLT_UNPLACED) {
+			r = qcow2_l1_set(x, &m->t, (uint32_t)index, 0);
+			if (r == 0)
+				r = doubt(m, v, mend->move_span);
+			x->map_changed = x->ex->mend->changed = true;
+			continue;
+		}
 		(void)qcow2_stored_count(&x->c, v->host_off >> x->q.cluster_bits, &stored);
 		e = plt_be64_make(v->host_off | (stored == 1 ? QCOW2_COPIED : 0));
 		r = plt_store_write(x->c.file, m->t.l1_offset + index * 8, &e, 8, PLT_IO_L1, NULL);
@@ -242,7 +264,7 @@ static int64_t surplus(struct qcow2_exam *x, uint64_t off)
 {
 	uint64_t k = off >> x->q.cluster_bits, stored;
 
-	return off & (x->q.cluster_size - 1) || off >= x->c.file_size || qcow2_stored_count(&x->c, k, &stored) < 0 ? 0 :
+	return off & (x->q.cluster_size - 1) || off >= x->c.file_size || x->map_unread || qcow2_stored_count(&x->c, k, &stored) < 0 ? 0 :
 	       (int64_t)stored - (int64_t)qcow2_references(&x->c, k);
 }
 

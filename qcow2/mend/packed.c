@@ -38,7 +38,7 @@ static uint64_t surplus(struct qcow2_exam *x, uint64_t cluster)
 	uint64_t stored, refs = qcow2_references(&x->c, cluster);
 
 	refs -= PLT_MIN(refs, named_in_vain(x, cluster));
-	return !x->refs_bad && qcow2_stored_count(&x->c, cluster, &stored) == 0 && stored > refs ? stored - refs : 0;
+	return !x->refs_bad && !x->map_unread && qcow2_stored_count(&x->c, cluster, &stored) == 0 && stored > refs ? stored - refs : 0;
 }
 
 static bool is_missed(struct qcow2_exam *x, uint64_t cluster)

@@ -122,8 +122,10 @@ unsigned qcow2_l2_shape(struct qcow2_exam *x, struct qcow2_l2ref *l, uint8_t *bu
 		return l->shape;
 	if (l->empty || l->off >= x->c.file_size) {
 		l->shape = QCOW2_SHAPE_ZERO;
-	} else if ((l->off & (cs - 1)) || qcow2_l2_read(&x->c, l->off, buf) < 0) {
+	} else if (l->off & (cs - 1)) {
 		l->shape = QCOW2_SHAPE_GARBAGE;
+	} else if (qcow2_l2_read(&x->c, l->off, buf) < 0) {
+		l->shape = QCOW2_SHAPE_GARBAGE | QCOW2_SHAPE_UNREAD;
 	} else if (plt_is_zero(buf, cs)) {
 		l->shape = QCOW2_SHAPE_ZERO;
 	} else if (!qcow2_l2_well_formed(x, buf)) {

@@ -23,7 +23,7 @@
 #include "base/zero.h"
 #include "qcow2/check.h"
 
-#define COMPARED 65536 /* pairs of tables that are compared entry by entry; orphans that are looked at */
+#define COMPARED 65536 /* pairs of tables that are compared entry by entry; orphans, and entries beside, that are looked at */
 #define ALIKE 4        /* entries that are no accident */
 
 struct filling {
@@ -59,10 +59,28 @@ static uint64_t entry_of(struct filling *f, uint64_t l1_offset, uint32_t l1_size
 	return e;
 }
 
+/* What lies there, QCOW2_SHAPE_*: each table is looked at once, however many entries name it. */
+static unsigned shape_at(struct filling *f, uint64_t off)
+{
+	struct qcow2_l2ref *l;
+
+	if (!off || (off & (f->x->q.cluster_size - 1)) || off >= f->x->c.file_size)
+		return QCOW2_SHAPE_GARBAGE;
+	l = qcow2_l2_find(&f->x->c, off);
+	return l ? qcow2_l2_shape(f->x, l, f->table) : QCOW2_SHAPE_GARBAGE;
+}
+
 static bool is_table(struct filling *f, uint64_t off)
 {
-	return off && !(off & (f->x->q.cluster_size - 1)) && off < f->x->c.file_size &&
-	       qcow2_l2_read(&f->x->c, off, f->table) == 0 && qcow2_l2_well_formed(f->x, f->table);
+	return shape_at(f, off) & (QCOW2_SHAPE_FULL | QCOW2_SHAPE_SPARSE);
+}
+
+/* What lies there is no table.  (An empty one is one, and what does not read may be one.) */
+static bool is_none(struct filling *f, uint64_t off)
+{
+	unsigned shape = shape_at(f, off);
+
+	return shape & QCOW2_SHAPE_GARBAGE && !(shape & QCOW2_SHAPE_UNREAD);
 }
 
 /* Was the entry taken out, so that all that it mapped is named lost, or is it one that cannot be? */
@@ -74,13 +92,9 @@ static bool is_missing(struct filling *f, uint32_t index)
 
 	if (!e)
 		return d && d->kind == PLT_LOST && d->off <= from && d->off + d->len >= end;
-	if (e & QCOW2_L1_RESERVED || !(e & QCOW2_L1_OFFSET) ||
-	    qcow2_exam_overlaps(f->x, e & QCOW2_L1_OFFSET, f->x->q.cluster_size)) /* (other metadata lies there) */
-		return true;
-	/* (an empty table is one) */
-	return !is_table(f, e & QCOW2_L1_OFFSET) && ((e & QCOW2_L1_OFFSET & (f->x->q.cluster_size - 1)) ||
-						     (e & QCOW2_L1_OFFSET) >= f->x->c.file_size ||
-						     !plt_is_zero(f->table, f->x->q.cluster_size));
+	return e & QCOW2_L1_RESERVED || !(e & QCOW2_L1_OFFSET) ||
+	       qcow2_exam_overlaps(f->x, e & QCOW2_L1_OFFSET, f->x->q.cluster_size) || /* (other metadata lies there) */
+	       is_none(f, e & QCOW2_L1_OFFSET);
 }
 
 static int put(struct filling *f, uint32_t index, uint64_t table, enum plt_certainty certainty, const char *why)
@@ -117,14 +131,14 @@ static int list_orphans(struct filling *f)
 	return f->v ? 0 : -ENOMEM;
 }
 
-/* The orphan that has most entries of the table in f->table, if there is one; UINT32_MAX: none, or several. */
-static uint32_t older_copy(struct filling *f)
+/* The orphan that has most entries of the table at @off, if there is one; UINT32_MAX: none, or several. */
+static uint32_t older_copy(struct filling *f, uint64_t off)
 {
 	struct qcow2_exam *x = f->x;
 	uint32_t best = UINT32_MAX, most = ALIKE - 1;
 	bool tie = false;
 
-	if (f->budget < f->n)
+	if (!f->n || f->budget < f->n || qcow2_l2_read(&x->c, off, f->table) < 0)
 		return UINT32_MAX;
 	f->budget -= f->n;
 	for (uint32_t i = 0; i < f->n; i++) {
@@ -143,16 +157,20 @@ static uint32_t older_copy(struct filling *f)
 /* What the disk, or a snapshot, has in the same place: is it shared, or is there an older copy of it? */
 static int by_tree(struct filling *f, uint32_t index, uint64_t l1_offset, uint32_t l1_size, bool *ret_done)
 {
-	uint64_t off = entry_of(f, l1_offset, l1_size, index) & QCOW2_L1_OFFSET;
+	uint64_t off;
 	uint32_t i;
 
+	if (!f->budget)
+		return 0;
+	f->budget--;
+	off = entry_of(f, l1_offset, l1_size, index) & QCOW2_L1_OFFSET;
 	if (!is_table(f, off))
 		return 0;
 	if (qcow2_is_missed(f->x, off)) {
 		*ret_done = true;
 		return put(f, index, off, PLT_PROVEN, "it is in use in this place, and counted once more than it is named");
 	}
-	i = older_copy(f);
+	i = older_copy(f, off);
 	if (i == UINT32_MAX)
 		return 0;
 	*ret_done = true;

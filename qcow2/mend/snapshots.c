@@ -25,17 +25,19 @@
 #define LONGEST (sizeof(struct qcow2_snapshot_entry) + QCOW2_MAX_SNAPSHOT_EXTRA + 2 * 512) /* with names as people give them */
 #define KEPT (1 << 20)  /* bytes of a damaged table that are looked through */
 #define MAX_LOOSE 4096 /* entries that are taken from a table whose count is wrong */
+#define MAX_LOOKS 65536 /* entries that are looked at for one that nothing names */
 
-/* Is there nothing but what an L1 table has, in the first sectors of @off? */
+/* Is there nothing but what an L1 table has, in the first sectors of @off?  What does not read may be one. */
 static bool is_l1(const struct qcow2_exam *x, uint64_t off, uint32_t entries)
 {
 	uint8_t buf[4096];
 	uint32_t len = PLT_MIN(entries, (uint32_t)(sizeof(buf) / 8)) * 8;
 
 	if (!entries || (off & (x->q.cluster_size - 1)) || !off || entries > QCOW2_MAX_L1_BYTES / 8 ||
-	    !plt_in_range(off, (uint64_t)entries * 8, plt_align_up(x->c.file_size, x->q.cluster_size)) ||
-	    plt_store_read(x->c.file, off, buf, len, PLT_IO_L1, NULL) < 0)
+	    !plt_in_range(off, (uint64_t)entries * 8, plt_align_up(x->c.file_size, x->q.cluster_size)))
 		return false;
+	if (plt_store_read(x->c.file, off, buf, len, PLT_IO_L1, NULL) < 0)
+		return true;
 	for (uint32_t i = 0; i < len; i += 8) {
 		uint64_t e = plt_get_be64(buf + i);
 
@@ -76,12 +78,12 @@ static uint32_t entry_at(const struct qcow2_exam *x, uint64_t off)
 	return size;
 }
 
-/* How many entries lie one behind the other from @off on? */
-static uint32_t entries_from(const struct qcow2_exam *x, uint64_t off)
+/* How many entries lie one behind the other from @off on?  As many as @most are looked at. */
+static uint32_t entries_from(const struct qcow2_exam *x, uint64_t off, uint32_t most)
 {
 	uint32_t n = 0, len;
 
-	while (n < MAX_LOOSE && (len = entry_at(x, off)) != 0) {
+	while (n < most && (len = entry_at(x, off)) != 0) {
 		off += len;
 		n++;
 	}
@@ -192,8 +194,8 @@ int qcow2_mend_snapcount(struct qcow2_exam *x)
 		if (n == claimed)
 			return 0;
 	}
-	n = entries_from(x, q->snapshots_offset);
-	if (!n || n == claimed || (claimed && claimed <= QCOW2_MAX_SNAPSHOTS && n + 1 >= claimed))
+	n = entries_from(x, q->snapshots_offset, MAX_LOOSE);
+	if (!n || n == claimed || qcow2_unread(x) || (claimed && claimed <= QCOW2_MAX_SNAPSHOTS && n + 1 >= claimed))
 		return 0; /* (one that is damaged is no reason to forget it) */
 	SAY(x, "Repairing header: the snapshot table at offset %#" PRIx64 " has %" PRIu32 " entries, not %" PRIu32, q->snapshots_offset,
 	    n, claimed);
@@ -220,12 +222,13 @@ bool qcow2_snaptable_is_none(const struct qcow2_exam *x)
 /* It may lie where nothing names it. */
 static int find_table(struct qcow2_exam *x, bool *ret)
 {
-	uint32_t best = 0;
+	uint32_t best = 0, left = MAX_LOOKS; /* (all of the file may be one table, in which each stray begins another) */
 	uint64_t at = 0;
 
-	for (uint32_t i = 0; i < x->nstrays; i++) {
-		uint32_t n = entries_from(x, x->strays[i]);
+	for (uint32_t i = 0; i < x->nstrays && left; i++) {
+		uint32_t n = entries_from(x, x->strays[i], PLT_MIN(left, (uint32_t)MAX_LOOSE));
 
+		left -= n;
 		if (n <= best)
 			continue;
 		best = n;
@@ -438,7 +441,7 @@ int qcow2_mend_snapshots(struct qcow2_exam *x)
 	r = find_table(x, &done);
 	if (r == 0 && !done)
 		r = make_table(x, &done);
-	if (r < 0 || done || x->refs_bad)
+	if (r < 0 || done || x->refs_bad || qcow2_unread(x))
 		return r;
 	SAY(x, "Repairing header: nothing is left of the snapshot table, and no L1 table of a snapshot is in the file: there are "
 	    "no snapshots");

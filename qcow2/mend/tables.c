@@ -67,7 +67,7 @@ static int fill_from_snapshots(struct qcow2_tables *t, uint32_t index, uint64_t 
 	struct qcow2_exam *x = t->x;
 	int r = 0;
 
-	for (uint32_t k = x->q.nb_snapshots; k-- && k + MAX_DONORS >= x->q.nb_snapshots && !x->refs_bad && r == 0;) {
+	for (uint32_t k = x->q.nb_snapshots; k-- && k + MAX_DONORS >= x->q.nb_snapshots && !x->refs_bad && !x->map_unread && r == 0;) {
 		const struct qcow2_snapshot *s = &x->q.snapshots[k];
 		uint64_t from = 0;
 
@@ -519,21 +519,10 @@ static int mend_tree(struct qcow2_tables *t, const struct qcow2_tree *tree)
 	return r == -EIO ? 0 : r; /* said when the table was reported */
 }
 
-/* Behind what offset is an entry garbage, and not what was cut off the file? */
-static uint64_t far_end(const struct qcow2_exam *x)
-{
-	uint64_t far = x->q.virtual_size;
-
-	if (plt_mul(far, 2 + (uint64_t)x->q.nb_snapshots, &far) || plt_add(far, UINT64_C(64) << 20, &far) ||
-	    far > QCOW2_MAX_HOST_OFFSET)
-		far = QCOW2_MAX_HOST_OFFSET;
-	return PLT_MAX(far, PLT_MIN(x->c.file_size, QCOW2_MAX_HOST_OFFSET));
-}
-
 int qcow2_mend_tables(struct qcow2_exam *x)
 {
 	const struct qcow2_state *q = &x->q;
-	struct qcow2_tables t = {.x = x, .far = far_end(x)};
+	struct qcow2_tables t = {.x = x, .far = qcow2_far_end(x)};
 	struct qcow2_tree tree = {PLT_DISK_ACTIVE, q->l1_offset, q->virtual_size, 0};
 	int r;
 

@@ -136,7 +136,7 @@ bool qcow2_is_missed(struct qcow2_exam *x, uint64_t off)
 	uint64_t k = off >> x->q.cluster_bits, stored;
 
 	/* (of a table that the plan has added the count is that of what was cut off there) */
-	if (x->counts_gone || (x->ex->mend && qcow2_is_added(x, off)))
+	if (x->counts_gone || x->map_unread || (x->ex->mend && qcow2_is_added(x, off)))
 		return false;
 	return qcow2_stored_count(&x->c, k, &stored) == 0 && stored > qcow2_references(&x->c, k);
 }

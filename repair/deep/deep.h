@@ -128,8 +128,8 @@ int plt_deep_below(struct plt_repair *rep, struct plt_disk *disk, const struct d
 
 /* What belongs elsewhere, by what is more than likely or trusted; free() *ret.  *ret_known: places whose piece is theirs. */
 int plt_deep_moves(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk,
-		   const struct deep_map *m, const struct deep_suspects *who, struct plt_move **ret, size_t *ret_n,
-		   struct plt_extents *ret_known, struct plt_error *err);
+		   const struct deep_map *m, const struct deep_map *clusters, const struct deep_suspects *who,
+		   struct plt_move **ret, size_t *ret_n, struct plt_extents *ret_known, struct plt_error *err);
 
 /* ---- step.c ------------------------------------------------------------------------------------ */
 

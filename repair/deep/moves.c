@@ -20,7 +20,8 @@
 #define EXCHANGES_MAX 4096
 
 struct puzzle {
-	const struct deep_map *m;
+	const struct deep_map *m, *clusters;
+	const struct plt_mend *mend;
 	struct plt_orphans o;      /* .guest_off: the place that shows it now */
 	size_t cap, gaps_cap;
 };
@@ -172,11 +173,41 @@ static size_t drop_open(const struct deep_map *m, struct plt_move *v, size_t n)
 }
 
 /*
+ * Is the table that a place shows one that was made meanwhile, mostly of single clusters?  They were found to belong there:
+ * it goes nowhere else, and gives way to what belongs there as a whole.
+ */
+static bool is_made_anew(const struct puzzle *p, uint64_t guest, uint64_t host)
+{
+	const uint64_t end = guest + p->m->span;
+	uint64_t found = 0, all = 0;
+
+	if (!p->m->tables || host < p->mend->file_size)
+		return false;
+	for (size_t i = plt_deep_run(p->clusters, guest); i < p->clusters->n && p->clusters->v[i].guest < end; i++) {
+		const struct deep_run *run = &p->clusters->v[i];
+
+		if (run->kind == DEEP_DATA)
+			all += PLT_MIN(end, run->guest + run->len) - PLT_MAX(guest, run->guest);
+	}
+	for (uint64_t at = guest; at < end;) {
+		const struct plt_doubt *d = plt_doubts_find(&p->mend->doubts, PLT_DISK_ACTIVE, at);
+
+		if (!d || d->off >= end)
+			break;
+		if (d->kind == PLT_INFERRED && d->certainty >= PLT_LIKELY)
+			found += PLT_MIN(end, d->off + d->len) - PLT_MAX(at, d->off);
+		at = d->off + d->len;
+	}
+	return 2 * found >= all;
+}
+
+/*
  * Of two pieces that were exchanged often only one says where it belongs; the other had its place: likely, and nothing
  * else is left for it.
  */
-static size_t close_exchanges(const struct deep_map *m, struct plt_move *v, size_t n, size_t room)
+static size_t close_exchanges(const struct puzzle *p, struct plt_move *v, size_t n, size_t room)
 {
+	const struct deep_map *m = p->m;
 	uint64_t *moved = malloc((room + 1) * sizeof(*moved));
 	size_t k = n;
 
@@ -197,7 +228,11 @@ static size_t close_exchanges(const struct deep_map *m, struct plt_move *v, size
 		if (again)
 			continue;
 		v[k] = (struct plt_move){ .host_off = host, .guest_off = v[i].from, .from = v[i].guest_off, .certainty = PLT_LIKELY };
-		snprintf(v[k].why, sizeof(v[k].why), "it lay in the place of what lies here: they were exchanged");
+		if (is_made_anew(p, v[i].guest_off, host))
+			v[k].host_off = v[k].from = PLT_UNPLACED;
+		snprintf(v[k].why, sizeof(v[k].why), "%s", v[k].host_off == PLT_UNPLACED ?
+			 "its own table was overwritten by another's" :
+			 "it lay in the place of what lies here: they were exchanged");
 		k++;
 	}
 	free(moved);
@@ -250,7 +285,8 @@ static size_t choose(struct plt_repair *rep, const struct puzzle *p, const struc
 				(void)plt_extents_add(ret_known, v[i].slot, p->m->span);
 			continue;
 		}
-		if (!plt_repair_wants(rep, &p->o, &v[i]))
+		if ((o->guest_off != PLT_UNPLACED && is_made_anew(p, o->guest_off, o->host_off)) ||
+		    !plt_repair_wants(rep, &p->o, &v[i]))
 			continue;
 		*t = (struct plt_move){ .host_off = o->host_off, .guest_off = v[i].slot, .from = o->guest_off,
 					.certainty = v[i].certainty };
@@ -260,7 +296,7 @@ static size_t choose(struct plt_repair *rep, const struct puzzle *p, const struc
 	k += known_moves(p, left, who, moves + k, k, moves);
 	if (k)
 		qsort(moves, k, sizeof(*moves), by_guest);
-	return drop_open(p->m, moves, close_exchanges(p->m, moves, k, room));
+	return drop_open(p->m, moves, close_exchanges(p, moves, k, room));
 }
 
 /* ---- trying ---------------------------------------------------------------------------------------- */
@@ -368,10 +404,10 @@ static int add_exchanges(const struct puzzle *p, const struct deep_suspects *who
 }
 
 int plt_deep_moves(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk,
-		   const struct deep_map *m, const struct deep_suspects *who, struct plt_move **ret, size_t *ret_n,
-		   struct plt_extents *ret_known, struct plt_error *err)
+		   const struct deep_map *m, const struct deep_map *clusters, const struct deep_suspects *who,
+		   struct plt_move **ret, size_t *ret_n, struct plt_extents *ret_known, struct plt_error *err)
 {
-	struct puzzle p = { .m = m, .o.span = m->span };
+	struct puzzle p = { .m = m, .clusters = clusters, .mend = mend, .o.span = m->span };
 	struct plt_placement *v = NULL;
 	uint32_t n = 0;
 	const struct plt_orphans *left = m->tables ? &mend->pieces : &mend->clusters;

@@ -19,12 +19,14 @@
 #include "repair/deep/deep.h"
 
 #define TRIES_MAX 4 /* of one size of pieces */
+#define USED_PART 8 /* of what a table maps, that the guest has in use: less is odd */
 #define EMPTY_MAX (1u << 16)
 #define SECTOR_ENTRIES 64 /* what is lost in one piece of less than that are entries, not a part of a table */
 
 static const char why_refused[] = "the guest's structures do not verify here";
 static const char why_hidden[] = "a zero flag hides data, and the guest has a file here";
 static const char why_large[] = "its map is in too many pieces to be held against what the guest says of it";
+static const char why_unused[] = "most of the map is lost, and what this part of it shows the guest has not in use";
 static const char why_alone[] = "most of the map is lost, and no filesystem says what belongs here";
 static const char why_exchanged[] = "what lies beside it runs on elsewhere on the host: two tables seem to be exchanged";
 static const char why_empty[] = "of this table entries were lost, and clusters are left that nobody knows the place of";
@@ -194,9 +196,28 @@ static int name_exchanges(struct naming *n, const struct deep_suspects *who, con
 	return r;
 }
 
+/* Bytes of [from, end) that are mapped as data, and in one of the ranges; NULL: in any. */
+static uint64_t mapped(const struct deep_map *m, const struct plt_extents *of, uint64_t from, uint64_t end)
+{
+	uint64_t n = 0;
+
+	for (size_t i = plt_deep_run(m, from); i < m->n && m->v[i].guest < end; i++) {
+		uint64_t at = PLT_MAX(from, m->v[i].guest), to = PLT_MIN(end, m->v[i].guest + m->v[i].len);
+		const struct plt_range *v;
+
+		if (m->v[i].kind != DEEP_DATA)
+			continue;
+		n += of ? 0 : to - at;
+		for (; of && at < to && (v = plt_extents_find(of, at)) && v->off < to; at = v->off + v->len)
+			n += PLT_MIN(to, v->off + v->len) - PLT_MAX(at, v->off);
+	}
+	return n;
+}
+
 /*
  * Where more of the map is lost than is there, and no filesystem says that what is there lies where it should: tables that
  * are whole by their shape may be copies that were written over others, and what they leave empty may have been mapped.
+ * Where there is a filesystem, those that map hardly anything that it has in use.
  */
 static int name_all(struct naming *n, const struct deep_survey *s, const struct deep_map *m, const struct deep_map *pieces)
 {
@@ -210,14 +231,18 @@ static int name_all(struct naming *n, const struct deep_survey *s, const struct 
 			lost += d->v[i].len;
 	for (size_t i = 0; i < m->n; i++)
 		there += m->v[i].len;
-	if (s->any || !there || lost <= there)
+	if (!there || lost <= there || (s->any && !pieces->n))
 		return 0;
-	if (pieces->n)
-		m = pieces;
-	for (size_t i = 0; i < m->n && r == 0; i++)
-		r = plt_extents_add(&all, m->v[i].guest, m->v[i].len);
+	if (!pieces->n)
+		pieces = m;
+	for (size_t i = 0; i < pieces->n && r == 0; i++) {
+		const uint64_t from = pieces->v[i].guest, end = from + pieces->v[i].len;
+
+		if (!s->any || (mapped(m, &s->data, from, end) + mapped(m, &s->sure, from, end)) * USED_PART < mapped(m, NULL, from, end))
+			r = plt_extents_add(&all, from, end - from);
+	}
 	if (r == 0)
-		r = doubt(n, &all, why_alone);
+		r = doubt(n, &all, s->any ? why_unused : why_alone);
 	plt_extents_release(&all);
 	return r;
 }
@@ -271,7 +296,7 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	if (r == 0 && has_reason(s))
 		r = plt_deep_suspects(rep, mend, disk, s, m, &clusters, &who, err);
 	if (r == 0 && has_reason(s) && m->span && st->tries < TRIES_MAX && (st->phase == PIECES || m == &clusters)) {
-		r = plt_deep_moves(rep, mend, disk, m, &who, &st->moves, &nmoves, &known, err);
+		r = plt_deep_moves(rep, mend, disk, m, &clusters, &who, &st->moves, &nmoves, &known, err);
 		mend->moves = st->moves;
 		mend->nmoves = nmoves;
 		mend->move_span = m->span;

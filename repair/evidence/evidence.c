@@ -94,6 +94,11 @@ static int rounds(struct ev *ev)
 			r = plt_ev_score_all(ev);
 		if (!r)
 			r = plt_ev_assign(ev, false, &n);
+		if (!r && n <= few) {
+			r = plt_ev_twins(ev, &more);
+			n += more;
+			more = 0;
+		}
 		if (!r && n <= few && paths++ < EV_PATHS_MAX)
 			r = plt_ev_path(ev, false, &grown);
 		if (!r && n + grown <= few)

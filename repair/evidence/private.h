@@ -224,6 +224,9 @@ void plt_ev_alt_note(struct ev *ev, unsigned kind, uint32_t object, uint32_t slo
 int plt_ev_alternative(const struct ev *ev, unsigned kind, uint32_t object, uint32_t slot);
 void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second);
 
+/* twins.c: objects that are all alike, where there are enough */
+int plt_ev_twins(struct ev *ev, uint32_t *ret_n);
+
 /* order.c: what lies between placed neighbours on the host */
 int plt_ev_order_init(struct ev *ev);
 /* The anchor beside an object on the host; NULL: another object, or nothing known. */

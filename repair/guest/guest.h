@@ -10,6 +10,7 @@
  *	guest.c        what there is: tables, volumes, foreign beginnings; the order of the steps
  *	table.c  a partition table from its other copy, or from the volumes that are found
  *	shift.c  a disk that begins further on in the file
+ *	ext.c    the superblock of an ext that has no copy of it
  *	fat.c    the boot sector of a FAT that has no copy of it
  *	super.c  the first superblock of a volume, from its copies
  *	lvm.c    the label and the metadata of a physical volume of LVM
@@ -65,6 +66,8 @@ bool guest_is_shifted(struct guest_exam *x);
 
 /* table.c; 0: go on, 1: something was mended, look again */
 int guest_mend_table(struct guest_exam *x);
+/* ext.c, as the next */
+int guest_mend_ext(struct guest_exam *x, const struct plt_part *part, bool *ret_is);
 /* fat.c: *ret_is: it is one, and what there is to say has been said */
 int guest_mend_fat(struct guest_exam *x, const struct plt_part *part, bool *ret_is);
 /*

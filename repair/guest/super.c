@@ -172,6 +172,8 @@ int guest_mend_volume(struct guest_exam *x, const struct plt_part *part)
 		else
 			r = guest_mend_fat(x, part, &is);
 		if (r == 0 && !s && !is)
+			r = guest_mend_ext(x, part, &is);
+		if (r == 0 && !s && !is)
 			r = guest_mend_lvm(x, part, true, &is);
 		if (r == 0 && !s && !is)
 			r = guest_say_remains(x, part, &is);

@@ -27,6 +27,8 @@
 
 #define BLOCK 4096u
 #define CHUNK 65536u
+#define SECTOR 512u
+#define SECTORS_OUTWEIGH 64 /* that one has, one that the other has */
 #define COMPARED (PLT_LIKENESS_CHUNKS - 2) /* chunks, all over what the image holds */
 #define OUTDONE 8          /* blocks; and so many times those that speak for the other */
 #define EXT_SUPER 1024u
@@ -89,7 +91,7 @@ static int open_both(const struct plt_child *child, const struct plt_candidate *
 /* ---- the same blocks --------------------------------------------------------------------------- */
 
 static void compare_chunk(const struct plt_child *child, struct plt_disk *below, uint64_t off, size_t len, uint8_t *a, uint8_t *b,
-			  struct plt_likeness *ret, uint16_t *bits)
+			  struct plt_likeness *ret, unsigned chunk)
 {
 	if (off >= plt_disk_size(below))
 		return;
@@ -102,15 +104,18 @@ static void compare_chunk(const struct plt_child *child, struct plt_disk *below,
 		ret->blocks++;
 		if (!memcmp(a + at, b + at, BLOCK)) {
 			ret->same++;
-			*bits |= (uint16_t)(1u << at / BLOCK);
+			ret->bits[chunk] |= (uint16_t)(1u << at / BLOCK);
 		}
+		for (size_t s = at; s < at + BLOCK; s += SECTOR)
+			if (!plt_is_zero(a + s, SECTOR) && !memcmp(a + s, b + s, SECTOR))
+				ret->sectors[chunk][s / SECTOR / 64] |= UINT64_C(1) << s / SECTOR % 64;
 	}
 }
 
 /* In chunks that are spread evenly over what the image holds. */
 int plt_likeness_find(const struct plt_child *child, struct plt_disk *below, struct plt_likeness *ret, struct plt_error *err)
 {
-	uint64_t total = plt_extents_total(&child->own), every = PLT_MAX(total / COMPARED, (uint64_t)CHUNK), next = 0, sum = 0;
+	uint64_t total = plt_extents_total(&child->own), every = PLT_MAX(total / COMPARED, (uint64_t)BLOCK), next = 0, sum = 0, len;
 	PLT_AUTOFREE uint8_t *a = plt_alloc_io(CHUNK), *b = plt_alloc_io(CHUNK);
 	unsigned n = 0;
 
@@ -120,12 +125,12 @@ int plt_likeness_find(const struct plt_child *child, struct plt_disk *below, str
 	for (size_t i = 0; i < child->own.n; i++) {
 		const struct plt_range *e = &child->own.v[i];
 
-		for (; next < sum + e->len && n < PLT_LIKENESS_CHUNKS; next += every, n++) {
+		for (; next < sum + e->len && n < PLT_LIKENESS_CHUNKS; next += PLT_MAX(every, len), n++) {
 			uint64_t in = next - sum, off = plt_align_up(e->off + in, BLOCK);
 
-			if (off < e->off + e->len)
-				compare_chunk(child, below, off, (size_t)PLT_MIN(e->off + e->len - off, (uint64_t)CHUNK), a, b, ret,
-					      &ret->bits[n]);
+			len = off < e->off + e->len ? PLT_MIN(e->off + e->len - off, (uint64_t)CHUNK) : 0;
+			if (len)
+				compare_chunk(child, below, off, (size_t)len, a, b, ret, n);
 		}
 		sum += e->len;
 		next = PLT_MAX(next, sum);
@@ -144,6 +149,18 @@ bool plt_likeness_outdoes(const struct plt_likeness *a, const struct plt_likenes
 	return more >= OUTDONE && less * OUTDONE <= more;
 }
 
+bool plt_likeness_is_over(const struct plt_likeness *a, const struct plt_likeness *b, unsigned least)
+{
+	uint64_t more = 0, less = 0;
+
+	for (unsigned i = 0; i < PLT_LIKENESS_CHUNKS; i++)
+		for (unsigned k = 0; k < 2; k++) {
+			more += (unsigned)__builtin_popcountll(a->sectors[i][k] & ~b->sectors[i][k]);
+			less += (unsigned)__builtin_popcountll(b->sectors[i][k] & ~a->sectors[i][k]);
+		}
+	return more >= least && less * SECTORS_OUTWEIGH <= more;
+}
+
 /* ------------------------------------------------------------------------------------------------ */
 
 static void look_at_times(struct weighing *w, struct plt_disk *below)
@@ -156,6 +173,15 @@ static void look_at_times(struct weighing *w, struct plt_disk *below)
 			continue;
 		w->c->guest_time = PLT_MAX(w->c->guest_time, (int64_t)plt_get_le32(sb + EXT_WTIME));
 	}
+}
+
+int plt_candidate_open(const struct plt_child *child, const struct plt_candidate *c, struct plt_disk **ret)
+{
+	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
+
+	o.format = c->format;
+	o.flags = PLT_OPEN_FORCE_SHARE;
+	return plt_disk_open(child->ctx, c->name, &o, ret, NULL);
 }
 
 int plt_candidate_weigh(const struct plt_child *child, struct plt_candidate *c, struct plt_error *err)
@@ -174,13 +200,9 @@ int plt_candidate_weigh(const struct plt_child *child, struct plt_candidate *c, 
 	c->good = sum.good;
 	c->bad = sum.bad;
 	if (r == 0) {
-		/* the layer below as a disk of its own */
-		struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
 		struct plt_disk *below;
 
-		o.format = c->format;
-		o.flags = PLT_OPEN_FORCE_SHARE;
-		if (plt_disk_open(child->ctx, c->name, &o, &below, NULL) == 0) {
+		if (plt_candidate_open(child, c, &below) == 0) {
 			look_at_times(&w, below);
 			c->like = calloc(1, sizeof(*c->like));
 			r = c->like ? plt_likeness_find(child, below, c->like, err) : plt_error_set(err, ENOMEM, "out of memory");

@@ -206,6 +206,41 @@ int plt_candidate_by_first(const void *a, const void *b, void *arg)
 	return x != y ? (x > y ? -1 : 1) : strcmp(((const struct plt_candidate *)a)->name, ((const struct plt_candidate *)b)->name);
 }
 
+/* An overlay over which the image was written, and which is no more between the image and what that records. */
+static bool speaks(const struct plt_child *child, const struct plt_candidate *c, const struct plt_candidate *recorded)
+{
+	return c != recorded && c->like && c->is_overlay && c->bad <= recorded->bad && child->made >= 0 && c->written >= 0 &&
+	       c->written <= child->made && (c->left_over || plt_likeness_is_over(c->like, recorded->like, PLT_LEFT_OUT_SECTORS));
+}
+
+/* The only one that is (of several each is an image of its own), and has what the image does not show now. */
+static int find_left_out(const struct plt_child *child, struct plt_candidate *v, unsigned n, struct plt_error *err)
+{
+	struct plt_candidate *recorded = NULL, *found = NULL;
+	struct plt_disk *over = NULL, *down = NULL;
+	int r = 0;
+
+	for (unsigned i = 0; i < n; i++)
+		recorded = v[i].recorded && v[i].like ? &v[i] : recorded;
+	for (unsigned i = 0; i < n && recorded; i++) {
+		if (!speaks(child, &v[i], recorded))
+			continue;
+		if (found)
+			return 0;
+		found = &v[i];
+	}
+	if (found && plt_candidate_open(child, found, &over) == 0 && plt_candidate_open(child, recorded, &down) == 0) {
+		struct plt_extents differ = PLT_EXTENTS_INIT;
+
+		r = plt_left_out_differs(over, down, &child->own, &differ, err);
+		found->left_out = differ.n;
+		plt_extents_release(&differ);
+	}
+	plt_disk_close(over, NULL);
+	plt_disk_close(down, NULL);
+	return r;
+}
+
 static int weigh_all(struct found *f, const struct plt_child *child, struct plt_error *err)
 {
 	PLT_AUTOFREE char *full = NULL;
@@ -224,8 +259,10 @@ static int weigh_all(struct found *f, const struct plt_child *child, struct plt_
 	if (f->n)
 		qsort_r(f->v, f->n, sizeof(*f->v), plt_candidate_by_first, (void *)(uintptr_t)child);
 	for (unsigned i = 0; i < f->n && i < WEIGHED && r == 0; i++)
-		if (!f->v[i].other_id)
+		if (!f->v[i].other_id || f->v[i].left_over)
 			r = plt_candidate_weigh(child, &f->v[i], err);
+	if (r == 0)
+		r = find_left_out(child, f->v, f->n, err);
 	if (r == 0)
 		plt_candidates_rank(child, f->v, f->n);
 	return r;
@@ -242,7 +279,7 @@ static int publish(struct found *f, const struct plt_child *child, struct plt_er
 		const struct plt_candidate *c = &f->v[i];
 
 		f->out[i] = (struct plt_parent){ c->name, c->format, c->size, c->score, c->certainty, c->why, c->recorded,
-						 !c->unopened && !c->other_id };
+						 !c->unopened && (!c->other_id || c->left_out) };
 	}
 	f->pub = (struct plt_parents){ f->image, f->format, f->out, f->n };
 	return 0;

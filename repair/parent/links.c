@@ -36,7 +36,9 @@ struct judging {
 	unsigned depth;                /* of the upper of the two that are looked at */
 	const struct plt_layer *up, *down;
 	bool said;                     /* what is wrong with the two */
-	unsigned looked;               /* at others */
+	struct plt_idle idle[OTHERS_MAX]; /* on the lower of the two; nobody stands on them */
+	unsigned nidle;
+	bool more_idle;                /* than there is room for: that is a template, whose images come and go */
 };
 
 /* ---- what is shown of a layer -------------------------------------------------------------------- */
@@ -211,55 +213,60 @@ static int each_sibling(struct judging *j, int (*fn)(struct judging *j, const st
 
 /* ---- a layer that was left out ------------------------------------------------------------------- */
 
-/* The other one's own data, where the disk shows what is below both. */
-static int doubt_below(struct judging *j, const struct plt_child *other, struct plt_error *err)
+/* One that stands on the same, and that nobody stands on, is remembered. */
+static int note_idle(struct judging *j, const struct plt_layer *other, struct plt_error *err)
+{
+	struct plt_idle *o = &j->idle[j->nidle];
+
+	if (other->above)
+		return 0;
+	if (j->nidle == OTHERS_MAX) {
+		j->more_idle = true;
+		return 0;
+	}
+	o->written = other->written;
+	o->name = strdup(other->name);
+	o->format = strdup(other->format);
+	j->nidle++;
+	return o->name && o->format ? 0 : plt_error_set(err, ENOMEM, "out of memory");
+}
+
+static int say_left_out(struct judging *j, const struct plt_left_out *l, struct plt_error *err)
 {
 	struct plt_extents hurt = PLT_EXTENTS_INIT;
-	int r = shown_of(j, j->depth + 1, true, &other->own, &hurt, err);
+	int r = l->name ? shown_of(j, j->depth + 1, true, &l->differ, &hurt, err) : 0;
 
-	if (r == 0)
-		say(j, "C-REBASE", DOUBT, "another backing file is recorded, a layer was left out", &hurt, "it stands on '%s', and holds what "
-		    "'%s' has, which stands on that and nobody stands on: that layer was left out, and %" PRIu64 " bytes of it do not "
-		    "show", j->down->name, other->name, plt_extents_total(&hurt));
+	if (r == 0 && hurt.n && l->sure) {
+		j->said = true;
+		say(j, "C-REBASE", DOUBT, "another backing file is recorded, a layer was left out", &hurt, "it stands on '%s', and was "
+		    "written over '%s', which stands on that and nobody stands on: that layer was left out, and %" PRIu64 " bytes of it do "
+		    "not show", j->down->name, l->name, plt_extents_total(&hurt));
+	} else if (r == 0 && hurt.n) {
+		say(j, "C-REBASE", SAME, "", NULL, "it stands on '%s', and so does '%s', on which nobody stands and which was written last "
+		    "before this one was made: had that been left out of the chain, nothing would say so", j->down->name, l->name);
+	}
 	plt_extents_release(&hurt);
 	return r;
 }
 
-/* An older one that stands on the same, and that nobody stands on: was the layer written over that? */
-static int judge_left_out(struct judging *j, const struct plt_layer *other, struct plt_error *err)
+static int judge_left_out(struct judging *j, struct plt_error *err)
 {
-	struct plt_open_options o = PLT_OPEN_OPTIONS_INIT;
-	struct plt_child up = { .ctx = j->ctx }, out = { .ctx = j->ctx, .name = other->name };
-	struct plt_likeness *like = calloc(2, sizeof(*like));
-	struct plt_disk *both = NULL, *down = plt_disk_view_layer(j->disk, j->depth + 1);
-	int r = 0;
+	struct plt_disk *now = plt_disk_view_layer(j->disk, j->depth), *down = plt_disk_view_layer(j->disk, j->depth + 1);
+	struct plt_left_out l = { 0 };
+	int r = now && down ? each_sibling(j, note_idle, err) : plt_error_set(err, ENOMEM, "out of memory");
 
-	up.alone = plt_disk_view_layer(j->disk, j->depth);
-	if (!like || !down || !up.alone)
-		r = plt_error_set(err, ENOMEM, "out of memory");
-	o.format = other->format;
-	o.flags = PLT_OPEN_FORCE_SHARE;
-	if (r == 0 && !other->above && !j->said && j->looked++ < OTHERS_MAX &&
-	    plt_disk_open(j->ctx, other->name, &o, &both, NULL) == 0) {
-		out.alone = both;
-		r = plt_child_own(&up, err);
-		if (r == 0)
-			r = plt_likeness_find(&up, both, &like[0], err);
-		if (r == 0)
-			r = plt_likeness_find(&up, down, &like[1], err);
-		if (r == 0 && plt_likeness_outdoes(&like[0], &like[1])) {
-			j->said = true;
-			r = plt_child_own(&out, err);
-			if (r == 0)
-				r = doubt_below(j, &out, err);
-		}
+	if (r == 0 && j->nidle && !j->more_idle)
+		r = plt_left_out_find(j->ctx, now, down, j->up->made, j->idle, j->nidle, &l, err);
+	if (r == 0)
+		r = say_left_out(j, &l, err);
+	plt_extents_release(&l.differ);
+	while (j->nidle) {
+		free(j->idle[--j->nidle].name);
+		free(j->idle[j->nidle].format);
 	}
-	free(like);
-	plt_extents_release(&up.own);
-	plt_extents_release(&out.own);
-	plt_disk_release_layer(up.alone);
+	j->more_idle = false;
+	plt_disk_release_layer(now);
 	plt_disk_release_layer(down);
-	plt_disk_close(both, NULL);
 	return r;
 }
 
@@ -393,7 +400,7 @@ static int judge_pair(struct judging *j, bool deep, struct plt_error *err)
 		}
 	}
 	if (r == 0 && !j->said && deep)
-		r = each_sibling(j, judge_left_out, err);
+		r = judge_left_out(j, err);
 	return r;
 }
 

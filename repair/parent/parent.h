@@ -40,7 +40,10 @@ struct plt_child {
 struct plt_likeness {
 	uint64_t same, blocks;          /* that are not zeros */
 	uint16_t bits[PLT_LIKENESS_CHUNKS];
+	uint64_t sectors[PLT_LIKENESS_CHUNKS][2]; /* of 512 bytes: the same */
 };
+
+#define PLT_LEFT_OUT_SECTORS 4 /* of a layer, which what it stands on has not, that tell that an image was written over it */
 
 struct plt_candidate {
 	char *name, *format;
@@ -57,6 +60,7 @@ struct plt_candidate {
 	struct plt_likeness *like;      /* once it is weighed (malloc): of the blocks that the image holds, those that read the same below it */
 	bool left_over;                 /* its name is still in the image, behind what is recorded */
 	bool outdone;                   /* by another, which has many of them that this one has not */
+	bool left_out;                  /* the image was written over it, not over the recorded one, on which it stands: leftout.c */
 	int score;
 	const char *certainty;
 	char why[400];
@@ -83,6 +87,16 @@ bool plt_likeness_outdoes(const struct plt_likeness *a, const struct plt_likenes
 char *plt_parent_name(const char *image, const char *parent);
 /* The planned image on the candidate, read only. */
 int plt_parent_open_planned(const struct plt_child *child, const struct plt_candidate *c, struct plt_disk **ret);
+/* Are there so many sectors that only @a has, and next to none that only @b has? */
+bool plt_likeness_is_over(const struct plt_likeness *a, const struct plt_likeness *b, unsigned least);
+/* The candidate as a disk of its own. */
+int plt_candidate_open(const struct plt_child *child, const struct plt_candidate *c, struct plt_disk **ret);
+/*
+ * What @over, which stands on @down, holds and does not show there, outside of what an image on one of them holds itself.
+ * Where there is too much to be compared all that it holds counts.
+ */
+int plt_left_out_differs(struct plt_disk *over, struct plt_disk *down, const struct plt_extents *own, struct plt_extents *ret,
+			 struct plt_error *err);
 /* What names, headers and times alone are worth: to choose who is weighed. */
 int plt_candidate_first(const struct plt_child *child, const struct plt_candidate *c);
 int plt_candidate_by_first(const void *a, const void *b, void *child); /* for qsort_r() */

@@ -18,6 +18,7 @@
 #define FEW_PIECES 2
 #define ENOUGH_BLOCKS 16
 #define FEW_BLOCKS 4     /* most of them, of a small image */
+#define LEFT_OUT 60      /* points that a layer that was left out is ahead of what is recorded instead */
 
 static double ratio(uint64_t part, uint64_t of)
 {
@@ -136,6 +137,8 @@ static void explain(const struct plt_child *child, struct plt_candidate *c)
 		add(c, "another format than recorded");
 	if (c->same_name)
 		add(c, "the same name");
+	if (c->left_out)
+		add(c, "the image was written over it, not over the recorded one, which it stands on");
 	if (c->left_over)
 		add(c, "its name is still in the image, behind the one that is recorded");
 	if (child->made >= 0 && c->written > child->made)
@@ -172,11 +175,11 @@ static const char *certainty(const struct plt_candidate *v, unsigned n, unsigned
 
 	for (unsigned k = 0; k < n; k++)
 		same_id += v[k].same_id && !v[k].unopened;
-	if (i || v[i].unopened || v[i].other_id)
+	if (i || v[i].unopened || (v[i].other_id && !v[i].left_out))
 		return "guess";
 	if (v[i].same_id && same_id == 1)
 		return "proven";
-	if (ahead >= 30 && (content(&v[i]) || v[i].same_id))
+	if (ahead >= 30 && (content(&v[i]) || v[i].same_id || v[i].left_out))
 		return "strong";
 	if (ahead >= 30 && fits(&v[i]) && v[i].same_time)
 		return "strong";
@@ -199,6 +202,10 @@ void plt_candidates_rank(const struct plt_child *child, struct plt_candidate *v,
 			v[i].outdone = v[i].like && v[k].like && plt_likeness_outdoes(v[k].like, v[i].like);
 	for (unsigned i = 0; i < n; i++)
 		score(child, &v[i], &best);
+	for (unsigned i = 0; i < n; i++)
+		for (unsigned k = 0; k < n && v[i].left_out; k++) /* it outweighs what is recorded, whatever that has for itself */
+			if (v[k].recorded)
+				v[i].score = PLT_MAX(v[i].score, v[k].score + LEFT_OUT);
 	if (n)
 		qsort(v, n, sizeof(*v), better);
 	for (unsigned i = 0; i < n; i++) {

@@ -13,7 +13,6 @@ unit_tests += \
 	tests/base/test-extents \
 	tests/base/test-iov \
 	tests/base/test-pool \
-	tests/base/test-progress \
 	tests/base/test-zero \
 	$(NULL)
 
@@ -28,12 +27,10 @@ tests_base_test_error_SOURCES = tests/base/test-error.c
 tests_base_test_extents_SOURCES = tests/base/test-extents.c
 tests_base_test_iov_SOURCES = tests/base/test-iov.c
 tests_base_test_pool_SOURCES = tests/base/test-pool.c
-tests_base_test_progress_SOURCES = tests/base/test-progress.c
 tests_base_test_zero_SOURCES = tests/base/test-zero.c
 
 tsan_tests += \
 	tests/base/test-crew \
 	tests/base/test-digest \
 	tests/base/test-pool \
-	tests/base/test-progress \
 	$(NULL)

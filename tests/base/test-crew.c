@@ -116,7 +116,7 @@ START_TEST(cancelled)
 	struct plt_error err = PLT_ERROR_INIT;
 
 	ck_assert_int_eq(plt_crew_init(&w.crew, cancel_later, &w), 0);
-	plt_progress_add_total(&w.crew.progress, w.n);
+	plt_crew_expect(&w.crew, w.n);
 	ck_assert_int_eq(plt_crew_run(&w.crew, 2, count, &w, &err), -ECANCELED);
 	ck_assert_uint_eq(w.calls, 3);
 	ck_assert_uint_lt(w.done, w.n);
@@ -139,7 +139,7 @@ START_TEST(steps)
 	struct work w = { .n = 4, .fail_at = UINT32_MAX };
 
 	ck_assert_int_eq(plt_crew_init(&w.crew, note_steps, &w), 0);
-	plt_progress_add_total(&w.crew.progress, w.n);
+	plt_crew_expect(&w.crew, w.n);
 	plt_crew_done(&w.crew, 0);
 	ck_assert_int_eq(plt_crew_run(&w.crew, 4, count, &w, NULL), 0);
 	ck_assert_uint_eq(w.calls, 5);

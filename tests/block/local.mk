@@ -23,7 +23,13 @@ tests_block_test_cache_SOURCES = \
 	$(NULL)
 
 unit_tests += tests/block/test-needs
-tests_block_test_needs_SOURCES = tests/block/test-needs.c tests/block/lab.c tests/block/lab.h
+tests_block_test_needs_SOURCES = \
+	tests/block/exclusive.c \
+	tests/block/exclusive.h \
+	tests/block/lab.c \
+	tests/block/lab.h \
+	tests/block/test-needs.c \
+	$(NULL)
 
 unit_tests += tests/block/test-stress
 tests_block_test_stress_SOURCES = tests/block/test-stress.c tests/block/lab.c tests/block/lab.h
@@ -43,3 +49,12 @@ tests_block_test_rescue_SOURCES = tests/block/test-rescue.c tests/block/lab.c te
 unit_tests += tests/block/test-skip
 tests_block_test_skip_SOURCES = tests/block/test-skip.c
 tsan_tests += tests/block/test-skip
+
+unit_tests += tests/block/test-waiting
+tests_block_test_waiting_SOURCES = \
+	tests/block/exclusive.c \
+	tests/block/exclusive.h \
+	tests/block/lab.c \
+	tests/block/lab.h \
+	tests/block/test-waiting.c \
+	$(NULL)

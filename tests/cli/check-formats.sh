@@ -7,12 +7,6 @@
 
 . "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
 
-# poke FILE OFFSET BYTES: BYTES as printf takes them.
-poke() {
-	# shellcheck disable=SC2059
-	printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
-}
-
 # word FILE OFFSET: the number there, of 8 bytes, big-endian.
 word() {
 	printf '%d' "0x$(od -An -v -tx1 -j "$2" -N 8 "$1" | tr -d ' \n')"

@@ -7,12 +7,6 @@
 . "${abs_srcdir:-$(dirname "$0")/../..}/tests/lib.sh"
 . "$srcdir/tests/cli/transcript.sh"
 
-# poke FILE OFFSET BYTES: BYTES as printf takes them.
-poke() {
-	# shellcheck disable=SC2059
-	printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
-}
-
 checks() {
 	"$QI" create -q -f qcow2 a.qcow2 1M
 	truncate -s 1M r.raw

@@ -14,11 +14,6 @@ for f in sound.qcow2 sound.vhd; do # (no zeros, and not the beginning of a disk)
 	"$PLATTER" io -c 'write -P 0x41 0 3M' -c 'write -P 0x42 5M 1M' "$f" >/dev/null
 done
 
-# zero FILE OFFSET LENGTH
-zero() {
-	head -c "$3" /dev/zero | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
-}
-
 # ---- a header that is gone
 for f in sound.qcow2 sound.vhd; do
 	is "$("$PLATTER" info "$f" 2>&1 >/dev/null)" '' "$f: nothing is said of a sound image"

@@ -17,10 +17,6 @@ new() { rm -f "$1"; truncate -s "$2" "$1"; }
 have() { command -v "$1" >/dev/null; }
 why() { "$lab" "$1" | sed -n "${2:-1}p" | cut -d' ' -f6-; }
 volumes() { "$lab" "$1" | grep -v '^ ' | cut -d' ' -f3-; }
-poke() { # FILE OFFSET BYTES as printf takes them
-	# shellcheck disable=SC2059
-	printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
-}
 left_alone() { # FILE WORDS WHAT
 	case $("$lab" "$1" | grep -c '^ ')/$(why "$1") in
 	0/*"$2"*) pass "left alone: $3" ;;

@@ -54,6 +54,10 @@ unit_tests += tests/fault/test-repair
 tests_fault_test_repair_SOURCES = tests/fault/test-repair.c
 tests_fault_test_repair_LDADD = $(fault_ldadd)
 
+unit_tests += tests/fault/test-unread
+tests_fault_test_unread_SOURCES = tests/fault/test-unread.c
+tests_fault_test_unread_LDADD = $(fault_ldadd)
+
 # What the peers make of the states.
 if HAVE_CHECK
 check_helpers += tests/fault/dump-states

@@ -377,6 +377,31 @@ IMAGE(disk_2e_hole) /* and all of it lies in one hole: one extent for ever */
 		entry(m, i, at(m, NCLUSTERS) | QCOW2_COPIED);
 }
 
+IMAGE(snaps_rows) /* all of the file is entries of snapshot tables, and none is where the header says */
+{
+	enum { LEN = 64 };
+	uint64_t from = at(m, NCLUSTERS), end = m->cs * (m->cs / 2);
+	uint8_t *v = calloc(1, m->cs);
+
+	if (!v)
+		die("memory");
+	for (unsigned i = 0; i < m->cs / LEN; i++) {
+		plt_put_be64(v + i * LEN, at(m, L1));
+		plt_put_be32(v + i * LEN + 8, 2);
+		plt_put_be16(v + i * LEN + 12, 1);
+		plt_put_be16(v + i * LEN + 14, 1);
+		plt_put_be32(v + i * LEN + 36, 16);
+		v[i * LEN + 56] = v[i * LEN + 57] = 'a';
+	}
+	for (uint64_t off = from; off < end; off += m->cs) {
+		put(m, off, v, m->cs);
+		count(m, (unsigned)(off / m->cs), 1);
+	}
+	put32(m, 60, 3);
+	put64(m, 64, end + m->cs);
+	free(v);
+}
+
 IMAGE(snaps_64m) /* 65536 snapshots whose names fill 64 MiB of a hole */
 {
 	put32(m, 60, 65536);
@@ -506,6 +531,7 @@ static const struct {
 	QCOW2(bitmap_table_on_header, "bitmap-table-on-rt"),
 	{ "bitmap-claims", 21, bitmap_claims }, QCOW2(file_8t, "file-8t"), QCOW2(file_max, "file-max"), { "disk-2e", 21, disk_2e },
 	{ "disk-2e-full", 21, disk_2e_full }, { "disk-2e-hole", 21, disk_2e_hole }, QCOW2(snaps_64m, "snaps-64m"),
+	{ "snaps-rows", 13, snaps_rows },
 	{ "sparse-snaps-one-l1", 16, snaps_one_l1 }, { "sparse-snaps-l1-apart", 16, snaps_l1_apart },
 	{ "sparse-l2", 16, sparse_l2 },
 };

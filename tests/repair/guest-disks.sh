@@ -46,6 +46,10 @@ checked() { # NAME WHAT
 	dd if=d.raw of=part bs=1M skip=1 status=none
 	case $1 in
 	ext*) ok "$2: e2fsck" sh -c 'e2fsck -fy part >/dev/null 2>&1; [ $? -le 1 ] && e2fsck -fn part >/dev/null' ;;
+	one*)
+		ok "$2: e2fsck" e2fsck -fn part
+		ok "$2: its files are there" sh -c 'debugfs -R "cat sub/guest.py" part 2>/dev/null | cmp - "$1"' sh "$guest"
+		;;
 	fat*) ok "$2: fsck.fat" fsck.fat -n part ;;
 	xfs) ok "$2: xfs_repair" sh -c 'xfs_repair -f part && xfs_repair -n -f part' ;;
 	ntfs)
@@ -76,8 +80,7 @@ damaged() {
 		is $? 0 "$what: is sound then"
 		;;
 	esac
-	ok "$what: undo" "$PLATTER" undo -q d.raw.platter-undo
-	is_file_equal d.raw before "$what: the damaged bytes"
+	undone d.raw before "$what: undo"
 	rm -f d.raw*
 }
 
@@ -125,6 +128,31 @@ done
 cp ext4.raw d.raw
 zero 2048 8
 damaged ext4 'the superblock is gone' fs R-SB
+# ext of one block group, which has no copy of its superblock; whether there are checksums or not
+mkdir -p top/sub && cp "$guest" top/sub
+one() { # SIZE OPTION...
+	local what="ext, one group of $*"
+
+	truncate -s "$1" part
+	shift
+	mke2fs -q -F -d top "$@" part 2>/dev/null
+	wrap part one.raw
+	cp one.raw d.raw
+	zero 2050 2
+	damaged one "$what" fs R-SB
+}
+one 30M -t ext4 -b 4096
+one 16M -t ext4 -b 2048 -O ^metadata_csum,^64bit,^resize_inode
+one 6M -t ext2 -b 1024 -I 128
+# nothing is made up where the bitmap is another's
+cp one.raw d.raw
+zero 2050 2
+dd if=/dev/urandom of=d.raw bs=1024 seek=$((1024 + $(dumpe2fs 'one.raw?offset=1048576' 2>/dev/null | sed -n 's/.*Block bitmap at \([0-9]*\).*/\1/p'))) count=1 conv=notrunc status=none
+cp d.raw before
+"$PLATTER" repair -q -f raw --yes d.raw >out 2>&1
+is_file_equal d.raw before 'one group, and its bitmap is damaged: nothing is made up'
+rm -rf d.raw* top
+
 cp fat32.raw d.raw
 zero 2048 1
 damaged fat32 'the boot sector is gone' same R-SB

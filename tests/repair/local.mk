@@ -19,6 +19,7 @@ script_tests += \
 	tests/repair/chains.sh \
 	tests/repair/data-file.sh \
 	tests/repair/deep.sh \
+	tests/repair/device.sh \
 	tests/repair/encrypted.sh \
 	tests/repair/evidence.sh \
 	tests/repair/guest-disks.sh \
