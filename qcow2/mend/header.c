@@ -288,6 +288,12 @@ static bool is_no_l1(struct qcow2_find *f, uint64_t off)
 	return n > 1 && tables * 4 < n && table_at(f, off); /* (some of the guest's clusters look like tables) */
 }
 
+/* What lies there is known to be something else: the header of the encryption, the refcount table. */
+static bool is_others(const struct qcow2_find *f, uint64_t off)
+{
+	return off == f->luks || off == f->reftable_offset;
+}
+
 /* The table that was found is counted from its beginning, and what the header names lies in it. */
 static bool is_inside(struct qcow2_find *f, uint64_t l1)
 {
@@ -302,7 +308,8 @@ static void mend_tables(struct mending *m)
 
 	/* (one that is zero, or damaged, may be the right one all the same: then it is counted) */
 	if (f->l1_offset && l1 != f->l1_offset && !is_snapshots(m, f->l1_offset) &&
-	    (!is_place(f, l1) || count_at(f, l1) == 0 || is_no_l1(f, l1) || is_inside(f, l1))) {
+	    (!is_place(f, l1) || count_at(f, l1) == 0 || is_no_l1(f, l1) || is_inside(f, l1) ||
+	     is_others(f, l1))) {
 		set64(m, AT(l1_table_offset), f->l1_offset, "place of the L1 table", "one that leads to tables lies at");
 		l1 = f->l1_offset;
 	}
