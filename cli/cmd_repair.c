@@ -225,6 +225,8 @@ static int repair(struct job *j, struct plt_repair *rep)
 			puts("There is nothing that can be repaired.");
 		else if (!j->quiet)
 			print_left("There is nothing that can be repaired;", &left, &unsure);
+		if (!j->quiet && !j->open.format && !strcmp(plt_repair_before(rep)->format, "raw") && exit_status(&left, false))
+			puts("Nobody has said that it is a disk and no image: with -f raw it is repaired as one.");
 		return j->copy && !j->dry_run && copy(j, rep, "copy") < 0 ? 1 : exit_status(&left, doubts);
 	}
 	if (!j->quiet) {
@@ -245,8 +247,8 @@ static int repair(struct job *j, struct plt_repair *rep)
 	if (!j->quiet)
 		cli_print_repaired(journal);
 	if (!j->quiet && doubts && !cli_reports(j->args))
-		puts("The image itself does not say what of it is lost or uncertain: with --report FILE repair writes that down (take "
-		     "this back, and repair it again so).");
+		puts("No image can say what of it is lost or uncertain: with --report FILE repair writes it down (undo this one, and "
+		     "repair it so).");
 	free(journal);
 	return exit_status(&left, doubts);
 }

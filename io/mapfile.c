@@ -94,9 +94,11 @@ int plt_mapfile_read(const char *path, struct plt_mapfile *ret, struct plt_error
 		uint64_t at;
 
 		goes_on = !strchr(line, '\n') && !feof(f);
-		if (rest)
+		if (goes_on && (strlen(line) + 1 < sizeof(line) || (!rest && *p != '#'))) /* (a zero hides what follows it) */
+			r = plt_error_set(err, EINVAL, "'%s': line %u is too long for a map, or no text", path, n);
+		if (rest) /* of a comment */
 			continue;
-		if (*p == '#' || *p == '\n' || !*p)
+		if (r < 0 || *p == '#' || *p == '\n' || !*p)
 			continue;
 		if (status) {
 			r = take_line(ret, path, n, p, err);
@@ -188,6 +190,8 @@ int plt_mapfile_write(const char *path, const struct plt_mapfile *m, const struc
 	plt_mapfile_release(&changed);
 	if (fflush(f) || fsync(fileno(f)))
 		r = -errno;
+	if (r == 0 && ferror(f)) /* (what a write before has lost a later one does not bring back) */
+		r = -EIO;
 	if (fclose(f) && r == 0)
 		r = -errno;
 	if (r == 0 && rename(tmp, path) < 0)

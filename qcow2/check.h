@@ -233,6 +233,8 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x);
  * ignored on the user's word, which the header that has been read claims: said, and mended if they may be.
  */
 int qcow2_ignore_features(struct qcow2_exam *x);
+/* @err is that the header claims some: add how it is said that they do not count. */
+void qcow2_name_unknown(struct plt_store *file, struct plt_error *err);
 int qcow2_mend_ignored(struct qcow2_exam *x);
 /*
  * mend/size.c: clusters are mapped up to @mapped_end, behind the end of the disk.  Does the guest say where it ends?

@@ -107,6 +107,7 @@ struct ev {
 	double share[EV_FS_MAX][3]; /* of blocks that are empty, cut, full */
 	unsigned nend_sets;
 	bool parts_sure;
+	bool below;                /* in an empty slot what read_older gives is read */
 	bool guess;                /* nothing else is left: filesystems may begin at usual places */
 
 	/* facts.c */

@@ -83,10 +83,6 @@ int plt_child_own(struct plt_child *child, struct plt_error *err);
 int plt_likeness_find(const struct plt_child *child, struct plt_disk *below, struct plt_likeness *ret, struct plt_error *err);
 /* Are there so many blocks that @a has and @b has not, and so few the other way, that the image was written over @a? */
 bool plt_likeness_outdoes(const struct plt_likeness *a, const struct plt_likeness *b);
-/* As the image has to say it: beside it by its name alone, elsewhere by where it is; malloc. */
-char *plt_parent_name(const char *image, const char *parent);
-/* The planned image on the candidate, read only. */
-int plt_parent_open_planned(const struct plt_child *child, const struct plt_candidate *c, struct plt_disk **ret);
 /* Are there so many sectors that only @a has, and next to none that only @b has? */
 bool plt_likeness_is_over(const struct plt_likeness *a, const struct plt_likeness *b, unsigned least);
 /* The candidate as a disk of its own. */
@@ -97,6 +93,10 @@ int plt_candidate_open(const struct plt_child *child, const struct plt_candidate
  */
 int plt_left_out_differs(struct plt_disk *over, struct plt_disk *down, const struct plt_extents *own, struct plt_extents *ret,
 			 struct plt_error *err);
+/* As the image has to say it: beside it by its name alone, elsewhere by where it is; malloc. */
+char *plt_parent_name(const char *image, const char *parent);
+/* The planned image on the candidate, read only. */
+int plt_parent_open_planned(const struct plt_child *child, const struct plt_candidate *c, struct plt_disk **ret);
 /* What names, headers and times alone are worth: to choose who is weighed. */
 int plt_candidate_first(const struct plt_child *child, const struct plt_candidate *c);
 int plt_candidate_by_first(const void *a, const void *b, void *child); /* for qsort_r() */

@@ -46,7 +46,7 @@ static bool follows(const struct plt_traces *t, const char *recorded, const char
 
 		if (memcmp(t->head + at, recorded, n))
 			continue;
-		while (at + n + k < t->len && rest[k] > ' ' && rest[k] < 0x7f)
+		while (k < len && at + n + k < t->len && rest[k] > ' ' && rest[k] < 0x7f) /* (no further: all of it may be one) */
 			k++;
 		if (k >= SHORTEST && k < len && !memcmp(name + len - k, rest, k))
 			return true;

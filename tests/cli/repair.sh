@@ -49,7 +49,7 @@ unlike "$(cat out)" 'corruption: ERROR' '  not said twice'
 like "$(cat out)" 'After it the structure is sound; 2.31 MiB of the disk are lost; 5.69 MiB rest on less than proof[.]' 'that the structure is sound hides no loss'
 "$PLATTER" repair --yes d.qcow2 >out 2>/dev/null
 is $? 2 '  nor does the status'
-like "$(cat out)" 'with --report FILE repair writes that down' '  and it is said how to keep the list'
+like "$(cat out)" 'with --report FILE repair writes it down' '  and it is said how to keep the list'
 "$PLATTER" repair --yes d.qcow2 >out 2>/dev/null
 is "$? $(tail -n 1 out)" '0 There is nothing that can be repaired; nothing is wrong.' 'the second time there is nothing to do'
 "$PLATTER" create -q -f qcow2 -u -b gone.raw -F raw top.qcow2 8M

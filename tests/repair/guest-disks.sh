@@ -126,6 +126,14 @@ for d in $disks; do
 done
 
 cp ext4.raw d.raw
+zero 0 34
+zero $(($(stat -c %s d.raw) / 512 - 33)) 33
+cp d.raw before
+"$PLATTER" repair --yes d.raw >out 2>&1
+is $? 2 'of what nobody calls a disk nothing is changed'
+like "$(tail -n 1 out)" 'with -f raw it is repaired' '  and it is said how it would be'
+is_file_equal d.raw before '  the very bytes'
+cp ext4.raw d.raw
 zero 2048 8
 damaged ext4 'the superblock is gone' fs R-SB
 # ext of one block group, which has no copy of its superblock; whether there are checksums or not

@@ -175,7 +175,7 @@ ok '  the disk is what it was' cmp disk.raw got.raw
 ok '  and all of it is inferred' grep -q '"reason": *"the header claims a feature that nobody knows' report.json
 "$PLATTER" repair -q --yes d.qcow2 >out 2>&1
 is $? 1 '  repair refuses'
-like "$(cat out)" 'ignore-feature N' '  and says how it would not'
+like "$(cat out)" 'claim that: --ignore-feature 40$' '  and says how it would not'
 is_file_equal d.qcow2 before '  and changes nothing'
 # On the user's word it is ignored: by whoever reads, which writes nothing; repair takes it out.
 rm -f got.raw

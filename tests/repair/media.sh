@@ -124,6 +124,15 @@ like "$("$PLATTER" convert --rescue --map none -f raw -O raw g.raw o.raw 2>&1)" 
 printf '0x0 +\n0x1000 0x1000 +\n0x800 0x100 -\n' >map
 like "$("$PLATTER" convert --rescue --map map -f raw -O raw g.raw o.raw 2>&1)" \
 	"line 3 begins at 0x800, within what the line before it speaks of" 'a map that is not in order'
+printf '0x0 +\n0x0 0x1000 +\0\n0x1000 0x1000 -\n' >map
+like "$("$PLATTER" convert --rescue --map map -f raw -O raw g.raw o.raw 2>&1)" 'line 2 is too long for a map, or no text' \
+	'a map with a zero in a line, which would hide the next'
+printf '# a\0\n0x0 +\n0x0 0x1000 +\n' >map
+like "$("$PLATTER" convert --rescue --map map -f raw -O raw g.raw o.raw 2>&1)" 'line 1 is too long for a map, or no text' \
+	'  or in a comment'
+printf '0x0 +\n0x0 0x1000 +\n0x1000%300s0x1000 -\n' '' >map
+like "$("$PLATTER" convert --rescue --map map -f raw -O raw g.raw o.raw 2>&1)" 'line 3 is too long for a map' \
+	'a line of a map that is longer than any is'
 like "$("$PLATTER" convert --map map -f raw -O raw g.raw o.raw 2>&1)" 'map is said of a disk that is opened with --rescue' \
 	'a map without --rescue'
 ok '  nothing was written' test ! -e o.raw

@@ -160,6 +160,18 @@ is "$("$P" chain --search . over | grep -c 'its name is still in the image')" 1 
 "$P" create -q -f vpc -b one.vhd -F vpc over.vhd
 "$P" rebase -q -u -b two.vhd -F vpc over.vhd
 like "$("$P" chain --search . over.vhd | grep -A1 one.vhd)" 'its name is still in the image' 'a locator of VHD that was given up'
+# Where all of the header's cluster is such an end, each candidate is still held against it at once.
+mkdir one-name
+"$P" create -q -f qcow2 -u -b a -F raw one-name/over 1M
+python3 -c '
+import struct
+with open("one-name/over", "r+b") as f:
+    at, n = struct.unpack(">QI", f.read(20)[8:])
+    f.seek(at + n)
+    f.write(b"a" * (65536 - at - n))'
+for i in {1..20}; do truncate -s 1M one-name/x$i-abc.raw; done
+prlimit --cpu=4 "$P" chain --search one-name one-name/over >out 2>&1
+is $? 2 'a header that is one long name: it is looked at in time'
 touch -r top mid
 "$P" chain repair top >out
 is "$? $(grep -c 'nothing to repair' out)" '0 1' 'a sound chain needs none'
