@@ -218,6 +218,7 @@ void cli_close(const struct cli_args *a, struct plt_disk *disk);
 void cli_report_finding(const struct cli_args *a, const struct plt_check_finding *f);
 bool cli_trusts_likely(const struct cli_args *a); /* --trust */
 const char *cli_plan_file(const struct cli_args *a); /* --plan; NULL: not given */
+bool cli_plan_has_place(const struct cli_args *a);   /* where one is to be written: may it be?  If not, that is said */
 /* What the plan of a repair leaves: into the report; whether there is any doubt. */
 bool cli_reports(const struct cli_args *a); /* --report */
 struct cli_doubts {

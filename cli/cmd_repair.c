@@ -15,7 +15,7 @@
 
 #include "cli/cli.h"
 
-#define SHOWN_MAX 10 /* findings of a kind: there may be as many as clusters, and what else is found must not go down in them */
+#define SHOWN_MAX 10 /* findings of a kind: there may be as many as clusters, and others must not go down in them */
 #define KINDS_MAX 64
 
 static int run(struct cli_args *a);
@@ -36,7 +36,8 @@ static const struct cli_opt opts[] = {
 	  "anyway)", CLI_ANY },
 	{ OPT_IGNORE_FEATURE, "ignore-feature", "bit", CLI_IGNORE_FEATURE_HELP, CLI_ANY },
 	{ OPT_INTERACTIVE, "interactive", NULL, "ask about each piece of a lost map whose place is not sure", CLI_ANY },
-	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON (-: on standard output, behind all else)",
+	{ OPT_REPORT, "report", "file", "write all findings, and what the plan leaves lost or inferred, as JSON (-: on standard "
+	  "output, behind all else)",
 	  CLI_FILE },
 	{ OPT_UNDO_FILE, "undo-file", "file", "the undo journal (the image's name and \".platter-undo\")", CLI_FILE },
 	{ 0 },
@@ -225,6 +226,8 @@ static int repair(struct job *j, struct plt_repair *rep)
 			puts("There is nothing that can be repaired.");
 		else if (!j->quiet)
 			print_left("There is nothing that can be repaired;", &left, &unsure);
+		if (!j->quiet && !j->open.format && !strcmp(plt_repair_before(rep)->format, "raw") && exit_status(&left, false))
+			puts("Nobody has said that it is a disk and no image: with -f raw it is repaired as one.");
 		return j->copy && !j->dry_run && copy(j, rep, "copy") < 0 ? 1 : exit_status(&left, doubts);
 	}
 	if (!j->quiet) {
@@ -245,8 +248,8 @@ static int repair(struct job *j, struct plt_repair *rep)
 	if (!j->quiet)
 		cli_print_repaired(journal);
 	if (!j->quiet && doubts && !cli_reports(j->args))
-		puts("The image itself does not say what of it is lost or uncertain: with --report FILE repair writes that down (take "
-		     "this back, and repair it again so).");
+		puts("No image can say what of it is lost or uncertain: with --report FILE repair writes it down (undo this one, and "
+		     "repair it so).");
 	free(journal);
 	return exit_status(&left, doubts);
 }
@@ -293,7 +296,7 @@ static int run(struct cli_args *a)
 		cli_error("'%s' exists already: no file is written over", j.copy);
 		return 1;
 	}
-	if (cli_context(a, &ctx) < 0)
+	if ((j.dry_run && !cli_plan_has_place(a)) || cli_context(a, &ctx) < 0)
 		return 1;
 	j.name = a->argv[optind];
 	j.args = a;

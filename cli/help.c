@@ -147,8 +147,8 @@ static const char *exit_status(const struct cli_command *cmd)
 			return NULL;
 	for (size_t g = 0; cmd->groups[g]; g++)
 		rescues = rescues || cmd->groups[g] == cli_open_opts;
-	return rescues ? "Exit status: 0 done; 1 failed; with --rescue also 2 something is lost, inferred or still wrong; 3 space is "
-			 "lost, and nothing else." : "Exit status: 0 done; 1 failed.";
+	return rescues ? "Exit status: 0 done; 1 failed; with --rescue also 2 something is lost, inferred or still wrong; 3 "
+			 "space is lost, and nothing else." : "Exit status: 0 done; 1 failed.";
 }
 
 void cli_print_command_help(const struct cli_command *cmd)

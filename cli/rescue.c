@@ -177,34 +177,39 @@ static bool is_operand(const struct cli_args *a, const char *report)
 	return false;
 }
 
-/* Is there a place for the report?  Behind a repair it would be too late to find out. */
-static bool has_place(const struct cli_args *a, const char *report)
+/* Is there a place for the report, or the plan?  Behind all the work it would be too late to find out. */
+static bool has_place(const struct cli_args *a, const char *what, const char *name)
 {
-	const char *slash = strrchr(report, '/');
-	char *folder = slash ? strndup(report, (size_t)(slash - report) + 1) : strdup(".");
+	const char *slash = strrchr(name, '/');
+	char *folder = slash ? strndup(name, (size_t)(slash - name) + 1) : strdup(".");
 	struct stat sb;
-	bool exists = stat(report, &sb) == 0;
+	bool exists = stat(name, &sb) == 0;
 	int r = 0;
 
 	if (exists && S_ISDIR(sb.st_mode))
 		r = EISDIR;
-	else if (strcmp(report, "-") && folder && (!exists || S_ISREG(sb.st_mode)) && access(folder, W_OK | X_OK) < 0)
+	else if (strcmp(name, "-") && folder && (!exists || S_ISREG(sb.st_mode)) && access(folder, W_OK | X_OK) < 0)
 		r = errno; /* (it is written beside, and renamed) */
 	free(folder);
 	if (r)
-		cli_error("the report '%s' could not be written: %s", report, strerror(r));
-	else if (is_operand(a, report))
-		cli_error("'%s' is an image: the report is not written over it", report);
+		cli_error("the %s '%s' could not be written: %s", what, name, strerror(r));
+	else if (is_operand(a, name))
+		cli_error("'%s' is an image: the %s is not written over it", name, what);
 	else
 		return true;
 	return false;
+}
+
+bool cli_plan_has_place(const struct cli_args *a)
+{
+	return !a->rescue || !a->rescue->plan || has_place(a, "plan", a->rescue->plan);
 }
 
 int cli_rescue_flags(const struct cli_args *a, struct plt_open_options *opts)
 {
 	struct cli_rescue *s = a->rescue;
 
-	if (s && s->report && !has_place(a, s->report)) {
+	if (s && s->report && !has_place(a, "report", s->report)) {
 		s->report = NULL; /* it has been said */
 		return -1;
 	}

@@ -590,6 +590,8 @@ struct plt_driver {
 	 */
 	int (*data_file)(struct plt_store *file, char **ret_name, uint64_t *ret_end, struct plt_error *err);
 	int (*set_data_file)(struct plt_store *file, const char *name, struct plt_error *err);
+	/* Record in @file, an overlay, that the image stands on @name.  NULL: by set_backing() of an open image only. */
+	int (*name_backing)(struct plt_store *file, const char *name, const char *format, struct plt_error *err);
 	/*
 	 * Record in @file, an overlay, that the disk of the image has @size bytes, for which its map is large enough
 	 * (plt_mend.behind).  NULL: nobody but the driver can tell the size.

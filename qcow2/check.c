@@ -461,12 +461,8 @@ static int find_header(struct qcow2_exam *x, struct plt_store **ret_scratch, str
 	} else if (mended == -EIO && ex->mend) {
 		plt_error_prefix(err, "what is left cannot be read everywhere, so the header is not made anew in place");
 	}
-	if (r == -ENOTSUP && ex->mend && err && strstr(err->text, "eature")) {
-		struct plt_error was = *err;
-
-		plt_error_set(err, ENOTSUP, "%s; to have it repaired as if it did not claim them, name each by its bit: "
-			      "--ignore-feature N", was.text);
-	}
+	if (r == -ENOTSUP && ex->mend)
+		qcow2_name_unknown(ex->file, err);
 	return r;
 }
 

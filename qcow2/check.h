@@ -233,6 +233,8 @@ int qcow2_exam_beyond_end(struct qcow2_exam *x);
  * ignored on the user's word, which the header that has been read claims: said, and mended if they may be.
  */
 int qcow2_ignore_features(struct qcow2_exam *x);
+/* @err is that the header claims some: add how it is said that they do not count. */
+void qcow2_name_unknown(struct plt_store *file, struct plt_error *err);
 int qcow2_mend_ignored(struct qcow2_exam *x);
 /*
  * mend/size.c: clusters are mapped up to @mapped_end, behind the end of the disk.  Does the guest say where it ends?
@@ -468,6 +470,7 @@ int qcow2_mend_clusters(struct qcow2_exam *x);
 /* mend/datafile.c: as the driver's members say */
 int qcow2_data_file(struct plt_store *file, char **ret_name, uint64_t *ret_end, struct plt_error *err);
 int qcow2_set_data_file(struct plt_store *file, const char *name, struct plt_error *err);
+int qcow2_name_backing(struct plt_store *file, const char *name, const char *format, struct plt_error *err);
 
 /* mend/size.c: as the driver's member says */
 int qcow2_set_size(struct plt_store *file, uint64_t size, struct plt_error *err);

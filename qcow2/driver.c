@@ -183,6 +183,7 @@ const struct plt_driver qcow2_driver = {
 	.show_pieces = qcow2_show_pieces,
 	.data_file = qcow2_data_file,
 	.set_data_file = qcow2_set_data_file,
+	.name_backing = qcow2_name_backing,
 	.set_size = qcow2_set_size,
 	.map_pieces = qcow2_map_tables,
 	.luks = qcow2_luks,

@@ -10,6 +10,7 @@
  * the work grows with the square of the depth at most, and no deeper than PLT_RESCUED_BELOW_MAX.
  */
 #include <errno.h>
+#include <stdio.h>
 
 #include "repair/repair.h"
 
@@ -53,4 +54,38 @@ int plt_repair_open_chain(struct plt_repair *rep, struct plt_store *store, const
 	if (r == 0)
 		rep->below = PLT_BELOW_DAMAGED;
 	return r;
+}
+
+/* With the image that @flags leave of it; NULL: it does not open so. */
+static struct plt_disk *open_with(struct plt_repair *rep, unsigned flags, struct plt_error *err)
+{
+	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
+	struct plt_disk *disk;
+
+	how.flags = PLT_OPEN_NO_KEY | flags;
+	return plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &how, &disk, err) < 0 ? NULL : disk;
+}
+
+void plt_repair_tell_below(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg)
+{
+	struct plt_disk *alone = rep->no_backing ? NULL : open_with(rep, PLT_OPEN_NO_BACKING, NULL), *chain = NULL;
+	struct plt_check_finding f = { .id = "C-LOST", .severity = "note", .beyond_qemu = true };
+	struct plt_error why = PLT_ERROR_INIT;
+	char text[sizeof(why.text) + 160];
+
+	f.text = text;
+	if (alone && plt_disk_image(alone)->backing_name && !(chain = open_with(rep, 0, &why))) {
+		snprintf(text, sizeof(text), "what the image stands on cannot be opened, so that its disk could not be looked at "
+			 "('chain repair' finds a file that has moved): %s", why.text);
+		found(arg, &f);
+	}
+	f.id = "C-DAMAGED";
+	for (struct plt_image *img = chain ? plt_disk_image(chain) : NULL; img && (img = plt_image_backing(img));)
+		if (is_wrong(rep, img)) {
+			snprintf(text, sizeof(text), "'%s', which the image stands on, is damaged: that is put right by a repair of "
+				 "that file", img->name);
+			found(arg, &f);
+		}
+	plt_disk_close(chain, NULL);
+	plt_disk_close(alone, NULL);
 }

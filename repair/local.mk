@@ -54,6 +54,7 @@ libplatter_core_la_SOURCES += \
 	repair/parent/link.c \
 	repair/parent/links.c \
 	repair/parent/links.h \
+	repair/parent/nameless.c \
 	repair/parent/parent.h \
 	repair/parent/rank.c \
 	repair/parent/traces.c \

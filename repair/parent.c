@@ -101,26 +101,6 @@ int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret)
 	return r;
 }
 
-void plt_repair_tell_parent(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg)
-{
-	struct plt_check_finding f = { .id = "C-LOST", .severity = "note", .beyond_qemu = true };
-	struct plt_open_options how = PLT_OPEN_OPTIONS_INIT;
-	struct plt_disk *alone, *chain = NULL;
-	struct plt_error why = PLT_ERROR_INIT;
-	char text[sizeof(why.text) + 160];
-
-	how.flags = PLT_OPEN_NO_KEY;
-	if (is_child(rep, &alone) && plt_repair_open_chain(rep, rep->overlay, &how, &chain, &why) < 0) {
-		snprintf(text, sizeof(text), "what the image stands on cannot be opened, so that its disk could not be looked at "
-			 "('chain repair' finds a file that has moved): %s", why.text);
-		f.text = text;
-		if (found)
-			found(arg, &f);
-	}
-	plt_disk_close(chain, NULL);
-	plt_disk_close(alone, NULL);
-}
-
 /* ---- sectors --------------------------------------------------------------------------------- */
 
 bool plt_repair_speaks(const uint8_t *p)

@@ -119,10 +119,13 @@ static uint64_t host_of(void *arg, uint32_t object, uint64_t off)
 
 static int open_both(struct plt_repair *rep, const struct plt_driver *drv, struct place *p, struct plt_error *err)
 {
-	const struct plt_open_options o = plt_repair_how(rep, PLT_OPEN_NO_BACKING);
+	const struct plt_open_options o = plt_repair_how(rep, PLT_OPEN_NO_BACKING), all = plt_repair_how(rep, 0);
 	struct plt_store *scratch;
 	int r = 0;
 
+	/* (of a differencing disk what a block does not have itself is known, too) */
+	if (!p->known && drv->adopt_parent && !rep->no_backing)
+		(void)plt_repair_open_chain(rep, rep->overlay, &all, &p->known, NULL);
 	if (!p->known)
 		r = plt_disk_open_store(rep->ctx, rep->overlay, rep->name, rep->format, &o, &p->known, err);
 	if (r < 0)

@@ -129,7 +129,7 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 	bool adopted = !(what & PLT_MEND_MAP);
 	struct deep_steps deep = { 0 };
 	struct plt_streams streams = { 0 };
-	bool deeply = can_look_deep(rep, what), sized = !deeply;
+	bool deeply = can_look_deep(rep, what), sized = !deeply, based = !deeply;
 	bool asked = false; /* (of clusters once: the search goes on by itself as far as it can) */
 	const unsigned first = deeply ? what & ~COUNTS : what; /* what nothing reaches may be what the guest misses, and what
 								* is named too often another's */
@@ -161,6 +161,12 @@ int plt_repair_mend(struct plt_repair *rep, unsigned what,
 		if (r < 0 || mend.changed) {
 			asked &= !mend.changed || (mend.stage == PLT_MEND_CLUSTERS && !rep->ask_again);
 			continue;
+		}
+		if (!based) {
+			based = true;
+			r = plt_repair_find_backing(rep, &mend, found, arg, err);
+			if (r < 0 || mend.changed)
+				continue;
 		}
 		/* (what lies behind the end nobody below looks at) */
 		if (!sized) {
@@ -495,8 +501,8 @@ int plt_repair_plan_of(struct plt_ctx *ctx, const char *name, const struct plt_o
 			return r;
 		}
 	}
-	if (!image_only && rep->overlay && !rep->plan)
-		plt_repair_tell_parent(rep, found, arg);
+	if (!image_only && found && rep->overlay && !rep->plan)
+		plt_repair_tell_below(rep, found, arg);
 	rep->before.corruptions_fixed += rep->moved;
 	rep->before.lost = rep->done_before.lost;
 	rep->before.inferred = rep->done_before.inferred;

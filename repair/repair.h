@@ -138,6 +138,8 @@ int plt_repair_open_chain(struct plt_repair *rep, struct plt_store *store, const
 			  struct plt_disk **ret, struct plt_error *err);
 /* Is anything wrong with the layers below it?  Each is examined, once; false also where nobody may ask. */
 bool plt_repair_ask_below(struct plt_repair *rep, struct plt_disk *chain);
+/* Notes on layers below that cannot be had, or are damaged themselves: no repair of this image puts that right. */
+void plt_repair_tell_below(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg);
 /* Placements of orphans that are sure enough; malloc. */
 int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct plt_orphan **ret, size_t *ret_n,
 		     struct plt_error *err);
@@ -145,8 +147,6 @@ int plt_repair_place(struct plt_repair *rep, const struct plt_orphans *o, struct
 int plt_repair_foreign(struct plt_repair *rep, char *text, size_t len, struct plt_error *err);
 /* What the image as it is planned stands on; -ENOENT: on nothing, or it is not to be had. */
 int plt_repair_open_parent(struct plt_repair *rep, struct plt_disk **ret);
-/* That it cannot be had, if that is so: a note, for what the guest says of the map is not asked then. */
-void plt_repair_tell_parent(struct plt_repair *rep, void (*found)(void *arg, const struct plt_check_finding *f), void *arg);
 /* Where the only thing wrong with the parent is its identity, it is recorded, if the content says so. */
 int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
 		     void (*found)(void *arg, const struct plt_check_finding *f), void *arg, bool *ret_done,
@@ -158,6 +158,12 @@ int plt_repair_adopt(struct plt_repair *rep, struct plt_doubts *doubts,
  */
 int plt_repair_find_data(struct plt_repair *rep, struct plt_mend *mend,
 			 void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
+/*
+ * parent/nameless.c: a header was made anew, and the disk has no beginning: it stood on another file.  The one beside the
+ * image over which the content fits is recorded (mend->changed); where several do that is said.
+ */
+int plt_repair_find_backing(struct plt_repair *rep, struct plt_mend *mend,
+			    void (*found)(void *arg, const struct plt_check_finding *f), void *arg, struct plt_error *err);
 /*
  * What is mapped behind the end of the disk, or lies below it: is it the guest's?  Then the size in the header is raised
  * (mend->changed); what may be and is not shown is said.

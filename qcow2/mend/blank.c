@@ -138,10 +138,11 @@ static int replace(struct blank *b, uint32_t index, uint64_t old, uint32_t n, co
 	return 0;
 }
 
-static int from_snapshots(struct blank *b, uint32_t index, uint64_t off)
+static int from_snapshots(struct blank *b, uint32_t index, uint64_t off, bool is_zero)
 {
 	struct qcow2_exam *x = b->x;
 	const struct qcow2_state *q = &x->q;
+	uint64_t all;
 	uint32_t n = 0;
 	int r;
 
@@ -151,8 +152,15 @@ static int from_snapshots(struct blank *b, uint32_t index, uint64_t off)
 			n += fill(b);
 	if (n && qcow2_may_be_left(x) && (n < PROOF || q->version < 3))
 		return 0;
-	if (!n || (q->version < 3 && n < PROOF_V2 && x->orphans != QCOW2_ORPHANS_LOST))
+	if (!n)
 		return 0;
+	/* (what the disk alone had in a table that is all zeros are orphans: the same loss) */
+	all = n + (is_zero ? x->orphan_clusters : 0);
+	if (q->version < 3 && all < PROOF_V2 && x->orphans != QCOW2_ORPHANS_LOST) {
+		if (n >= PROOF && x->orphans == QCOW2_ORPHANS_LEFT)
+			x->orphans = QCOW2_ORPHANS_UNDECIDED;
+		return 0;
+	}
 	r = name(b, index, n);
 	return r < 0 ? r : replace(b, index, off, n, "clusters of a snapshot that are counted once more than they are named");
 }
@@ -205,7 +213,7 @@ static int look_at(void *arg, uint32_t index, uint64_t e)
 	if (!(shape & (QCOW2_SHAPE_ZERO | QCOW2_SHAPE_SPARSE)) || qcow2_l2_read(&x->c, off, b->table) < 0)
 		return 0;
 	if (!x->c.external)
-		return from_snapshots(b, index, off);
+		return from_snapshots(b, index, off, shape & QCOW2_SHAPE_ZERO);
 	/* (an empty table is also what a stop leaves: only where the file *is* the disk does it make no difference) */
 	x->ex->mend->data_hidden |= (shape & QCOW2_SHAPE_ZERO) != 0;
 	if (!file_is_disk(x) && !x->ex->mend->look && !x->ex->mend->data_is_disk)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) the platter authors */
 /*
- * The name of an external data file, read and written in a header that nobody has open: for those who look for the file.
- * Everything else that the header holds stays.
+ * The name of an external data file, and of a backing file, read and written in a header that nobody has open: for those
+ * who look for the file.  Everything else that the header holds stays.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -66,29 +66,42 @@ int qcow2_data_file(struct plt_store *file, char **ret_name, uint64_t *ret_end, 
 	return r;
 }
 
-int qcow2_set_data_file(struct plt_store *file, const char *name, struct plt_error *err)
+/* The header, with another name of either file; NULL: as it is. */
+static int rename_in(struct plt_store *file, const char *data_file, const char *backing, const char *format, struct plt_error *err)
 {
-	PLT_AUTOFREE char *backing = NULL, *format = NULL;
+	PLT_AUTOFREE char *old_backing = NULL, *old_format = NULL;
 	PLT_AUTOFREE uint8_t *was = NULL, *now = NULL;
 	struct qcow2_state q = {0};
 	size_t len;
-	int r = qcow2_header_read(file, "", true, &q, &backing, &format, err);
+	int r = qcow2_header_read(file, "", true, &q, &old_backing, &old_format, err);
 
 	if (r < 0)
 		return r;
 	was = plt_alloc_io(q.cluster_size);
 	now = plt_alloc_io(q.cluster_size);
-	free(q.data_file_name);
-	q.data_file_name = strdup(name);
-	if (!was || !now || !q.data_file_name)
+	if (data_file) {
+		free(q.data_file_name);
+		q.data_file_name = strdup(data_file);
+	}
+	if (!was || !now || (data_file && !q.data_file_name))
 		r = plt_error_set(err, ENOMEM, "Out of memory");
 	if (r == 0)
 		r = plt_store_read(file, 0, was, q.cluster_size, PLT_IO_HEADER, err);
 	if (r == 0)
-		r = qcow2_header_build(&q, backing, format, now, &len, err);
+		r = qcow2_header_build(&q, backing ? backing : old_backing, backing ? format : old_format, now, &len, err);
 	for (uint32_t at = 0; r == 0 && at < q.cluster_size; at += 512)
 		if (memcmp(was + at, now + at, 512))
 			r = plt_store_write(file, at, now + at, 512, PLT_IO_HEADER, err);
 	qcow2_state_release(&q);
 	return r;
+}
+
+int qcow2_set_data_file(struct plt_store *file, const char *name, struct plt_error *err)
+{
+	return rename_in(file, name, NULL, NULL, err);
+}
+
+int qcow2_name_backing(struct plt_store *file, const char *name, const char *format, struct plt_error *err)
+{
+	return rename_in(file, NULL, name, format, err);
 }

@@ -9,13 +9,17 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/error.h"
 #include "qcow2/mend/find.h"
 
 #define FEATURES offsetof(struct qcow2_header, incompatible_features)
+#define SHOWN_MAX 8 /* as many options as are spelled out */
 
 /* Has the image's own table a name for one of these?  Then it was made by who knows them. */
 static bool has_name(const struct qcow2_state *q, uint64_t features)
@@ -65,6 +69,27 @@ int qcow2_ignore_features(struct qcow2_exam *x)
 		 "them: they are ignored to look at it, and it is not changed", unknown);
 	return take_out(x, q.virtual_size, plt_be64_get(h.incompatible_features) & ~unknown, PLT_LIKELY,
 			"the header claims a feature that nobody knows, and nothing shows it: it is ignored");
+}
+
+void qcow2_name_unknown(struct plt_store *file, struct plt_error *err)
+{
+	const struct plt_error was = err ? *err : (struct plt_error)PLT_ERROR_INIT;
+	char options[SHOWN_MAX * 24] = "";
+	plt_be64 claimed;
+	uint64_t unknown;
+
+	if (!err || !strstr(was.text, "eature") ||
+	    plt_store_read(file, FEATURES, &claimed, sizeof(claimed), PLT_IO_HEADER, NULL) < 0)
+		return;
+	unknown = plt_be64_get(claimed) & ~QCOW2_INCOMPAT_KNOWN;
+	if (!unknown)
+		return;
+	if (__builtin_popcountll(unknown) > SHOWN_MAX)
+		snprintf(options, sizeof(options), " --ignore-feature BIT, for each of %d", __builtin_popcountll(unknown));
+	for (unsigned bit = 0; bit < 64 && __builtin_popcountll(unknown) <= SHOWN_MAX; bit++)
+		if (unknown >> bit & 1)
+			snprintf(options + strlen(options), sizeof(options) - strlen(options), " --ignore-feature %u", bit);
+	plt_error_set(err, ENOTSUP, "%s; to have it repaired as if it did not claim that:%s", was.text, options);
 }
 
 int qcow2_mend_ignored(struct qcow2_exam *x)

@@ -253,6 +253,7 @@ static bool repeats(const struct qcow2_find *f, const uint8_t *buf)
 struct run {
 	uint64_t off;
 	uint32_t clusters, tables, used;
+	uint64_t first;    /* the first table that its last cluster names */
 	bool marked;
 };
 
@@ -312,6 +313,7 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 	for (uint32_t i = 0; i < f->n; i++) {
 		uint64_t off = f->v[i].off >> q->cluster_bits << q->cluster_bits;
 		uint32_t n, tables, last = 0;
+		uint64_t first = 0;
 		bool marked;
 
 		if (!off || (i && f->v[i - 1].off >> q->cluster_bits == off >> q->cluster_bits) ||
@@ -334,8 +336,15 @@ static int find_l1(struct qcow2_find *f, uint8_t *buf)
 				continue;
 		}
 		for (uint32_t k = 0; k < q->cluster_size / 8; k++)
-			if (plt_get_be64(buf + (size_t)k * 8))
+			if (plt_get_be64(buf + (size_t)k * 8)) {
+				first = first ? first : plt_get_be64(buf + (size_t)k * 8) & QCOW2_L1_OFFSET;
 				last = k + 1;
+			}
+		if (run.tables && first && first == run.first) { /* (a cluster that was written over others) */
+			end_run(f, &run, &best);
+			continue;
+		}
+		run.first = first ? first : run.first;
 		if (!run.tables)
 			run.off = off;
 		run.tables += tables;

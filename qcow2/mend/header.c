@@ -39,6 +39,7 @@ struct mending {
 		uint64_t len;
 	} notes[32];     /* what has been done */
 	unsigned nnotes;
+	uint64_t reftable; /* where one of zeros goes; 0: nowhere */
 	bool guessed;    /* it is a new one, and the guest has not said how large the disk is */
 	bool nameless;   /* it is a new one, and no name of a backing file was found */
 };
@@ -287,6 +288,12 @@ static bool is_no_l1(struct qcow2_find *f, uint64_t off)
 	return n > 1 && tables * 4 < n && table_at(f, off); /* (some of the guest's clusters look like tables) */
 }
 
+/* What lies there is known to be something else: the header of the encryption, the refcount table. */
+static bool is_others(const struct qcow2_find *f, uint64_t off)
+{
+	return off == f->luks || off == f->reftable_offset;
+}
+
 /* The table that was found is counted from its beginning, and what the header names lies in it. */
 static bool is_inside(struct qcow2_find *f, uint64_t l1)
 {
@@ -301,7 +308,8 @@ static void mend_tables(struct mending *m)
 
 	/* (one that is zero, or damaged, may be the right one all the same: then it is counted) */
 	if (f->l1_offset && l1 != f->l1_offset && !is_snapshots(m, f->l1_offset) &&
-	    (!is_place(f, l1) || count_at(f, l1) == 0 || is_no_l1(f, l1) || is_inside(f, l1))) {
+	    (!is_place(f, l1) || count_at(f, l1) == 0 || is_no_l1(f, l1) || is_inside(f, l1) ||
+	     is_others(f, l1))) {
 		set64(m, AT(l1_table_offset), f->l1_offset, "place of the L1 table", "one that leads to tables lies at");
 		l1 = f->l1_offset;
 	}
@@ -510,10 +518,14 @@ static void new_header(struct mending *m)
 	}
 	plt_put_be32(m->buf + AT(cluster_bits), q->cluster_bits);
 	plt_put_be64(m->buf + AT(size), size);
-	plt_put_be32(m->buf + AT(l1_size), (uint32_t)PLT_MAX(l1_need(f, size), f->l1_used));
+	/* (all of its clusters are its own: who sees the guest may find a larger disk) */
+	plt_put_be32(m->buf + AT(l1_size), (uint32_t)PLT_MAX(l1_need(f, size), size == f->gpt_size ? f->l1_used : f->l1_size));
 	plt_put_be64(m->buf + AT(l1_table_offset), f->l1_offset);
-	plt_put_be64(m->buf + AT(refcount_table_offset), f->reftable_offset);
-	plt_put_be32(m->buf + AT(refcount_table_clusters), f->reftable_clusters);
+	/* (one of zeros is made anew like any other that is damaged; without one the image does not open) */
+	m->reftable = f->reftable_offset ? 0 : PLT_MAX(plt_align_up(f->file_size, q->cluster_size),
+						       f->made_size ? plt_align_up(f->l1_offset + (uint64_t)f->l1_size * 8, q->cluster_size) : 0);
+	plt_put_be64(m->buf + AT(refcount_table_offset), f->reftable_offset ? f->reftable_offset : m->reftable);
+	plt_put_be32(m->buf + AT(refcount_table_clusters), f->reftable_offset ? f->reftable_clusters : 1);
 	if (f->l1_is_snapshots) /* of a table that is nowhere (its place stays 0): it is made by the L1 tables that are there */
 		plt_put_be32(m->buf + AT(nb_snapshots), 1);
 	if (f->zstd)
@@ -594,6 +606,7 @@ static int write_out(struct mending *m, const uint8_t *was)
 
 static int decide(struct mending *m, struct plt_error *err)
 {
+	static const uint8_t zeros[512];
 	struct qcow2_find *f = m->f;
 	PLT_AUTOFREE uint8_t *was = plt_alloc_io(f->x.q.cluster_size);
 	PLT_AUTOFREE char *backing = NULL, *format = NULL;
@@ -642,6 +655,8 @@ static int decide(struct mending *m, struct plt_error *err)
 	r = write_out(m, was);
 	if (r == 0 && f->made_size)
 		r = write_l1(m);
+	if (r == 0 && m->reftable) /* (as long as its last byte is there, all of it is) */
+		r = plt_store_write(f->file, m->reftable + f->x.q.cluster_size - sizeof(zeros), zeros, sizeof(zeros), PLT_IO_REFTABLE, NULL);
 	if (r == 0) {
 		r = qcow2_header_read(f->file, m->ex->name, true, &q, &backing, &format, err);
 		now = r == 0 ? qcow2_astray(f->file, &q) : 0;

@@ -23,6 +23,17 @@
 
 /* ---- shapes ---------------------------------------------------------------------------------- */
 
+/* Does an entry name what has been cut off the file with its end?  Counts that are still there say that it was in use. */
+static bool was_cut_off(struct qcow2_census *c, uint64_t e, uint64_t bitmap, uint64_t off)
+{
+	const struct qcow2_state *q = &c->x->q;
+	uint64_t stored;
+
+	return !(e & (QCOW2_COMPRESSED | QCOW2_L2_RESERVED)) && !(off & (q->cluster_size - 1)) && !(bitmap >> 32 & bitmap) &&
+	       off >= c->x->c.file_size && off < qcow2_far_end(c->x) && !c->x->refs_bad && !c->uncounted &&
+	       qcow2_stored_count(&c->x->c, off >> q->cluster_bits, &stored) == 0 && stored;
+}
+
 bool qcow2_looks_like_table(struct qcow2_census *c, const uint8_t *p, uint32_t len, uint32_t *ret_n)
 {
 	const struct qcow2_state *q = &c->x->q;
@@ -34,8 +45,11 @@ bool qcow2_looks_like_table(struct qcow2_census *c, const uint8_t *p, uint32_t l
 
 		if (!(e | bitmap))
 			continue;
-		if (!qcow2_entry_fits(c->x, e, bitmap, &off))
-			return false;
+		if (!qcow2_entry_fits(c->x, e, bitmap, &off)) {
+			if (!was_cut_off(c, e, bitmap, off))
+				return false;
+			off = 0;
+		}
 		marked |= bitmap || e & (QCOW2_COPIED | QCOW2_COMPRESSED);
 		if (off)
 			c->seen[n++] = e & QCOW2_COMPRESSED ? off << 1 | 1 : off << 1;

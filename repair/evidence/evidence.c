@@ -109,9 +109,12 @@ static int rounds(struct ev *ev)
 		if (r)
 			return r;
 		if (!n && !likely && grown <= few / 4) {
-			if (ev->guess)
+			const bool can = ev->p->owns && ev->p->read_older && !ev->below; /* there is more to be read */
+
+			if (ev->guess && !can)
 				break;
-			ev->guess = true;
+			ev->guess |= !can;
+			ev->below |= can;
 		}
 		left -= n + grown + likely;
 	}

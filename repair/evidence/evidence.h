@@ -43,6 +43,7 @@ struct plt_puzzle {
 	/*
 	 * Of an object that has some sectors itself, and elsewhere shows what read_older gives for its slot: 1, it has
 	 * [off, off + *ret_len) itself, or 0, it does not; *ret_len at most @len.  NULL: what read_object reads is all there is.
+	 * Most slots of such a disk need no object: when nothing more is sure, filesystems are read through them.
 	 */
 	int (*owns)(void *arg, uint32_t object, uint64_t off, uint64_t len, uint64_t *ret_len);
 	/*

@@ -67,7 +67,7 @@ int plt_ev_view_read(void *arg, uint64_t off, void *buf, size_t len)
 		if (slot == EV_NONE)
 			r = p->read_disk(p->arg, off, buf, n);
 		else if (!ev->place || ev->place[slot].object == EV_NONE)
-			r = -ENODATA;
+			r = ev->below ? p->read_older(p->arg, off, buf, n) : -ENODATA;
 		else
 			r = plt_ev_read_in_slot(ev, ev->place[slot].object, slot, off % p->span, buf, n);
 		if (r)

@@ -190,7 +190,7 @@ int plt_candidate_weigh(const struct plt_child *child, struct plt_candidate *c, 
 	struct plt_weigh how = { .piece = piece, .fs = filesystem, .arg = &w };
 	struct plt_weighed sum = { 0 };
 	struct plt_disk *both;
-	int r = open_both(child, c, &both);
+	int r = child->rep ? plt_parent_open_planned(child, c, &both) : open_both(child, c, &both);
 
 	if (r < 0) {
 		c->unopened = true;

@@ -167,7 +167,7 @@ static int add(struct found *f, const struct plt_child *child, const struct plt_
 	return 0;
 }
 
-static bool stands_on(const struct plt_chain *all, unsigned i, const char *image)
+bool plt_layer_stands_on(const struct plt_chain *all, unsigned i, const char *image)
 {
 	int at = (int)i;
 
@@ -190,7 +190,7 @@ static int collect(struct found *f, const struct plt_child *child, const char *c
 	for (unsigned i = 0; i < all->n && r == 0; i++) {
 		const struct plt_layer *l = &all->layers[i];
 
-		if (l->format && l->virtual_size >= SMALLEST && !stands_on(all, i, child->name))
+		if (l->format && l->virtual_size >= SMALLEST && !plt_layer_stands_on(all, i, child->name))
 			r = add(f, child, l, err);
 	}
 	plt_chain_free(all);
@@ -199,7 +199,7 @@ static int collect(struct found *f, const struct plt_child *child, const char *c
 
 /* ---- the whole ----------------------------------------------------------------------------------- */
 
-static int by_first(const void *a, const void *b, void *arg)
+int plt_candidate_by_first(const void *a, const void *b, void *arg)
 {
 	int x = plt_candidate_first(arg, a), y = plt_candidate_first(arg, b);
 
@@ -257,7 +257,7 @@ static int weigh_all(struct found *f, const struct plt_child *child, struct plt_
 	}
 	plt_traces_release(&traces);
 	if (f->n)
-		qsort_r(f->v, f->n, sizeof(*f->v), by_first, (void *)(uintptr_t)child);
+		qsort_r(f->v, f->n, sizeof(*f->v), plt_candidate_by_first, (void *)(uintptr_t)child);
 	for (unsigned i = 0; i < f->n && i < WEIGHED && r == 0; i++)
 		if (!f->v[i].other_id || f->v[i].left_over)
 			r = plt_candidate_weigh(child, &f->v[i], err);

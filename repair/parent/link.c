@@ -26,8 +26,7 @@ static int record(struct plt_image *img, void *arg, struct plt_error *err)
 	return img->drv->set_backing(img, l->name, l->format, 0, err);
 }
 
-/* As the image has to say it: beside it by its name alone, elsewhere by where it is. */
-static char *name_from(const char *image, const char *parent)
+char *plt_parent_name(const char *image, const char *parent)
 {
 	PLT_AUTOFREE char *a = strdup(image), *b = strdup(parent), *file = strdup(parent);
 	char *full;
@@ -94,7 +93,7 @@ int plt_repair_reference(struct plt_ctx *ctx, const char *name, const char *form
 
 	if (r < 0)
 		return r;
-	recorded = name_from(rep->file->name, parent);
+	recorded = plt_parent_name(rep->file->name, parent);
 	l.name = recorded;
 	if (!recorded)
 		r = plt_error_set(err, ENOMEM, "out of memory");

@@ -11,6 +11,7 @@
  *	content.c  what the bytes say: the disk that image and candidate make together
  *	rank.c     who is first, by how much, and how sure that is
  *	link.c     the plan that records another one
+ *	nameless.c  of an image whose header is gone, and with it the name
  */
 #include "base/extents.h"
 #include "formats/driver.h"
@@ -24,6 +25,8 @@ struct plt_child {
 	uint64_t size;
 	int64_t made, written;
 	struct plt_identity id;
+	struct plt_repair *rep;         /* the image as it is planned; NULL: as it is in its file */
+	uint64_t reach;                 /* and how large it may be; 0: as it is recorded */
 	struct plt_disk *alone;         /* without anything below */
 	struct plt_extents own;         /* where it has data */
 };
@@ -90,8 +93,15 @@ int plt_candidate_open(const struct plt_child *child, const struct plt_candidate
  */
 int plt_left_out_differs(struct plt_disk *over, struct plt_disk *down, const struct plt_extents *own, struct plt_extents *ret,
 			 struct plt_error *err);
+/* As the image has to say it: beside it by its name alone, elsewhere by where it is; malloc. */
+char *plt_parent_name(const char *image, const char *parent);
+/* The planned image on the candidate, read only. */
+int plt_parent_open_planned(const struct plt_child *child, const struct plt_candidate *c, struct plt_disk **ret);
 /* What names, headers and times alone are worth: to choose who is weighed. */
 int plt_candidate_first(const struct plt_child *child, const struct plt_candidate *c);
+int plt_candidate_by_first(const void *a, const void *b, void *child); /* for qsort_r() */
+/* Does layer @i stand on @image, or in a circle? */
+bool plt_layer_stands_on(const struct plt_chain *all, unsigned i, const char *image);
 /* Sorts, best first, and says how sure each is and why. */
 void plt_candidates_rank(const struct plt_child *child, struct plt_candidate *v, unsigned n);
 

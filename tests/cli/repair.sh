@@ -49,17 +49,25 @@ unlike "$(cat out)" 'corruption: ERROR' '  not said twice'
 like "$(cat out)" 'After it the structure is sound; 2.31 MiB of the disk are lost; 5.69 MiB rest on less than proof[.]' 'that the structure is sound hides no loss'
 "$PLATTER" repair --yes d.qcow2 >out 2>/dev/null
 is $? 2 '  nor does the status'
-like "$(cat out)" 'with --report FILE repair writes that down' '  and it is said how to keep the list'
+like "$(cat out)" 'with --report FILE repair writes it down' '  and it is said how to keep the list'
 "$PLATTER" repair --yes d.qcow2 >out 2>/dev/null
 is "$? $(tail -n 1 out)" '0 There is nothing that can be repaired; nothing is wrong.' 'the second time there is nothing to do'
 "$PLATTER" create -q -f qcow2 -u -b gone.raw -F raw top.qcow2 8M
 is "$("$PLATTER" repair top.qcow2 2>&1 | tail -n 1)" 'There is nothing that can be repaired.' 'without its backing file'
 like "$("$PLATTER" repair top.qcow2 2>&1)" 'note: .*chain repair.*gone.raw.*No such file.*C-LOST' '  nobody says that all is right'
+cp d.qcow2 base.qcow2
+"$PLATTER" create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2
+like "$("$PLATTER" repair top.qcow2)" 'nothing is wrong' 'over a sound backing file all is right'
+zero base.qcow2 65536 65536 # (its refcount table)
+is "$("$PLATTER" repair top.qcow2 | sed "s/^note: '.*\\/base.qcow2'/note: 'base.qcow2'/" | tr '\n' ' ')" \
+	"note: 'base.qcow2', which the image stands on, is damaged: that is put right by a repair of that file [C-DAMAGED] \
+There is nothing that can be repaired. " 'over a damaged one that is said'
 
 # ---- what cannot be is refused before any work
 cp was d.qcow2
 rm -f d.qcow2.platter-undo
-for wrong in '--report d.qcow2' '--report no/where' '--output was' '--output new --undo-file other'; do
+for wrong in '--report d.qcow2' '--report no/where' '--output was' '--output new --undo-file other' \
+	'--dry-run --plan d.qcow2' '--dry-run --plan no/where'; do
 	# shellcheck disable=SC2086
 	"$PLATTER" repair --yes $wrong d.qcow2 >out 2>err
 	is "$? $(cat out)" '1 ' "repair $wrong: refused at once"

@@ -123,4 +123,18 @@ like "$(cat out)" 'key slot 0.*no passphrase opens it' 'a slot that is worn is n
 unlike "$(cat out)" 'no key slot is left' 'and the other is not'
 "$PLATTER" convert --object secret,id=s,data=staple --rescue --image-opts "$(image d.qcow2)" -O raw got.raw 2>out
 is_file_equal got.raw tail.raw 'which opens the image'
+# The place of the L1 table leads to the header of the encryption.
+cp sound.qcow2 d.qcow2
+python3 - d.qcow2 <<'PY'
+import sys
+f = open(sys.argv[1], 'r+b')
+luks = f.read(65536).find(bytes.fromhex('0537be77'))
+f.seek(luks + 8)
+place = f.read(8)
+f.seek(40)
+f.write(place)
+PY
+"$PLATTER" repair -q --yes "${secret[@]}" --image-opts "$(image d.qcow2)" >out 2>&1
+is $? 0 'an L1 table in the place of the LUKS header: repair'
+is_file_equal d.qcow2 sound.qcow2 'it is what it was'
 done_testing

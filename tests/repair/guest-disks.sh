@@ -126,8 +126,27 @@ for d in $disks; do
 done
 
 cp ext4.raw d.raw
+zero 0 34
+zero $(($(stat -c %s d.raw) / 512 - 33)) 33
+cp d.raw before
+"$PLATTER" repair --yes d.raw >out 2>&1
+is $? 2 'of what nobody calls a disk nothing is changed'
+like "$(tail -n 1 out)" 'with -f raw it is repaired' '  and it is said how it would be'
+is_file_equal d.raw before '  the very bytes'
+cp ext4.raw d.raw
 zero 2048 8
 damaged ext4 'the superblock is gone' fs R-SB
+# FAT16 without a folder: what there was is said, and nothing is made up
+rm -f part
+truncate -s 12M part && mkfs.fat -F 16 part >/dev/null && mcopy -i part "$guest" ::guest.py
+wrap part d.raw
+zero 2048 1
+cp d.raw before
+"$PLATTER" repair -f raw --yes d.raw >out 2>&1
+is $? 2 'fat16 without folders, the boot sector is gone: said'
+like "$(cat out)" 'two tables of .* are there, and no directories' '  for what it is'
+is_file_equal d.raw before '  and left'
+
 # ext of one block group, which has no copy of its superblock; whether there are checksums or not
 mkdir -p top/sub && cp "$guest" top/sub
 one() { # SIZE OPTION...

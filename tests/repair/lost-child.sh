@@ -46,6 +46,23 @@ is $? 2 'a table that does not read: --rescue says that it is not proven'
 is_file_equal out.raw g.raw 'a table that does not read: --rescue shows the disk'
 is "$(python3 -c 'import json; print(json.load(open("r.json"))["lost"])')" '[]' 'a table that does not read: nothing is lost'
 
+# A block with nothing in common with what lies below it, the last in the file: it holds a directory, which names its owner.
+cp --sparse=always g.raw new.raw
+debugfs -w -R 'mkdir another' 'new.raw?offset=1048576' >out 2>&1
+at=$((1048576 + 4096 * $(debugfs -R 'blocks /' 'g.raw?offset=1048576' 2>/dev/null)))
+dd if=new.raw of=page bs=4096 skip=$((at / 4096)) count=1 status=none
+"$PLATTER" create -q -f vpc -b g.raw -F raw d.img
+"$PLATTER" io -f vpc -c 'write -P 7 20M 4k' -c "write -s page $at 4k" d.img >/dev/null
+"$PLATTER" convert -f vpc -O raw d.img sound.raw
+table=$((16#$(od -An -tx1 -j 528 -N 8 d.img | tr -d ' \n')))
+printf '\377\377\377\377' | dd of=d.img bs=1 seek=$((table + at / 2097152 * 4)) conv=notrunc status=none
+"$PLATTER" convert --rescue -f vpc -O raw d.img out.raw >out 2>&1
+is_file_equal out.raw sound.raw 'a cleared entry: what its block says of itself is held against the disk with all that lies below'
+ok '  repaired' "$PLATTER" repair -q --yes -f vpc d.img
+"$PLATTER" convert -f vpc -O raw d.img out.raw
+is_file_equal out.raw sound.raw '  to the same'
+rm -f d.img* ./sound.raw new.raw page
+
 # Blocks that were cut off with the end of the file: which sectors were the child's nobody knows; the parent's are a guess.
 cp --sparse=always child.img d.img
 python3 -B "$srcdir/tests/fixtures/damage.py" V-TRUNC-4 d.img "$seed" >said

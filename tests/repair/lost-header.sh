@@ -175,7 +175,7 @@ ok '  the disk is what it was' cmp disk.raw got.raw
 ok '  and all of it is inferred' grep -q '"reason": *"the header claims a feature that nobody knows' report.json
 "$PLATTER" repair -q --yes d.qcow2 >out 2>&1
 is $? 1 '  repair refuses'
-like "$(cat out)" 'ignore-feature N' '  and says how it would not'
+like "$(cat out)" 'claim that: --ignore-feature 40$' '  and says how it would not'
 is_file_equal d.qcow2 before '  and changes nothing'
 # On the user's word it is ignored: by whoever reads, which writes nothing; repair takes it out.
 rm -f got.raw
@@ -265,4 +265,33 @@ cp sound.qcow2 d.qcow2
 printf '\0\0\1\040\0\0\0\0' | dd of=d.qcow2 bs=1 seek=24 conv=notrunc status=none
 ok 'the size of an overlay: repair' "$PLATTER" repair -q --yes d.qcow2
 ok 'the size of an overlay: the disk is what it was' qemu-img compare -q -s d.qcow2 sound.qcow2
+
+# With its header an overlay has lost the name of what it stands on: the image beside it over which the content fits is it,
+# and what comes from there is named as inferred; of two that fit alike none is taken.
+mkdir lost
+python3 "$srcdir/tests/fixtures/guest.py" ext4 48 "$seed" guest.raw 0 old fill=6 >/dev/null
+PLATTER=$PLATTER python3 -B "$srcdir/tests/fixtures/image.py" q64k-backing guest.raw "$seed" lost/o.qcow2
+cd lost || exit 1
+mv o.qcow2.base 'a base'
+cp ../disk.raw 'another disk'
+python3 "$srcdir/tests/fixtures/damage.py" Q-HDR-3 o.qcow2 "$seed" >out
+cp o.qcow2 before
+"$PLATTER" convert --rescue --report report.json -f qcow2 -O raw o.qcow2 got.raw >out 2>&1
+is "$?:$(python3 "$srcdir/tests/repair/blocks.py" ../guest.raw got.raw 4096 | awk '{ print $1, $2 - $3 }')" '2:0 0' \
+	'an overlay without its header: all of it is shown'
+ok '  and what is not its own is inferred' jq -e '.lost == [] and (.inferred | map(.length) | add) > 20000000' report.json
+rm got.raw
+"$PLATTER" convert --rescue --no-backing -f qcow2 -O raw o.qcow2 got.raw >out 2>&1
+ok '  but nothing from below, where that is not wanted' cmp -s -n 1048576 got.raw /dev/zero
+rm got.raw
+"$PLATTER" repair -q --yes -f qcow2 o.qcow2 >out 2>&1
+is "$?:$(qemu-img info --output=json o.qcow2 | jq -r '."backing-filename"')" '2:a base' '  repair records its name'
+ok '  the disk is what it was' qemu-img compare -q -f qcow2 -F raw o.qcow2 ../guest.raw
+"$PLATTER" undo -q o.qcow2.platter-undo
+is_file_equal o.qcow2 before '  undo'
+cp 'a base' 'the same'
+"$PLATTER" repair --yes -f qcow2 o.qcow2 >out 2>&1
+is "$?:$(qemu-img info --output=json o.qcow2 | jq -r '."backing-filename"')" 2:null '  of two copies of it none is taken'
+like "$(cat out)" "Beside the image '(a base|the same)' may be it" '  it is said'
+cd .. || exit 1
 done_testing

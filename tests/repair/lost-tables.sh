@@ -47,6 +47,31 @@ for options in cluster_size=4k cluster_size=4k,compat=0.10 cluster_size=16k,exte
 	undone d.qcow2 before "$options: undo"
 done
 
+# The L1 table is gone, and so is half of the file: that the one table names what is not there any more makes it no other.
+qemu-img convert -f raw -O qcow2 disk.raw d.qcow2
+read -r at len < <(l1 d.qcow2)
+dd if=/dev/zero of=d.qcow2 bs=8 seek=$((at / 8)) count=$((len / 8)) conv=notrunc status=none
+truncate -s $(($(stat -c %s d.qcow2) / 131072 * 65536)) d.qcow2
+"$PLATTER" convert -q --rescue --report r.json -O raw d.qcow2 got.raw 2>/dev/null
+read -r bad got all < <(python3 "$srcdir/tests/repair/blocks.py" disk.raw got.raw 4096)
+is "$bad" 0 "half of the file is gone, too: nothing in a wrong place (of $all $got)"
+ok '  what is left is shown' [ $((got * 3)) -ge "$all" ]
+like "$("$PLATTER" repair --dry-run d.qcow2 2>/dev/null)" 'L1 entry 0: the L2 table at offset 0x40000 belongs there' '  by the table'
+
+# The table of a disk that shares most of it with a snapshot is zeros: what is counted once too often for the snapshot and
+# what nothing reaches are one loss.
+qemu-img create -q -f qcow2 -o compat=0.10 d.qcow2 8M
+qemu-io -c 'write -q -P 1 0 4M' d.qcow2
+qemu-img snapshot -c s d.qcow2
+qemu-io -c 'write -q -P 2 0 1M' d.qcow2
+sum=$("$PLATTER" hash d.qcow2)
+read -r at len < <(l1 d.qcow2)
+table=$((16#$(od -An -tx1 -j "$at" -N 8 d.qcow2 | tr -d ' \n') & 0xfffffffffffe00))
+dd if=/dev/zero of=d.qcow2 bs=64k seek=$((table >> 16)) count=1 conv=notrunc status=none
+isnt "$("$PLATTER" repair -q --dry-run d.qcow2 >/dev/null 2>&1; echo $?)" 0 'a table of zeros, and a snapshot: not said to be right'
+"$PLATTER" convert -q --rescue -O raw d.qcow2 got.raw 2>/dev/null
+is "$(head -c 4M got.raw | tail -c 3M | tr -d '\1' | wc -c)" 0 '  what the snapshot has is put back'
+
 # Where it cannot be told whether a part of the map was lost, nobody is told that his data is safe.
 qemu-img create -q -f qcow2 d.qcow2 8M
 "$PLATTER" io -c 'write -q -P 1 0 1M' d.qcow2

@@ -79,6 +79,8 @@ class Sound:
         image.make(shape, guest.raw, seed, self.path)
         with open(self.path, 'rb') as f:
             self.data = f.read()
+        if 'backing' in image.SHAPES[shape][2]: # (it is no candidate for what it stands on)
+            os.unlink(self.path)
         letter = {'qcow2': 'Q', 'vpc': 'V', 'raw': 'R'}[self.format]
         self.image = damage.parse(letter, self.data)
         self.truth = judge.Truth(self.path if 'lvm' in image.SHAPES[shape][2] else guest.raw, self.image.sources())
