@@ -9,6 +9,8 @@
 #include "repair/repair.h"
 #include "tests/fuzz/fuzz.h"
 
+#define TOLD 10000 /* ranges: of an image of a few bytes that describes exabytes there are any number */
+
 static void found(void *arg, const struct plt_check_finding *f)
 {
 	(void)arg;
@@ -22,6 +24,15 @@ static void look_at_doubts(const struct plt_doubts *d)
 		FUZZ_MUST(d->v[i].off + d->v[i].len <= INT64_MAX);
 		FUZZ_MUST(!i || d->v[i].disk > d->v[i - 1].disk || d->v[i].off >= d->v[i - 1].off + d->v[i - 1].len);
 	}
+}
+
+/* As --rescue and the report tell it, of the disk and of each snapshot. */
+static int tell(void *arg, const struct plt_doubt_range *d)
+{
+	unsigned *n = arg;
+
+	FUZZ_MUST(d->len && d->off + d->len > d->off && d->why && d->why[0] && (d->lost || d->certainty));
+	return ++*n < TOLD ? 0 : -ECANCELED;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
@@ -43,7 +54,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	r = plt_repair_mend(&rep, PLT_MEND_ALL, found, NULL, &err);
 	fuzz_failed(r, &err);
 	if (r == 0) {
+		unsigned told = 0;
+
 		look_at_doubts(&rep.doubts);
+		rep.size = before;
+		r = plt_repair_doubts(&rep, tell, &told, &err);
+		FUZZ_MUST(r <= 0);
+		err = (struct plt_error)PLT_ERROR_INIT;
 		r = plt_check_store(rep.ctx, rep.overlay, name, format, found, NULL, &res, &err);
 		fuzz_failed(r, &err);
 	}
