@@ -21,7 +21,8 @@
 #define DIRS_MAX (1u << 20)
 #define SCAN_MAX (1u << 24)     /* clusters that are looked at for directories out of reach */
 
-enum { IS_DIR = 1, IS_TABLE };
+/* IS_PART: of a directory, and names no place; in the upper half of value the directory's first cluster, 0: the root. */
+enum { IS_DIR = 1, IS_TABLE, IS_PART };
 
 static bool parse_boot(const uint8_t *p, struct fat *f)
 {
@@ -107,6 +108,8 @@ void plt_fat_marks(struct plt_mark_sink *sink)
 
 		if (cluster >= 2 && cluster < CLUSTERS_MAX)
 			plt_mark_add(sink, PLT_MARK_FAT_DIR, cluster, 0, 64, false);
+	} else if (plt_fat_is_directory(p)) {
+		plt_mark_add(sink, PLT_MARK_FAT_ENTRIES, FAT_PART, 0, 512, false);
 	} else if ((p[0] == 0xeb || p[0] == 0xe9) && p[510] == 0x55 && p[511] == 0xaa && (f = calloc(1, sizeof(*f)))) {
 		if (parse_boot(p, f)) {
 			size_t copy = 6 * f->ss;
@@ -173,7 +176,7 @@ static void fact(struct fat *f, enum plt_fact_kind kind, uint64_t off, uint64_t 
 		f->stop = true;
 }
 
-static uint64_t cluster_off(const struct fat *f, uint32_t cluster)
+uint64_t plt_fat_cluster_off(const struct fat *f, uint32_t cluster)
 {
 	return f->fs.start + f->data + (uint64_t)(cluster - 2) * f->fs.block;
 }
@@ -183,7 +186,7 @@ static uint64_t table_off(const struct fat *f, uint32_t copy)
 	return f->fs.start + ((uint64_t)f->reserved + (uint64_t)copy * f->table_sectors) * f->ss;
 }
 
-static bool valid(const struct fat *f, uint32_t cluster)
+bool plt_fat_valid(const struct fat *f, uint32_t cluster)
 {
 	return cluster >= 2 && cluster - 2 < f->clusters;
 }
@@ -215,8 +218,7 @@ static int read_table(struct fat *f, uint64_t at, uint8_t *buf, size_t len)
 	return 0;
 }
 
-/* The cluster after this one; 0: the end, or not known. */
-static uint32_t next_of(struct fat *f, uint32_t cluster)
+uint32_t plt_fat_next(struct fat *f, uint32_t cluster)
 {
 	uint8_t b[4];
 	uint32_t v;
@@ -230,33 +232,33 @@ static uint32_t next_of(struct fat *f, uint32_t cluster)
 	} else {
 		v = f->bits == 16 ? plt_get_le16(b) : plt_get_le32(b) & 0x0fffffff;
 	}
-	return valid(f, v) ? v : 0;
+	return plt_fat_valid(f, v) ? v : 0;
 }
 
 static void file(struct fat *f, uint32_t cluster, uint32_t size)
 {
 	uint64_t left = size;
 
-	while (valid(f, cluster) && left && !f->stop && f->budget) {
+	while (plt_fat_valid(f, cluster) && left && !f->stop && f->budget) {
 		uint32_t first = cluster, n = 0;
 
 		do {
 			n++;
 			f->budget--;
 			left -= PLT_MIN(left, (uint64_t)f->fs.block);
-			cluster = left ? next_of(f, cluster) : 0;
+			cluster = left ? plt_fat_next(f, cluster) : 0;
 		} while (left && cluster == first + n && f->budget);
 		if (!left && size % f->fs.block) {
 			n--;
-			fact(f, PLT_FACT_TAIL, cluster_off(f, first + n), f->fs.block, size % f->fs.block, 0);
+			fact(f, PLT_FACT_TAIL, plt_fat_cluster_off(f, first + n), f->fs.block, size % f->fs.block, 0);
 		}
-		fact(f, PLT_FACT_DATA, cluster_off(f, first), (uint64_t)n * f->fs.block, 0, 0);
+		fact(f, PLT_FACT_DATA, plt_fat_cluster_off(f, first), (uint64_t)n * f->fs.block, 0, 0);
 	}
 }
 
 static void enter_later(struct fat *f, uint32_t cluster)
 {
-	if (!valid(f, cluster) || plt_bitmap_test(&f->seen, cluster - 2))
+	if (!plt_fat_valid(f, cluster) || plt_bitmap_test(&f->seen, cluster - 2))
 		return;
 	if (f->ntodo == f->todo_cap) {
 		size_t cap = PLT_MAX(2 * f->todo_cap, (size_t)256);
@@ -290,14 +292,24 @@ static bool entries(struct fat *f, const uint8_t *p, size_t len)
 	return true;
 }
 
+static void part(struct fat *f, uint64_t off, uint64_t len, uint32_t start)
+{
+	fact(f, PLT_FACT_KEY, off, len, (uint64_t)start << 32 | FAT_PART, IS_PART);
+}
+
 static void directory(struct fat *f, uint32_t cluster, uint8_t *buf)
 {
-	for (bool first = true; valid(f, cluster) && f->budget && !f->stop; cluster = next_of(f, cluster), first = false) {
+	const uint32_t start = cluster == f->root_cluster ? 0 : cluster;
+
+	for (bool first = start; plt_fat_valid(f, cluster) && f->budget && !f->stop;
+	     cluster = plt_fat_next(f, cluster), first = false) {
 		f->budget--;
-		fact(f, PLT_FACT_META, cluster_off(f, cluster), f->fs.block, first && cluster != f->root_cluster ? cluster : 0,
-		     IS_DIR);
-		if (!plt_in_range(cluster_off(f, cluster), f->fs.block, f->fs.disk->size) ||
-		    f->fs.disk->read(f->fs.disk->arg, cluster_off(f, cluster), buf, f->fs.block)) {
+		if (first)
+			fact(f, PLT_FACT_META, plt_fat_cluster_off(f, cluster), f->fs.block, cluster, IS_DIR);
+		else
+			part(f, plt_fat_cluster_off(f, cluster), f->fs.block, start);
+		if (!plt_in_range(plt_fat_cluster_off(f, cluster), f->fs.block, f->fs.disk->size) ||
+		    f->fs.disk->read(f->fs.disk->arg, plt_fat_cluster_off(f, cluster), buf, f->fs.block)) {
 			f->blind = true;
 			continue;
 		}
@@ -312,19 +324,19 @@ static int unreached(struct fat *f)
 	struct plt_bitmap inner;
 	int r = plt_bitmap_init(&inner, f->clusters);
 
-	for (uint32_t c = 2; !r && valid(f, c) && c < SCAN_MAX; c++) {
-		uint32_t next = next_of(f, c);
+	for (uint32_t c = 2; !r && plt_fat_valid(f, c) && c < SCAN_MAX; c++) {
+		uint32_t next = plt_fat_next(f, c);
 
 		if (next)
 			plt_bitmap_set(&inner, next - 2);
 	}
-	for (uint32_t c = 2; !r && valid(f, c) && c < SCAN_MAX && f->ntodo < DIRS_MAX; c++) {
+	for (uint32_t c = 2; !r && plt_fat_valid(f, c) && c < SCAN_MAX && f->ntodo < DIRS_MAX; c++) {
 		uint8_t e[32];
 		uint32_t self;
 
 		if (plt_bitmap_test(&inner, c - 2) || plt_bitmap_test(&f->seen, c - 2) ||
-		    !plt_in_range(cluster_off(f, c), 32, f->fs.disk->size) ||
-		    f->fs.disk->read(f->fs.disk->arg, cluster_off(f, c), e, 32))
+		    !plt_in_range(plt_fat_cluster_off(f, c), 32, f->fs.disk->size) ||
+		    f->fs.disk->read(f->fs.disk->arg, plt_fat_cluster_off(f, c), e, 32))
 			continue;
 		self = plt_get_le16(e + 26) | (f->bits == 32 ? (uint32_t)plt_get_le16(e + 20) << 16 : 0);
 		if (e[0] == '.' && e[1] == ' ' && e[11] & 0x10 && self == c)
@@ -361,7 +373,7 @@ static int fat_survey(struct plt_guestfs *fs, plt_fact_fn fn, void *arg)
 		uint64_t off = fs->start + f->data - (uint64_t)plt_align_up(f->root_entries * 32, f->ss);
 		uint32_t len = f->root_entries * 32;
 
-		fact(f, PLT_FACT_META, off, plt_align_up(len, f->ss), 0, 0);
+		part(f, off, plt_align_up(len, f->ss), 0);
 		for (uint32_t at = 0; at < len; at += 512) {
 			uint32_t n = PLT_MIN(len - at, 512u);
 
@@ -398,9 +410,9 @@ static bool fat_locate(struct plt_guestfs *fs, const struct plt_mark *mark, cons
 		*ret = table_off(f, (uint32_t)(mark->value >> 40)) + (uint64_t)(uint32_t)mark->value * (f->bits / 8);
 		return true;
 	}
-	if (mark->kind != PLT_MARK_FAT_DIR || !valid(f, (uint32_t)mark->value))
+	if (mark->kind != PLT_MARK_FAT_DIR || !plt_fat_valid(f, (uint32_t)mark->value))
 		return false;
-	*ret = cluster_off(f, (uint32_t)mark->value);
+	*ret = plt_fat_cluster_off(f, (uint32_t)mark->value);
 	return true;
 }
 
@@ -441,7 +453,9 @@ static int fat_verify(struct plt_guestfs *fs, const struct plt_fact *known, uint
 			}
 		return verdict;
 	}
-	if (known->what != IS_DIR || !known->value)
+	if (known->what == IS_PART)
+		return plt_fat_judge_directory((struct fat *)fs, (uint32_t)(known->value >> 32), block, fs->block);
+	if (known->what != IS_DIR)
 		return 0;
 	if (f->bits != 32)
 		cluster &= 0xffff;

@@ -30,4 +30,18 @@ struct fat {
 	bool stop;
 };
 
+bool plt_fat_valid(const struct fat *f, uint32_t cluster);
+uint64_t plt_fat_cluster_off(const struct fat *f, uint32_t cluster);
+/* The cluster after this one; 0: the end, or not known. */
+uint32_t plt_fat_next(struct fat *f, uint32_t cluster);
+
+/* fat_dir.c */
+#define FAT_PART 0x46415444u    /* the value of marks, and the key of facts, of what is a part of some directory */
+bool plt_fat_is_directory(const uint8_t *sector);
+/*
+ * Whether these @len bytes are of the directory that begins at @parent (0: the root), as far as the rest of the
+ * filesystem is known: 1; 2: directories in it say so, too; or 0: nobody knows.
+ */
+int plt_fat_judge_directory(struct fat *f, uint32_t parent, const uint8_t *block, size_t len);
+
 #endif

@@ -48,6 +48,7 @@ enum plt_mark_kind {
 	PLT_MARK_NTFS_INDX,   /* value: directory's record number << 24 | first cluster in its index */
 	PLT_MARK_FAT_BOOT,    /* value: 1 for the copy that FAT32 keeps */
 	PLT_MARK_FAT_DIR,     /* value: first cluster, of '.' */
+	PLT_MARK_FAT_ENTRIES, /* a sector of a directory; value: that of the facts (KEY) where it may belong */
 	PLT_MARK_FAT_TABLE,   /* value: copy << 40 | bits of an entry << 32 | the first entry in this sector */
 };
 
@@ -73,7 +74,7 @@ enum plt_fact_kind {
 	PLT_FACT_DATA,   /* whole blocks of a file, written: zeros are unlikely */
 	PLT_FACT_TAIL,   /* the last block of a file: value bytes, then zeros */
 	PLT_FACT_META,   /* verify() can judge it */
-	PLT_FACT_KEY,    /* metadata that carries an EXT_OWNED mark of this value; verify() can judge it too */
+	PLT_FACT_KEY,    /* metadata that carries an EXT_OWNED or FAT_ENTRIES mark of this value; verify() can judge it too */
 	PLT_FACT_LOG,    /* a journal: copies of anything */
 };
 
@@ -125,7 +126,7 @@ struct plt_guestfs_ops {
 	bool (*locate_copy)(struct plt_guestfs *fs, const struct plt_mark *mark, uint64_t *ret);
 	/*
 	 * Whether @block, fs->block bytes, is what a META or KEY fact expects at @off of the disk (a block
-	 * of its range): 1 yes, -1 no, 0 cannot tell.
+	 * of its range): 1 yes, 2 it names its place besides, -1 no, 0 cannot tell.
 	 */
 	int (*verify)(struct plt_guestfs *fs, const struct plt_fact *fact, uint64_t off, const uint8_t *block);
 	/*

@@ -9,6 +9,7 @@ libplatter_core_la_SOURCES += \
 	guestfs/ext_super.c \
 	guestfs/fat.c \
 	guestfs/fat.h \
+	guestfs/fat_dir.c \
 	guestfs/free.c \
 	guestfs/free.h \
 	guestfs/free_ext.c \

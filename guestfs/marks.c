@@ -41,6 +41,7 @@ const struct plt_guestfs_ops *plt_guestfs_of_mark(enum plt_mark_kind kind)
 		return &plt_guestfs_ntfs;
 	case PLT_MARK_FAT_BOOT:
 	case PLT_MARK_FAT_DIR:
+	case PLT_MARK_FAT_ENTRIES:
 	case PLT_MARK_FAT_TABLE:
 		return &plt_guestfs_fat;
 	default:

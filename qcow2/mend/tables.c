@@ -219,9 +219,10 @@ static int clear_rest(struct qcow2_tables *t, uint64_t guest, struct damage *d)
 		if (!t->lost[i] && (qcow2_slot_get(q, t->fresh, i, &bitmap) | bitmap) && !is_own(t, i))
 			return 0;
 	}
+	/* (over a backing file a word that was written there does not even say that there was an entry) */
 	for (uint32_t i = 0; i < 1U << q->l2_bits && r == 0; i++)
-		if (!t->lost[i] && !is_own(t, i))
-			r = note_lost(t, guest, i, qcow2_why_zero, d);
+		if ((!t->lost[i] || t->x->backing) && !is_own(t, i))
+			r = note_lost(t, guest, i, t->x->backing ? qcow2_why_overwritten : qcow2_why_zero, d);
 	return r;
 }
 

@@ -191,3 +191,30 @@ int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n)
 	free(claim);
 	return 0;
 }
+
+struct ev_place *plt_ev_release(struct ev *ev)
+{
+	struct ev_place *old = malloc(((size_t)ev->p->nslots + 1) * sizeof(*old));
+
+	if (!old)
+		return NULL;
+	memcpy(old, ev->place, ((size_t)ev->p->nslots + 1) * sizeof(*old));
+	for (uint32_t s = 0; s < ev->p->nslots; s++) {
+		struct ev_place *place = &ev->place[s];
+
+		if (place->object == EV_NONE || place->certainty != PLT_LIKELY)
+			continue;
+		ev->slot_of[place->object] = EV_NONE;
+		place->object = EV_NONE;
+	}
+	return old;
+}
+
+void plt_ev_come_back(struct ev *ev, const struct ev_place *old)
+{
+	for (uint32_t s = 0; s < ev->p->nslots; s++)
+		if (old[s].object != EV_NONE && ev->place[s].object == EV_NONE && ev->slot_of[old[s].object] == EV_NONE) {
+			ev->place[s] = old[s];
+			ev->slot_of[old[s].object] = s;
+		}
+}

@@ -29,14 +29,14 @@
 #define TELLS 16            /* times likelier: content that says whether an object is in place */
 #define FIRST 0.5            /* of the runs that begin somewhere, those that do where one ended */
 #define SEEDED 64            /* such places, if they are not more than that, are listed for all objects */
-#define INSIDE 0.9           /* of the steps that go on, those that do within a file */
+#define INSIDE 0.94          /* of the steps that go on from a full block, those that do within a file */
 #define UNLISTED 0.25        /* of the runs that begin somewhere, those of which nothing is listed, at least */
 #define TAKEN 0.001          /* of a slot that another object has for certain */
 #define PASSES 3             /* for the rates */
 #define CHECKS 4             /* pairs of an object, on average, whose structures are verified in a turn */
 #define TURNS 2              /* in which objects learn of each other's claims */
-#define CERTAIN 0.9996       /* enough to go on from as if it were known */
-#define SURE 0.99
+#define CERTAIN 0.999        /* enough to go on from as if it were known */
+#define SURE 0.97
 #define LIKELY 0.85
 #define TINY 1e-200
 
@@ -159,8 +159,10 @@ static bool look(const struct path *t, uint32_t item, struct cand *c)
 		   t->prior + (is_border(t, c->slot, -1) ? t->first : 0);
 	c->fit = c->file = 1;
 	c->inside = false;
-	if (known != UINT64_MAX)
+	if (known != UINT64_MAX) { /* (who jumps to what is known jumps to one place of many, too) */
+		c->prior = t->prior + (c->place && is_slot_open(t, plt_ev_slot_at(ev, (c->place - 1) * span)) ? 0 : t->first);
 		return c->place == known;
+	}
 	if (c->place >= end)
 		return false;
 	c->fit = ev->astray;
@@ -341,12 +343,13 @@ static void go_ahead(struct path *t)
 	for (uint32_t i = 0; i < t->n; i++) {
 		struct list *l = &t->at[i], *before = i ? l - 1 : NULL;
 		struct step s = { 0 };
-		double jump = 1, none = 0, near = 0;
+		double jump = 1, none = 0, leave = 0, near = 0;
 		unsigned lo = 0, hi = 0;
 
 		if (before) {
 			s = step_from(t, i - 1);
 			none = before->none_ahead;
+			leave = s.any * none;
 			jump = 0;
 			for (unsigned k = 0; k < before->n; k++)
 				jump += any_of(&s, &before->v[k]) * before->v[k].ahead;
@@ -359,7 +362,7 @@ static void go_ahead(struct path *t)
 				near += before->v[hi].ahead;
 			for (; before && lo < hi && before->v[lo].place + FURTHER < c->place; lo++)
 				near -= before->v[lo].ahead;
-			c->ahead = c->fit * (c->prior * (jump + s.any * none) + s.further * PLT_MAX(near, 0.0) +
+			c->ahead = c->fit * (c->prior * (jump + leave) + s.further * PLT_MAX(near, 0.0) +
 					     (last ? on_of(&s, last, l, c) * last->ahead : 0));
 		}
 		l->none_ahead = l->none_fit * (t->none * jump + (before ? stay(t, i - 1, l) * none : 0));
@@ -531,37 +534,6 @@ static double supported(const struct ev *ev)
 	return n;
 }
 
-/*
- * In the end what was only likely is judged once more, with all the rest: it goes, and comes back where the path has
- * nothing else to say of its object and its slot.
- */
-static struct ev_place *release(struct ev *ev)
-{
-	struct ev_place *old = malloc(((size_t)ev->p->nslots + 1) * sizeof(*old));
-
-	if (!old)
-		return NULL;
-	memcpy(old, ev->place, ((size_t)ev->p->nslots + 1) * sizeof(*old));
-	for (uint32_t s = 0; s < ev->p->nslots; s++) {
-		struct ev_place *place = &ev->place[s];
-
-		if (place->object == EV_NONE || place->certainty != PLT_LIKELY)
-			continue;
-		ev->slot_of[place->object] = EV_NONE;
-		place->object = EV_NONE;
-	}
-	return old;
-}
-
-static void come_back(struct ev *ev, const struct ev_place *old)
-{
-	for (uint32_t s = 0; s < ev->p->nslots; s++)
-		if (old[s].object != EV_NONE && ev->place[s].object == EV_NONE && ev->slot_of[old[s].object] == EV_NONE) {
-			ev->place[s] = old[s];
-			ev->slot_of[old[s].object] = s;
-		}
-}
-
 int plt_ev_path(struct ev *ev, bool likely, uint32_t *ret_n)
 {
 	const struct plt_puzzle *p = ev->p;
@@ -576,7 +548,7 @@ int plt_ev_path(struct ev *ev, bool likely, uint32_t *ret_n)
 		return 0;
 	t.at = malloc(PLT_MIN(ev->nline, (uint32_t)(WINDOW + 2 * OVERLAP)) * sizeof(*t.at));
 	if (t.at && v && before && slot_of && likely)
-		old = release(ev);
+		old = plt_ev_release(ev);
 	if (!t.at || !v || !before || !slot_of || (likely && !old)) {
 		free(t.at);
 		return -ENOMEM;
@@ -611,7 +583,7 @@ int plt_ev_path(struct ev *ev, bool likely, uint32_t *ret_n)
 		++*ret_n;
 	}
 	if (old)
-		come_back(ev, old);
+		plt_ev_come_back(ev, old);
 	free(t.at);
 	return 0;
 }

@@ -223,6 +223,12 @@ int plt_ev_assign(struct ev *ev, bool likely, uint32_t *ret_n);
 /* What else was open to the two, unless that has been settled since: the best score. */
 void plt_ev_alt_note(struct ev *ev, unsigned kind, uint32_t object, uint32_t slot, int score);
 int plt_ev_alternative(const struct ev *ev, unsigned kind, uint32_t object, uint32_t slot);
+/*
+ * In the end what was only likely is judged once more, with all the rest: it goes, and comes back where the path has
+ * nothing else to say of its object and its slot.  The places as they were; NULL: out of memory.
+ */
+struct ev_place *plt_ev_release(struct ev *ev);
+void plt_ev_come_back(struct ev *ev, const struct ev_place *old);
 void plt_ev_put(struct ev *ev, const struct ev_pair *pair, enum plt_certainty certainty, int second);
 
 /* twins.c: objects that are all alike, where there are enough */

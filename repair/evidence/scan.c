@@ -50,6 +50,7 @@ static bool repeats(const struct plt_mark *last, const struct plt_mark *m)
 	case PLT_MARK_EXT_INODES:
 	case PLT_MARK_XFS_INODE:
 	case PLT_MARK_NTFS_MFT:
+	case PLT_MARK_FAT_ENTRIES:
 		return m->pos / 4096 == last->pos / 4096;
 	default:
 		return false;

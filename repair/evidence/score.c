@@ -125,6 +125,7 @@ static void judge_meta(struct sum *s, const struct ev_fact *f)
 	uint64_t end = f->off + f->len, at = f->from + plt_align_up(f->off - f->from, fs->block);
 	uint64_t blocks = end > at ? (end - at) / fs->block : 0, step = fs->block;
 	uint8_t block[BLOCK_MAX];
+	bool ended = false;
 
 	if (fs->block > sizeof(block))
 		return;
@@ -137,15 +138,18 @@ static void judge_meta(struct sum *s, const struct ev_fact *f)
 
 		if (len <= 0) {
 			s->holes += len == 0 && f->kind == PLT_FACT_KEY;
+			ended |= len == 0;
 			continue;
 		}
 		if (plt_ev_read_in_slot(ev, s->pair->object, s->pair->slot, at - s->base, block, fs->block))
 			continue;
 		s->verified++;
 		verdict = fs->ops->verify(fs, &fact, at, block);
+		if (verdict > 0 && ended && f->kind == PLT_FACT_KEY)
+			verdict = 0; /* (no directory goes on behind its end) */
 		if (verdict > 0) {
 			s->pair->score += EV_W_SELF;
-			s->pair->kinds |= EV_META;
+			s->pair->kinds |= verdict > 1 ? EV_META | EV_SELF : EV_META;
 			newness = fs->ops->newness(fs, &fact, block);
 			s->pair->newness = PLT_MAX(s->pair->newness, newness);
 		} else if (verdict < 0) {
@@ -306,7 +310,7 @@ static void vote_by_marks(const struct ev *ev, uint32_t object, struct votes *vs
 		size_t at, n;
 		bool sure, shaky;
 
-		if (m->m.kind == PLT_MARK_EXT_OWNED) {
+		if (m->m.kind == PLT_MARK_EXT_OWNED || m->m.kind == PLT_MARK_FAT_ENTRIES) {
 			n = plt_ev_facts_by_key(ev, plt_ev_owner_key(m->m.value), &at);
 			for (size_t k = 0; k < n && k < 256; k++) {
 				const struct ev_fact *f = &ev->facts[ev->by_key[at + k]];

@@ -202,9 +202,18 @@ int guest_mend_fat(struct guest_exam *x, const struct plt_part *part, bool *ret_
 	if (!find_tables(f))
 		return 0;
 	r = find_dirs(f);
-	if (r < 0 || !find_clusters(f) || f->data - f->root > 4095 || f->data >= f->sectors || !make_boot(f, boot) ||
-	    plt_guestfs_fat.open(&x->disk, part->start, boot, sizeof(boot), &fs))
+	if (r < 0)
 		return r;
+	if (!find_clusters(f) || f->data - f->root > 4095 || f->data >= f->sectors || !make_boot(f, boot) ||
+	    plt_guestfs_fat.open(&x->disk, part->start, boot, sizeof(boot), &fs)) {
+		/* (the bitmaps of an ext begin with the same three bytes as a table that names no medium) */
+		*ret_is = f->media == 0xf8 || f->media == 0xf0;
+		if (*ret_is)
+			guest_found(x, "R-SB", false, part->start, GUEST_SECTOR, "the FAT filesystem at %#" PRIx64 " has lost its boot "
+				    "sector; its two tables of %u sectors are there, and no directories that say how large its clusters "
+				    "are", part->start, f->table);
+		return 0;
+	}
 	plt_guestfs_free(fs);
 	*ret_is = true;
 	if (mend)

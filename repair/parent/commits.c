@@ -62,13 +62,40 @@ static int compare_unit(struct comparing *c, struct plt_disk *alone, uint64_t of
 	return 0;
 }
 
+/* Zeros over zeros are the same, however many: up to where the other one holds something, or nothing says so. */
+static int skip_zeros(struct comparing *c, struct plt_cursor *below, uint64_t off, uint64_t end, uint64_t *ret, struct plt_error *err)
+{
+	uint64_t size = plt_disk_size(c->below), at = off;
+	const struct plt_extent *e;
+	int r = 0;
+
+	while (at < end && r == 0) {
+		uint64_t to = end;
+
+		if (at < size) {
+			r = plt_cursor_at(below, at, &e, err);
+			if (r < 0)
+				return r;
+			if (e->flags & PLT_EXTENT_DAMAGED || (e->flags & PLT_EXTENT_PRESENT && !(e->flags & PLT_EXTENT_ZERO)))
+				break;
+			to = PLT_MIN(end, e->off + e->len);
+		}
+		if (plt_extents_add(&c->ret->same, at, to - at) < 0)
+			return plt_error_set(err, ENOMEM, "out of memory");
+		at = to;
+	}
+	*ret = at;
+	return 0;
+}
+
 static int compare_all(struct comparing *c, struct plt_disk *alone, struct plt_error *err)
 {
-	struct plt_cursor cur;
+	struct plt_cursor cur, below;
 	const struct plt_extent *e;
 	int r = 0;
 
 	plt_cursor_init(&cur, alone, PLT_STATUS_TOP_ONLY | PLT_STATUS_NO_HOST);
+	plt_cursor_init(&below, c->below, PLT_STATUS_NO_HOST);
 	for (uint64_t pos = 0, end; pos < cur.size && r == 0; pos = end) {
 		r = plt_cursor_at(&cur, pos, &e, err);
 		if (r < 0)
@@ -77,6 +104,10 @@ static int compare_all(struct comparing *c, struct plt_disk *alone, struct plt_e
 		if (!(e->flags & PLT_EXTENT_PRESENT) || e->flags & PLT_EXTENT_DAMAGED)
 			continue;
 		for (uint64_t at = e->off, n; at < end && r == 0; at += n) {
+			if (e->flags & PLT_EXTENT_ZERO)
+				r = skip_zeros(c, &below, at, end, &at, err);
+			if (r < 0 || at == end)
+				break;
 			n = PLT_MIN(end - at, (uint64_t)c->unit - at % c->unit);
 			r = compare_unit(c, alone, at, (size_t)n, e->flags & PLT_EXTENT_ZERO, err);
 		}

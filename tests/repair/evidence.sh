@@ -78,6 +78,8 @@ fi
 if guest vfat mkfs.fat mcopy mdel; then
 	judge 'vfat, L2 tables of 4 KiB clusters' 97/95 vfat.img 4096 tables 1 "$seed"
 	judge 'vfat, clusters of 64 KiB in runs of 1 MiB' 96/92 vfat.img 65536 clusters 16 "$seed"
+	MIB=128 guest vfat mkfs.fat # (the root directory fits into clusters)
+	judge 'vfat, clusters of 4 KiB' 69/60 vfat.img 4096 clusters 40 "$((seed + 1))"
 fi
 [ "$tap_count" -gt 0 ] || ok 'no filesystem can be made here' true
 done_testing

@@ -136,6 +136,17 @@ is_file_equal d.raw before '  the very bytes'
 cp ext4.raw d.raw
 zero 2048 8
 damaged ext4 'the superblock is gone' fs R-SB
+# FAT16 without a folder: what there was is said, and nothing is made up
+rm -f part
+truncate -s 12M part && mkfs.fat -F 16 part >/dev/null && mcopy -i part "$guest" ::guest.py
+wrap part d.raw
+zero 2048 1
+cp d.raw before
+"$PLATTER" repair -f raw --yes d.raw >out 2>&1
+is $? 2 'fat16 without folders, the boot sector is gone: said'
+like "$(cat out)" 'two tables of .* are there, and no directories' '  for what it is'
+is_file_equal d.raw before '  and left'
+
 # ext of one block group, which has no copy of its superblock; whether there are checksums or not
 mkdir -p top/sub && cp "$guest" top/sub
 one() { # SIZE OPTION...
