@@ -9,7 +9,8 @@
  * applied under an undo journal, or be thrown away.
  *
  *	plan.c    making it
- *	guest.c   what the guest has on a disk that is nothing but its bytes
+ *	deep.c    what the guest's own structures say of the map (deep/)
+ *	guest/    what the guest has on a disk that is nothing but its bytes
  *	planfile.c  as a file
  *	recognize.c  of an image that has lost what says which format it is
  *	rescue.c  for those who only look through it
@@ -24,6 +25,7 @@
  *	foreign.c  what other programs' journals say
  *	packed.c  compressed units among it
  *	streams.c  compressed units whose entries lead to nothing that decodes
+ *	worse.c   whether less could be read after the plan than before it
  *	apply.c   journal, image, check -r
  *	copy.c    a repaired copy
  *	beside.c  which journals lie beside an image, and in which state
