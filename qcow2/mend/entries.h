@@ -27,6 +27,8 @@ struct qcow2_tables {
 	uint64_t guest;        /* where the table at hand begins */
 	uint32_t rebuilt, looks;
 	bool garbage_only;     /* in this pass */
+	bool sector_seen, written_over; /* of the L1 table: the sector that begins with this entry */
+	uint32_t sector;
 };
 
 /* The entry at @i of the bytes of a table; *ret_bitmap: of an extended one, else 0. */

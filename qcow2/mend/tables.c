@@ -17,12 +17,15 @@
 
 #include "base/alloc.h"
 #include "base/checked.h"
+#include "base/endian.h"
 #include "base/zero.h"
 #include "qcow2/mend/entries.h"
 
 #define MAX_DONORS 16   /* snapshots, the newest first, that are asked for a table's entries */
 #define MAX_REBUILT 16384 /* tables that one round writes anew; the next goes on */
 #define MAX_LOOKS (1 << 20) /* at tables, in a round */
+#define L1_SECTOR 64     /* entries */
+#define TURNED_MOST 2    /* entries of an L1 sector that cannot be, each on its own */
 #define MAX_TURNED 2    /* entries of a table that one bit each has made name places behind the end */
 
 static const char why_twice[] = "another place of the disk names the same cluster";
@@ -361,7 +364,7 @@ static int same_losses(struct qcow2_tables *t, uint32_t index, const struct qcow
 }
 
 /* The L2 table, now an orphan or this entry's own, that an L1 entry named before one bit was turned; 0: none, or several. */
-static uint64_t unturn_l1(const struct qcow2_tables *t, uint64_t e)
+static uint64_t turned_from(const struct qcow2_tables *t, uint64_t e)
 {
 	struct qcow2_exam *x = t->x;
 	uint64_t found = 0;
@@ -384,6 +387,41 @@ static uint64_t unturn_l1(const struct qcow2_tables *t, uint64_t e)
 		found = off;
 	}
 	return found;
+}
+
+/*
+ * Whether bits of this entry's sector were turned, looked at before the first of them is mended: then most of the entries
+ * that can be none of an L1 table are one bit off one each.  In a sector that something was written over any word may be
+ * one bit off an orphan's place, and few are.
+ */
+static int look_at_sector(struct qcow2_tables *t, uint32_t index)
+{
+	const struct qcow2_state *q = &t->x->q;
+	uint32_t first = index / L1_SECTOR * L1_SECTOR, n = PLT_MIN((uint32_t)L1_SECTOR, t->t->l1_size - first);
+	unsigned bad = 0, turned = 0;
+	uint8_t buf[L1_SECTOR * 8];
+	int r;
+
+	if (t->sector_seen && t->sector == first)
+		return 0;
+	t->sector_seen = true;
+	t->sector = first;
+	r = plt_store_read(t->x->c.file, t->t->l1_offset + (uint64_t)first * 8, buf, n * 8, PLT_IO_L1, NULL);
+	for (uint32_t i = 0; i < n && r == 0; i++) {
+		uint64_t e = plt_get_be64(buf + i * 8);
+
+		if (!(e & QCOW2_L1_RESERVED) && !(e & QCOW2_L1_OFFSET & (q->cluster_size - 1)))
+			continue;
+		bad++;
+		turned += turned_from(t, e) != 0;
+	}
+	t->written_over = bad > TURNED_MOST && turned * 2 < bad;
+	return r;
+}
+
+static uint64_t unturn_l1(const struct qcow2_tables *t, uint64_t e)
+{
+	return t->written_over ? 0 : turned_from(t, e);
 }
 
 static void say_turned(struct qcow2_tables *t, uint32_t index, uint64_t e, uint64_t now)
@@ -445,10 +483,10 @@ static int mend_l1(void *arg, uint32_t index, uint64_t e)
 	uint64_t off = e & QCOW2_L1_OFFSET, now = 0;
 	struct qcow2_l2ref *l;
 	bool garbage;
-	int r;
+	int r = look_at_sector(t, index);
 
-	if ((uint64_t)index << (q->cluster_bits + q->l2_bits) >= t->t->size) /* (a VM's state) */
-		return 0;
+	if (r < 0 || (uint64_t)index << (q->cluster_bits + q->l2_bits) >= t->t->size) /* (a VM's state) */
+		return r;
 	if ((e & QCOW2_L1_RESERVED) || (off & (q->cluster_size - 1)) || !off || off >= x->c.file_size)
 		return mend_l1_entry(t, index, e);
 	l = qcow2_l2_find(&x->c, off);
@@ -489,7 +527,10 @@ static int mend_l1_of_itself(void *arg, uint32_t index, uint64_t e)
 {
 	struct qcow2_tables *t = arg;
 	uint64_t off = e & QCOW2_L1_OFFSET;
+	int r = look_at_sector(t, index);
 
+	if (r < 0)
+		return r;
 	return off >= t->t->l1_offset && off - t->t->l1_offset < (uint64_t)t->t->l1_size * 8 ? mend_l1_entry(t, index, e) : 0;
 }
 
@@ -516,6 +557,7 @@ static int mend_tree(struct qcow2_tables *t, const struct qcow2_tree *tree)
 	if (overlaps && !only_tables_overlap(x, tree->l1_offset, len))
 		return 0;
 	t->t = tree;
+	t->sector_seen = false;
 	r = qcow2_l1_each(&x->c, tree->l1_offset, tree->l1_size, overlaps ? mend_l1_of_itself : mend_l1, t);
 	return r == -EIO ? 0 : r; /* said when the table was reported */
 }
