@@ -431,7 +431,7 @@ int plt_repair_place_over(struct plt_repair *rep, const struct plt_orphans *o, s
 
 	*ret = NULL;
 	*ret_n = 0;
-	if (!drv || !drv->adopt_parent || !drv->show_pieces || !o->n || !o->ngaps || o->n > UINT32_MAX / 2 ||
+	if (!drv || !drv->show_pieces || !o->n || !o->ngaps || o->n > UINT32_MAX / 2 ||
 	    o->ngaps > UINT32_MAX / 2)
 		return 0;
 	if (plt_repair_open_parent(rep, &parent) == 0 && open_pieces(rep, drv, o, &pieces) == 0)

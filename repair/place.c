@@ -410,7 +410,9 @@ static int place(struct plt_repair *rep, struct place *p, struct plt_orphan **re
 {
 	struct plt_placement *v;
 	uint32_t n;
-	int r = plt_repair_place_over(rep, p->o, ret, ret_n);
+	const struct plt_driver *drv = plt_driver_find(rep->format);
+	/* (blocks that hold their data themselves) */
+	int r = drv && drv->adopt_parent ? plt_repair_place_over(rep, p->o, ret, ret_n) : 0;
 
 	if (r < 0 || *ret_n)
 		return r < 0 ? plt_error_set(err, -r, "out of memory") : 0;

@@ -2,10 +2,11 @@
 /* Copyright (c) the platter authors */
 
 /*
- * Blocks of a differencing disk held against its parent: a block that was written over mostly keeps some sectors as they
+ * Blocks of a differencing disk, and what tables of an overlay show, held against its parent: a block that was written over mostly keeps some sectors as they
  * were.  One that has nothing of its own place, and some of another's, of which the block has nothing of that either, may
  * have been exchanged with it.  That makes both suspects, and nothing more: what has been moved within the guest looks
- * the same.
+ * the same.  Two that have each other's, and of their own next to nothing, are named unless something else knows them.  The
+ * same goes for what the tables of an overlay show.
  *
  * The invariant: little is read of a disk that is sound.  Of each block SAMPLES sectors are; those that agree nowhere
  * there are read in full, up to UNLIKE_MAX bytes, and of smaller blocks, which a guest may well exchange itself, none.
@@ -90,9 +91,18 @@ static int add(struct plt_orphans *o, size_t *cap, uint64_t host, uint64_t guest
 	return 0;
 }
 
-int plt_deep_below(struct plt_repair *rep, struct plt_disk *disk, const struct deep_map *m, struct plt_extents *to)
+/* The place that shows a block now. */
+static uint64_t shown_at(const struct plt_orphans *o, uint64_t host)
 {
-	const struct plt_driver *drv = plt_disk_image(disk)->drv;
+	for (size_t i = 0; i < o->n; i++)
+		if (o->v[i].host_off == host)
+			return o->v[i].guest_off;
+	return PLT_UNPLACED;
+}
+
+int plt_deep_below(struct plt_repair *rep, struct plt_disk *disk, const struct deep_map *m, struct plt_extents *to,
+		   struct plt_extents *ret_crossed)
+{
 	struct plt_orphans o = { .span = m->span };
 	struct plt_disk *parent = NULL;
 	struct plt_orphan *v = NULL;
@@ -100,7 +110,7 @@ int plt_deep_below(struct plt_repair *rep, struct plt_disk *disk, const struct d
 	size_t n = 0, cap = 0;
 	int r = 0;
 
-	if (!m->tables || !drv->adopt_parent || m->span < SPAN_MIN || plt_repair_open_parent(rep, &parent) < 0)
+	if (!m->tables || m->span < SPAN_MIN || plt_repair_open_parent(rep, &parent) < 0)
 		return 0;
 	for (size_t i = 0; i < m->n && r == 0 && o.n <= UNLIKE_MAX / m->span; i++)
 		if (m->v[i].guest < plt_disk_size(disk) && is_unlike(disk, parent, m->v[i].guest, m->span, &sure))
@@ -117,6 +127,13 @@ int plt_deep_below(struct plt_repair *rep, struct plt_disk *disk, const struct d
 			r = plt_extents_add(to, o.v[k].guest_off, m->span);
 		if (r == 0 && o.v[k].guest_off != v[i].guest_off)
 			r = plt_extents_add(to, v[i].guest_off, m->span);
+		for (size_t j = 0; j < i && r == 0; j++) {
+			if (v[j].guest_off != o.v[k].guest_off || shown_at(&o, v[j].host_off) != v[i].guest_off)
+				continue;
+			r = plt_extents_add(ret_crossed, v[i].guest_off, m->span);
+			if (r == 0)
+				r = plt_extents_add(ret_crossed, v[j].guest_off, m->span);
+		}
 	}
 	free(v);
 	free(o.v);

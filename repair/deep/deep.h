@@ -109,6 +109,7 @@ struct deep_suspects {
 	struct plt_extents hidden;  /* zeros by a flag, over a cluster that holds something, and the guest has something there */
 	struct deep_exchange exchanges[DEEP_EXCHANGES]; /* .others has their places */
 	unsigned nexchanges;
+	struct plt_extents crossed; /* by what lies below: likewise */
 };
 int plt_deep_suspects(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk,
 		      struct deep_survey *s, const struct deep_map *m, const struct deep_map *clusters,
@@ -122,8 +123,12 @@ void plt_deep_suspects_release(struct deep_suspects *s);
 
 /* ---- below.c ----------------------------------------------------------------------------------- */
 
-/* Adds places of blocks that may lie in each other's, by what lies below them.  -ENOMEM. */
-int plt_deep_below(struct plt_repair *rep, struct plt_disk *disk, const struct deep_map *m, struct plt_extents *to);
+/*
+ * Adds places of blocks that may lie in each other's, by what lies below them; to @ret_crossed those of two of which each
+ * has what lies below the other.  -ENOMEM.
+ */
+int plt_deep_below(struct plt_repair *rep, struct plt_disk *disk, const struct deep_map *m, struct plt_extents *to,
+		   struct plt_extents *ret_crossed);
 
 /* ---- moves.c ----------------------------------------------------------------------------------- */
 

@@ -28,6 +28,7 @@ static const char why_hidden[] = "a zero flag hides data, and the guest has a fi
 static const char why_large[] = "its map is in too many pieces to be held against what the guest says of it";
 static const char why_unused[] = "most of the map is lost, and what this part of it shows the guest has not in use";
 static const char why_alone[] = "most of the map is lost, and no filesystem says what belongs here";
+static const char why_crossed[] = "what lies here is like what lies below another place, and that there like what lies below this";
 static const char why_exchanged[] = "what lies beside it runs on elsewhere on the host: two tables seem to be exchanged";
 static const char why_empty[] = "of this table entries were lost, and clusters are left that nobody knows the place of";
 static const char why_unmapped[] = "nothing is mapped, the guest has something here, and the data file, too";
@@ -194,6 +195,13 @@ static int name_exchanges(struct naming *n, const struct deep_suspects *who, con
 	}
 	if (r == 0)
 		r = doubt(n, &both, why_exchanged);
+	plt_extents_release(&both);
+	for (size_t i = 0; i < who->crossed.n && r == 0; i++)
+		r = plt_extents_add(&both, who->crossed.v[i].off, who->crossed.v[i].len);
+	for (size_t i = 0; i < known->n && r == 0; i++)
+		r = plt_extents_remove(&both, known->v[i].off, known->v[i].len);
+	if (r == 0)
+		r = doubt(n, &both, why_crossed);
 	plt_extents_release(&both);
 	return r;
 }

@@ -29,6 +29,7 @@ void plt_deep_suspects_release(struct deep_suspects *s)
 	plt_extents_release(&s->others);
 	plt_extents_release(&s->holes);
 	plt_extents_release(&s->hidden);
+	plt_extents_release(&s->crossed);
 }
 
 /* Whole pieces. */
@@ -275,7 +276,7 @@ int plt_deep_suspects(struct plt_repair *rep, const struct plt_mend *mend, struc
 	if (r == 0 && (m->tables || left->n))
 		r = add_by_tails(m, s, &ret->others);
 	if (r == 0 && m->tables && below)
-		r = plt_deep_below(rep, disk, m, &ret->others);
+		r = plt_deep_below(rep, disk, m, &ret->others, &ret->crossed);
 	if (r == 0 && m->tables && !below)
 		r = add_empty(m, clusters, s, &ret->others);
 	if (r == 0 && !m->tables)
