@@ -113,21 +113,27 @@ static int doubt(struct naming *n, const struct plt_extents *which, const char *
 	return r;
 }
 
-static int name(struct naming *n, const struct deep_suspects *who, const struct plt_extents *known)
+/* Not what is known to be where it belongs. */
+static int doubt_unknown(struct naming *n, const struct plt_extents *which, const struct plt_extents *known, const char *why)
 {
-	struct plt_extents refused = PLT_EXTENTS_INIT;
+	struct plt_extents v = PLT_EXTENTS_INIT;
 	int r = 0;
 
-	for (size_t i = 0; i < who->accused.n && r == 0; i++)
-		r = plt_extents_add(&refused, who->accused.v[i].off, who->accused.v[i].len);
+	for (size_t i = 0; i < which->n && r == 0; i++)
+		r = plt_extents_add(&v, which->v[i].off, which->v[i].len);
 	for (size_t i = 0; i < known->n && r == 0; i++)
-		r = plt_extents_remove(&refused, known->v[i].off, known->v[i].len);
+		r = plt_extents_remove(&v, known->v[i].off, known->v[i].len);
 	if (r == 0)
-		r = doubt(n, &refused, why_refused);
-	if (r == 0)
-		r = doubt(n, &who->hidden, why_hidden);
-	plt_extents_release(&refused);
+		r = doubt(n, &v, why);
+	plt_extents_release(&v);
 	return r;
+}
+
+static int name(struct naming *n, const struct deep_suspects *who, const struct plt_extents *known)
+{
+	int r = doubt_unknown(n, &who->accused, known, why_refused);
+
+	return r < 0 ? r : doubt(n, &who->hidden, why_hidden);
 }
 
 /* Are more clusters left than entries are known to have been lost one by one, and files have holes? */
@@ -196,14 +202,7 @@ static int name_exchanges(struct naming *n, const struct deep_suspects *who, con
 	if (r == 0)
 		r = doubt(n, &both, why_exchanged);
 	plt_extents_release(&both);
-	for (size_t i = 0; i < who->crossed.n && r == 0; i++)
-		r = plt_extents_add(&both, who->crossed.v[i].off, who->crossed.v[i].len);
-	for (size_t i = 0; i < known->n && r == 0; i++)
-		r = plt_extents_remove(&both, known->v[i].off, known->v[i].len);
-	if (r == 0)
-		r = doubt(n, &both, why_crossed);
-	plt_extents_release(&both);
-	return r;
+	return r < 0 ? r : doubt_unknown(n, &who->crossed, known, why_crossed);
 }
 
 /* Bytes of [from, end) that are mapped as data, and in one of the ranges; NULL: in any. */
