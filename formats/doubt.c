@@ -147,6 +147,16 @@ int plt_doubts_clear(struct plt_doubts *d, uint32_t disk, uint64_t off, uint64_t
 	return 0;
 }
 
+void plt_doubts_forget(struct plt_doubts *d, const char *why)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < d->n; i++)
+		if (strcmp(d->v[i].why, why) != 0)
+			d->v[n++] = d->v[i];
+	d->n = n;
+}
+
 const char *plt_certainty_name(enum plt_certainty c)
 {
 	static const char *const names[] = { "guess", "likely", "strong", "proven" };

@@ -49,6 +49,8 @@ void plt_doubts_release(struct plt_doubts *d);
 int plt_doubts_set(struct plt_doubts *d, const struct plt_doubt *doubt);
 /* Nothing is in doubt there (any more). */
 int plt_doubts_clear(struct plt_doubts *d, uint32_t disk, uint64_t off, uint64_t len);
+/* Whatever was doubted for this reason is not any more, on no disk. */
+void plt_doubts_forget(struct plt_doubts *d, const char *why);
 /* The first one of @disk that ends after @off; NULL: none. */
 const struct plt_doubt *plt_doubts_find(const struct plt_doubts *d, uint32_t disk, uint64_t off);
 

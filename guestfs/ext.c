@@ -59,6 +59,7 @@ static int ext_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 	e->fs.start = start;
 	e->fs.grid = (uint32_t)(start % e->fs.block);
 	e->fs.size = PLT_MIN(e->blocks * e->bs, disk->size - start);
+	e->fs.cut = e->blocks * e->bs > e->fs.size;
 	e->fs.sums = e->csum;
 	*ret = &e->fs;
 	return 0;

@@ -162,6 +162,7 @@ static int fat_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 	f->fs.disk = disk;
 	f->fs.start = start;
 	f->fs.grid = (uint32_t)((start + f->data) % f->fs.block);
+	f->fs.cut = f->fs.size > disk->size - start;
 	f->fs.size = PLT_MIN(f->fs.size, disk->size - start);
 	f->fs.zero_tails = false; /* the rest of a cluster is what was there before */
 	*ret = &f->fs;

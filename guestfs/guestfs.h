@@ -96,6 +96,7 @@ struct plt_guestfs {
 	uint32_t block;        /* files are laid out and end in blocks of this many bytes, */
 	uint32_t grid;         /* which begin at multiples of it on the disk, plus this */
 	bool zero_tails;       /* the writer zeroes what is behind the end of a file in its last block */
+	bool cut;              /* it says that it goes on behind the end of the disk */
 	bool sums;             /* verify() goes by checksums or own addresses, mostly */
 	/* for the caller to set */
 	bool twins;            /* verify() also holds copies of a structure against each other */

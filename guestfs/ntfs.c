@@ -134,6 +134,7 @@ static int ntfs_open(const struct plt_guest *disk, uint64_t start, const uint8_t
 	n->fs.disk = disk;
 	n->fs.start = start;
 	n->fs.grid = (uint32_t)(start % n->fs.block);
+	n->fs.cut = n->fs.size > disk->size - start;
 	n->fs.size = PLT_MIN(n->fs.size + 512, disk->size - start); /* the boot sector's copy lies behind */
 	*ret = &n->fs;
 	return 0;

@@ -164,6 +164,7 @@ static int xfs_open(const struct plt_guest *disk, uint64_t start, const uint8_t 
 	x->fs.start = start;
 	x->fs.grid = (uint32_t)(start % x->fs.block);
 	x->fs.size = PLT_MIN(x->dblocks << x->blocklog, disk->size - start);
+	x->fs.cut = x->dblocks << x->blocklog > x->fs.size;
 	*ret = &x->fs;
 	return 0;
 }

@@ -16,6 +16,7 @@ libplatter_core_la_SOURCES += \
 	repair/deep/step.c \
 	repair/deep/suspects.c \
 	repair/deep/survey.c \
+	repair/deep/unmapped.c \
 	repair/device.c \
 	repair/donate.c \
 	repair/doubts.c \

@@ -188,11 +188,18 @@ static int walk_room(struct walk *w, uint64_t from, uint64_t to, bool after)
 			if (to - next <= step + v->bitmap_bytes)
 				break;
 			next += step;
+			r = skip_hole(w, next, to, &end);
+			if (r == 0 && end > next)
+				next += (end - next) / step * step;
+			if (r < 0 || to - next <= v->bitmap_bytes)
+				break;
 			r = vhd_fit_at(w->x, next, w->buf, &fit, NULL);
 			for (uint64_t b = at; r == 0 && fit >= VHD_FIT_BITS && b < next; b += step) {
 				struct plt_extents *meta = &w->x->v.meta;
 				enum vhd_fit own;
 
+				if (skip_hole(w, b, next, &end) == 0 && end > b && end - b >= 2 * step)
+					b += (end - b) / step * step - step;
 				if (plt_extents_overlaps(meta, b, len))
 					continue;
 				r = vhd_fit_at(w->x, b, w->buf, &own, &content);

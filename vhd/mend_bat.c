@@ -293,9 +293,9 @@ static const char shares[] = "its BAT entry names a block that another names, to
 
 /*
  * The table has lost blocks, of which some have no place: any entry that is not in use may be one of theirs.  (If it has
- * others, or of a differencing disk, most are not.)  @none: all have theirs.
+ * others, or of a differencing disk, most are not.)
  */
-static int doubt_unused(struct vhd_exam *x, bool none)
+static int doubt_unused(struct vhd_exam *x)
 {
 	bool guess = x->v.type == VHD_DIFFERENCING || x->n;
 	PLT_AUTOFREE uint8_t *buf = plt_alloc_io(65536);
@@ -307,13 +307,10 @@ static int doubt_unused(struct vhd_exam *x, bool none)
 		for (uint64_t i = 0; i < n && r == 0; i++) {
 			uint64_t off = (b + i) << x->v.block_bits;
 			const struct plt_doubt *d = plt_doubts_find(&x->ex->mend->doubts, PLT_DISK_ACTIVE, off);
-			bool covers = d && d->off <= off;
 
-			if (!none && plt_get_be32(buf + i * 4) == VHD_UNUSED && !covers)
+			if (plt_get_be32(buf + i * 4) == VHD_UNUSED && !(d && d->off <= off))
 				r = doubt_blocks(x, guess ? PLT_INFERRED : PLT_LOST, guess ? PLT_GUESS : PLT_PROVEN, b + i, 1,
 						 may_be_one);
-			else if (none && covers && !strcmp(d->why, may_be_one))
-				r = plt_doubts_clear(&x->ex->mend->doubts, PLT_DISK_ACTIVE, off, guest_len(x, b + i, 1));
 		}
 	}
 	return r;
@@ -355,7 +352,7 @@ static int place_chosen(struct vhd_exam *x)
 		}
 	}
 	if (r == 0 && unused)
-		r = doubt_unused(x, false);
+		r = doubt_unused(x);
 	plt_extents_release(&shared);
 	return r;
 }
@@ -426,9 +423,9 @@ static int name_unplaced(struct vhd_exam *x)
 		if (x->orphans[i].content)
 			r = add_piece(&p, x->orphans[i].start);
 	if (r == 0 && p.o.n && (!x->n || p.o.v[0].host_off < (uint64_t)x->used[x->n - 1].sector * VHD_SECTOR))
-		r = doubt_unused(x, false); /* (what lies behind all others a stop leaves) */
+		r = doubt_unused(x); /* (what lies behind all others a stop leaves) */
 	else if (r == 0 && !p.o.n)
-		r = doubt_unused(x, true);
+		plt_doubts_forget(&x->ex->mend->doubts, may_be_one);
 	for (size_t i = 0; r == 0 && (end = next_shared(x, &i)); i = end)
 		r = add_piece(&p, (uint64_t)x->used[i].sector * VHD_SECTOR);
 	if (r == 0)

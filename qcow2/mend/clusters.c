@@ -351,6 +351,7 @@ static int put_tables(struct qcow2_clusters *c)
 			continue;
 		c->l1[index] = x->pieces[i].off;
 		r = qcow2_l1_set(x, &c->t, (uint32_t)index, x->pieces[i].off);
+		x->ex->mend->map_damaged = true; /* what is left over now is not what a stop leaves */
 		if (r == 0)
 			r = qcow2_doubt(x, &c->t, PLT_INFERRED, index * qcow2_table_span(&x->q), qcow2_table_span(&x->q), o->certainty, o->why);
 		plt_emit(x->ex,

@@ -63,6 +63,8 @@ static bool is_table(struct qcow2_find *f, uint64_t off, uint8_t *buf, uint64_t 
 		ret->compressed |= !!(e & QCOW2_COMPRESSED);
 		if (!to || e & QCOW2_COMPRESSED)
 			continue;
+		if (to == off && !f->external) /* (no cluster is the guest's, and a table that maps it) */
+			bad++;
 		if (n && seen[n - 1] == to) {
 			if (++bad > MAX_BAD)
 				return false;

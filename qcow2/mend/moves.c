@@ -4,7 +4,7 @@
  * What the guest's own structures say of the map is done: L2 tables and clusters that lie in each other's places, or
  * of which newer ones wait that nothing names, get the entries that are theirs.  Whoever says so has weighed it; here
  * it is only seen to that all moves of a round are done together, by what the entries were before, and that no table
- * that a snapshot has too is touched.
+ * that a snapshot has too is touched.  In an external data file a cluster lies where the guest has it, and nowhere else.
  *
  * The invariant: a table that is changed is written anew behind the end of the file; the old one stays where it was.
  */
@@ -122,6 +122,16 @@ static int read_entry(struct moving *m, uint64_t guest, uint64_t ret[2])
 	return r;
 }
 
+static bool is_possible(const struct moving *m)
+{
+	const struct plt_mend *mend = m->x->ex->mend;
+
+	for (size_t i = 0; m->x->c.external && i < mend->nmoves; i++)
+		if (mend->moves[i].host_off != mend->moves[i].guest_off || mend->moves[i].packed)
+			return false;
+	return true;
+}
+
 /* The entries that there will be, by those that there are. */
 static int new_entries(struct moving *m)
 {
@@ -139,7 +149,7 @@ static int new_entries(struct moving *m)
 			m->now[i][0] = qcow2_packed_entry(q, v->host_off, v->packed);
 			m->now[i][1] = 0;
 		} else if (v->host_off != PLT_UNPLACED) {
-			m->now[i][0] = v->host_off;
+			m->now[i][0] = v->host_off | (m->x->c.external ? QCOW2_COPIED : 0);
 			m->now[i][1] = q->extl2 ? from[1] : 0;
 		} else {
 			m->now[i][0] = q->version >= 3 && !q->extl2 ? QCOW2_L2_ZERO : 0;
@@ -216,7 +226,7 @@ int qcow2_mend_moves(struct qcow2_exam *x)
 	r = m.l1 && m.table && m.now ? qcow2_l1_each(&x->c, q->l1_offset, q->l1_size, note_entry, &m) : -ENOMEM;
 	if (r == 0 && mend->move_span == UINT64_C(1) << m.bits) {
 		r = move_tables(&m);
-	} else if (r == 0 && mend->move_span == q->cluster_size && !x->c.external) {
+	} else if (r == 0 && mend->move_span == q->cluster_size && is_possible(&m)) {
 		r = new_entries(&m);
 		for (size_t i = 0; i < mend->nmoves && r == 0;)
 			if (mend->moves[i].guest_off >> m.bits >= q->l1_size)

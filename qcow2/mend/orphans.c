@@ -27,11 +27,14 @@
 static bool was_cut_off(struct qcow2_census *c, uint64_t e, uint64_t bitmap, uint64_t off)
 {
 	const struct qcow2_state *q = &c->x->q;
-	uint64_t stored;
+	const uint64_t packed = e & QCOW2_COMPRESSED ? qcow2_compressed_range(q, e & ~QCOW2_COPIED, &off) : 0;
+	uint64_t last = packed ? off + packed - 1 : off, stored; /* (62 bits) */
 
-	return !(e & (QCOW2_COMPRESSED | QCOW2_L2_RESERVED)) && !(off & (q->cluster_size - 1)) && !(bitmap >> 32 & bitmap) &&
-	       off >= c->x->c.file_size && off < qcow2_far_end(c->x) && !c->x->refs_bad && !c->uncounted &&
-	       qcow2_stored_count(&c->x->c, off >> q->cluster_bits, &stored) == 0 && stored;
+	if (packed ? (e & QCOW2_COPIED) || bitmap || off < q->cluster_size :
+		     (e & QCOW2_L2_RESERVED) || (off & (q->cluster_size - 1)) || (bitmap >> 32 & bitmap))
+		return false;
+	return last >= c->x->c.file_size && last < qcow2_far_end(c->x) && !c->x->refs_bad && !c->uncounted &&
+	       qcow2_stored_count(&c->x->c, last >> q->cluster_bits, &stored) == 0 && stored;
 }
 
 bool qcow2_looks_like_table(struct qcow2_census *c, const uint8_t *p, uint32_t len, uint32_t *ret_n)

@@ -13,6 +13,7 @@
  *	below.c   blocks of a differencing disk that are like what its parent has elsewhere
  *	exchange.c  tables that were exchanged, by the order along the host
  *	moves.c   what belongs there instead, by evidence; tried out before it is done
+ *	unmapped.c  what an external data file holds where the map has nothing
  */
 #include "base/extents.h"
 #include "guestfs/weigh.h"
@@ -130,6 +131,19 @@ int plt_deep_below(struct plt_repair *rep, struct plt_disk *disk, const struct d
 int plt_deep_moves(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk,
 		   const struct deep_map *m, const struct deep_map *clusters, const struct deep_suspects *who,
 		   struct plt_move **ret, size_t *ret_n, struct plt_extents *ret_known, struct plt_error *err);
+/* Is the disk no worse by what the guest says when these are made, of pieces of @span bytes? */
+int plt_deep_try(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk, uint64_t span,
+		 const struct plt_move *v, size_t n, bool *ret, struct plt_error *err);
+
+/* ---- unmapped.c -------------------------------------------------------------------------------- */
+
+/* Adds clusters that are not mapped, that the guest has something in, and an external data file, too.  -ENOMEM. */
+int plt_deep_unmapped(struct plt_disk *disk, const struct deep_survey *says, const struct deep_map *m, struct plt_extents *to);
+/* Those of each table, of as many bytes of the disk, in whose span anything is in doubt, whatever the guest has there. */
+int plt_deep_beside_doubts(struct plt_disk *disk, const struct plt_doubts *doubts, uint64_t table, const struct deep_map *m,
+			   struct plt_extents *to);
+/* The moves that map them; free() *ret. */
+int plt_deep_map_unmapped(const struct plt_extents *which, uint64_t span, uint64_t size, struct plt_move **ret, size_t *ret_n);
 
 /* ---- step.c ------------------------------------------------------------------------------------ */
 

@@ -331,9 +331,8 @@ static bool is_better(const struct deep_survey *before, const struct deep_survey
 	       (after->nodd <= before->nodd || after->nbad < before->nbad);
 }
 
-/* Is the disk better when the moves are made? */
-static int try(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk, uint64_t span,
-	       const struct plt_move *v, size_t n, bool *ret, struct plt_error *err)
+int plt_deep_try(struct plt_repair *rep, const struct plt_mend *mend, struct plt_disk *disk, uint64_t span,
+		 const struct plt_move *v, size_t n, bool *ret, struct plt_error *err)
 {
 	struct plt_mend trial = { .what = PLT_MEND_MAP, .stage = PLT_MEND_CLUSTERS, .file_size = mend->file_size, .moves = v,
 				  .nmoves = n, .move_span = span };
@@ -431,7 +430,7 @@ int plt_deep_moves(struct plt_repair *rep, const struct plt_mend *mend, struct p
 	if (r == 0)
 		*ret_n = choose(rep, &p, v, n, left, who, *ret, room, ret_known);
 	if (r == 0 && *ret_n)
-		r = try(rep, mend, disk, m->span, *ret, *ret_n, &better, err);
+		r = plt_deep_try(rep, mend, disk, m->span, *ret, *ret_n, &better, err);
 	if (r < 0 || !better) {
 		free(*ret);
 		*ret = NULL;

@@ -30,6 +30,8 @@ static const char why_unused[] = "most of the map is lost, and what this part of
 static const char why_alone[] = "most of the map is lost, and no filesystem says what belongs here";
 static const char why_exchanged[] = "what lies beside it runs on elsewhere on the host: two tables seem to be exchanged";
 static const char why_empty[] = "of this table entries were lost, and clusters are left that nobody knows the place of";
+static const char why_unmapped[] = "nothing is mapped, the guest has something here, and the data file, too";
+static const char why_unshown[] = "of this table entries were lost, and the data file holds something where nothing is mapped";
 static const char why_hole[] = "nothing is mapped, the guest has a file here, and clusters are left";
 
 int plt_deep_open(struct plt_repair *rep, struct plt_store *overlay, struct plt_disk **ret, struct plt_error *err)
@@ -247,6 +249,37 @@ static int name_all(struct naming *n, const struct deep_survey *s, const struct 
 	return r;
 }
 
+/*
+ * What an external data file holds and the map does not show.  *ret_n: moves that bring it back; what there are none for
+ * is named.
+ */
+static int look_beside(struct plt_repair *rep, struct plt_mend *mend, const struct deep_steps *st, struct plt_disk *disk,
+		       const struct deep_survey *s, struct naming *n, const struct deep_map *clusters, uint64_t table,
+		       struct plt_move **ret, size_t *ret_n, struct plt_error *err)
+{
+	struct plt_extents used = PLT_EXTENTS_INIT, rest = PLT_EXTENTS_INIT;
+	bool better = false;
+	int r = plt_deep_unmapped(disk, s, clusters, &used);
+
+	if (r == 0 && used.n && st->tries < TRIES_MAX && rep->trust <= PLT_STRONG) {
+		free(*ret);
+		r = plt_deep_map_unmapped(&used, clusters->span, n->size, ret, ret_n);
+		if (r == 0)
+			r = plt_deep_try(rep, mend, disk, clusters->span, *ret, *ret_n, &better, err);
+		if (!better)
+			*ret_n = 0;
+	}
+	if (r == 0 && !better)
+		r = doubt(n, &used, why_unmapped);
+	if (r == 0 && !better)
+		r = plt_deep_beside_doubts(disk, &mend->doubts, table, clusters, &rest);
+	if (r == 0)
+		r = doubt(n, &rest, why_unshown);
+	plt_extents_release(&used);
+	plt_extents_release(&rest);
+	return r;
+}
+
 /* ---- a step ---------------------------------------------------------------------------------------- */
 
 enum { BEGIN, PIECES, CLUSTERS, END };
@@ -295,12 +328,13 @@ static int look(struct plt_repair *rep, struct plt_mend *mend, struct deep_steps
 	r = plt_deep_beginning(disk, pieces.n ? &pieces : &clusters, s);
 	if (r == 0 && has_reason(s))
 		r = plt_deep_suspects(rep, mend, disk, s, m, &clusters, &who, err);
-	if (r == 0 && has_reason(s) && m->span && st->tries < TRIES_MAX && (st->phase == PIECES || m == &clusters)) {
+	if (r == 0 && has_reason(s) && m->span && st->tries < TRIES_MAX && (st->phase == PIECES || m == &clusters))
 		r = plt_deep_moves(rep, mend, disk, m, &clusters, &who, &st->moves, &nmoves, &known, err);
-		mend->moves = st->moves;
-		mend->nmoves = nmoves;
-		mend->move_span = m->span;
-	}
+	if (r == 0 && !nmoves && st->phase == CLUSTERS && has_reason(s))
+		r = look_beside(rep, mend, st, disk, s, n, &clusters, pieces.span, &st->moves, &nmoves, err);
+	mend->moves = st->moves;
+	mend->nmoves = r == 0 ? nmoves : 0;
+	mend->move_span = m->span;
 	if (r == 0 && !nmoves && m->tables)
 		r = name_exchanges(n, &who, &known, m->span);
 	if (r == 0 && !nmoves && st->phase == CLUSTERS) {

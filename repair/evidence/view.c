@@ -148,7 +148,8 @@ static int by_copy(struct ev *ev, uint64_t start, uint64_t len, bool sure)
 		    plt_guestfs_of_mark(m->m.kind)->open(&ev->view, start, copy, have, &fs))
 			continue;
 		last_fsid = m->m.fsid;
-		n = fs->size <= len ? agreeing(ev, fs) : 0;
+		/* (where nothing says where it begins, one that has no room begins elsewhere, or the disk is larger) */
+		n = fs->size <= len && (sure || !fs->cut) ? agreeing(ev, fs) : 0;
 		if (n > best_n) {
 			plt_guestfs_free(best);
 			best = fs;

@@ -22,6 +22,7 @@
 #define LABELS 4                 /* sectors in which a label may stand */
 #define USUAL_META 4096
 #define RING_MAX (16u << 20)     /* a longer ring is left alone */
+#define UNFLIP_PROVES (64u << 10) /* of a longer text some one bit too often fits a checksum of 32 bits by chance */
 #define TRIES 16                 /* texts that are parsed, newest first */
 #define NAME_MAX_LEN 128
 #define LOCN 40                  /* in the header: where the text that counts is */
@@ -505,7 +506,8 @@ static int current(struct lvm *l, struct text *w, bool *ret)
 	*ret = true;
 	bit = (w->off - GUEST_SECTOR + bit) % l->ring_len;
 	r = mend ? guest_put(l->x, l->part->start + l->meta + GUEST_SECTOR + bit,
-			     p + (bit + l->ring_len - (w->off - GUEST_SECTOR)) % l->ring_len, 1, PLT_PROVEN, "") : 0;
+			     p + (bit + l->ring_len - (w->off - GUEST_SECTOR)) % l->ring_len, 1,
+			     w->len <= UNFLIP_PROVES ? PLT_PROVEN : PLT_STRONG, "one bit of the metadata was turned, by their checksum") : 0;
 	if (r == 0)
 		guest_found(l->x, "R-LVM", mend, l->part->start + l->meta + GUEST_SECTOR + bit, 1, "the metadata of an LVM physical "
 			    "volume have one wrong bit, by their checksum");

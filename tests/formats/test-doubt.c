@@ -83,6 +83,29 @@ START_TEST(model)
 }
 END_TEST
 
+START_TEST(forgotten)
+{
+	struct plt_doubts d = PLT_DOUBTS_INIT;
+	struct plt_doubt doubt = { .kind = PLT_LOST, .disk = PLT_DISK_ACTIVE, .len = 4 };
+
+	for (unsigned i = 0; i < 9; i++) {
+		doubt.off = 4 * i;
+		strcpy(doubt.why, i % 3 ? "one" : "another");
+		ck_assert_int_eq(plt_doubts_set(&d, &doubt), 0);
+	}
+	plt_doubts_forget(&d, "one");
+	ck_assert_uint_eq(d.n, 3);
+	for (unsigned i = 0; i < 9; i++) {
+		const struct plt_doubt *at = plt_doubts_find(&d, PLT_DISK_ACTIVE, 4 * i);
+
+		ck_assert_int_eq(at && at->off == 4 * i, i % 3 == 0);
+	}
+	plt_doubts_forget(&d, "a third");
+	ck_assert_uint_eq(d.n, 3);
+	plt_doubts_release(&d);
+}
+END_TEST
+
 START_TEST(edges)
 {
 	struct plt_doubts d = PLT_DOUBTS_INIT;
@@ -106,6 +129,7 @@ static Suite *suite(void)
 	TCase *tc = tcase_create("doubts");
 
 	tcase_add_test(tc, model);
+	tcase_add_test(tc, forgotten);
 	tcase_add_test(tc, edges);
 	suite_add_tcase(s, tc);
 	return s;

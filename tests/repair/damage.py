@@ -7,8 +7,8 @@
 #	damage.py KIND IMAGE SEED
 #
 # KIND: l2-zero l2-counts (a refcount block lies there) l2-junk l2-half l2-sectors entries (single bits of 2 %) l1-bit
-# truncated header (512 bytes) cluster (the first one) magic field:NAME (of the header, another value) snapshots
-# (the table).  Prints what it did.
+# l2-older (the last entries are not there yet) l1-end (an entry, and half the file) truncated header (512 bytes) cluster
+# (the first one) magic field:NAME (of the header, another value) snapshots (the table).  Prints what it did.
 
 import os
 import random
@@ -90,11 +90,20 @@ def damage(im, kind, rnd):
                     im.word(t + 8 * k, e ^ 1 << rnd.randrange(9, 64))
                     n += 1
         print(n, 'entries')
+    elif kind == 'l2-older':
+        for t in im.tables:
+            used = [k for k, e in enumerate(im.words(t, im.cs)) if e]
+            for k in used[len(used) * 3 // 4:]:
+                im.word(t + 8 * k, 0)
     elif kind == 'l1-bit':
         i = rnd.choice([i for i, t in enumerate(im.l1) if t])
         bit = rnd.randrange(64)
         im.word(im.l1_at + 8 * i, im.words(im.l1_at + 8 * i, 8)[0] ^ 1 << bit)
         print('entry', i, 'bit', bit)
+    elif kind == 'l1-end':
+        im.write(im.l1_at, bytes(8))
+        im.f.seek(0, os.SEEK_END)
+        im.f.truncate(im.f.tell() // 2)
     elif kind == 'truncated':
         im.f.seek(0, os.SEEK_END)
         im.f.truncate(im.f.tell() * 6 // 10 + 777)

@@ -95,6 +95,31 @@ is $? 2 'an overlay without its header: convert --rescue'
 ok '  what it is short of is said' grep -q '"reason": *"the header is gone, and with it the name' report.json
 ok '  and what it has is there' qemu-io -f raw -c 'read -q -P 1 3M 5M' got.raw
 
+# Of an overlay that says too little of its disk's size the guest's filesystem has no room where the disk begins: it began elsewhere.
+mkdir over
+qemu-img create -q -f qcow2 -o cluster_size=4k -F raw -b ../disk.raw over/d.qcow2
+dd if=disk.raw of=piece bs=64k skip=16 count=4 status=none
+qemu-io -c 'write -q -s piece 1M 256k' -c 'write -q -P 1 8M 64k' over/d.qcow2
+python3 - over/d.qcow2 <<'PY'
+import struct, sys
+f = open(sys.argv[1], 'r+b')
+f.seek(struct.unpack_from('>Q', f.read(4096), 40)[0])
+table = struct.unpack('>Q', f.read(8))[0] & (1 << 56) - 512
+for at in 0, table:
+    f.seek(at)
+    f.write(bytes(4096))
+PY
+"$PLATTER" convert --rescue --report report.json -f qcow2 -O raw over/d.qcow2 got.raw >out 2>&1
+is $? 2 'an overlay without header and first table: convert --rescue'
+python3 - disk.raw got.raw report.json <<'PY' >judged
+import json, sys
+a, b = (open(p, 'rb').read() for p in sys.argv[1:3])
+named = [(r['start'], r['start'] + r['length']) for k, v in json.load(open(sys.argv[3])).items() if k in ('lost', 'inferred') for r in v]
+print(len(b), sum(a[i:i + 4096] != b[i:i + 4096] and not any(s < i + 4096 and i < e for s, e in named) for i in range(0, 8 << 20, 4096)))
+PY
+is "$(cat judged)" "$((10 << 20)) 0" '  nothing is shown in a wrong place, or is not there, that is not named'
+rm -r over
+
 name='with a backing file'
 qemu-img create -q -f qcow2 -F raw -b disk.raw sound.qcow2
 # (into files only: repair looks at the guest's metadata as well)
