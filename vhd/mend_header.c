@@ -148,6 +148,21 @@ static void try_header(struct candidates *c, const struct vhd_header *g)
 	c->any = true;
 }
 
+/*
+ * Does the table bear out the place and the length of blocks as they stand, no less than what a correction would make of
+ * them?  Then that one's sum is right by chance: what is wrong is a field that no table speaks of, as the parent's id.
+ */
+static bool is_borne_out(struct vhd_exam *x, const struct vhd_header *h, const struct candidates *c)
+{
+	struct vhd_header sealed = *h;
+	uint64_t bs = plt_be32_get(h->block_size), table = plt_be64_get(h->table_offset), used;
+
+	vhd_header_seal(&sealed);
+	return (bs != plt_be32_get(c->best.block_size) || table != plt_be64_get(c->best.table_offset)) &&
+	       !memcmp(h->cookie, VHD_HEADER_COOKIE, 8) && believable(x, &sealed, &used) && used >= c->used &&
+	       says_length(x, table, plt_div_up(x->size, bs), bs);
+}
+
 /* Is one field wrong, so that the stored checksum verifies once it is right? */
 static bool correct_field(struct vhd_exam *x, uint64_t header_off, struct vhd_header *h)
 {
@@ -181,9 +196,10 @@ static bool correct_field(struct vhd_exam *x, uint64_t header_off, struct vhd_he
 		g.block_size = plt_be32_make(UINT32_C(1) << bit);
 		try_header(&c, &g);
 	}
-	if (c.any)
-		*h = c.best;
-	return c.any;
+	if (!c.any || is_borne_out(x, h, &c))
+		return false;
+	*h = c.best;
+	return true;
 }
 
 /* ---- anew ------------------------------------------------------------------------------------ */

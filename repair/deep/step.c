@@ -27,6 +27,7 @@ static const char why_refused[] = "the guest's structures do not verify here";
 static const char why_hidden[] = "a zero flag hides data, and the guest has a file here";
 static const char why_large[] = "its map is in too many pieces to be held against what the guest says of it";
 static const char why_unused[] = "most of the map is lost, and what this part of it shows the guest has not in use";
+static const char why_few[] = "most of the map is lost, and nearly all of this part of it";
 static const char why_alone[] = "most of the map is lost, and no filesystem says what belongs here";
 static const char why_crossed[] = "what lies here is like what lies below another place, and that there like what lies below this";
 static const char why_exchanged[] = "what lies beside it runs on elsewhere on the host: two tables seem to be exchanged";
@@ -205,35 +206,61 @@ static int name_exchanges(struct naming *n, const struct deep_suspects *who, con
 	return r < 0 ? r : doubt_unknown(n, &who->crossed, known, why_crossed);
 }
 
-/* Bytes of [from, end) that are mapped as data, and in one of the ranges; NULL: in any. */
-static uint64_t mapped(const struct deep_map *m, const struct plt_extents *of, uint64_t from, uint64_t end)
+/* What is mapped as data and not in doubt: what evidence has put into a table says nothing of the rest of it. */
+static int undoubted(const struct deep_map *m, const struct plt_doubts *d, struct plt_extents *ret)
 {
+	int r = 0;
+
+	for (size_t i = 0; i < m->n; i++) {
+		const uint64_t end = m->v[i].guest + m->v[i].len;
+
+		for (uint64_t at = m->v[i].guest, to; at < end && r == 0 && m->v[i].kind == DEEP_DATA; at = to) {
+			const struct plt_doubt *next = plt_doubts_find(d, PLT_DISK_ACTIVE, at);
+			bool inside = next && next->off <= at;
+
+			to = inside ? PLT_MIN(end, next->off + next->len) : next ? PLT_MIN(end, next->off) : end;
+			r = inside ? 0 : plt_extents_add(ret, at, to - at);
+		}
+	}
+	return r;
+}
+
+/* Bytes of [from, end) that are in one of the ranges of both; @b may be NULL: of @a. */
+static uint64_t in_both(const struct plt_extents *a, const struct plt_extents *b, uint64_t from, uint64_t end)
+{
+	const struct plt_range *v;
 	uint64_t n = 0;
 
-	for (size_t i = plt_deep_run(m, from); i < m->n && m->v[i].guest < end; i++) {
-		uint64_t at = PLT_MAX(from, m->v[i].guest), to = PLT_MIN(end, m->v[i].guest + m->v[i].len);
-		const struct plt_range *v;
+	for (uint64_t at = from; at < end && (v = plt_extents_find(a, at)) && v->off < end; at = v->off + v->len) {
+		const uint64_t first = PLT_MAX(at, v->off), last = PLT_MIN(end, v->off + v->len);
 
-		if (m->v[i].kind != DEEP_DATA)
-			continue;
-		n += of ? 0 : to - at;
-		for (; of && at < to && (v = plt_extents_find(of, at)) && v->off < to; at = v->off + v->len)
-			n += PLT_MIN(to, v->off + v->len) - PLT_MAX(at, v->off);
+		n += b ? in_both(b, NULL, first, last) : last - first;
 	}
+	return n;
+}
+
+static uint64_t in_doubt(const struct plt_doubts *d, uint64_t from, uint64_t end)
+{
+	const struct plt_doubt *v;
+	uint64_t n = 0;
+
+	for (uint64_t at = from; at < end && (v = plt_doubts_find(d, PLT_DISK_ACTIVE, at)) && v->off < end; at = v->off + v->len)
+		n += PLT_MIN(end, v->off + v->len) - PLT_MAX(at, v->off);
 	return n;
 }
 
 /*
  * Where more of the map is lost than is there, and no filesystem says that what is there lies where it should: tables that
  * are whole by their shape may be copies that were written over others, and what they leave empty may have been mapped.
- * Where there is a filesystem, those that map hardly anything that it has in use.
+ * Where there is a filesystem, those that map hardly anything that it has in use, and those of which hardly anything is
+ * not in doubt.
  */
 static int name_all(struct naming *n, const struct deep_survey *s, const struct deep_map *m, const struct deep_map *pieces)
 {
 	const struct plt_doubts *d = &n->mend->doubts;
-	struct plt_extents all = PLT_EXTENTS_INIT;
+	struct plt_extents all = PLT_EXTENTS_INIT, few = PLT_EXTENTS_INIT, own = PLT_EXTENTS_INIT;
 	uint64_t lost = 0, there = 0;
-	int r = 0;
+	int r;
 
 	for (size_t i = 0; i < d->n; i++)
 		if (d->v[i].kind == PLT_LOST && d->v[i].disk == PLT_DISK_ACTIVE)
@@ -244,14 +271,23 @@ static int name_all(struct naming *n, const struct deep_survey *s, const struct 
 		return 0;
 	if (!pieces->n)
 		pieces = m;
+	r = undoubted(m, d, &own);
 	for (size_t i = 0; i < pieces->n && r == 0; i++) {
 		const uint64_t from = pieces->v[i].guest, end = from + pieces->v[i].len;
 
-		if (!s->any || (mapped(m, &s->data, from, end) + mapped(m, &s->sure, from, end)) * USED_PART < mapped(m, NULL, from, end))
+		const uint64_t shown = in_both(&own, NULL, from, end);
+
+		if (!s->any || (in_both(&own, &s->data, from, end) + in_both(&own, &s->sure, from, end)) * USED_PART < shown)
 			r = plt_extents_add(&all, from, end - from);
+		else if (shown && shown * USED_PART < in_doubt(d, from, end))
+			r = plt_extents_add(&few, from, end - from);
 	}
 	if (r == 0)
 		r = doubt(n, &all, s->any ? why_unused : why_alone);
+	if (r == 0)
+		r = doubt(n, &few, why_few);
+	plt_extents_release(&few);
+	plt_extents_release(&own);
 	plt_extents_release(&all);
 	return r;
 }
