@@ -13,7 +13,7 @@
 #include "base/checked.h"
 #include "qcow2/check.h"
 
-const char qcow2_why_overwritten[] = "its part of the L2 table was overwritten";
+const char qcow2_why_overwritten[] = "its part of the map was overwritten";
 const char qcow2_why_l1[] = "its L1 entry is damaged";
 const char qcow2_why_entry[] = "its L2 entry is damaged";
 const char qcow2_why_beyond[] = "the file ends before it";

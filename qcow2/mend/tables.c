@@ -389,6 +389,14 @@ static uint64_t turned_from(const struct qcow2_tables *t, uint64_t e)
 	return found;
 }
 
+/* What an L1 entry may have named is lost. */
+static int doubt_entry(struct qcow2_tables *t, uint32_t index, const char *why)
+{
+	unsigned bits = t->x->q.cluster_bits + t->x->q.l2_bits;
+
+	return qcow2_doubt(t->x, t->t, PLT_LOST, (uint64_t)index << bits, UINT64_C(1) << bits, PLT_GUESS, why);
+}
+
 /*
  * Whether bits of this entry's sector were turned, looked at before the first of them is mended: then most of the entries
  * that can be none of an L1 table are one bit off one each.  In a sector that something was written over any word may be
@@ -416,6 +424,10 @@ static int look_at_sector(struct qcow2_tables *t, uint32_t index)
 		turned += turned_from(t, e) != 0;
 	}
 	t->written_over = bad > TURNED_MOST && turned * 2 < bad;
+	/* What was written over the entries is zero here and there, too. */
+	for (uint32_t i = 0; i < n && r == 0 && t->written_over && t->x->npieces; i++)
+		if (!plt_get_be64(buf + i * 8))
+			r = doubt_entry(t, first + i, qcow2_why_overwritten);
 	return r;
 }
 
@@ -463,8 +475,7 @@ static int mend_l1_entry(struct qcow2_tables *t, uint32_t index, uint64_t e)
 		return qcow2_l1_set(x, t->t, index, now);
 	}
 	x->ex->mend->map_damaged |= t->t->disk == PLT_DISK_ACTIVE;
-	r = qcow2_doubt(x, t->t, PLT_LOST, (uint64_t)index << bits, UINT64_C(1) << bits, PLT_GUESS,
-			    (e & QCOW2_L1_OFFSET) < t->far ? qcow2_why_beyond : qcow2_why_l1);
+	r = doubt_entry(t, index, (e & QCOW2_L1_OFFSET) < t->far ? qcow2_why_beyond : qcow2_why_l1);
 
 	plt_emit(x->ex,
 		 &(struct plt_finding){.id = "Q-L1", .severity = PLT_CORRUPTION, .count = 1, .beyond_qemu = true, .mended = true,

@@ -95,4 +95,6 @@ dd if=sound of=d.qcow2 bs=8 seek=$((at / 8)) count=12 conv=notrunc status=none
 unlike "$("$PLATTER" repair --dry-run d.qcow2 2>/dev/null)" 'one bit of' '  no bit was turned'
 "$PLATTER" convert -q --rescue --report r.json -O raw d.qcow2 got.raw 2>/dev/null
 is "$(tr -d '\0' <got.raw | wc -c)" 0 '  nobody has the data of another place'
+is "$(python3 -c 'import json; print(sum(v["length"] for v in json.load(open("r.json"))["lost"]) >> 20)')" 24 \
+	'  and what it was written over with zeros is named, too'
 done_testing
