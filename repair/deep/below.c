@@ -2,11 +2,11 @@
 /* Copyright (c) the platter authors */
 
 /*
- * Blocks of a differencing disk, and what tables of an overlay show, held against its parent: a block that was written over mostly keeps some sectors as they
- * were.  One that has nothing of its own place, and some of another's, of which the block has nothing of that either, may
- * have been exchanged with it.  That makes both suspects, and nothing more: what has been moved within the guest looks
- * the same.  Two that have each other's, and of their own next to nothing, are named unless something else knows them.  The
- * same goes for what the tables of an overlay show.
+ * Blocks of a differencing disk, and what the tables of an overlay show, held against its parent: a block that was
+ * written over mostly keeps some sectors as they were.  One that has nothing of its own place, and some of another's, of
+ * which the block there has nothing either, may have been exchanged with it.  That makes both suspects, and nothing more:
+ * what has been moved within the guest looks the same.  Two that have each other's, and of their own next to nothing, are
+ * named unless something else knows them.
  *
  * The invariant: little is read of a disk that is sound.  Of each block SAMPLES sectors are; those that agree nowhere
  * there are read in full, up to UNLIKE_MAX bytes, and of smaller blocks, which a guest may well exchange itself, none.

@@ -179,13 +179,14 @@ full_disk() {
 }
 
 mkdir small
+small=$PWD/small
 head -c 8M /dev/urandom >random.raw
 if [ "$(id -u)" != 0 ]; then
 	skip 'a full disk' 'only root can mount'
 elif ! mount -t tmpfs -o size=1m platter-test small 2>mount.log; then
 	skip 'a full disk' "$(cat mount.log)"
 else
-	trap 'status=$?; umount "$SCRATCH/work/small"; (exit $status); tap_cleanup' EXIT
+	trap 'status=$?; umount "$small"; (exit $status); tap_cleanup' EXIT
 	full_disk
 fi
 if [ "$(id -u)" != 0 ]; then
